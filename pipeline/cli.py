@@ -1,0 +1,76 @@
+"""How every command reads its options: three layers, default < recipe < flag, into one frozen dataclass.
+
+A recipe is a function that returns a whole config; ``--recipe NAME`` picks one and the other flags override its
+fields. The result is saved as JSON beside what the command made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from pipeline.errors import JobsFailedError, UserError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def parse(
+    config_type: type[ConfigT],
+    recipes: Mapping[str, Callable[[], ConfigT]] | None = None,
+    default_recipe: str = "default",
+    argv: Sequence[str] | None = None,
+) -> ConfigT:
+    """Config from the command line.
+
+    Args:
+        config_type: a frozen dataclass; the docstring under each field becomes its help, units included.
+        recipes: named starting points, chosen by ``--recipe``; ``default`` is always one, the plain dataclass.
+        default_recipe: the one taken without ``--recipe``.
+        argv: arguments without the program name; ``sys.argv[1:]`` if None.
+
+    Raises:
+        UserError: an unknown recipe.
+        SystemExit: code 2 for an unknown or malformed flag, 0 after ``--help``.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    recipes = {"default": config_type, **(recipes or {})}
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--recipe", default=default_recipe)
+    chosen, rest = before.parse_known_args(arguments)
+    if chosen.recipe not in recipes:
+        raise UserError(f"unknown recipe {chosen.recipe!r}; allowed: {', '.join(sorted(recipes))}")
+    description = f"{config_type.__doc__}\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
+    if chosen.recipe == "default":
+        return tyro.cli(config_type, args=rest, description=description)
+    return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), description=description)
+
+
+def run(module: str) -> None:
+    """Run ``main`` of a module as a command: log to stderr, turn an error people can act on into one line.
+
+    The module is imported by its name although ``python -m`` has just executed it as ``__main__``: workers can
+    only unpickle functions and classes of modules they can import.
+
+    Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt.
+    """
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        importlib.import_module(module).main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except JobsFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

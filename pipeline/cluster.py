@@ -1,0 +1,103 @@
+"""The one place that says ``import ray``: a pool of actors that runs jobs and survives the loss of some of them.
+
+``RAY_ADDRESS`` names a cluster; without it an embedded Ray is started here and ends with this process. An actor holds
+nothing between jobs, so a dead one is replaced and its job handed to another. Only small records come back: whatever
+is large, a job writes to files itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from pipeline.errors import JobsFailedError
+
+log = logging.getLogger(__name__)
+
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+
+# A job whose worker died this often is a job that kills workers.
+MAX_ATTEMPTS = 3
+
+
+def connect(workers: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs, unless connected."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Token authentication is on by default and stays on; the line that says so is not news.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning in every worker
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level=logging.WARNING)
+    else:
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+
+
+def run_jobs(function: Callable[[JobT], ResultT], jobs: Sequence[JobT], workers: int) -> Iterator[tuple[JobT, ResultT]]:
+    """Run ``function`` on every job and yield ``(job, result)`` as they finish, in no particular order.
+
+    At most one job per actor is in flight, so memory does not grow with the number of jobs.
+
+    Args:
+        function: a module-level function; it builds what it needs (environments, networks) inside the actor.
+        jobs: small and picklable.
+        workers: actors, one CPU each.
+
+    Raises:
+        JobsFailedError: after all jobs were tried, if some raised or killed their worker ``MAX_ATTEMPTS`` times.
+    """
+    if not jobs:
+        return
+    import ray
+
+    connect(workers)
+
+    class Worker:
+        def run(self, job: Any) -> Any:
+            return function(job)
+
+    worker_class: Any = ray.remote(num_cpus=1, max_restarts=0)(Worker)
+
+    waiting = deque((job, 1) for job in jobs)
+    in_flight: dict[Any, tuple[Any, JobT, int]] = {}
+    failures: list[str] = []
+
+    def submit(actor: Any) -> None:
+        job, attempt = waiting.popleft()
+        in_flight[actor.run.remote(job)] = (actor, job, attempt)
+
+    try:
+        for _ in range(min(workers, len(jobs))):
+            submit(worker_class.remote())
+        while in_flight:
+            (ready,), _ = ray.wait(list(in_flight), num_returns=1)
+            actor, job, attempt = in_flight.pop(ready)
+            try:
+                result = ray.get(ready)
+            except ray.exceptions.RayActorError as error:
+                log.warning("a worker died on attempt %d of %d: %s", attempt, MAX_ATTEMPTS, job)
+                actor = worker_class.remote()
+                if attempt < MAX_ATTEMPTS:
+                    waiting.append((job, attempt + 1))
+                else:
+                    failures.append(f"{job}: {error}")
+            except ray.exceptions.RayTaskError as error:
+                log.error("failed: %s\n%s", job, error)
+                failures.append(f"{job}: {error.cause!r}")
+            else:
+                yield job, result
+            if waiting:
+                submit(actor)
+    finally:
+        for actor, _, _ in in_flight.values():
+            ray.kill(actor)
+    if failures:
+        raise JobsFailedError(f"{len(failures)} of {len(jobs)} jobs failed; the others are done. First: {failures[0]}")

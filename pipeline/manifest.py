@@ -1,0 +1,90 @@
+"""Typed manifests: what a finished file or directory says about itself. A manifest is written last, so its
+existence means "complete"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file by its name (relative to its manifest), size in bytes and SHA-256."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardManifest:
+    """Sidecar of one shard: which seeds it covers, who acted, with what, and what came of it."""
+
+    task: str
+    split: str
+    first_seed: int
+    num_seeds: int
+    expert: str
+    expert_revision: str
+    versions: dict[str, str]
+    num_episodes: int
+    num_steps: int
+    num_rejected: int
+    num_successes: int | None
+    return_sum: float
+    data: FileEntry
+    episodes: FileEntry
+
+    @staticmethod
+    def load(path: Path) -> ShardManifest:
+        raw: dict[str, Any] = read_json(path)
+        raw["data"], raw["episodes"] = FileEntry(**raw["data"]), FileEntry(**raw["episodes"])
+        return ShardManifest(**raw)
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """Totals and files of one split of one task; paths are relative to the dataset directory."""
+
+    num_episodes: int
+    num_steps: int
+    num_rejected: int
+    num_successes: int | None
+    mean_return: float
+    data: tuple[FileEntry, ...]
+    episodes: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class TaskManifest:
+    """One task of a dataset."""
+
+    expert: str
+    expert_revision: str
+    versions: dict[str, str]
+    splits: dict[str, SplitManifest]
+
+
+@dataclass(frozen=True)
+class DatasetManifest:
+    """A dataset directory. ``digest`` covers the content of every file, so equal digests mean equal data."""
+
+    digest: str
+    tasks: dict[str, TaskManifest]
+
+    FILE_NAME = "manifest.json"
+
+    @staticmethod
+    def load(path: Path) -> DatasetManifest:
+        raw = read_json(path)
+        tasks = {}
+        for name, task in raw["tasks"].items():
+            for split, value in task["splits"].items():
+                value["data"] = tuple(FileEntry(**entry) for entry in value["data"])
+                value["episodes"] = tuple(FileEntry(**entry) for entry in value["episodes"])
+                task["splits"][split] = SplitManifest(**value)
+            tasks[name] = TaskManifest(**task)
+        return DatasetManifest(digest=raw["digest"], tasks=tasks)

@@ -1,0 +1,113 @@
+"""Frames of an environment, on any machine: no display, no OpenGL library needed.
+
+Grid worlds and Atari draw themselves. MuJoCo scenes are ray-cast with MuJoCo's own CPU ray caster: one ray per pixel,
+each hit shaded by its geometry's colour and the angle of its surface. At video size this is faster than a software
+OpenGL and depends on nothing but the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+FRAME_SIZE = 240  # pixels, square, of ray-cast frames
+SKY = np.array([0.75, 0.82, 0.90])
+SITE_COLOUR_WEIGHT = 0.85  # goal markers are drawn nearly opaque
+
+
+def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
+    """The environment's present state as ``(H, W, 3)`` uint8."""
+    unwrapped: Any = env.unwrapped
+    if hasattr(unwrapped, "model") and hasattr(unwrapped, "data"):
+        return _ray_cast(unwrapped)
+    if hasattr(unwrapped, "ale"):
+        return np.asarray(unwrapped.ale.getScreenRGB())
+    return np.asarray(env.render())
+
+
+def _ray_cast(env: Any) -> np.ndarray:
+    import mujoco
+
+    model, data = env.model, env.data
+    position, rotation, fovy_deg = _camera(env)
+    directions = _pixel_directions(fovy_deg) @ rotation.T
+    num_rays = len(directions)
+    geom = np.empty(num_rays, np.int32)
+    distance = np.empty(num_rays)
+    mujoco.mj_multiRay(model, data, position, directions.ravel(), None, 1, -1, geom, distance, num_rays, 50.0)
+    hit = geom >= 0
+    distance[~hit] = 50.0
+    shade = 0.45 + 0.55 * _facing(position + directions * distance[:, None], directions)
+    colours = np.where(hit[:, None], _geom_colours(model)[geom] * shade[:, None], SKY)
+    _draw_sites(model, data, position, directions, distance, colours)
+    image = (np.clip(colours, 0, 1) * 255).astype(np.uint8).reshape(FRAME_SIZE, FRAME_SIZE, 3)
+    # Meta-World's camera hangs upside down.
+    return image[::-1, ::-1] if getattr(env, "camera_name", None) == "corner2" else image
+
+
+def _camera(env: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Position ``(3,)``, rotation ``(3, 3)`` (columns: right, up, backwards) and vertical field of view in degrees."""
+    import mujoco
+
+    model, data = env.model, env.data
+    names = (getattr(env, "camera_name", None), "track")
+    for name in names:
+        index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name) if name else -1
+        if index >= 0:
+            return data.cam_xpos[index].copy(), data.cam_xmat[index].reshape(3, 3), float(model.cam_fovy[index])
+    # No camera in the model: look at its middle from the front, a little from above.
+    backwards = np.array([0.0, -1.0, 0.4]) / np.linalg.norm([0.0, -1.0, 0.4])
+    right = np.array([1.0, 0.0, 0.0])
+    rotation = np.stack([right, np.cross(backwards, right), backwards], axis=1)
+    return model.stat.center + backwards * 2.2 * model.stat.extent, rotation, 45.0
+
+
+def _pixel_directions(fovy_deg: float) -> np.ndarray:
+    """Unit vectors from the camera through every pixel, row by row, in camera coordinates: ``(pixels, 3)``."""
+    half = np.tan(np.deg2rad(fovy_deg) / 2)
+    span = (np.arange(FRAME_SIZE) + 0.5) / FRAME_SIZE * 2 - 1
+    x, y = np.meshgrid(span * half, -span * half)
+    directions = np.stack([x, y, np.full_like(x, -1.0)], axis=-1).reshape(-1, 3)
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def _facing(points: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """How squarely the surface at each pixel faces the camera, 0 to 1, from the slope between neighbouring hits."""
+    grid = points.reshape(FRAME_SIZE, FRAME_SIZE, 3)
+    normals = np.cross(np.gradient(grid, axis=1), np.gradient(grid, axis=0)).reshape(-1, 3)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
+    return np.abs((normals * directions).sum(axis=1))
+
+
+def _geom_colours(model: Any) -> np.ndarray:
+    """Colour of every geometry: its own, its material's, or the mean of its texture, ``(num_geoms, 3)``."""
+    colours = np.array(model.geom_rgba[:, :3], np.float64)
+    for geom, material in enumerate(model.geom_matid):
+        if material < 0:
+            continue
+        colours[geom] = model.mat_rgba[material, :3]
+        texture = int(np.max(model.mat_texid[material]))
+        if texture >= 0 and model.tex_nchannel[texture] >= 3:
+            start = model.tex_adr[texture]
+            count = model.tex_height[texture] * model.tex_width[texture] * model.tex_nchannel[texture]
+            pixels = model.tex_data[start : start + count].reshape(-1, model.tex_nchannel[texture])
+            colours[geom] *= pixels[:, :3].mean(axis=0) / 255
+    return colours
+
+
+def _draw_sites(
+    model: Any, data: Any, position: np.ndarray, directions: np.ndarray, distance: np.ndarray, colours: np.ndarray
+) -> None:
+    """Draw visible marker spheres (the goal, for one) into ``colours``; rays do not hit sites."""
+    import mujoco
+
+    for site in range(model.nsite):
+        if model.site_rgba[site, 3] == 0 or model.site_type[site] != mujoco.mjtGeom.mjGEOM_SPHERE:
+            continue
+        to_centre = data.site_xpos[site] - position
+        along = directions @ to_centre
+        miss_squared = to_centre @ to_centre - along**2
+        seen = (miss_squared < model.site_size[site, 0] ** 2) & (along > 0) & (along < distance)
+        colours[seen] += SITE_COLOUR_WEIGHT * (model.site_rgba[site, :3] - colours[seen])

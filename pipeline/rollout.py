@@ -1,0 +1,154 @@
+"""The only environment loop. It serves collection, measurement, evaluation and videos.
+
+N environments advance in lockstep; each takes the next seed of a static list when its episode ends. Because every
+listed seed is played to its end, short episodes are not over-represented, and the result does not depend on N.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pipeline.episode import Episode
+from pipeline.policy import GiveUp, Observations, Policy
+from pipeline.tasks import TEXT, Task
+
+# Called with (seed, environment) after a reset and after every step, e.g. to draw a frame.
+StepListener = Callable[[int, gym.Env[Any, Any]], None]
+
+
+@dataclass
+class _Slot:
+    """An environment and the episode it is in."""
+
+    env: gym.Env[Any, Any]
+    seed: int = -1
+    observation: dict[str, Any] = field(default_factory=dict)
+    observations: list[np.ndarray] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    success: bool = False
+
+    def begin(self, seed: int) -> None:
+        self.seed = seed
+        self.observation, _ = self.env.reset(seed=seed)
+        self.observations, self.texts, self.actions, self.rewards = [], [], [], []
+        self.success = False
+
+
+def rollout(
+    task: Task,
+    policy: Policy,
+    seeds: Sequence[int],
+    num_envs: int = 16,
+    listener: StepListener | None = None,
+) -> Iterator[Episode]:
+    """Play one episode per seed and yield them in the order of ``seeds``.
+
+    Args:
+        task: where to play; its ``make_env`` is called at most ``num_envs`` times.
+        policy: who plays; it sees at most ``num_envs`` slots.
+        seeds: one episode each.
+        num_envs: environments in lockstep.
+        listener: called after each reset and step.
+    """
+    slots = [_Slot(task.make_env()) for _ in range(min(num_envs, len(seeds)))]
+    waiting = deque(seeds)
+    finished: dict[int, Episode] = {}
+    running: list[int] = []
+    next_to_yield = 0
+
+    def begin(indices: list[int]) -> None:
+        for index in indices:
+            slots[index].begin(waiting.popleft())
+            if listener:
+                listener(slots[index].seed, slots[index].env)
+        policy.reset(indices, [slots[i].seed for i in indices], [slots[i].env for i in indices])
+
+    try:
+        running = list(range(len(slots)))
+        if running:
+            begin(running)
+        while running:
+            done = [
+                index
+                for index, action in zip(running, policy.act(running, _observe(task, slots, running)), strict=True)
+                if _advance(task, slots[index], action, finished, listener)
+            ]
+            restart = done[: len(waiting)]
+            if restart:
+                begin(restart)
+            gone = set(done[len(restart) :])
+            running = [index for index in running if index not in gone]
+            while next_to_yield < len(seeds) and seeds[next_to_yield] in finished:
+                yield finished.pop(seeds[next_to_yield])
+                next_to_yield += 1
+    finally:
+        for slot in slots:
+            slot.env.close()
+
+
+def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Observations:
+    chosen = [slots[index] for index in running]
+    return Observations(
+        values=np.stack([slot.observation[task.observation] for slot in chosen]),
+        texts=[slot.observation[TEXT] for slot in chosen] if task.has_text else None,
+        rewards=np.array([slot.rewards[-1] if slot.rewards else 0.0 for slot in chosen], np.float32),
+    )
+
+
+def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode], listener: StepListener | None) -> bool:
+    """Step one environment; True, with the episode in ``finished``, when its episode is over."""
+    if isinstance(action, GiveUp):
+        finished[slot.seed] = _episode(task, slot, "rejected", f"policy: {action.reason}")
+        return True
+    if task.action.kind == "continuous":
+        # The environments clip what they execute but not what they charge for; stored = given = in range.
+        action = np.clip(np.asarray(action, np.float32), task.action.low, task.action.high)
+        if not np.isfinite(action).all():
+            finished[slot.seed] = _episode(task, slot, "rejected", "action not finite")
+            return True
+    else:
+        action = int(action)
+    slot.observations.append(slot.observation[task.observation])
+    if task.has_text:
+        slot.texts.append(slot.observation[TEXT])
+    slot.actions.append(action)
+    slot.observation, reward, terminated, truncated, info = slot.env.step(action)
+    slot.rewards.append(float(reward))
+    if task.success == "info":
+        slot.success = slot.success or bool(info["success"])
+    elif task.success == "reward":
+        slot.success = float(reward) > 0
+    if listener:
+        listener(slot.seed, slot.env)
+    if not (terminated or truncated or len(slot.rewards) >= task.max_steps):
+        return False
+    finished[slot.seed] = _episode(task, slot, "terminated" if terminated else "truncated", None)
+    return True
+
+
+def _episode(task: Task, slot: _Slot, ended: Any, rejected: str | None) -> Episode:
+    discrete = task.action.kind == "discrete"
+    observations = np.array(slot.observations)
+    rewards = np.array(slot.rewards, np.float32)
+    if rejected is None and not np.isfinite(rewards).all():
+        ended, rejected = "rejected", "reward not finite"
+    if rejected is None and observations.dtype.kind == "f" and not np.isfinite(observations).all():
+        ended, rejected = "rejected", "observation not finite"
+    return Episode(
+        seed=slot.seed,
+        observations=observations,
+        texts=tuple(slot.texts) if task.has_text else None,
+        actions=np.array(slot.actions, np.int64 if discrete else np.float32),
+        rewards=rewards,
+        ended=ended,
+        success=None if task.success is None else slot.success,
+        rejected=rejected,
+    )

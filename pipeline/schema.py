@@ -1,0 +1,180 @@
+"""Task <-> Arrow. The names of the published columns exist here and nowhere else.
+
+Two tables per task: the episodes' data in JAT's columns, and a side table with one row per seed played that says who
+acted and how it went, rejected episodes included.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.episode import Episode
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+REWARDS = "rewards"
+TEXTS = "text_observations"
+EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this
+
+
+def observation_column(task: Task) -> str:
+    return task.observation + "s"
+
+
+def action_column(task: Task) -> str:
+    return f"{task.action.kind}_actions"
+
+
+def features(task: Task) -> Features:
+    """The columns of a task's data as ``datasets`` sees them: JAT's names and dtypes, fixed lengths where fixed."""
+    from datasets import Features, Image, List, Value
+
+    columns: dict[str, Any] = {}
+    if task.has_text:
+        columns[TEXTS] = List(Value("string"))
+    step: Any = {
+        CONTINUOUS: lambda: List(Value("float32"), length=task.observation_shape[0]),
+        DISCRETE: lambda: List(Value("int64"), length=task.observation_shape[0]),
+        IMAGE: Image,
+    }[task.observation]()
+    columns[observation_column(task)] = List(step)
+    discrete = task.action.kind == "discrete"
+    columns[action_column(task)] = List(Value("int64") if discrete else List(Value("float32"), length=task.action.size))
+    columns[REWARDS] = List(Value("float32"))
+    return Features(columns)
+
+
+def episode_features() -> Features:
+    """The columns of the side table, one row per seed played."""
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "seed": Value("int64"),
+            "row": Value("int32"),  # row of the data file of the same number; null if rejected
+            "expert": Value("string"),
+            "expert_revision": Value("string"),
+            "return": Value("float64"),
+            "length": Value("int32"),
+            "success": Value("bool"),  # null where the task has no notion of it
+            "ended": Value("string"),  # terminated, truncated or rejected
+            "rejected": Value("string"),  # the reason, or null
+            "versions": Value("string"),
+        }
+    )
+
+
+def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
+    """Episodes, none of them rejected, as rows. No Python loop over steps except to encode images and texts."""
+    offsets = pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32())
+    schema = features(task).arrow_schema
+    shape = (0, *task.observation_shape)
+    observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
+    action_shape = (0,) if task.action.kind == "discrete" else (0, task.action.size)
+    actions = np.concatenate([e.actions for e in episodes]) if episodes else np.empty(action_shape)
+    rewards = np.concatenate([e.rewards for e in episodes]) if episodes else np.empty(0)
+    steps: dict[str, pa.Array] = {
+        action_column(task): _numbers(actions, schema.field(action_column(task)).type.value_type),
+        REWARDS: _numbers(rewards, pa.float32()),
+    }
+    column = observation_column(task)
+    if task.observation == IMAGE:
+        images = [{"bytes": _encode_png(image), "path": None} for image in observations]
+        steps[column] = pa.array(images, schema.field(column).type.value_type)
+    else:
+        steps[column] = _numbers(observations, schema.field(column).type.value_type)
+    if task.has_text:
+        steps[TEXTS] = pa.array([text for e in episodes for text in e.texts or ()], pa.string())
+    arrays = [pa.ListArray.from_arrays(offsets, steps[field.name], type=field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
+    """``(T,)`` or ``(T, size)`` numbers as an Arrow array of T elements."""
+    leaf = arrow_type.value_type if pa.types.is_fixed_size_list(arrow_type) else arrow_type
+    flat = pa.array(np.ascontiguousarray(values, leaf.to_pandas_dtype()).ravel(), leaf)
+    return flat if leaf is arrow_type else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    """A stack of four grey frames as one RGBA PNG, as in JAT."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image, "RGBA").save(buffer, format="png", compress_level=1)
+    return buffer.getvalue()
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+@dataclass(frozen=True)
+class EpisodeBlock:
+    """Consecutive episodes laid end to end: S steps of E episodes.
+
+    Attributes:
+        lengths: ``(E,)`` int64, summing to S.
+        observations: ``(S, *task.observation_shape)`` float32, int64 or uint8.
+        texts: S mission texts as an Arrow array, or None.
+        actions: ``(S,)`` int64 or ``(S, size)`` float32.
+        rewards: ``(S,)`` float32.
+    """
+
+    lengths: np.ndarray
+    observations: np.ndarray
+    texts: pa.Array | None
+    actions: np.ndarray
+    rewards: np.ndarray
+
+
+def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
+    """Read a data file, one row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield _block(task, file.read_row_group(group))
+
+
+def _block(task: Task, table: pa.Table) -> EpisodeBlock:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    rewards = columns[REWARDS]
+    if isinstance(rewards, pa.ChunkedArray):  # a table without rows
+        rewards = pa.array([], rewards.type)
+        columns = {name: pa.array([], column.type) for name, column in columns.items()}
+    lengths = rewards.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    observations = columns[observation_column(task)].flatten()
+    if task.observation == IMAGE:
+        images = observations.field("bytes")
+        values = np.array([_decode_png(image.as_py()) for image in images], np.uint8)
+    else:
+        values = _matrix(observations)
+    return EpisodeBlock(
+        lengths=lengths,
+        observations=values.reshape(-1, *task.observation_shape),
+        texts=columns[TEXTS].flatten() if task.has_text else None,
+        actions=_matrix(columns[action_column(task)].flatten()),
+        rewards=rewards.flatten().to_numpy(),
+    )
+
+
+def _matrix(steps: pa.Array) -> np.ndarray:
+    """Arrow steps as ``(S,)`` or ``(S, size)`` without copying.
+
+    Lists of variable length, as in JAT's own files, are taken too if they all have one length.
+    """
+    if pa.types.is_primitive(steps.type):
+        return steps.to_numpy()
+    flat = steps.flatten().to_numpy()
+    return flat.reshape(len(steps), -1) if len(steps) else flat.reshape(0, 0)

@@ -1,0 +1,18 @@
+"""Which seeds serve what. The ranges are disjoint, so no episode is ever in two of these sets."""
+
+from __future__ import annotations
+
+# Seeds stay below 2**31 because ALE takes a signed 32-bit integer.
+FIRST_SEED = {
+    "train": 0,
+    "test": 1_000_000_000,
+    "measure": 1_500_000_000,
+    "evaluate": 1_800_000_000,
+}
+SPLITS = ("train", "test")
+
+
+def seeds_of(purpose: str, num_episodes: int) -> list[int]:
+    """The first ``num_episodes`` seeds of ``train``, ``test``, ``measure`` (experts) or ``evaluate`` (the agent)."""
+    first = FIRST_SEED[purpose]
+    return list(range(first, first + num_episodes))

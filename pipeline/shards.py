@@ -1,0 +1,141 @@
+"""The only writer of episodes: a data file, its side table, then the sidecar that makes the shard exist.
+
+    <root>/<task>/train-0000000000-000250.parquet            episodes in JAT's columns
+    <root>/<task>/train-0000000000-000250.episodes.parquet   one row per seed: who acted, how it went
+    <root>/<task>/train-0000000000-000250.json               ShardManifest, written last
+
+Memory is bounded by one row group: episodes are flushed as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.episode import Episode
+from pipeline.files import replacing, sha256_of, write_json
+from pipeline.manifest import FileEntry, ShardManifest
+from pipeline.plan import ShardJob
+from pipeline.schema import data_table, episode_features, features
+from pipeline.tasks import IMAGE
+from pipeline.versions import format_versions, versions_of
+
+# Uncompressed numbers per row group: large enough to compress and scan well, small enough to hold twice.
+ROW_GROUP_BYTES = 32 * 2**20
+# Images are PNG already; compressing them again costs time and gains nothing.
+COMPRESSION = "zstd"
+
+
+@dataclass
+class _Totals:
+    num_episodes: int = 0
+    num_steps: int = 0
+    num_rejected: int = 0
+    num_successes: int = 0
+    return_sum: float = 0.0
+    side_rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_shard(root: Path, job: ShardJob, expert_revision: str, episodes: Iterable[Episode]) -> ShardManifest:
+    """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest."""
+    directory = root / job.task.name
+    versions = versions_of(job.task.packages)
+    data_path = directory / f"{job.stem}.parquet"
+    side_path = directory / f"{job.stem}.episodes.parquet"
+    totals = _Totals()
+    with replacing(data_path) as temporary:
+        _write_data(temporary, job, episodes, totals)
+    for row in totals.side_rows:
+        row.update(expert=job.expert, expert_revision=expert_revision, versions=format_versions(versions))
+    schema = episode_features().arrow_schema
+    with replacing(side_path) as temporary:
+        pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)
+    manifest = ShardManifest(
+        task=job.task.name,
+        split=job.split,
+        first_seed=job.first_seed,
+        num_seeds=job.num_seeds,
+        expert=job.expert,
+        expert_revision=expert_revision,
+        versions=versions,
+        num_episodes=totals.num_episodes,
+        num_steps=totals.num_steps,
+        num_rejected=totals.num_rejected,
+        num_successes=None if job.task.success is None else totals.num_successes,
+        return_sum=totals.return_sum,
+        data=_entry(data_path),
+        episodes=_entry(side_path),
+    )
+    write_json(directory / f"{job.stem}.json", manifest)
+    return manifest
+
+
+def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: _Totals) -> None:
+    task = job.task
+    compression: Any = COMPRESSION if task.observation != IMAGE else "none"
+    buffer: list[Episode] = []
+    buffered_bytes = 0
+    with pq.ParquetWriter(
+        path,
+        features(task).arrow_schema,
+        compression=compression,
+        write_page_index=True,
+        use_content_defined_chunking=True,
+    ) as writer:
+        for episode in episodes:
+            totals.side_rows.append(_side_row(episode, None if episode.rejected else totals.num_episodes))
+            if episode.rejected:
+                totals.num_rejected += 1
+                continue
+            totals.num_episodes += 1
+            totals.num_steps += len(episode)
+            totals.num_successes += bool(episode.success)
+            totals.return_sum += episode.total_reward
+            buffer.append(episode)
+            buffered_bytes += episode.observations.nbytes
+            if buffered_bytes >= ROW_GROUP_BYTES:
+                writer.write_table(data_table(task, buffer))
+                buffer, buffered_bytes = [], 0
+        if buffer or totals.num_episodes == 0:
+            writer.write_table(data_table(task, buffer))
+
+
+def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:
+    return {
+        "seed": episode.seed,
+        "row": row,
+        "return": episode.total_reward,
+        "length": len(episode),
+        "success": episode.success,
+        "ended": episode.ended,
+        "rejected": episode.rejected,
+    }
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.name, path.stat().st_size, sha256_of(path))
+
+
+def finished_shards(root: Path, task_name: str) -> list[ShardManifest]:
+    """Manifests of a task's complete shards, by split and first seed.
+
+    A shard counts when its sidecar is there and both files have the size it names; checksums are the dataset
+    build's business, which reads every byte anyway.
+    """
+    directory = root / task_name
+    manifests = []
+    for path in sorted(directory.glob("*.json")):
+        manifest = ShardManifest.load(path)
+        entries = (manifest.data, manifest.episodes)
+        if all(_size(directory / entry.name) == entry.num_bytes for entry in entries):
+            manifests.append(manifest)
+    return manifests
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1

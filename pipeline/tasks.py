@@ -1,0 +1,176 @@
+"""The 157 reinforcement-learning tasks of JAT, and how to choose some of them.
+
+    python -m pipeline.tasks --task 'babyai-*'
+
+Names, spaces and horizons are plain data, so this module imports no simulator; ``Task.make_env`` imports the one
+it needs. The tables themselves live in ``pipeline/domains/``, one file per domain.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+# Observation keys, as JAT names them. A task has one of the first three; BabyAI adds the text.
+CONTINUOUS, DISCRETE, IMAGE, TEXT = (
+    "continuous_observation",
+    "discrete_observation",
+    "image_observation",
+    "text_observation",
+)
+
+# The tasks of `make demo`: three where a mission in words decides what to do, three with a robot arm.
+DEMO_TASKS = (
+    "babyai-go-to-local,babyai-open-door,babyai-pickup-loc,"
+    "metaworld-reach,metaworld-button-press,metaworld-drawer-close"
+)
+
+
+@dataclass(frozen=True)
+class Action:
+    """What an agent may do: ``size`` choices (discrete), or ``size`` numbers in ``[low, high]`` (continuous)."""
+
+    kind: Literal["discrete", "continuous"]
+    size: int
+    low: float = -1.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of a domain's table.
+
+    Attributes:
+        name: JAT's name for the task, e.g. ``metaworld-reach``.
+        domain: the part before the first dash.
+        env_id: the environment id used here.
+        jat_env_id: the id JAT used; differs where a newer version had to be taken.
+        observation: key of the main observation.
+        observation_shape: its shape for one time step.
+        has_text: whether a mission text (``text_observation``) comes with every observation.
+        action: what may be done.
+        max_steps: the most agent steps an episode can take, whatever its seed.
+        success: where success is read: ``info`` (``info["success"]`` at any step), ``reward`` (a positive reward on
+            the last step) or ``None`` when the environment has no notion of it.
+        packages: the distributions whose versions decide what an episode looks like.
+        factory: builds the environment; heavy imports happen inside it.
+    """
+
+    name: str
+    domain: str
+    env_id: str
+    jat_env_id: str
+    observation: str
+    observation_shape: tuple[int, ...]
+    action: Action
+    max_steps: int
+    success: Literal["info", "reward"] | None
+    packages: tuple[str, ...]
+    factory: Callable[[Task], gym.Env[Any, Any]]
+    has_text: bool = False
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        """A new environment whose observations are a dict with JAT's keys.
+
+        ``reset(seed=s)`` fixes the whole episode, the goal included: same seed and same actions, same episode.
+        """
+        return self.factory(self)
+
+
+def all_tasks() -> tuple[Task, ...]:
+    """The 157 tasks, by domain and then by name."""
+    from pipeline.domains import atari, babyai, metaworld, mujoco
+
+    return atari.TASKS + babyai.TASKS + metaworld.TASKS + mujoco.TASKS
+
+
+def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
+    """Tasks matching ``pattern``, in table order and without doubles.
+
+    Args:
+        pattern: a task name, a domain name, a glob such as ``metaworld-*``, or a comma list of these.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: a part of the pattern matches nothing; the message names the nearest names.
+    """
+    tasks = all_tasks() if tasks is None else tasks
+    parts = [part.strip() for part in pattern.split(",") if part.strip()]
+    if not parts:
+        raise UserError("no task given: pass a name, a domain, a glob such as 'metaworld-*', or a comma list")
+    chosen: set[str] = set()
+    for part in parts:
+        matches = {t.name for t in tasks if part == t.domain or fnmatch.fnmatchcase(t.name, part)}
+        if not matches:
+            raise UserError(_no_match(part, tasks))
+        chosen |= matches
+    return tuple(task for task in tasks if task.name in chosen)
+
+
+def _no_match(part: str, tasks: Sequence[Task]) -> str:
+    names = [task.name for task in tasks]
+    domains = sorted({task.domain for task in tasks})
+    nearest = difflib.get_close_matches(part.replace("*", ""), names + domains, n=3, cutoff=0.4)
+    hint = f"nearest: {', '.join(nearest)}" if nearest else f"domains: {', '.join(domains)}"
+    return f"no task matches {part!r}; {hint}. `make tasks` lists all {len(names)} names"
+
+
+def _describe_observation(task: Task) -> str:
+    shape = "x".join(str(size) for size in task.observation_shape)
+    return f"{task.observation.removesuffix('_observation')} {shape}" + (" + text" if task.has_text else "")
+
+
+def _describe_action(task: Task) -> str:
+    action = task.action
+    return (
+        f"{action.size} choices" if action.kind == "discrete" else f"{action.size} in [{action.low:g}, {action.high:g}]"
+    )
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """Print the table of tasks."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these."""
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.cli import parse
+
+    config = parse(TasksConfig)
+    table = Table(*("task", "environment", "in JAT", "observation", "action", "max steps", "success"))
+    for column in table.columns:
+        column.no_wrap = True
+    for task in select_tasks(config.task):
+        same = task.env_id == task.jat_env_id
+        table.add_row(
+            task.name,
+            task.env_id,
+            "same" if same else task.jat_env_id,
+            _describe_observation(task),
+            _describe_action(task),
+            str(task.max_steps),
+            task.success or "-",
+        )
+    table.caption = f"{table.row_count} tasks"
+    console = Console()
+    console.width = max(console.width, 120)  # a pipe reports 80, too few for the names
+    console.print(table)
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run("pipeline.tasks")

@@ -1,0 +1,16 @@
+"""Which package versions an episode was made with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Installed version of each distribution, in the order given."""
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def format_versions(versions: dict[str, str]) -> str:
+    """``metaworld 3.1.1, mujoco 3.3.0``."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
