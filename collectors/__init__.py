@@ -1,0 +1,1 @@
+"""Who gathers: experts' episodes into shards, shards into a dataset."""
