@@ -1,0 +1,126 @@
+"""Checkpoints: a directory per step, complete once it has its final name.
+
+checkpoints/step-00001000/
+    model.safetensors      parameters, under the released JAT's names
+    normalisers.safetensors  per task: observation mean and standard deviation, reward standard deviation
+    tokenizer.json         mission texts to ids
+    config.json            architecture, context, tasks, step, digest of the dataset
+    optimizer.pt           optimiser state, read as data only
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import load_file as load_arrays_file
+from safetensors.numpy import save_file as save_arrays_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from trainer.config import ModelConfig
+from trainer.data import Normaliser
+from trainer.model import JatModel
+from trainer.tokenizer import load_tokenizer, save_tokenizer
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What is needed to act with a checkpoint, besides the weights.
+
+    Attributes:
+        context_steps: time steps the model was trained to look back.
+        text_tokens: tokens a mission is cut or padded to.
+        tasks: names of the tasks it was trained on.
+        dataset_digest: of the dataset it was trained on.
+        step: optimiser steps done.
+        trained_timesteps: real (not padded) time steps seen.
+    """
+
+    model: ModelConfig
+    context_steps: int
+    text_tokens: int
+    tasks: list[str]
+    dataset_digest: str
+    step: int
+    trained_timesteps: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything of a checkpoint but the optimiser."""
+
+    model: JatModel
+    tokenizer: Tokenizer
+    normalisers: dict[str, Normaliser]
+    config: AgentConfig
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Path:
+    """Write a checkpoint below ``directory`` and return its path."""
+    final = directory / f"step-{checkpoint.config.step:08d}"
+    temporary = directory / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(checkpoint.model.state_dict(), temporary / "model.safetensors")
+    arrays = {}
+    for task, normaliser in checkpoint.normalisers.items():
+        arrays[f"{task}/observation_mean"] = normaliser.observation_mean
+        arrays[f"{task}/observation_std"] = normaliser.observation_std
+        arrays[f"{task}/reward_std"] = torch.tensor([normaliser.reward_std], dtype=torch.float64).numpy()
+    save_arrays_file(arrays, temporary / "normalisers.safetensors")
+    save_tokenizer(checkpoint.tokenizer, temporary / "tokenizer.json")
+    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+    write_json(temporary / "config.json", dataclasses.asdict(checkpoint.config))
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint directory; weights are read as data, nothing in it is executed.
+
+    Raises:
+        UserError: not a checkpoint directory.
+    """
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
+    raw = read_json(path / "config.json")
+    config = AgentConfig(**{**raw, "model": ModelConfig(**raw["model"])})
+    model = JatModel(config.model)
+    model.load_state_dict(load_file(path / "model.safetensors"))
+    arrays = load_arrays_file(path / "normalisers.safetensors")
+    normalisers = {
+        task: Normaliser(
+            arrays[f"{task}/observation_mean"],
+            arrays[f"{task}/observation_std"],
+            float(arrays[f"{task}/reward_std"][0]),
+        )
+        for task in {name.split("/")[0] for name in arrays}
+    }
+    return Checkpoint(model, load_tokenizer(path / "tokenizer.json"), normalisers, config)
+
+
+def load_optimizer_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path / "optimizer.pt", weights_only=True)
+    return state
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the most steps, or None."""
+    return max(directory.glob("step-*"), default=None)
+
+
+def remove_old_checkpoints(directory: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints, and what killed runs left half-written."""
+    for path in sorted(directory.glob("step-*"))[:-keep]:
+        shutil.rmtree(path)
+    for path in directory.glob(".step-*.tmp"):
+        shutil.rmtree(path)

@@ -1,0 +1,141 @@
+"""What a training run can be told, and named sets of it. No torch here, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network. The defaults are the released JAT's, 192.7 M parameters."""
+
+    hidden_size: int = 768
+    """Width of the residual stream."""
+    num_layers: int = 12
+    """Transformer blocks; they alternate global and local attention."""
+    num_heads: int = 12
+    """Attention heads per block."""
+    window_size: int = 256
+    """Positions a local block looks back; two positions are one time step."""
+    max_positions: int = 512
+    """Learned positions = twice the longest context in time steps."""
+    vocab_size: int = 50257
+    """Token embeddings, shared by texts, integers of observations and discrete actions."""
+    max_continuous_size: int = 377
+    """Width that continuous vectors are repeated to; at least observation + 1 and action size of every task."""
+    max_discrete_size: int = 212
+    """Integers of a discrete observation, 148, plus its text tokens, 64."""
+    observation_loss_coef: float = 0.005
+    """kappa: weight of the loss that predicts the next observation."""
+    action_loss_coef: float = 0.995
+    """Weight of the loss that predicts the action."""
+
+    @property
+    def token_size(self) -> int:
+        """Width a token of a discrete observation is squeezed to before they are laid side by side."""
+        return self.hidden_size // 50
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fit one transformer to OUT/dataset."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    dataset: Path | None = None
+    """Dataset directory; OUT/dataset if not given."""
+    steps: int = 10_000
+    """Optimiser steps."""
+    batch_steps: int = 4096
+    """Time steps per micro-batch, padding included. A micro-batch holds windows of one task."""
+    micro_batches: int = 1
+    """Micro-batches per optimiser step, each from a task drawn by sampling weight."""
+    context_steps: int = 256
+    """Longest window in time steps; the agent looks back as far."""
+    text_tokens: int = 64
+    """Tokens a mission is cut or padded to."""
+    learning_rate: float = 3e-4
+    """Peak of AdamW's learning rate; linear warm-up, then a cosine down to a tenth."""
+    warmup_steps: int = 200
+    """Optimiser steps of the warm-up."""
+    weight_decay: float = 0.1
+    """AdamW's weight decay, on matrices only."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    normalise: bool = True
+    """Standardise continuous observations and rewards with the dataset's statistics. JAT does not."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Weight of a task's loss, by task or domain name; 1 where not named."""
+    sampling_weights: dict[str, float] = field(default_factory=dict)
+    """How often a task is drawn, by task or domain name; 1 where not named."""
+    seed: int = 0
+    """Initial weights and order of the data follow from it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; auto takes bfloat16 where the processor has instructions for it."""
+    threads: int = 2
+    """CPU threads."""
+    checkpoint_every: int = 500
+    """Optimiser steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the network."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if 2 * self.context_steps > self.model.max_positions:
+            raise UserError(
+                f"--context-steps {self.context_steps} needs {2 * self.context_steps} positions, "
+                f"--model.max-positions is {self.model.max_positions}"
+            )
+        if self.batch_steps < self.context_steps:
+            raise UserError(f"--batch-steps {self.batch_steps} holds no window of --context-steps {self.context_steps}")
+
+
+def jat() -> TrainConfig:
+    """The released JAT: sizes, loss and weights of arXiv 2402.09844. For a GPU.
+
+    Its 250,000 steps saw about 320 sequences each; sampling weight 1 per task.
+    """
+    return TrainConfig(
+        steps=250_000,
+        batch_steps=20 * 256,
+        micro_batches=16,
+        normalise=False,
+        weight_decay=0.0,
+        loss_weights={"mujoco": 10.0, "mujoco-pendulum": 50.0, "mujoco-doublependulum": 20.0, "metaworld": 50.0},
+    )
+
+
+def small() -> TrainConfig:
+    """The JAT architecture at 4 M parameters, for two CPU cores and domains without images."""
+    return TrainConfig(
+        steps=2_000,
+        batch_steps=2048,
+        micro_batches=2,
+        context_steps=128,
+        text_tokens=16,
+        learning_rate=1e-3,
+        warmup_steps=100,
+        loss_weights={"metaworld": 5.0},
+        model=ModelConfig(
+            hidden_size=256,
+            num_layers=4,
+            num_heads=4,
+            max_positions=256,
+            vocab_size=512,
+            max_continuous_size=40,
+            max_discrete_size=148 + 16,
+        ),
+    )
+
+
+RECIPES = {"jat": jat, "small": small}

@@ -1,0 +1,276 @@
+"""Evaluate a checkpoint: the agent plays unseen seeds of every task it was trained on.
+
+    python -m trainer.evaluate --out runs/default
+
+Writes ``OUT/evaluation/<task>.json`` as each task finishes, a video per task, and ``OUT/evaluation/scores.json`` last:
+returns normalised with the random and expert returns that ``make experts`` measured in the same OUT. A task already
+evaluated with the same checkpoint and settings stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cli import parse, run
+from pipeline.cluster import run_jobs
+from pipeline.errors import UserError
+from pipeline.files import read_json, sha256_of, write_json
+from pipeline.measurement import Measurement, measurement_path, summarise
+from pipeline.progress import Progress
+from pipeline.rollout import rollout
+from pipeline.scores import Interval, is_scorable, jat_scores, mean_interval, normalise
+from pipeline.seeds import seeds_of
+from pipeline.tasks import DEMO_TASKS, Task, select_tasks
+from pipeline.versions import versions_of
+from trainer.train import TrainManifest, train_manifest_path
+
+log = logging.getLogger(__name__)
+
+VIDEO_FRAMES_PER_S = 20
+MAX_VIDEO_FRAMES = 150  # per episode
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a checkpoint on unseen seeds."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these, among the tasks of the checkpoint."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    checkpoint: Path | None = None
+    """Checkpoint folder; the one `make train` finished with if not given."""
+    episodes: int = 20
+    """Episodes per task."""
+    temperature: float = 1.0
+    """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
+    workers: int = 2
+    """Worker processes; each plays one task at a time."""
+    video_episodes: int = 3
+    """Episodes per task shown in its video."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "workers", "video_episodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if self.temperature < 0:
+            raise UserError(f"--temperature is {self.temperature}; it must be at least 0")
+
+
+def demo() -> EvaluateConfig:
+    """The demo's six tasks."""
+    return EvaluateConfig(task=DEMO_TASKS)
+
+
+RECIPES = {"demo": demo}
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One row of the results.
+
+    Attributes:
+        random, expert: mean returns measured in this run.
+        agent: mean return with interval.
+        scores: expert-normalised, per episode; None where the expert is not better than random ("not scorable").
+        score: their mean with interval.
+        jat_expert, jat: mean returns JAT published for its expert and its agent, where it did.
+    """
+
+    task: str
+    domain: str
+    random: float
+    expert: float
+    expert_kind: str
+    agent: Interval
+    scores: list[float] | None
+    score: Interval | None
+    success_rate: float | None
+    num_episodes: int
+    num_reference_episodes: int
+    jat_expert: float | None
+    jat: float | None
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    task: Task
+    checkpoint: Path
+    revision: str
+    num_episodes: int
+    temperature: float
+    num_video_episodes: int
+    directory: Path
+    num_threads: int
+
+
+def evaluate_task(job: EvaluateJob) -> Measurement:
+    """Play one task; write its measurement and video."""
+    import torch
+
+    from pipeline.render import render_frame
+    from pipeline.video import write_mp4
+    from trainer.agent import Agent
+    from trainer.checkpoint import load_checkpoint
+
+    torch.set_num_threads(job.num_threads)
+    seeds = seeds_of("evaluate", job.num_episodes)
+    agent = Agent(load_checkpoint(job.checkpoint), job.task, len(seeds), job.temperature)
+    frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds[: job.num_video_episodes]}
+
+    def listener(seed: int, env: Any) -> None:
+        if seed in frames and len(frames[seed]) < MAX_VIDEO_FRAMES:
+            frames[seed].append(render_frame(env))
+
+    episodes = rollout(job.task, agent, seeds, num_envs=len(seeds), listener=listener)
+    measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
+    write_mp4(
+        job.directory / "videos" / f"{job.task.name}.mp4",
+        [frame for shown in frames.values() for frame in shown],
+        VIDEO_FRAMES_PER_S,
+    )
+    write_json(job.directory / f"{job.task.name}.json", measurement)
+    return measurement
+
+
+def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
+    """Play what is not played yet and write the scores of all.
+
+    Args:
+        config: what to evaluate.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: no checkpoint, a task it was not trained on, or random or expert not measured.
+    """
+    checkpoint = _checkpoint(config)
+    trained = read_json(checkpoint / "config.json")["tasks"]
+    chosen = [task for task in select_tasks(config.task, tasks) if task.name in trained]
+    if not chosen:
+        raise UserError(f"the checkpoint was not trained on {config.task}, only on: {', '.join(trained)}")
+    references = {task.name: _references(config.out, task) for task in chosen}
+    directory = config.out / "evaluation"
+    revision = f"{sha256_of(checkpoint / 'model.safetensors')[:16]} at temperature {config.temperature:g}"
+    num_threads = max(1, (os.cpu_count() or 1) // config.workers)
+    jobs = [
+        EvaluateJob(
+            task,
+            checkpoint.absolute(),
+            revision,
+            config.episodes,
+            config.temperature,
+            config.video_episodes,
+            directory.absolute(),
+            num_threads,
+        )
+        for task in chosen
+        if not _is_evaluated(directory, task, revision, config.episodes)
+    ]
+    log.info("%d tasks to evaluate with %s, %d already done", len(jobs), checkpoint, len(chosen) - len(jobs))
+    progress = Progress("tasks evaluated", len(jobs), interval_s=0)
+    for job, measurement in run_jobs(evaluate_task, jobs, config.workers):
+        progress.advance(1, f"{job.task.name}: return {measurement.accepted_returns.mean():.2f}")
+    scores = [_score(task, _load(directory, task), *references[task.name]) for task in chosen]
+    if jobs or not scores_path(config.out).exists():
+        write_json(directory / "config.json", config)
+        write_json(scores_path(config.out), [asdict(score) for score in scores])
+    return scores
+
+
+def scores_path(out: Path) -> Path:
+    return out / "evaluation" / "scores.json"
+
+
+def load_scores(out: Path) -> list[TaskScore]:
+    """Results of the last evaluation.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not scores_path(out).exists():
+        raise UserError(f"nothing is evaluated in {out}; run `make evaluate` with the same OUT first")
+    rows = read_json(scores_path(out))
+    for row in rows:
+        row["agent"] = Interval(**row["agent"])
+        row["score"] = Interval(**row["score"]) if row["score"] else None
+    return [TaskScore(**row) for row in rows]
+
+
+def _checkpoint(config: EvaluateConfig) -> Path:
+    if config.checkpoint is None:
+        path = train_manifest_path(config.out)
+        if not path.exists():
+            raise UserError(f"no finished training in {config.out}; run `make train`, or pass --checkpoint FOLDER")
+        return config.out / TrainManifest(**read_json(path)).checkpoint
+    if not (config.checkpoint / "config.json").exists():
+        raise UserError(f"{config.checkpoint} is not a checkpoint: it has no config.json. Pass a step-... folder")
+    return config.checkpoint
+
+
+def _references(out: Path, task: Task) -> tuple[Measurement, Measurement]:
+    """Measurements of the random policy and of the best measured expert."""
+    directory = measurement_path(out, task.name, "random").parent
+    found = {path.stem: Measurement(**read_json(path)) for path in directory.glob("*.json")}
+    experts = [m for name, m in found.items() if name != "random"]
+    if "random" not in found or not experts:
+        raise UserError(
+            f"{task.name}: no measurement of random and expert in {directory}; "
+            f"run `make experts TASK={task.name} OUT={out}` first"
+        )
+    return found["random"], max(experts, key=lambda m: m.accepted_returns.mean())
+
+
+def _is_evaluated(directory: Path, task: Task, revision: str, num_episodes: int) -> bool:
+    if not (directory / f"{task.name}.json").exists():
+        return False
+    found = _load(directory, task)
+    return found.revision == revision and found.seeds == seeds_of("evaluate", num_episodes)
+
+
+def _load(directory: Path, task: Task) -> Measurement:
+    return Measurement(**read_json(directory / f"{task.name}.json"))
+
+
+def _score(task: Task, agent: Measurement, random: Measurement, expert: Measurement) -> TaskScore:
+    random_mean, expert_mean = float(random.accepted_returns.mean()), float(expert.accepted_returns.mean())
+    scores = None
+    if is_scorable(random_mean, expert_mean):
+        scores = normalise(agent.accepted_returns, random_mean, expert_mean)
+    published = jat_scores().get(task.name)
+    return TaskScore(
+        task=task.name,
+        domain=task.domain,
+        random=random_mean,
+        expert=expert_mean,
+        expert_kind=expert.policy,
+        agent=mean_interval([agent.accepted_returns]),
+        scores=None if scores is None else scores.tolist(),
+        score=None if scores is None else mean_interval([scores]),
+        success_rate=agent.success_rate,
+        num_episodes=len(agent.accepted_returns),
+        num_reference_episodes=min(len(random.accepted_returns), len(expert.accepted_returns)),
+        jat_expert=published["expert"] if published else None,
+        jat=published["jat"] if published else None,
+    )
+
+
+def domain_scores(scores: Sequence[TaskScore]) -> dict[str, Interval]:
+    """Per domain, the mean over its scorable tasks with a stratified bootstrap interval."""
+    domains = dict.fromkeys(score.domain for score in scores)
+    samples = {d: [np.array(s.scores) for s in scores if s.domain == d and s.scores is not None] for d in domains}
+    return {domain: mean_interval(values) for domain, values in samples.items() if values}
+
+
+def main() -> None:
+    evaluate(parse(EvaluateConfig, RECIPES))
+
+
+if __name__ == "__main__":
+    run("trainer.evaluate")
