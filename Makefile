@@ -1,0 +1,68 @@
+# Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE.
+PYTHON ?= python3.11
+OUT ?= runs/default
+VENV := .venv
+PY := $(VENV)/bin/python
+# A variable that is not set is not passed, so that the recipe or the command's own default holds.
+option = $(if $($(2)),--$(1) '$($(2))')
+TASKS := $(call option,task,TASK)
+STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint tasks experts collect dataset train evaluate report bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## create .venv with everything a run needs, at pinned versions
+
+setup-dev: $(VENV)/.installed-dev ## the same, with what tests and lint need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## experts to report on six tasks, in about ten minutes
+	$(PY) -m dags.chain --recipe demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
+
+test: setup-dev ## run the tests
+	$(PY) -m pytest
+
+lint: setup-dev ## ruff, mypy, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+tasks: setup ## print the task table (TASK=)
+	@$(PY) -m pipeline.tasks $(TASKS)
+
+experts: setup ## measure the experts of TASK= and the random policy
+	$(PY) -m experts.measure $(STAGE) $(TASKS) $(call option,workers,WORKERS)
+
+collect: setup ## collect EPISODES= per task of TASK= into shards
+	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+dataset: setup ## build OUT/dataset from the shards
+	$(PY) -m collectors.dataset --out '$(OUT)' $(TASKS)
+
+train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
+	$(PY) -m trainer.train $(STAGE) $(TASKS)
+
+evaluate: setup ## play unseen seeds with the trained agent
+	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+report: setup ## write OUT/report/index.html
+	$(PY) -m trainer.report --out '$(OUT)'
+
+bench: setup ## measure collection, loading, training and acting on this machine
+	$(PY) -m collectors.bench
+	$(PY) -m trainer.bench
+
+clean: ## remove the virtual environment and caches; outputs in runs/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

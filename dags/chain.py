@@ -1,0 +1,112 @@
+"""Run stages one after another, each as its own command.
+
+    python -m dags.chain --recipe demo --out runs/demo
+
+A stage that has nothing left to do ends at once, so running the chain again after a kill goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli import parse, run
+from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command and the options of the chain it takes, besides ``--out``."""
+
+    name: str
+    module: str
+    options: tuple[str, ...]
+
+
+STAGES = (
+    Stage("experts", "experts.measure", ("recipe", "task", "workers")),
+    Stage("collect", "collectors.collect", ("recipe", "task", "workers", "episodes")),
+    Stage("dataset", "collectors.dataset", ()),
+    Stage("train", "trainer.train", ("recipe", "task")),
+    Stage("evaluate", "trainer.evaluate", ("recipe", "task", "workers")),
+    Stage("report", "trainer.report", ()),
+)
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """Run experts, collect, dataset, train, evaluate and report in this order."""
+
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    recipe: str | None = None
+    """Recipe of every stage that has recipes; each stage's own default if not given."""
+    task: str | None = None
+    """Task name, domain, glob, or comma list of these; the recipe's tasks if not given."""
+    episodes: str | None = None
+    """Training episodes per task; the recipe's if not given."""
+    workers: int = 2
+    """Worker processes."""
+    first: str = "experts"
+    """Stage to begin with."""
+    last: str = "report"
+    """Stage to end with."""
+
+
+def stages_between(first: str, last: str) -> tuple[Stage, ...]:
+    """The stages from ``first`` to ``last``, both included.
+
+    Raises:
+        UserError: an unknown stage, or ``last`` before ``first``.
+    """
+    names = [stage.name for stage in STAGES]
+    for name in (first, last):
+        if name not in names:
+            raise UserError(f"unknown stage {name!r}; allowed: {', '.join(names)}")
+    chosen = STAGES[names.index(first) : names.index(last) + 1]
+    if not chosen:
+        raise UserError(f"stage {last!r} comes before {first!r}; the order is: {', '.join(names)}")
+    return chosen
+
+
+def command(stage: Stage, config: ChainConfig) -> list[str]:
+    """The command line of a stage."""
+    words = [sys.executable, "-m", stage.module, "--out", str(config.out)]
+    for option in stage.options:
+        value = getattr(config, option)
+        if value is not None:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+def run_chain(config: ChainConfig) -> None:
+    """Run the stages; the first that fails ends the chain with its exit code."""
+    started = time.monotonic()
+    stages = stages_between(config.first, config.last)
+    for number, stage in enumerate(stages, 1):
+        stage_started = time.monotonic()
+        log.info("stage %d of %d: %s", number, len(stages), stage.name)
+        code = subprocess.run(command(stage, config), check=False).returncode
+        if code:
+            log.error("stage %s ended with exit code %d; run the same command again to go on", stage.name, code)
+            sys.exit(code)
+        now = time.monotonic()
+        log.info("%s took %.0f s, %.0f s since the start", stage.name, now - stage_started, now - started)
+
+
+def main() -> None:
+    run_chain(parse(ChainConfig, {"demo": _demo}))
+
+
+def _demo() -> ChainConfig:
+    return ChainConfig(out=Path("runs/demo"), recipe="demo")
+
+
+if __name__ == "__main__":
+    run("dags.chain")
