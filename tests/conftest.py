@@ -1,0 +1,41 @@
+"""What all tests share: no network, one embedded Ray per test process, repeatable property tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+# Ray workers and subprocesses must find `tests.fakes` as this process does.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+for name in ("RAY_ADDRESS", "LOG_LEVEL"):
+    os.environ.pop(name, None)
+
+# No deadline: the machine may be busy. No database: a run leaves nothing behind and repeats exactly.
+settings.register_profile(
+    "tests",
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def one_worker() -> Iterator[None]:
+    """An embedded Ray with one CPU, so tests that use it must ask for one worker."""
+    import ray
+
+    from pipeline.cluster import connect
+
+    connect(1)
+    yield
+    ray.shutdown()

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experts.measure import ExpertsConfig, measure_experts
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.measurement import Measurement
+from pipeline.seeds import FIRST_SEED
+from tests.fakes import FAKE_TASKS
+from trainer.config import TrainConfig
+from trainer.evaluate import EvaluateConfig, TaskScore, domain_scores, evaluate, load_scores
+from trainer.train import train
+
+RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
+
+
+def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> None:
+    for task in FAKE_TASKS:
+        for kind, values in returns.items():
+            count = len(values)
+            measurement = Measurement(
+                task.name, kind, "1", {}, list(range(count)), values, [1] * count, [True] * count, [None] * count
+            )
+            write_json(out / "experts" / task.name / f"{kind}.json", measurement)
+
+
+@pytest.fixture
+def trained(make_config: Callable[..., TrainConfig], run_dir: Path) -> Path:
+    train(make_config(), FAKE_TASKS)
+    write_references(run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def config(trained: Path) -> EvaluateConfig:
+    return EvaluateConfig(out=trained, episodes=4, workers=1, video_episodes=0)
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_scores_are_the_returns_on_the_scale_of_random_and_expert(config: EvaluateConfig) -> None:
+    scores = evaluate(config, FAKE_TASKS)
+    assert [score.task for score in scores] == ["fake-count", "toy-grid"]
+    for score in scores:
+        measured = Measurement(**read_json(config.out / "evaluation" / f"{score.task}.json"))
+        first = FIRST_SEED["evaluate"]
+        assert measured.seeds == [first, first + 1, first + 2, first + 3]
+        assert (score.random, score.expert) == (1.0, 10.0)
+        assert score.scores == pytest.approx([(value - 1.0) / 9.0 for value in measured.returns])
+        assert score.score is not None
+        assert score.score.mean == pytest.approx(np.mean(score.scores))
+        assert score.agent.mean == pytest.approx(np.mean(measured.returns))
+    assert load_scores(config.out) == scores
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: EvaluateConfig) -> None:
+    evaluate(config, FAKE_TASKS)
+    directory = config.out / "evaluation"
+    before = {path.name: path.stat().st_mtime_ns for path in directory.glob("*.json")}
+    evaluate(config, FAKE_TASKS)
+    assert {path.name: path.stat().st_mtime_ns for path in directory.glob("*.json")} == before
+    content = (directory / "toy-grid.json").read_text()
+    (directory / "toy-grid.json").unlink()
+    evaluate(config, FAKE_TASKS)
+    assert (directory / "fake-count.json").stat().st_mtime_ns == before["fake-count.json"]
+    assert (directory / "toy-grid.json").read_text() == content
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_other_settings_are_evaluated_anew(config: EvaluateConfig) -> None:
+    evaluate(config, FAKE_TASKS)
+    hot = evaluate(replace(config, temperature=0.5), FAKE_TASKS)
+    more = evaluate(replace(config, temperature=0.5, episodes=6), FAKE_TASKS)
+    assert [score.num_episodes for score in hot] == [4, 4]
+    assert [score.num_episodes for score in more] == [6, 6]
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: EvaluateConfig) -> None:
+    write_references(config.out, {"random": [5.0], "scripted": [5.0]})
+    scores = evaluate(config, FAKE_TASKS)
+    assert [(score.scores, score.score) for score in scores] == [(None, None)] * 2
+    assert domain_scores(scores) == {}
+    assert load_scores(config.out) == scores
+
+
+def test_domains_are_means_over_their_tasks(config: EvaluateConfig) -> None:
+    write_json(config.out / "x.json", {})
+    base = TaskScore(
+        "a", "d", 0, 1, "bot", agent=None, scores=[0.0, 1.0], score=None, success_rate=None,  # type: ignore[arg-type]
+        num_episodes=2, num_reference_episodes=1, jat_expert=None, jat=None,
+    )  # fmt: skip
+    means = domain_scores([base, replace(base, task="b", scores=[1.0] * 50), replace(base, task="c", domain="e")])
+    assert (means["d"].mean, means["e"].mean) == (0.75, 0.5)
+    assert (means["d"].low, means["d"].high) == (0.5, 1.0)
+
+
+def test_without_training_the_error_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `make train`"):
+        evaluate(EvaluateConfig(out=tmp_path), FAKE_TASKS)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        evaluate(EvaluateConfig(out=tmp_path, checkpoint=tmp_path), FAKE_TASKS)
+
+
+def test_missing_references_are_found_before_anything_is_played(config: EvaluateConfig) -> None:
+    (config.out / "experts" / "toy-grid" / "random.json").unlink()
+    with pytest.raises(UserError, match="make experts TASK=toy-grid"):
+        evaluate(config, FAKE_TASKS)
+    assert not (config.out / "evaluation" / "fake-count.json").exists()
+
+
+@pytest.mark.parametrize("changes", [{"episodes": 0}, {"temperature": -1.0}, {"workers": 0}])
+def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(changes))} is"):
+        EvaluateConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_measurements_of_the_experts_stage_are_what_evaluation_reads(trained: Path) -> None:
+    for task in FAKE_TASKS:
+        (trained / "experts" / task.name / "random.json").unlink()
+    measure_experts(ExpertsConfig(task="*", out=trained, episodes=3, workers=1, expert="random"), FAKE_TASKS)
+    scores = evaluate(EvaluateConfig(out=trained, episodes=2, workers=1, video_episodes=0), FAKE_TASKS)
+    assert all(score.expert_kind == "scripted" for score in scores)

@@ -1,0 +1,177 @@
+"""The network against numbers of the released implementation.
+
+``jat_parity.json`` holds what the released JAT returns on weights and inputs made by formulas (given in the file);
+``jat_parameters.json`` holds its parameter names and shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
+from trainer.config import ModelConfig
+from trainer.model import JatModel, StepBatch
+
+HERE = Path(__file__).parent
+PARITY = json.loads((HERE / "jat_parity.json").read_text())
+# Kept by the released model for other uses: text with images, and a decoder it never calls.
+NOT_USED_IN_RL = ("vit_encoder.", "multi_discrete_decoder.")
+# Other names of ``transformer.wte.weight`` in the released file.
+ALIASES = ("multi_discrete_encoder.0.weight", "single_discrete_encoder.weight")
+B, T = 2, 9
+
+
+def wave(shape: tuple[int, ...], key: float) -> torch.Tensor:
+    return torch.sin(0.7311 * torch.arange(math.prod(shape), dtype=torch.float64) + key).float().view(shape)
+
+
+def ints(shape: tuple[int, ...], high: int, key: int) -> torch.Tensor:
+    return ((7 * torch.arange(math.prod(shape)) + 3 * key) % high).view(shape)
+
+
+def mask() -> torch.Tensor:
+    ones = torch.ones(B, T, dtype=torch.bool)
+    ones[1, 6:] = False
+    return ones
+
+
+BATCHES = {
+    "continuous": lambda: StepBatch(CONTINUOUS, wave((B, T, 5), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask()),
+    "discrete": lambda: StepBatch(DISCRETE, ints((B, T, 11), 97, 1), wave((B, T), 0.4), ints((B, T), 7, 2), mask()),
+    "image": lambda: StepBatch(IMAGE, wave((B, T, 4, 84, 84), 0.5), wave((B, T), 0.6), ints((B, T), 6, 3), mask()),
+    "mixed": lambda: StepBatch(CONTINUOUS, wave((B, T, 4), 0.7), wave((B, T), 0.8), ints((B, T), 5, 4), mask()),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> JatModel:
+    config = ModelConfig(
+        hidden_size=64,
+        num_layers=2,
+        num_heads=4,
+        window_size=6,
+        max_positions=32,
+        vocab_size=97,
+        max_continuous_size=13,
+        max_discrete_size=11,
+    )
+    model = JatModel(config)
+    state = {}
+    for number, (name, shape) in enumerate(sorted(PARITY["parameters"].items())):
+        values = 0.05 * torch.sin(0.7311 * torch.arange(math.prod(shape), dtype=torch.float64) + number + 1)
+        is_norm = len(shape) == 1 and name.endswith("weight")
+        state[name] = values.float().view(shape) + (1.0 if is_norm else 0.0)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not missing
+    assert all(name.startswith(NOT_USED_IN_RL) for name in unexpected)
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", BATCHES)
+def test_losses_and_predictions_are_the_released_ones(model: JatModel, case: str) -> None:
+    expected = PARITY["cases"][case]
+    batch = BATCHES[case]()
+    with torch.no_grad():
+        losses = model.losses(batch)
+        actions, observations = model(batch)
+    assert losses.total.item() == pytest.approx(expected["loss"], abs=1e-5)
+    assert losses.observation.item() == pytest.approx(expected["observation_loss"], abs=1e-5)
+    assert losses.action.item() == pytest.approx(expected["action_loss"], abs=1e-5)
+    for output, name in ((actions, "pred_actions"), (observations, "pred_observations")):
+        if name not in expected:
+            assert output is None
+            continue
+        shape = expected[name]["shape"]
+        # The fixture has the task's own width, the network the width all tasks share.
+        predicted = output if len(shape) > 3 else output[..., : shape[-1]]
+        assert list(predicted.shape) == shape
+        first = torch.tensor(expected[name]["first"])
+        torch.testing.assert_close(predicted.flatten()[: len(first)], first, atol=1e-5, rtol=0)
+        # The fixture's sums include padded positions, where the released code attends to other padding than ours;
+        # the losses above cover every real position.
+        assert predicted.double().square().sum().item() == pytest.approx(expected[name]["square_sum"], rel=5e-3)
+
+
+def test_parameters_have_the_released_names_and_shapes() -> None:
+    released = json.loads((HERE / "jat_parameters.json").read_text())
+    expected = {n: tuple(s) for n, s in released.items() if not n.startswith(NOT_USED_IN_RL) and n not in ALIASES}
+    with torch.device("meta"):
+        ours = {name: tuple(p.shape) for name, p in JatModel(ModelConfig()).named_parameters()}
+    assert ours == expected
+
+
+def test_padding_changes_no_loss(model: JatModel) -> None:
+    batch = BATCHES["continuous"]()
+    garbage = batch.observations.clone()
+    garbage[1, 6:] = 1e3
+    other = StepBatch(batch.kind, garbage, batch.previous_rewards, batch.actions, batch.mask)
+    assert model.losses(other).total.item() == model.losses(batch).total.item()
+
+
+def test_no_prediction_sees_the_future(model: JatModel) -> None:
+    batch = BATCHES["continuous"]()
+    changed = batch.observations.clone()
+    changed[:, 5:] += 1.0
+    with torch.no_grad():
+        before, _ = model(batch)
+        after, _ = model(StepBatch(batch.kind, changed, batch.previous_rewards, batch.actions, batch.mask))
+    torch.testing.assert_close(after[:, :5], before[:, :5], atol=0, rtol=0)
+    assert not torch.allclose(after[:, 5:], before[:, 5:])
+
+
+def test_an_action_is_not_an_input_of_its_own_prediction(model: JatModel) -> None:
+    batch = BATCHES["discrete"]()
+    changed = batch.actions.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 7
+    with torch.no_grad():
+        before, _ = model(batch)
+        after, _ = model(StepBatch(batch.kind, batch.observations, batch.previous_rewards, changed, batch.mask))
+    torch.testing.assert_close(after[:, :4], before[:, :4], atol=0, rtol=0)
+    assert not torch.allclose(after[:, 4:], before[:, 4:])
+
+
+def test_a_cache_gives_what_the_whole_sequence_gives(model: JatModel) -> None:
+    """Longer than the local window of 6, with slots at different positions."""
+    batch = BATCHES["mixed"]()
+    with torch.no_grad():
+        embedded = model.embed_observations(batch.kind, batch.observations, batch.previous_rewards)
+        whole = model.transformer(embedded)
+        cache = model.new_cache(3)
+        slots = torch.tensor([2, 0])
+        shift = 4  # slot 0 starts 4 positions late
+        for step in range(T + shift):
+            running = [i for i, start in enumerate((0, shift)) if start <= step < start + T]
+            positions = torch.tensor([step - (0, shift)[i] for i in running])
+            rows = embedded[torch.tensor(running), positions][:, None]
+            out = model.transformer.extend(rows, cache, slots[running], positions[:, None])
+            expected = whole[torch.tensor(running), positions]
+            torch.testing.assert_close(out[:, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_vector_too_wide_for_the_network_is_named(model: JatModel) -> None:
+    batch = StepBatch(CONTINUOUS, wave((B, T, 13), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask())
+    with pytest.raises(ValueError, match="14 does not fit max_continuous_size 13"):
+        model(batch)
+
+
+def test_the_cell_encoder_sees_every_integer_and_every_word() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        hidden_size=50, num_layers=1, num_heads=2, vocab_size=64, max_discrete_size=152, discrete_encoder="cells"
+    )
+    model = JatModel(config).eval()
+    ids = torch.ones(1, 1, 152, dtype=torch.int64)
+    rewards = torch.zeros(1, 1)
+    with torch.no_grad():
+        before = model.embed_observations(DISCRETE, ids, rewards)
+        assert before.shape == (1, 1, 50)
+        for position in (0, 1, 2, 3, 74, 147, 148, 151):
+            changed = ids.clone()
+            changed[..., position] = 2
+            assert not torch.equal(model.embed_observations(DISCRETE, changed, rewards), before), position
+        assert model.embed_observations(DISCRETE, ids, rewards + 0.5)[0, 0, -1] == 0.5

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import UserError
+from pipeline.files import read_json
+from tests.fakes import FAKE_TASKS
+from trainer.checkpoint import latest_checkpoint, load_checkpoint
+from trainer.config import RECIPES, TrainConfig
+from trainer.train import TrainingRun, read_log, train, train_manifest_path
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing in the code handles it."""
+
+
+def train_and_die_at(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until ``step`` optimiser steps are done, then end as a kill would, between two checkpoints."""
+    one_step = TrainingRun.one_step
+
+    def dying_step(run: TrainingRun) -> dict[str, Any]:
+        if run.step == step:
+            raise KilledError
+        return one_step(run)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(TrainingRun, "one_step", dying_step)
+        train(config, FAKE_TASKS)
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(out / "train" / "log.jsonl")]
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_config(), FAKE_TASKS)
+    undisturbed = curve(run_dir)
+    final = latest_checkpoint(run_dir / "train" / "checkpoints")
+    assert final is not None
+    weights = load_file(final / "model.safetensors")
+    (run_dir / "train").rename(run_dir / "train-undisturbed")
+
+    train_and_die_at(make_config(), 6, monkeypatch)
+    assert [row["step"] for row in curve(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert not train_manifest_path(run_dir).exists()
+    # A line that the kill cut off.
+    with (run_dir / "train" / "log.jsonl").open("a") as handle:
+        handle.write('{"loss": 0.')
+    train(make_config(), FAKE_TASKS)
+    assert curve(run_dir) == undisturbed
+    resumed = load_file(run_dir / "train" / "checkpoints" / final.name / "model.safetensors")
+    assert resumed.keys() == weights.keys()
+    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+
+def test_the_loss_falls_on_data_that_can_be_learned(make_config: MakeConfig, run_dir: Path) -> None:
+    train(make_config(steps=120, learning_rate=3e-3, checkpoint_every=120), FAKE_TASKS)
+    rows = curve(run_dir)
+    for name in ("action_loss/fake", "action_loss/toy"):
+        losses = [row[name] for row in rows if name in row]
+        assert sum(losses[-10:]) < 0.7 * sum(losses[:10]), name
+
+
+def test_a_finished_run_is_not_trained_again(make_config: MakeConfig, run_dir: Path) -> None:
+    train(make_config(), FAKE_TASKS)
+    before = {path: path.stat().st_mtime_ns for path in (run_dir / "train").rglob("*")}
+    train(make_config(), FAKE_TASKS)
+    assert {path: path.stat().st_mtime_ns for path in (run_dir / "train").rglob("*")} == before
+
+
+def test_the_manifest_tells_what_was_trained(make_config: MakeConfig, run_dir: Path) -> None:
+    train(make_config(), FAKE_TASKS)
+    manifest = read_json(train_manifest_path(run_dir))
+    rows = curve(run_dir)
+    assert manifest["steps"] == len(rows) == 12
+    assert manifest["trained_timesteps"] == rows[-1]["timesteps"]
+    assert manifest["padding_share"] == pytest.approx(1 - rows[-1]["timesteps"] / rows[-1]["padded_timesteps"])
+    checkpoint = load_checkpoint(run_dir / manifest["checkpoint"])
+    assert checkpoint.config.step == 12
+    assert checkpoint.config.tasks == ["fake-count", "toy-grid"]
+    assert manifest["num_parameters"] == sum(p.numel() for p in checkpoint.model.parameters())
+
+
+def test_only_the_newest_checkpoints_stay(make_config: MakeConfig, run_dir: Path) -> None:
+    train(make_config(checkpoint_every=3, keep_checkpoints=2), FAKE_TASKS)
+    names = sorted(path.name for path in (run_dir / "train" / "checkpoints").iterdir())
+    assert names == ["step-00000009", "step-00000012"]
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_and_die_at(make_config(), 5, monkeypatch)
+    with pytest.raises(UserError, match=r"another training run: learning_rate was 0.0003, is 0.001\."):
+        train(make_config(learning_rate=1e-3), FAKE_TASKS)
+    # What does not change the result may change.
+    train(make_config(keep_checkpoints=1), FAKE_TASKS)
+
+
+def test_other_data_in_the_same_folder_is_refused(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_and_die_at(make_config(), 5, monkeypatch)
+    path = run_dir / "dataset" / "manifest.json"
+    manifest = read_json(path)
+    path.write_text(json.dumps({**manifest, "digest": "other"}))
+    with pytest.raises(UserError, match=r"dataset_digest was \w+, is other"):
+        train(make_config(), FAKE_TASKS)
+
+
+def test_without_a_dataset_the_error_says_what_to_run(tmp_path: Path, make_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match="run `make collect dataset`"):
+        train(dataclasses.replace(make_config(), out=tmp_path / "empty"), FAKE_TASKS)
+
+
+def test_a_task_named_in_full_that_was_not_collected_is_an_error(make_config: MakeConfig, run_dir: Path) -> None:
+    from tests.fakes import FAKE_PIXELS
+
+    with pytest.raises(UserError, match="pixel-count is not in"):
+        train(make_config(task="fake-count,pixel-count"), (*FAKE_TASKS, FAKE_PIXELS))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make_config: MakeConfig, run_dir: Path) -> None:
+    with pytest.raises(UserError, match="not finite at step"):
+        train(make_config(steps=400, learning_rate=1e18, checkpoint_every=1, warmup_steps=1), FAKE_TASKS)
+    assert latest_checkpoint(run_dir / "train" / "checkpoints") is not None
+    assert not train_manifest_path(run_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "--steps is 0"),
+        ({"context_steps": 5}, "needs 10 positions, --model.max-positions is 8"),
+        ({"batch_steps": 3}, "--batch-steps 3 holds no window"),
+    ],
+)
+def test_impossible_settings_are_refused_before_work(
+    make_config: MakeConfig, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config(**changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_valid_config(name: str) -> None:
+    assert isinstance(RECIPES[name](), TrainConfig)
