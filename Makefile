@@ -62,7 +62,7 @@ report: setup ## write OUT/report/index.html
 
 bench: setup ## measure collection, loading, training and acting on this machine
 	$(PY) -m collectors.bench
-	$(PY) -m trainer.bench
+	$(PY) -m trainer.bench $(STAGE)
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -110,6 +110,10 @@ def collect_shard(job: CollectJob) -> ShardManifest:
 
 def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
     """Write the shards that are missing for the episodes asked for."""
+    known = {name for task in tasks for name in (task.name, task.domain)} | {""}
+    for name in _parse_episodes(config.episodes):
+        if name not in known:
+            raise UserError(f"--episodes {config.episodes!r}: {name!r} is neither a chosen task nor its domain")
     root = config.out / "shards"
     jobs = [CollectJob(shard, root, config.envs) for task in tasks for shard in _plan(config, task, root)]
     write_json(root / "config.json", config)

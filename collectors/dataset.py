@@ -26,7 +26,7 @@ from pipeline.progress import Progress
 from pipeline.seeds import SPLITS
 from pipeline.shards import finished_shards
 from pipeline.tasks import Task, select_tasks
-from pipeline.validate import check_shard
+from pipeline.validate import check_bytes, check_shard
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
     """
     root, dataset = config.out / "shards", config.out / "dataset"
     chosen = select_tasks(config.task, tasks)
+    retired = _retired(dataset)
+    if retired.exists() and not dataset.exists():
+        retired.rename(dataset)  # a build was killed between its two renames
     before = _manifest_or_none(dataset)
     names = {task.name for task in chosen} | set(before.tasks if before else ())
     shards = {
@@ -64,6 +67,7 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
         raise UserError(
             f"nothing is collected in {root} for {config.task!r}; run `make collect` with the same OUT first"
         )
+    _check_present(chosen, config, dataset, {task.name for task in shards}, before)
     for task, found in shards.items():
         absent = set(SPLITS) - {shard.split for shard in found}
         if absent:
@@ -80,11 +84,18 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
     progress = Progress("shards checked", sum(map(len, shards.values())))
     for task, found in shards.items():
         for shard in found:
-            if shard.data.sha256 not in known:
+            if (shard.data.sha256, shard.episodes.sha256) in known:
+                check_bytes(root / task.name, shard)
+            else:
                 check_shard(task, root / task.name, shard)
             progress.advance()
     _assemble(config, shards, digest, root, dataset)
     log.info("%d tasks in %s", len(shards), dataset)
+
+
+def _retired(dataset: Path) -> Path:
+    """Where the dataset is while its successor takes its place."""
+    return dataset.with_name(".dataset.retired")
 
 
 def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
@@ -92,12 +103,27 @@ def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
     return DatasetManifest.load(path) if path.exists() else None
 
 
-def _known_checksums(manifest: DatasetManifest | None) -> set[str]:
-    """Checksums of data files an earlier build has checked."""
+def _check_present(
+    chosen: Sequence[Task], config: DatasetConfig, dataset: Path, collected: set[str], before: DatasetManifest | None
+) -> None:
+    """Refuse to leave out a task that was asked for by its name, or that the dataset already has."""
+    root = config.out / "shards"
+    by_name = {part.strip() for part in config.task.split(",")} & {task.name for task in chosen}
+    for name in sorted(by_name - collected):
+        raise UserError(f"{name} is not collected in {root}; run `make collect TASK={name}` with the same OUT first")
+    for name in sorted(set(before.tasks if before else ()) - collected):
+        raise UserError(
+            f"{name} is in {dataset} but its shards are gone from {root / name}; collect them again, bring them back, "
+            f"or remove {dataset} to build one without it"
+        )
+
+
+def _known_checksums(manifest: DatasetManifest | None) -> set[tuple[str, str]]:
+    """Checksums of the data file and side table of every shard an earlier build has checked."""
     if manifest is None:
         return set()
     splits = [split for task in manifest.tasks.values() for split in task.splits.values()]
-    return {entry.sha256 for split in splits for entry in split.data}
+    return {(d.sha256, e.sha256) for split in splits for d, e in zip(split.data, split.episodes, strict=True)}
 
 
 def _assemble(
@@ -115,7 +141,7 @@ def _assemble(
     write_card(building / "README.md", manifest, list(shards))
     write_json(building / "config.json", config)
     write_json(building / DatasetManifest.FILE_NAME, manifest)
-    retired = dataset.with_name(".dataset.retired")
+    retired = _retired(dataset)
     shutil.rmtree(retired, ignore_errors=True)
     if dataset.exists():
         dataset.rename(retired)

@@ -68,6 +68,8 @@ def measure(job: MeasureJob) -> Measurement:
     kind = KINDS[job.expert]
     episodes = rollout(job.task, kind.make(job.task), seeds_of("measure", job.num_episodes))
     measurement = summarise(job.task, episodes, job.expert, kind.revision, versions_of(job.task.packages))
+    if not len(measurement.accepted_returns):
+        raise RuntimeError(f"{job.expert} had every episode of {job.task.name} rejected: {measurement.rejected[0]}")
     write_json(measurement_path(job.out, job.task.name, job.expert), measurement)
     return measurement
 

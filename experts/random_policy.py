@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from pipeline.policy import Observations
+from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 
 
@@ -21,7 +22,7 @@ class RandomPolicy:
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
-            self._generators[slot] = np.random.default_rng(seed)
+            self._generators[slot] = policy_generator(seed)
 
     def act(self, slots: Sequence[int], observations: Observations) -> Sequence[Any]:
         action = self._action

@@ -84,11 +84,12 @@ def run_jobs(function: Callable[[JobT], ResultT], jobs: Sequence[JobT], workers:
                 result = ray.get(ready)
             except ray.exceptions.RayActorError as error:
                 log.warning("a worker died on attempt %d of %d: %s", attempt, MAX_ATTEMPTS, job)
-                actor = worker_class.remote()
                 if attempt < MAX_ATTEMPTS:
                     waiting.append((job, attempt + 1))
                 else:
                     failures.append(f"{job}: {error}")
+                if waiting:
+                    actor = worker_class.remote()
             except ray.exceptions.RayTaskError as error:
                 log.error("failed: %s\n%s", job, error)
                 failures.append(f"{job}: {error.cause!r}")
@@ -96,6 +97,9 @@ def run_jobs(function: Callable[[JobT], ResultT], jobs: Sequence[JobT], workers:
                 yield job, result
             if waiting:
                 submit(actor)
+            else:
+                # An idle actor would keep the CPU that one still waiting to start may need.
+                ray.kill(actor)
     finally:
         for actor, _, _ in in_flight.values():
             ray.kill(actor)

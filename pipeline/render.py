@@ -7,6 +7,7 @@ OpenGL and depends on nothing but the simulator.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +16,8 @@ import numpy as np
 FRAME_SIZE = 240  # pixels, square, of ray-cast frames
 SKY = np.array([0.75, 0.82, 0.90])
 SITE_COLOUR_WEIGHT = 0.85  # goal markers are drawn nearly opaque
+FAR = 50.0  # where a ray that hits nothing ends, metres
+VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # MuJoCo's viewer hides collision shapes the same way
 
 
 def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
@@ -36,9 +39,9 @@ def _ray_cast(env: Any) -> np.ndarray:
     num_rays = len(directions)
     geom = np.empty(num_rays, np.int32)
     distance = np.empty(num_rays)
-    mujoco.mj_multiRay(model, data, position, directions.ravel(), None, 1, -1, geom, distance, num_rays, 50.0)
+    mujoco.mj_multiRay(model, data, position, directions.ravel(), VISIBLE_GROUPS, 1, -1, geom, distance, num_rays, FAR)
     hit = geom >= 0
-    distance[~hit] = 50.0
+    distance[~hit] = FAR
     shade = 0.45 + 0.55 * _facing(position + directions * distance[:, None], directions)
     colours = np.where(hit[:, None], _geom_colours(model)[geom] * shade[:, None], SKY)
     _draw_sites(model, data, position, directions, distance, colours)
@@ -81,6 +84,7 @@ def _facing(points: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return np.abs((normals * directions).sum(axis=1))
 
 
+@functools.lru_cache(maxsize=4)
 def _geom_colours(model: Any) -> np.ndarray:
     """Colour of every geometry: its own, its material's, or the mean of its texture, ``(num_geoms, 3)``."""
     colours = np.array(model.geom_rgba[:, :3], np.float64)

@@ -57,7 +57,12 @@ def rollout(
         seeds: one episode each.
         num_envs: environments in lockstep.
         listener: called after each reset and step.
+
+    Raises:
+        ValueError: a seed is listed twice, or there is no environment to play in.
     """
+    if num_envs < 1 or len(set(seeds)) != len(seeds):
+        raise ValueError(f"{num_envs} environments and {len(seeds)} seeds, {len(set(seeds))} of them different")
     slots = [_Slot(task.make_env()) for _ in range(min(num_envs, len(seeds)))]
     waiting = deque(seeds)
     finished: dict[int, Episode] = {}

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
+from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
 
 if TYPE_CHECKING:
@@ -141,10 +143,29 @@ class EpisodeBlock:
 
 
 def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
-    """Read a data file, one row group at a time."""
+    """Read a data file, one row group at a time.
+
+    Raises:
+        UserError: the columns of a row disagree about its length.
+    """
+    row = 0
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield _block(task, file.read_row_group(group))
+            table = file.read_row_group(group)
+            _check_lengths(path, row, table)
+            yield _block(task, table)
+            row += table.num_rows
+
+
+def _check_lengths(path: Path, first_row: int, table: pa.Table) -> None:
+    lengths = {name: pa.compute.list_value_length(table[name]).to_numpy() for name in table.column_names}
+    for name, found in lengths.items():
+        wrong = np.flatnonzero(found != lengths[REWARDS])
+        if len(wrong):
+            row = int(wrong[0])
+            raise UserError(
+                f"{path}, row {first_row + row}: {found[row]} values in {name} for {lengths[REWARDS][row]} rewards"
+            )
 
 
 def _block(task: Task, table: pa.Table) -> EpisodeBlock:

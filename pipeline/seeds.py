@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 # Seeds stay below 2**31 because ALE takes a signed 32-bit integer.
 FIRST_SEED = {
     "train": 0,
@@ -16,3 +18,12 @@ def seeds_of(purpose: str, num_episodes: int) -> list[int]:
     """The first ``num_episodes`` seeds of ``train``, ``test``, ``measure`` (experts) or ``evaluate`` (the agent)."""
     first = FIRST_SEED[purpose]
     return list(range(first, first + num_episodes))
+
+
+def policy_generator(seed: int) -> np.random.Generator:
+    """The random numbers of a policy in the episode of a seed.
+
+    Not ``default_rng(seed)``: gymnasium gives the environment that very stream, and a policy drawing the same numbers
+    would act in step with the environment's reset noise.
+    """
+    return np.random.default_rng((seed, 1))

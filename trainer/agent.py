@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.policy import Observations
+from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 from trainer.checkpoint import Checkpoint
 from trainer.data import prepare_observations, prepare_rewards
@@ -55,7 +56,7 @@ class Agent:
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         for slot, seed in zip(slots, seeds, strict=True):
             self._positions[slot] = 0
-            self._generators[slot] = np.random.default_rng(seed)
+            self._generators[slot] = policy_generator(seed)
 
     @torch.inference_mode()
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:

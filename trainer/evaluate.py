@@ -33,8 +33,10 @@ from trainer.train import TrainManifest, train_manifest_path
 
 log = logging.getLogger(__name__)
 
-VIDEO_FRAMES_PER_S = 20
-MAX_VIDEO_FRAMES = 150  # per episode
+# Steps per frame and frames per second: a grid world is read step by step, an arm's 100 steps are one motion.
+VIDEO_PACE = {"babyai": (1, 5)}
+DEFAULT_VIDEO_PACE = (2, 20)
+MAX_VIDEO_FRAMES = 100  # per episode
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ class EvaluateConfig:
     workers: int = 2
     """Worker processes; each plays one task at a time."""
     video_episodes: int = 3
-    """Episodes per task shown in its video."""
+    """Episodes per task shown in its video; 0 for no video."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers", "video_episodes"):
+        for name in ("episodes", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         if self.temperature < 0:
@@ -111,31 +113,47 @@ class EvaluateJob:
     num_threads: int
 
 
+class _Film:
+    """Frames of the first episodes, taken while they are played."""
+
+    def __init__(self, task: Task, seeds: Sequence[int]) -> None:
+        self._stride, self._frames_per_s = VIDEO_PACE.get(task.domain, DEFAULT_VIDEO_PACE)
+        self._calls = dict.fromkeys(seeds, 0)
+        self._frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
+
+    def listen(self, seed: int, env: Any) -> None:
+        """A step listener for the rollout."""
+        from pipeline.render import render_frame
+
+        if seed not in self._frames:
+            return
+        if self._calls[seed] % self._stride == 0 and len(self._frames[seed]) < MAX_VIDEO_FRAMES:
+            self._frames[seed].append(render_frame(env))
+        self._calls[seed] += 1
+
+    def write(self, path: Path) -> None:
+        """One episode after the other, each with its last frame held for half a second."""
+        from pipeline.video import write_mp4
+
+        hold = self._frames_per_s // 2
+        write_mp4(path, [frame for f in self._frames.values() for frame in f + f[-1:] * hold], self._frames_per_s)
+
+
 def evaluate_task(job: EvaluateJob) -> Measurement:
     """Play one task; write its measurement and video."""
     import torch
 
-    from pipeline.render import render_frame
-    from pipeline.video import write_mp4
     from trainer.agent import Agent
     from trainer.checkpoint import load_checkpoint
 
     torch.set_num_threads(job.num_threads)
     seeds = seeds_of("evaluate", job.num_episodes)
     agent = Agent(load_checkpoint(job.checkpoint), job.task, len(seeds), job.temperature)
-    frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds[: job.num_video_episodes]}
-
-    def listener(seed: int, env: Any) -> None:
-        if seed in frames and len(frames[seed]) < MAX_VIDEO_FRAMES:
-            frames[seed].append(render_frame(env))
-
-    episodes = rollout(job.task, agent, seeds, num_envs=len(seeds), listener=listener)
+    film = _Film(job.task, seeds[: job.num_video_episodes])
+    episodes = rollout(job.task, agent, seeds, num_envs=len(seeds), listener=film.listen)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
-    write_mp4(
-        job.directory / "videos" / f"{job.task.name}.mp4",
-        [frame for shown in frames.values() for frame in shown],
-        VIDEO_FRAMES_PER_S,
-    )
+    if job.num_video_episodes:
+        film.write(job.directory / "videos" / f"{job.task.name}.mp4")
     write_json(job.directory / f"{job.task.name}.json", measurement)
     return measurement
 

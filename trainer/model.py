@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         if self.window_size is not None and length > self.window_size:
             positions = torch.arange(length, device=x.device)
             mask = self._visible(positions[:, None], positions[None, :])
-        mixed = _attend(query, key, value, mask)
+        mixed = _attend(query, key, value, mask, is_causal=mask is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class SelfAttention(nn.Module):
         past = cache[:, slots, :, : int(positions.max()) + 1]
         key_positions = torch.arange(past.shape[3], device=x.device)
         mask = self._visible(positions[:, None, :, None], key_positions)
-        mixed = F.scaled_dot_product_attention(query, past[0], past[1], attn_mask=mask, scale=1.0)
+        mixed = _attend(query, past[0], past[1], mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
@@ -72,8 +72,15 @@ class SelfAttention(nn.Module):
         return visible
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Causal attention, or attention where ``mask`` is True; ``(B, heads, P, size)`` each.
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float = 1.0,
+) -> Tensor:
+    """Attention where ``mask`` is True, to the past, or to everything; ``(B, heads, P, size)`` each.
 
     On a CPU always in float32, as GPT-Neo computes its scores: torch's CPU kernel takes seven times as long in
     bfloat16 to go backwards through short sequences.
@@ -82,7 +89,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
     if on_cpu:
         query, key, value = query.float(), key.float(), value.float()
     with torch.autocast(query.device.type, enabled=not on_cpu and torch.is_autocast_enabled(query.device.type)):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=1.0)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale)
 
 
 class Attention(nn.Module):
@@ -212,6 +219,61 @@ class PerStep(nn.Module):
         return self.module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+class CellEncoder(nn.Module):
+    """Direction, 7 x 7 x 3 view and mission -> one embedding; the mission modulates every cell before they are laid flat.
+
+    Not JAT's: its flat encoder has to learn "this object is the one named" separately for each of the 49 cells, here
+    the weights are shared by all cells. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in arXiv
+    1810.08272). ``(B, T, 148 + text tokens)`` int64 -> ``(B, T, out_size)``.
+    """
+
+    NUM_VALUES = 16  # more than any integer of a cell
+    FLAT_SIZE = 16
+
+    def __init__(self, config: ModelConfig, out_size: int) -> None:
+        super().__init__()
+        size, num_text = config.cell_size, config.max_discrete_size - 148
+        self.cell_values = nn.Parameter(torch.empty(3, self.NUM_VALUES, size))
+        self.words = nn.Embedding(config.vocab_size, size)
+        self.mission = nn.Linear(num_text * size, 2 * size)
+        self.modulation = nn.ModuleList(nn.Linear(2 * size, 4 * size) for _ in range(2))
+        self.widen = nn.ModuleList(nn.Linear(size, 2 * size) for _ in range(2))
+        self.narrow = nn.ModuleList(nn.Linear(2 * size, size) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
+        self.squeeze = nn.Linear(size, self.FLAT_SIZE)
+        self.flat = nn.Linear(49 * self.FLAT_SIZE + 2 * size, out_size)
+        self.direction = nn.Embedding(4, out_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        steps = ids.flatten(0, 1)
+        mission = F.relu(self.mission(self.words(steps[:, 148:]).flatten(1)))
+        cells = self._embed_cells(steps[:, 1:148].view(-1, 49, 3))
+        for modulation, norm, widen, narrow in zip(self.modulation, self.norms, self.widen, self.narrow, strict=True):
+            scale, shift = modulation(mission)[:, None].chunk(2, dim=-1)
+            cells = cells + narrow(F.relu(widen(norm(cells)) * (1 + scale) + shift))
+        flat = F.relu(self.squeeze(cells)).flatten(1)
+        embedded = self.flat(torch.cat([flat, mission], dim=1)) + self.direction(steps[:, 0])
+        return embedded.unflatten(0, ids.shape[:2])
+
+    def initialise(self) -> None:
+        """Unit scale throughout; at GPT-Neo's 0.02 the modulation would start too weak to learn from."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.normal_(self.cell_values, std=3**-0.5)
+        nn.init.normal_(self.words.weight, std=1.0)
+
+    def _embed_cells(self, values: Tensor) -> Tensor:
+        """``(n, 49, 3)`` -> ``(n, 49, size)``: the sum of the three integers' embeddings.
+
+        Summing once per combination and looking the sums up moves a third of the memory of summing per cell.
+        """
+        kind, colour, state = self.cell_values
+        table = (kind[:, None, None] + colour[:, None] + state).flatten(0, 2)
+        combination = (values[..., 0] * self.NUM_VALUES + values[..., 1]) * self.NUM_VALUES + values[..., 2]
+        return F.embedding(combination, table)
+
+
 @dataclass(frozen=True)
 class StepBatch:
     """B windows of T time steps of one task, shorter ones padded at their end.
@@ -257,11 +319,15 @@ class JatModel(nn.Module):
                 "4": nn.Linear(config.max_discrete_size * config.token_size, hidden - 1),
             }
         )
+        if config.discrete_encoder == "cells":
+            self.cell_encoder = CellEncoder(config, hidden - 1)
         self.image_encoder = PerStep(ImageEncoder(hidden))
         self.single_discrete_decoder = nn.Linear(hidden, config.vocab_size, bias=False)
         self.continuous_decoder = nn.Linear(hidden, config.max_continuous_size)
         self.image_decoder = PerStep(ImageDecoder(hidden))
         self.apply(self._initialise)
+        if config.discrete_encoder == "cells":
+            self.cell_encoder.initialise()
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -276,6 +342,9 @@ class JatModel(nn.Module):
         if kind == CONTINUOUS:
             return self.continuous_encoder(self._with_reward(observations, previous_rewards))
         if kind == DISCRETE:
+            if self.config.discrete_encoder == "cells":
+                embedded = self.cell_encoder(observations)
+                return torch.cat([embedded, previous_rewards[..., None].to(embedded.dtype)], dim=-1)
             # Squeezing the 97 to 50,257 embeddings once and looking the results up equals squeezing every token of
             # the batch, at a hundredth of the arithmetic.
             table = F.relu(self.multi_discrete_encoder["1"](self.transformer.wte.weight))

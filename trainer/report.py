@@ -67,6 +67,7 @@ def report(config: ReportConfig) -> Path:
     if page.exists() and written == {"inputs": inputs, "page": sha256_of(page)}:
         log.info("up to date: %s", page)
         return page
+    log.info("rendering %s", page)
     with replacing(page) as temporary:
         temporary.write_text(_render(config.out, scores), encoding="utf-8")
     write_json(directory / "manifest.json", {"inputs": inputs, "page": sha256_of(page)})

@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, replacing, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.progress import Progress
-from pipeline.tasks import Task, select_tasks
+from pipeline.tasks import CONTINUOUS, DISCRETE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
 
 if TYPE_CHECKING:
@@ -66,13 +66,8 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None) -> None:
     Raises:
         UserError: no dataset, a task that is not in it, or the output folder holds another run.
     """
-    dataset = config.dataset or config.out / "dataset"
-    manifest_path = dataset / DatasetManifest.FILE_NAME
-    if not manifest_path.exists():
-        raise UserError(f"there is no dataset in {dataset}; run `make collect dataset` with the same OUT first")
-    manifest = DatasetManifest.load(manifest_path)
-    chosen = _choose(config, manifest, dataset, tasks)
-    identity = _identity(config, manifest, chosen)
+    chosen = choose_tasks(config, tasks)
+    identity = _identity(config, chosen)
     directory = config.out / "train"
     _check_same_run(directory / "identity.json", identity)
     if train_manifest_path(config.out).exists():
@@ -80,26 +75,61 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None) -> None:
         return
     write_json(directory / "identity.json", identity)
     write_json(directory / "config.json", config)
-    _Run(config, dataset, manifest, chosen, directory).to_the_end()
+    TrainingRun(config, chosen, directory).to_the_end()
 
 
-def _choose(
-    config: TrainConfig, manifest: DatasetManifest, dataset: Path, tasks: Sequence[Task] | None
-) -> tuple[Task, ...]:
+def _manifest(config: TrainConfig) -> DatasetManifest:
+    path = config.dataset_dir / DatasetManifest.FILE_NAME
+    if not path.exists():
+        raise UserError(f"there is no dataset in {path.parent}; run `make collect dataset` with the same OUT first")
+    return DatasetManifest.load(path)
+
+
+def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
+    """The tasks a run trains on: those of the dataset that match ``config.task``.
+
+    Raises:
+        UserError: no dataset, or a task named in full that is not in it.
+    """
+    manifest = _manifest(config)
     wanted = select_tasks(config.task, tasks)
     chosen = tuple(task for task in wanted if task.name in manifest.tasks)
     literal = [part.strip() for part in config.task.split(",")]
     absent = [task.name for task in wanted if task.name in literal and task.name not in manifest.tasks]
     if absent or not chosen:
         missing = ", ".join(absent) or config.task
-        raise UserError(f"{missing} is not in {dataset}; it has: {', '.join(manifest.tasks)}")
+        raise UserError(f"{missing} is not in {config.dataset_dir}; it has: {', '.join(manifest.tasks)}")
+    _check_sizes(config, chosen)
     return chosen
 
 
-def _identity(config: TrainConfig, manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:
+def _check_sizes(config: TrainConfig, tasks: Sequence[Task]) -> None:
+    """Refuse a network that a task's observations or actions do not fit."""
+    model = config.model
+    for task in tasks:
+        if task.observation == DISCRETE:
+            size = task.observation_shape[0] + (config.text_tokens if task.has_text else 0)
+            if size != model.max_discrete_size:
+                raise UserError(
+                    f"{task.name} has {size} integers per step, {config.text_tokens} text tokens included; "
+                    f"--model.max-discrete-size is {model.max_discrete_size}"
+                )
+            if model.discrete_encoder == "cells" and (task.observation_shape != (148,) or not task.has_text):
+                raise UserError(f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat")
+        widest = task.action.size if task.action.kind == "continuous" else 0
+        if task.observation == CONTINUOUS:
+            widest = max(widest, task.observation_shape[0] + 1)  # the reward is appended
+        if widest > model.max_continuous_size:
+            raise UserError(
+                f"{task.name} needs {widest} continuous numbers per step; "
+                f"--model.max-continuous-size is {model.max_continuous_size}"
+            )
+
+
+def _identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
     """What decides the result of a run."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_TO_CHANGE}
-    return {**settings, "task": [task.name for task in tasks], "dataset_digest": manifest.digest}
+    return {**settings, "task": [task.name for task in tasks], "dataset_digest": _manifest(config).digest}
 
 
 def _check_same_run(path: Path, identity: dict[str, Any]) -> None:
@@ -116,23 +146,27 @@ def _check_same_run(path: Path, identity: dict[str, Any]) -> None:
         )
 
 
-class _Run:
-    """One training run: its data, network and optimiser, and the loop."""
+class TrainingRun:
+    """One training run: its data, network and optimiser, and the loop.
 
-    def __init__(
-        self, config: TrainConfig, dataset: Path, manifest: DatasetManifest, tasks: Sequence[Task], directory: Path
-    ) -> None:
+    Args:
+        config: the run.
+        tasks: what to train on, all in the dataset.
+        directory: where its checkpoints and log are, or will be.
+    """
+
+    def __init__(self, config: TrainConfig, tasks: Sequence[Task], directory: Path) -> None:
         import torch
 
         from trainer.model import JatModel
 
         self.config, self.tasks, self.directory = config, tasks, directory
-        self.digest = manifest.digest
+        self.digest = _manifest(config).digest
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = _dtype(config.dtype, self.device)
-        self._load_data(dataset)
+        self._load_data()
         self.model = JatModel(config.model).to(self.device)
         self.optimizer = _adamw(self.model, config)
         self.step = self.timesteps = 0
@@ -140,13 +174,14 @@ class _Run:
         self.seconds = 0.0
         self._resume()
 
-    def _load_data(self, dataset: Path) -> None:
+    def _load_data(self) -> None:
         from trainer.data import Mixture, TaskBatches, load_arrays
         from trainer.tokenizer import encode, train_tokenizer
 
         config = self.config
-        log.info("laying out %d tasks of %s", len(self.tasks), dataset)
-        arrays = [load_arrays(dataset, task, "train", self.directory / "cache") for task in self.tasks]
+        log.info("laying out %d tasks of %s", len(self.tasks), config.dataset_dir)
+        cache = config.out / "train" / "cache"
+        arrays = [load_arrays(config.dataset_dir, task, "train", cache) for task in self.tasks]
         texts = sorted({text for a in arrays for text in a.texts})
         self.tokenizer = train_tokenizer(texts, config.model.vocab_size)
         normalisers = [a.normaliser() if config.normalise else None for a in arrays]
@@ -201,8 +236,7 @@ class _Run:
         progress = Progress("training steps", config.steps - self.step)
         started = time.monotonic() - self.seconds
         while self.step < config.steps:
-            row = self._one_step()
-            self.step += 1
+            row = self.one_step()
             self.seconds = time.monotonic() - started
             row |= {"step": self.step, "timesteps": self.timesteps, "padded_timesteps": self.padded_timesteps}
             row["seconds"] = round(self.seconds, 3)
@@ -215,7 +249,7 @@ class _Run:
                 remove_old_checkpoints(self.directory / "checkpoints", config.keep_checkpoints)
         self._finish(num_parameters)
 
-    def _one_step(self) -> dict[str, Any]:
+    def one_step(self) -> dict[str, Any]:
         """One optimiser step; what to log of it."""
         import torch
 
@@ -242,6 +276,7 @@ class _Run:
             )
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
+        self.step += 1
         return {"loss": total} | {f"action_loss/{name}": sum(v) / len(v) for name, v in by_domain.items()}
 
     def _save(self) -> Path:

@@ -248,9 +248,6 @@ def test_a_setting_out_of_range_is_refused(field: str, value: float, message: st
         config(Path("x"), **{field: value})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="collectors/collect.py:_parse_episodes takes names that no task has, so a typo is ignored"
-)
 def test_episodes_of_a_name_that_no_task_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collectors.collect.run_jobs", lambda *_: [])
     with pytest.raises(UserError, match="babay"):

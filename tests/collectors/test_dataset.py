@@ -222,11 +222,6 @@ def test_a_damaged_shard_is_refused_by_name_and_the_old_dataset_stays(kind: str,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="collectors/dataset.py:build_dataset skips check_shard for checksums that the sidecar repeats from an "
-    "earlier build, so a file damaged since then is linked into the new dataset",
-)
 def test_a_shard_damaged_after_an_earlier_build_is_refused(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_COUNT)
     build(tmp_path)
@@ -237,11 +232,6 @@ def test_a_shard_damaged_after_an_earlier_build_is_refused(tmp_path: Path) -> No
         build(tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="collectors/dataset.py:build_dataset knows a shard by its data file alone; all shards without an accepted "
-    "episode have the same one, so their side tables go unchecked",
-)
 def test_a_damaged_side_table_of_a_shard_without_episodes_is_refused(tmp_path: Path) -> None:
     for first, count in ((1, 1), (3, 1)):
         write(tmp_path, FAKE_NAN_REWARD, "train", first, count)
@@ -272,11 +262,6 @@ def test_a_build_that_was_killed_does_not_show(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="collectors/dataset.py:_assemble has no dataset in place between its two renames; killed there, the next "
-    "build deletes the retired one and forgets its tasks",
-)
 def test_a_build_killed_between_its_two_renames_loses_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_task(tmp_path, FAKE_COUNT)
     dataset = build(tmp_path, "fake-count")
@@ -302,11 +287,6 @@ def test_nothing_collected_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="collectors/dataset.py:build_dataset only counts the shards of all tasks together: a task asked for by name "
-    "without any shard is left out without a word when another task has some",
-)
 def test_a_task_asked_for_by_name_must_be_collected(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_COUNT)
     build(tmp_path)
@@ -314,11 +294,6 @@ def test_a_task_asked_for_by_name_must_be_collected(tmp_path: Path) -> None:
         build(tmp_path, "toy-grid")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="collectors/dataset.py:build_dataset drops a task of the dataset whose shards are gone, although those "
-    "already in the dataset are said to stay",
-)
 def test_a_task_whose_shards_are_gone_does_not_vanish_from_the_dataset_unsaid(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_COUNT)
     dataset = build(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experts.measure import ExpertsConfig, MeasureJob, measure, measure_experts
-from pipeline.errors import UserError
+from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, write_json
 from pipeline.measurement import load_measurement, measurement_path
 from pipeline.tasks import Task, select_tasks
@@ -100,13 +100,7 @@ def test_no_episodes_or_no_workers_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_worker")
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeWarning,
-    reason="experts/measure.py:measure_experts takes the mean of no returns when every episode was rejected (logs nan)",
-)
-def test_a_task_whose_episodes_are_all_rejected_is_measured(tmp_path: Path) -> None:
-    run_measure(tmp_path, [replace(FAKE_COUNT, name="fake-worthless", factory=WorthlessEnv)], 2)
-    found = load_measurement(tmp_path, "fake-worthless", "random")
-    assert found is not None
-    assert found.rejected == ["reward not finite"] * 2
+def test_a_task_whose_episodes_are_all_rejected_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(JobsFailedError, match="every episode of fake-worthless rejected: reward not finite"):
+        run_measure(tmp_path, [replace(FAKE_COUNT, name="fake-worthless", factory=WorthlessEnv)], 2)
+    assert load_measurement(tmp_path, "fake-worthless", "random") is None

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from experts.random_policy import RandomPolicy
 from pipeline.policy import Observations
@@ -59,11 +58,6 @@ def test_every_choice_is_equally_likely() -> None:
     assert max(abs(count - 1000) for count in counts.values()) < 140
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="experts/random_policy.py:reset seeds its generator as gymnasium seeds an environment's, so the first "
-    "random actions are the very numbers that drew the first state",
-)
 def test_random_actions_have_nothing_to_do_with_what_the_environment_draws() -> None:
     (task,) = select_tasks("mujoco-pendulum")
     env = task.make_env()

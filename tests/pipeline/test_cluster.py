@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,6 @@ from pipeline.rollout import rollout
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy
 
 pytestmark = pytest.mark.usefixtures("one_worker")
-
-
-@pytest.fixture(autouse=True)
-def _no_worker_of_another_test() -> Iterator[None]:
-    """An actor lives as long as its handle, which a test's exception can hold through its traceback."""
-    yield
-    gc.collect()
 
 
 def square(job: int) -> int:
@@ -125,23 +116,11 @@ def no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_endless_wait")
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="pipeline/cluster.py:run_jobs hands a job to an actor that may never start: with fewer CPUs than workers "
-    "(another connect before, or a small cluster) it waits for ever",
-)
 def test_fewer_cpus_than_workers_do_not_stop_the_jobs() -> None:
     assert sorted(run_jobs(square, [1, 2, 3], workers=2)) == [(1, 1), (2, 4), (3, 9)]
 
 
 @pytest.mark.usefixtures("no_endless_wait")
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="pipeline/cluster.py:run_jobs does not kill idle actors at its end, so one that an exception's traceback "
-    "still names keeps its CPU and the next run waits for ever",
-)
 def test_workers_are_gone_after_jobs_failed() -> None:
     with pytest.raises(JobsFailedError) as failed:
         list(run_jobs(square_but_for_three, [3], workers=1))

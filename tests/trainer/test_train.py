@@ -154,6 +154,22 @@ def test_impossible_settings_are_refused_before_work(
         make_config(**changes)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"max_discrete_size": 11}, "toy-grid has 10 integers per step, 6 text tokens included"),
+        ({"discrete_encoder": "cells"}, "toy-grid is no grid world with a mission"),
+        ({"max_continuous_size": 4}, "fake-count needs 5 continuous numbers per step"),
+    ],
+)
+def test_a_network_that_a_task_does_not_fit_is_refused_by_name(
+    make_config: MakeConfig, model: dict[str, Any], message: str
+) -> None:
+    config = make_config()
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(config, model=dataclasses.replace(config.model, **model)), FAKE_TASKS)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_valid_config(name: str) -> None:
     assert isinstance(RECIPES[name](), TrainConfig)

@@ -1,0 +1,101 @@
+"""What collection costs over bare environment stepping, on one core.
+
+    python -m collectors.bench --task babyai-go-to-local,metaworld-reach
+
+Three ways over the same seeds, alternating so that a slow moment of the machine hits all of them: the environment
+alone with the expert's actions replayed, environment and expert in the rollout, and the whole way to a finished shard.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from collectors.collect import CollectJob, collect_shard
+from experts.registry import DEFAULT, KINDS, resolve
+from pipeline.cli import parse, run
+from pipeline.episode import Episode
+from pipeline.plan import ShardJob
+from pipeline.rollout import rollout
+from pipeline.tasks import Task, select_tasks
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Time stepping, stepping + expert, and collection, side by side on one core."""
+
+    task: str = "babyai-go-to-local,babyai-open-door,metaworld-reach,metaworld-drawer-close"
+    """Task name, domain, glob, or comma list of these."""
+    steps: int = 4000
+    """Environment steps per measurement, about."""
+    rounds: int = 5
+    """Alternating measurements; the median is shown."""
+    envs: int = 16
+    """Environments in lockstep."""
+    expert: str = DEFAULT
+    """Kind of expert; `default` takes the domain's own."""
+
+
+def bench_task(config: BenchConfig, task: Task) -> dict[str, float]:
+    """Median steps per second of each way."""
+    expert = resolve(task, config.expert)
+    policy = KINDS[expert].make(task)
+    episodes = list(rollout(task, policy, range(8), config.envs))
+    num_episodes = max(8, int(config.steps / np.mean([len(e) for e in episodes])))
+    episodes = list(rollout(task, policy, range(num_episodes), config.envs))
+    num_steps = sum(map(len, episodes))
+    env = task.make_env()
+
+    def step() -> None:
+        _replay(env, episodes)
+
+    def act() -> None:
+        for _ in rollout(task, policy, range(num_episodes), config.envs):
+            pass
+
+    def collect() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            shard = ShardJob(task, "train", 0, num_episodes, expert)
+            collect_shard(CollectJob(shard, Path(directory), config.envs))
+
+    ways: dict[str, Callable[[], None]] = {"stepping": step, "with expert": act, "to a shard": collect}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(config.rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    env.close()
+    return {name: num_steps / median(values) for name, values in seconds.items()}
+
+
+def _replay(env: object, episodes: Sequence[Episode]) -> None:
+    for episode in episodes:
+        env.reset(seed=episode.seed)  # type: ignore[attr-defined]
+        for action in episode.actions:
+            env.step(action)  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    config = parse(BenchConfig)
+    table = Table("task", "stepping", "with expert", "to a shard", "shard / expert", title="steps/s on one core")
+    for task in select_tasks(config.task):
+        rates = bench_task(config, task)
+        ratio = rates["to a shard"] / rates["with expert"]
+        table.add_row(task.name, *(f"{rate:,.0f}" for rate in rates.values()), f"{ratio:.2f}")
+    console = Console()
+    console.width = max(console.width, 100)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run("collectors.bench")

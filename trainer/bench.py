@@ -1,0 +1,100 @@
+"""How fast a run's data is loaded, trained on and acted with on this machine.
+
+    python -m trainer.bench --recipe demo --out runs/demo
+
+Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``), which training uses too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cli import parse, run
+from pipeline.policy import Observations
+from pipeline.tasks import Task
+from trainer.config import RECIPES, TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainRates:
+    """Real (not padded) time steps per second of the loader and of training, and the share of padding computed."""
+
+    loaded_per_s: float
+    trained_per_s: float
+    padding_share: float
+
+
+def bench_training(config: TrainConfig, num_steps: int = 20) -> TrainRates:
+    """Time the loader alone, then optimiser steps, over the same draws."""
+    from trainer.train import TrainingRun, choose_tasks
+
+    with tempfile.TemporaryDirectory() as directory:
+        trained = TrainingRun(config, choose_tasks(config), Path(directory))
+        trained.one_step()  # allocations and kernel selection
+        draws = [trained.mixture[draw] for draw in range(num_steps * config.micro_batches)]
+        started = time.perf_counter()
+        batches = [trained.batches[task].batch(index) for task, index in draws]
+        load_seconds = time.perf_counter() - started
+        loaded = sum(int(batch.mask.sum()) for batch in batches)
+        padded = sum(batch.mask.numel() for batch in batches)
+        before = trained.timesteps
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            trained.one_step()
+        train_seconds = time.perf_counter() - started
+    return TrainRates(loaded / load_seconds, (trained.timesteps - before) / train_seconds, 1 - loaded / padded)
+
+
+def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int = 60) -> float:
+    """Decisions per second of an untrained agent over ``num_slots`` episodes in lockstep, environments left out."""
+    import torch
+
+    from trainer.agent import Agent
+    from trainer.checkpoint import AgentConfig, Checkpoint
+    from trainer.model import JatModel
+    from trainer.tokenizer import train_tokenizer
+
+    torch.set_num_threads(config.threads)
+    agent_config = AgentConfig(config.model, config.context_steps, config.text_tokens, [task.name], "", 0, 0)
+    tokenizer = train_tokenizer(["go to the red ball"], config.model.vocab_size)
+    agent = Agent(Checkpoint(JatModel(config.model), tokenizer, {}, agent_config), task, num_slots)
+    slots = list(range(num_slots))
+    agent.reset(slots, slots, [])
+    observations = Observations(
+        values=np.zeros(
+            (num_slots, *task.observation_shape), np.float32 if task.action.kind == "continuous" else np.int64
+        ),
+        texts=["go to the red ball"] * num_slots if task.has_text else None,
+        rewards=np.zeros(num_slots, np.float32),
+    )
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        agent.act(slots, observations)
+    return num_slots * num_steps / (time.perf_counter() - started)
+
+
+def main() -> None:
+    from rich.console import Console
+
+    from trainer.train import choose_tasks
+
+    config = dataclasses.replace(parse(TrainConfig, RECIPES, default_recipe="small"), steps=100)
+    console = Console()
+    tasks = choose_tasks(config)
+    rates = bench_training(config)
+    console.print(f"loading   {rates.loaded_per_s:12,.0f} time steps/s")
+    console.print(f"training  {rates.trained_per_s:12,.0f} time steps/s, {100 * rates.padding_share:.1f} % padding")
+    for task in {task.domain: task for task in tasks}.values():
+        for num_slots in (1, 20):
+            rate = bench_acting(config, task, num_slots)
+            console.print(f"acting    {rate:12,.0f} decisions/s, {num_slots} at once, {task.name}")
+
+
+if __name__ == "__main__":
+    run("trainer.bench")
