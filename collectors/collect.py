@@ -86,7 +86,7 @@ def _parse_episodes(text: str) -> dict[str, int]:
 
 def demo() -> CollectConfig:
     """The demo's six tasks, as much as minutes allow: a grid-world episode is short, an arm's has 100 steps."""
-    return CollectConfig(task=DEMO_TASKS, episodes="400,babyai=12000", shard_episodes=500)
+    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes=500)
 
 
 RECIPES = {"demo": demo}

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 FRAME_SIZE = 240  # pixels, square, of ray-cast frames
+CAPTION_HEIGHT = 22  # pixels, of a frame of that width
 SKY = np.array([0.75, 0.82, 0.90])
 SITE_COLOUR_WEIGHT = 0.85  # goal markers are drawn nearly opaque
 FAR = 50.0  # where a ray that hits nothing ends, metres
@@ -27,7 +28,18 @@ def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
         return _ray_cast(unwrapped)
     if hasattr(unwrapped, "ale"):
         return np.asarray(unwrapped.ale.getScreenRGB())
-    return np.asarray(env.render())
+    frame = np.asarray(env.render())
+    return _with_caption(frame, unwrapped.mission) if hasattr(unwrapped, "mission") else frame
+
+
+def _with_caption(frame: np.ndarray, text: str) -> np.ndarray:
+    """The frame with a line of text below it: what a grid world's agent was told."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (frame.shape[1], CAPTION_HEIGHT * frame.shape[1] // FRAME_SIZE))
+    font = ImageFont.load_default(size=strip.height * 0.6)
+    ImageDraw.Draw(strip).text((strip.width / 2, strip.height / 2), text, "white", font, anchor="mm")
+    return np.concatenate([frame, np.asarray(strip)])
 
 
 def _ray_cast(env: Any) -> np.ndarray:

@@ -83,7 +83,9 @@ class TaskScore:
         agent: mean return with interval.
         scores: expert-normalised, per episode; None where the expert is not better than random ("not scorable").
         score: their mean with interval.
-        jat_expert, jat: mean returns JAT published for its expert and its agent, where it did.
+        jat_expert: mean return JAT published for its expert, where it did.
+        score_on_jat_scale: the agent's mean return normalised with JAT's published random and expert returns.
+        jat_score: JAT's own agent on that scale.
     """
 
     task: str
@@ -98,7 +100,8 @@ class TaskScore:
     num_episodes: int
     num_reference_episodes: int
     jat_expert: float | None
-    jat: float | None
+    score_on_jat_scale: float | None
+    jat_score: float | None
 
 
 @dataclass(frozen=True)
@@ -262,20 +265,26 @@ def _score(task: Task, agent: Measurement, random: Measurement, expert: Measurem
     if is_scorable(random_mean, expert_mean):
         scores = normalise(agent.accepted_returns, random_mean, expert_mean)
     published = jat_scores().get(task.name)
+    agent_interval = mean_interval([agent.accepted_returns])
+    on_jat_scale = None
+    if published is not None and is_scorable(published["random"], published["expert"]):
+        returns = [agent_interval.mean, published["jat"]]
+        on_jat_scale = normalise(returns, published["random"], published["expert"]).tolist()
     return TaskScore(
         task=task.name,
         domain=task.domain,
         random=random_mean,
         expert=expert_mean,
         expert_kind=expert.policy,
-        agent=mean_interval([agent.accepted_returns]),
+        agent=agent_interval,
         scores=None if scores is None else scores.tolist(),
         score=None if scores is None else mean_interval([scores]),
         success_rate=agent.success_rate,
         num_episodes=len(agent.accepted_returns),
         num_reference_episodes=min(len(random.accepted_returns), len(expert.accepted_returns)),
         jat_expert=published["expert"] if published else None,
-        jat=published["jat"] if published else None,
+        score_on_jat_scale=on_jat_scale[0] if on_jat_scale else None,
+        jat_score=on_jat_scale[1] if on_jat_scale else None,
     )
 
 

@@ -220,7 +220,7 @@ class PerStep(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """Direction, 7 x 7 x 3 view and mission -> one embedding; the mission modulates every cell before they are laid flat.
+    """Direction, 7 x 7 x 3 view and mission -> one embedding; the mission modulates every cell on the way.
 
     Not JAT's: its flat encoder has to learn "this object is the one named" separately for each of the 49 cells, here
     the weights are shared by all cells. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in arXiv

@@ -70,6 +70,7 @@ def report(config: ReportConfig) -> Path:
     log.info("rendering %s", page)
     with replacing(page) as temporary:
         temporary.write_text(_render(config.out, scores), encoding="utf-8")
+    write_json(directory / "config.json", config)
     write_json(directory / "manifest.json", {"inputs": inputs, "page": sha256_of(page)})
     log.info("written: %s, %.1f MB", page, page.stat().st_size / 1e6)
     return page

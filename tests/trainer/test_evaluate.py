@@ -94,7 +94,7 @@ def test_domains_are_means_over_their_tasks(config: EvaluateConfig) -> None:
     write_json(config.out / "x.json", {})
     base = TaskScore(
         "a", "d", 0, 1, "bot", agent=None, scores=[0.0, 1.0], score=None, success_rate=None,  # type: ignore[arg-type]
-        num_episodes=2, num_reference_episodes=1, jat_expert=None, jat=None,
+        num_episodes=2, num_reference_episodes=1, jat_expert=None, score_on_jat_scale=None, jat_score=None,
     )  # fmt: skip
     means = domain_scores([base, replace(base, task="b", scores=[1.0] * 50), replace(base, task="c", domain="e")])
     assert (means["d"].mean, means["e"].mean) == (0.75, 0.5)

@@ -1,0 +1,72 @@
+"""The same command on a cluster: a real Ray head on loopback, named by RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.shards import finished_shards
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A head with one CPU in a session of its own, so that ending it ends nobody else's Ray."""
+    port = free_port()
+    ray = Path(sys.executable).with_name("ray")
+    words = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"]
+    head = subprocess.Popen(
+        [ray, *words, "--include-dashboard=false", "--disable-usage-stats"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert head.poll() is None, "the head ended"
+        assert time.monotonic() < deadline, "the head did not start"
+        time.sleep(0.1)
+    yield f"127.0.0.1:{port}"
+    os.killpg(head.pid, signal.SIGKILL)
+    head.wait()
+
+
+def collect(out: Path, workers: int, ray_address: str | None) -> str:
+    environment = {**os.environ, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
+    words = ["--task", "babyai-go-to-obj", "--episodes", "8", "--shard-episodes", "4", "--workers", str(workers)]
+    done = subprocess.run(
+        [sys.executable, "-m", "collectors.collect", "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_cluster_gives_the_same_shards_as_the_embedded_ray(address: str, tmp_path: Path) -> None:
+    # More workers than the cluster has CPUs: they take turns.
+    collect(tmp_path / "cluster", 2, address)
+    collect(tmp_path / "embedded", 1, None)
+    there = finished_shards(tmp_path / "cluster" / "shards", "babyai-go-to-obj")
+    here = finished_shards(tmp_path / "embedded" / "shards", "babyai-go-to-obj")
+    assert len(there) == 3
+    assert there == here
