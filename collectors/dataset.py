@@ -52,28 +52,11 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
         UserError: nothing collected, or a shard that breaks a rule (the message names file, row and reason).
     """
     root, dataset = config.out / "shards", config.out / "dataset"
-    chosen = select_tasks(config.task, tasks)
     retired = _retired(dataset)
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
     before = _manifest_or_none(dataset)
-    names = {task.name for task in chosen} | set(before.tasks if before else ())
-    shards = {
-        task: found
-        for task in select_tasks("*", tasks)
-        if task.name in names and (found := finished_shards(root, task.name))
-    }
-    if not shards:
-        raise UserError(
-            f"nothing is collected in {root} for {config.task!r}; run `make collect` with the same OUT first"
-        )
-    _check_present(chosen, config, dataset, {task.name for task in shards}, before)
-    for task, found in shards.items():
-        absent = set(SPLITS) - {shard.split for shard in found}
-        if absent:
-            raise UserError(
-                f"{task.name} has no finished {' or '.join(sorted(absent))} shard; run `make collect` again"
-            )
+    shards = _collected(config, before, tasks)
     digest = digest_of(
         {task.name: [shard.data.sha256 + shard.episodes.sha256 for shard in s] for task, s in shards.items()}
     )
@@ -93,6 +76,37 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
     log.info("%d tasks in %s", len(shards), dataset)
 
 
+def _collected(
+    config: DatasetConfig, before: DatasetManifest | None, tasks: Sequence[Task] | None
+) -> dict[Task, list[ShardManifest]]:
+    """Finished shards of the tasks chosen and of those the dataset already has."""
+    root = config.out / "shards"
+    chosen = {task.name for task in select_tasks(config.task, tasks)}
+    kept = set(before.tasks) if before else set()
+    table = [task for task in select_tasks("*", tasks) if task.name in chosen | kept]
+    shards = {task: found for task in table if (found := finished_shards(root, task.name))}
+    collected = {task.name for task in shards}
+    asked_by_name = {part.strip() for part in config.task.split(",")} & chosen
+    for name in sorted(asked_by_name - collected):
+        raise UserError(f"{name} is not collected in {root}; run `make collect TASK={name}` with the same OUT first")
+    for name in sorted(kept - collected):
+        raise UserError(
+            f"{name} is in {config.out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
+            f"bring them back, or remove that dataset to build one without it"
+        )
+    if not shards:
+        raise UserError(
+            f"nothing is collected in {root} for {config.task!r}; run `make collect` with the same OUT first"
+        )
+    for task, found in shards.items():
+        absent = set(SPLITS) - {shard.split for shard in found}
+        if absent:
+            raise UserError(
+                f"{task.name} has no finished {' or '.join(sorted(absent))} shard; run `make collect` again"
+            )
+    return shards
+
+
 def _retired(dataset: Path) -> Path:
     """Where the dataset is while its successor takes its place."""
     return dataset.with_name(".dataset.retired")
@@ -101,21 +115,6 @@ def _retired(dataset: Path) -> Path:
 def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
     path = dataset / DatasetManifest.FILE_NAME
     return DatasetManifest.load(path) if path.exists() else None
-
-
-def _check_present(
-    chosen: Sequence[Task], config: DatasetConfig, dataset: Path, collected: set[str], before: DatasetManifest | None
-) -> None:
-    """Refuse to leave out a task that was asked for by its name, or that the dataset already has."""
-    root = config.out / "shards"
-    by_name = {part.strip() for part in config.task.split(",")} & {task.name for task in chosen}
-    for name in sorted(by_name - collected):
-        raise UserError(f"{name} is not collected in {root}; run `make collect TASK={name}` with the same OUT first")
-    for name in sorted(set(before.tasks if before else ()) - collected):
-        raise UserError(
-            f"{name} is in {dataset} but its shards are gone from {root / name}; collect them again, bring them back, "
-            f"or remove {dataset} to build one without it"
-        )
 
 
 def _known_checksums(manifest: DatasetManifest | None) -> set[tuple[str, str]]:

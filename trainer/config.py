@@ -127,10 +127,10 @@ def jat() -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """A few million parameters for two CPU cores and tasks without images.
+    """For two CPU cores and tasks without images: 11 M parameters, 8 M of them in the image parts that stay idle.
 
     The JAT architecture at a small size, with one part exchanged: JAT's flat encoder of grid worlds takes far more
-    compute than a CPU has to learn which object the mission names (README, "What the demo's network differs in").
+    compute than a CPU has to learn which object the mission names (README, "The network").
     """
     text_tokens = 16
     return TrainConfig(
@@ -142,7 +142,7 @@ def small() -> TrainConfig:
         warmup_steps=100,
         # The squared errors of an arm's small motions are a hundredth of a cross-entropy; unweighted, the trunk would
         # serve the grid worlds alone. JAT's weight for Meta-World is 50.
-        loss_weights={"metaworld": 10.0},
+        loss_weights={"metaworld": 20.0},
         model=ModelConfig(
             hidden_size=256,
             num_layers=2,
@@ -157,11 +157,20 @@ def small() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """``small`` on the demo's six tasks, for about five minutes on two cores."""
+    """``small`` on the demo's six tasks, for about six minutes on two cores."""
     base = small()
     # Meta-World's 39 observations and the reward; the default of 377 is for MuJoCo's humanoid.
     model = dataclasses.replace(base.model, max_continuous_size=40)
-    return dataclasses.replace(base, task=DEMO_TASKS, steps=1_900, checkpoint_every=190, model=model)
+    return dataclasses.replace(
+        base,
+        task=DEMO_TASKS,
+        steps=1_700,
+        checkpoint_every=170,
+        # The goal is hidden, the expert's past actions give it away: trained for long, the agent takes its own past
+        # actions for such evidence and does worse than by heading for the middle of all goals.
+        sampling_weights={"metaworld-reach": 0.35},
+        model=model,
+    )
 
 
 RECIPES = {"jat": jat, "small": small, "demo": demo}

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 VIDEO_PACE = {"babyai": (1, 5)}
 DEFAULT_VIDEO_PACE = (2, 20)
 MAX_VIDEO_FRAMES = 100  # per episode
+MAX_ENVS = 32  # in lockstep: enough to fill a batch, few enough for their simulators to fit in memory
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,10 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
 
     torch.set_num_threads(job.num_threads)
     seeds = seeds_of("evaluate", job.num_episodes)
-    agent = Agent(load_checkpoint(job.checkpoint), job.task, len(seeds), job.temperature)
+    num_envs = min(len(seeds), MAX_ENVS)
+    agent = Agent(load_checkpoint(job.checkpoint), job.task, num_envs, job.temperature)
     film = _Film(job.task, seeds[: job.num_video_episodes])
-    episodes = rollout(job.task, agent, seeds, num_envs=len(seeds), listener=film.listen)
+    episodes = rollout(job.task, agent, seeds, num_envs, film.listen)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
     if job.num_video_episodes:
         film.write(job.directory / "videos" / f"{job.task.name}.mp4")
@@ -162,7 +164,7 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
 
 
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
-    """Play what is not played yet and write the scores of all.
+    """Play what is not played yet and write the scores of all tasks played with this checkpoint and temperature.
 
     Args:
         config: what to evaluate.
@@ -176,7 +178,8 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
     chosen = [task for task in select_tasks(config.task, tasks) if task.name in trained]
     if not chosen:
         raise UserError(f"the checkpoint was not trained on {config.task}, only on: {', '.join(trained)}")
-    references = {task.name: _references(config.out, task) for task in chosen}
+    for task in chosen:
+        _references(config.out, task)
     directory = config.out / "evaluation"
     revision = f"{sha256_of(checkpoint / 'model.safetensors')[:16]} at temperature {config.temperature:g}"
     num_threads = max(1, (os.cpu_count() or 1) // config.workers)
@@ -192,16 +195,20 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
             num_threads,
         )
         for task in chosen
-        if not _is_evaluated(directory, task, revision, config.episodes)
+        if not _is_evaluated(directory, task, revision, seeds_of("evaluate", config.episodes))
     ]
     log.info("%d tasks to evaluate with %s, %d already done", len(jobs), checkpoint, len(chosen) - len(jobs))
     progress = Progress("tasks evaluated", len(jobs), interval_s=0)
     for job, measurement in run_jobs(evaluate_task, jobs, config.workers):
         progress.advance(1, f"{job.task.name}: return {measurement.accepted_returns.mean():.2f}")
-    scores = [_score(task, _load(directory, task), *references[task.name]) for task in chosen]
-    if jobs or not scores_path(config.out).exists():
+    played = [
+        task for task in select_tasks("*", tasks) if task.name in trained and _is_evaluated(directory, task, revision)
+    ]
+    scores = [_score(task, _load(directory, task), *_references(config.out, task)) for task in played]
+    rows = [asdict(score) for score in scores]
+    if not scores_path(config.out).exists() or read_json(scores_path(config.out)) != rows:
         write_json(directory / "config.json", config)
-        write_json(scores_path(config.out), [asdict(score) for score in scores])
+        write_json(scores_path(config.out), rows)
     return scores
 
 
@@ -248,11 +255,12 @@ def _references(out: Path, task: Task) -> tuple[Measurement, Measurement]:
     return found["random"], max(experts, key=lambda m: m.accepted_returns.mean())
 
 
-def _is_evaluated(directory: Path, task: Task, revision: str, num_episodes: int) -> bool:
+def _is_evaluated(directory: Path, task: Task, revision: str, seeds: list[int] | None = None) -> bool:
+    """Whether a task was played with this revision, on just these seeds if given."""
     if not (directory / f"{task.name}.json").exists():
         return False
     found = _load(directory, task)
-    return found.revision == revision and found.seeds == seeds_of("evaluate", num_episodes)
+    return found.revision == revision and seeds in (None, found.seeds)
 
 
 def _load(directory: Path, task: Task) -> Measurement:

@@ -73,6 +73,16 @@ def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: Eva
 
 
 @pytest.mark.usefixtures("one_worker")
+def test_evaluating_one_task_keeps_the_scores_of_the_others(config: EvaluateConfig) -> None:
+    assert [score.task for score in evaluate(replace(config, task="toy-grid"), FAKE_TASKS)] == ["toy-grid"]
+    both = evaluate(config, FAKE_TASKS)
+    evaluate(replace(config, task="toy-grid", episodes=2), FAKE_TASKS)
+    again = load_scores(config.out)
+    assert [(score.task, score.num_episodes) for score in again] == [("fake-count", 4), ("toy-grid", 2)]
+    assert again[0] == both[0]
+
+
+@pytest.mark.usefixtures("one_worker")
 def test_other_settings_are_evaluated_anew(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     hot = evaluate(replace(config, temperature=0.5), FAKE_TASKS)
