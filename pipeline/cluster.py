@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pipeline.errors import JobsFailedError
+from pipeline.errors import JobsFailedError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,11 @@ MAX_ATTEMPTS = 3
 
 
 def connect(workers: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs, unless connected."""
+    """Join the cluster of ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs, unless connected.
+
+    Raises:
+        UserError: nothing answers at ``RAY_ADDRESS``.
+    """
     import ray
 
     if ray.is_initialized():
@@ -36,9 +41,21 @@ def connect(workers: int) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning in every worker
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        _check_answers(address)
         ray.init(address=address, logging_level=logging.WARNING)
     else:
         ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto": Ray looks for a cluster on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster at RAY_ADDRESS={address} ({error}); start one there, or unset it") from error
 
 
 def run_jobs(function: Callable[[JobT], ResultT], jobs: Sequence[JobT], workers: int) -> Iterator[tuple[JobT, ResultT]]:

@@ -15,6 +15,9 @@ import pytest
 
 from pipeline.shards import finished_shards
 
+# A cluster's members and drivers share a token; Ray refuses everybody else.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -27,12 +30,13 @@ def address() -> Iterator[str]:
     """A head with one CPU in a session of its own, so that ending it ends nobody else's Ray."""
     port = free_port()
     ray = Path(sys.executable).with_name("ray")
-    words = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=1"]
+    words = ["start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
     head = subprocess.Popen(
         [ray, *words, "--include-dashboard=false", "--disable-usage-stats"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env={**os.environ, **TOKEN},
     )
     deadline = time.monotonic() + 60
     while True:
@@ -47,8 +51,8 @@ def address() -> Iterator[str]:
     head.wait()
 
 
-def collect(out: Path, workers: int, ray_address: str | None) -> str:
-    environment = {**os.environ, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
+def collect(out: Path, workers: int, ray_address: str | None, exit_code: int = 0) -> str:
+    environment = {**os.environ, **(TOKEN | {"RAY_ADDRESS": ray_address} if ray_address else {})}
     words = ["--task", "babyai-go-to-obj", "--episodes", "8", "--shard-episodes", "4", "--workers", str(workers)]
     done = subprocess.run(
         [sys.executable, "-m", "collectors.collect", "--out", str(out), *words],
@@ -58,7 +62,7 @@ def collect(out: Path, workers: int, ray_address: str | None) -> str:
         check=False,
         env=environment,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == exit_code, done.stderr
     return done.stderr
 
 
@@ -70,3 +74,9 @@ def test_a_cluster_gives_the_same_shards_as_the_embedded_ray(address: str, tmp_p
     here = finished_shards(tmp_path / "embedded" / "shards", "babyai-go-to-obj")
     assert len(there) == 3
     assert there == here
+
+
+def test_no_cluster_at_the_address_is_one_readable_line(tmp_path: Path) -> None:
+    said = collect(tmp_path, 1, f"127.0.0.1:{free_port()}", exit_code=2)
+    assert "error: no Ray cluster at RAY_ADDRESS=127.0.0.1:" in said
+    assert "Traceback" not in said
