@@ -142,7 +142,8 @@ def small() -> TrainConfig:
         warmup_steps=100,
         # The squared errors of an arm's small motions are a hundredth of a cross-entropy; unweighted, the trunk would
         # serve the grid worlds alone. JAT's weight for Meta-World is 50.
-        loss_weights={"metaworld": 20.0},
+        loss_weights={"metaworld": 10.0},
+        sampling_weights={"babyai": 1.5},
         model=ModelConfig(
             hidden_size=256,
             num_layers=2,
@@ -161,16 +162,7 @@ def demo() -> TrainConfig:
     base = small()
     # Meta-World's 39 observations and the reward; the default of 377 is for MuJoCo's humanoid.
     model = dataclasses.replace(base.model, max_continuous_size=40)
-    return dataclasses.replace(
-        base,
-        task=DEMO_TASKS,
-        steps=1_700,
-        checkpoint_every=170,
-        # The goal is hidden, the expert's past actions give it away: trained for long, the agent takes its own past
-        # actions for such evidence and does worse than by heading for the middle of all goals.
-        sampling_weights={"metaworld-reach": 0.35},
-        model=model,
-    )
+    return dataclasses.replace(base, task=DEMO_TASKS, steps=1_700, checkpoint_every=170, model=model)
 
 
 RECIPES = {"jat": jat, "small": small, "demo": demo}
