@@ -12,7 +12,7 @@ from pipeline.tasks import select_tasks
 @pytest.mark.parametrize(
     ("name", "action", "shape"),
     [
-        ("babyai-go-to-local", 0, (192, 192, 3)),
+        ("babyai-go-to-local", 0, (192 + 17, 192, 3)),  # the mission stands below
         ("metaworld-reach", np.ones(4, np.float32), (240, 240, 3)),
         ("mujoco-hopper", np.ones(3, np.float32), (240, 240, 3)),
         ("mujoco-reacher", np.ones(2, np.float32), (240, 240, 3)),

@@ -123,11 +123,8 @@ def test_an_episode_without_steps_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(DATA)}, row 1: 0 steps")
 
 
-@pytest.mark.parametrize(
-    ("column", "what"),
-    [("discrete_actions", "actions"), ("discrete_observations", "observations"), ("text_observations", "texts")],
-)
-def test_a_column_with_fewer_steps_than_rewards_is_refused(column: str, what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["discrete_actions", "discrete_observations", "text_observations"])
+def test_a_column_with_fewer_steps_than_rewards_is_refused(column: str, tmp_path: Path) -> None:
     manifest = write(tmp_path, FAKE_GRID)
 
     def shorten(table: pa.Table) -> pa.Table:
@@ -136,7 +133,7 @@ def test_a_column_with_fewer_steps_than_rewards_is_refused(column: str, what: st
         return with_column(column, values)(table)
 
     manifest = edit(tmp_path, manifest, "data", shorten)
-    refused(tmp_path, FAKE_GRID, manifest, rf"{re.escape(DATA)}, rows from 0: 9 {what} for 10 rewards")
+    refused(tmp_path, FAKE_GRID, manifest, rf"{re.escape(DATA)}, row 3: 3 values in {column} for 4 rewards")
 
 
 def test_a_step_that_slipped_into_the_next_row_is_refused(tmp_path: Path) -> None:
