@@ -19,7 +19,7 @@ import numpy as np
 
 from collectors.collect import CollectJob, collect_shard
 from experts.registry import DEFAULT, KINDS, resolve
-from pipeline.cli import parse, run
+from pipeline.cli import parse, print_table, run
 from pipeline.episode import Episode
 from pipeline.plan import ShardJob
 from pipeline.rollout import rollout
@@ -83,7 +83,6 @@ def _replay(env: object, episodes: Sequence[Episode]) -> None:
 
 
 def main() -> None:
-    from rich.console import Console
     from rich.table import Table
 
     config = parse(BenchConfig)
@@ -92,9 +91,7 @@ def main() -> None:
         rates = bench_task(config, task)
         ratio = rates["to a shard"] / rates["with expert"]
         table.add_row(task.name, *(f"{rate:,.0f}" for rate in rates.values()), f"{ratio:.2f}")
-    console = Console()
-    console.width = max(console.width, 100)
-    console.print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

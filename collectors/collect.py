@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.registry import DEFAULT, KINDS, resolve
-from pipeline.cli import parse, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -54,9 +54,7 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         _parse_episodes(self.episodes)
-        for name in ("shard_episodes", "workers", "envs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "shard_episodes", "workers", "envs")
         if not 0 < self.test_share <= 1:
             raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.registry import DEFAULT, KINDS, resolve
-from pipeline.cli import parse, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
-from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.measurement import Measurement, load_measurement, measurement_path, summarise
 from pipeline.progress import Progress
@@ -43,6 +42,9 @@ class ExpertsConfig:
     """Worker processes."""
     expert: str = DEFAULT
     """Kind of expert; `default` takes the domain's own."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "episodes", "workers")
 
 
 def demo() -> ExpertsConfig:
@@ -76,8 +78,6 @@ def measure(job: MeasureJob) -> Measurement:
 
 def measure_experts(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     """Measure what is not measured yet."""
-    if config.episodes < 1 or config.workers < 1:
-        raise UserError(f"--episodes {config.episodes} and --workers {config.workers} must be at least 1")
     wanted = [(task, expert) for task in tasks for expert in dict.fromkeys((resolve(task, config.expert), "random"))]
     jobs = [
         MeasureJob(task, expert, config.episodes, config.out)

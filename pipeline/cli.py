@@ -12,9 +12,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import JobsFailedError, UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ConfigT = TypeVar("ConfigT")
 
@@ -50,6 +53,27 @@ def parse(
     if chosen.recipe == "default":
         return tyro.cli(config_type, args=rest, description=description)
     return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), description=description)
+
+
+def check_at_least_one(config: object, *names: str) -> None:
+    """Refuse a config whose fields ``names`` are not all 1 or more.
+
+    Raises:
+        UserError: names the flag, its value and what is allowed.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+
+
+def print_table(table: Table, min_width: int = 100) -> None:
+    """Print to the terminal; a pipe reports 80 columns, too few for the names, so never narrower than ``min_width``."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, min_width)
+    console.print(table)
 
 
 def run(module: str) -> None:

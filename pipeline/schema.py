@@ -142,6 +142,13 @@ class EpisodeBlock:
     rewards: np.ndarray
 
 
+def read_lengths(path: Path) -> np.ndarray:
+    """Steps of every episode of a data file, ``(E,)`` int64, without reading observations or actions."""
+    rewards = pq.read_table(path, columns=[REWARDS])[REWARDS]
+    lengths: np.ndarray = pa.compute.list_value_length(rewards).to_numpy().astype(np.int64)
+    return lengths
+
+
 def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
     """Read a data file, one row group at a time.
 

@@ -27,7 +27,6 @@ from pipeline.versions import format_versions, versions_of
 
 # Uncompressed numbers per row group: large enough to compress and scan well, small enough to hold twice.
 ROW_GROUP_BYTES = 32 * 2**20
-# Images are PNG already; compressing them again costs time and gains nothing.
 COMPRESSION = "zstd"
 
 
@@ -77,6 +76,7 @@ def write_shard(root: Path, job: ShardJob, expert_revision: str, episodes: Itera
 
 def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: _Totals) -> None:
     task = job.task
+    # Images are PNG already; compressing them again costs time and gains nothing.
     compression: Any = COMPRESSION if task.observation != IMAGE else "none"
     buffer: list[Episode] = []
     buffered_bytes = 0

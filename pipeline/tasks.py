@@ -144,10 +144,9 @@ class TasksConfig:
 
 
 def main() -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from pipeline.cli import parse
+    from pipeline.cli import parse, print_table
 
     config = parse(TasksConfig)
     table = Table(*("task", "environment", "in JAT", "observation", "action", "max steps", "success"))
@@ -165,9 +164,7 @@ def main() -> None:
             task.success or "-",
         )
     table.caption = f"{table.row_count} tasks"
-    console = Console()
-    console.width = max(console.width, 120)  # a pipe reports 80, too few for the names
-    console.print(table)
+    print_table(table, min_width=120)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.cli import check_at_least_one
 from pipeline.errors import UserError
 from pipeline.tasks import DEMO_TASKS
 
@@ -99,9 +100,7 @@ class TrainConfig:
         return self.dataset or self.out / "dataset"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads")
         if 2 * self.context_steps > self.model.max_positions:
             raise UserError(
                 f"--context-steps {self.context_steps} needs {2 * self.context_steps} positions, "

@@ -22,7 +22,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, write_json
 from pipeline.manifest import DatasetManifest
-from pipeline.schema import read_blocks
+from pipeline.schema import read_blocks, read_lengths
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
 from trainer.model import StepBatch
 
@@ -107,7 +107,7 @@ def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArray
 
 def _lay_out(task: Task, files: Sequence[Path], directory: Path) -> None:
     """Stream the files into ``.npy`` arrays in a temporary directory, then rename it."""
-    lengths = np.concatenate([block.lengths for file in files for block in read_blocks(task, file)])
+    lengths = np.concatenate([read_lengths(file) for file in files])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     num_steps = int(starts[-1])
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cli import parse, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
@@ -60,9 +60,7 @@ class EvaluateConfig:
     """Episodes per task shown in its video; 0 for no video."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        check_at_least_one(self, "episodes", "workers")
         if self.temperature < 0:
             raise UserError(f"--temperature is {self.temperature}; it must be at least 0")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cli import parse, run
+from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, replacing, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, TaskManifest
@@ -197,9 +197,8 @@ def _training_curve(out: Path) -> str:
     return _svg(figure)
 
 
-def print_table(scores: Sequence[TaskScore]) -> None:
+def print_scores(scores: Sequence[TaskScore]) -> None:
     """The results in the terminal."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"Agent on {scores[0].num_episodes} unseen seeds per task")
@@ -218,9 +217,7 @@ def print_table(scores: Sequence[TaskScore]) -> None:
     table.add_section()
     for domain, interval in domain_scores(scores).items():
         table.add_row(f"mean of {domain}", "", "", "", *_cells(interval), "", style="bold")
-    console = Console()
-    console.width = max(console.width, 100)  # a pipe reports 80, too few for the columns
-    console.print(table)
+    print_table(table)
 
 
 def _cells(interval: Interval | None) -> tuple[str, str]:
@@ -234,7 +231,7 @@ def main() -> None:
 
     config = parse(ReportConfig)
     page = report(config)
-    print_table(load_scores(config.out))
+    print_scores(load_scores(config.out))
     Console().print(f"report: {page.absolute()}", soft_wrap=True)
 
 

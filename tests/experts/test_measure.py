@@ -94,9 +94,9 @@ def test_the_bot_is_measured_better_than_random(tmp_path: Path) -> None:
 
 def test_no_episodes_or_no_workers_are_refused(tmp_path: Path) -> None:
     config = ExpertsConfig("*", tmp_path)
-    for wrong in (replace(config, episodes=0), replace(config, workers=0)):
+    for wrong in ({"episodes": 0}, {"workers": 0}):
         with pytest.raises(UserError, match="must be at least 1"):
-            measure_experts(wrong, [FAKE_COUNT])
+            measure_experts(replace(config, **wrong), [FAKE_COUNT])
 
 
 @pytest.mark.usefixtures("one_worker")
