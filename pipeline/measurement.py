@@ -12,6 +12,8 @@ from pipeline.episode import Episode
 from pipeline.files import read_json
 from pipeline.tasks import Task
 
+MEASUREMENT = "measurement.json"
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -64,11 +66,12 @@ def summarise(
     )
 
 
-def measurement_path(out: Path, task_name: str, expert: str) -> Path:
-    return out / "experts" / task_name / f"{expert}.json"
+def experts_directory(out: Path, task_name: str) -> Path:
+    """Where the experts of a task stand in a run, one folder per revision."""
+    return out / "experts" / task_name
 
 
-def load_measurement(out: Path, task_name: str, expert: str) -> Measurement | None:
-    """The measurement of an expert kind in a run, or None if it was not measured."""
-    path = measurement_path(out, task_name, expert)
+def load_measurement(folder: Path) -> Measurement | None:
+    """The measurement in the folder of an expert's revision, or None if it was not measured."""
+    path = folder / MEASUREMENT
     return Measurement(**read_json(path)) if path.exists() else None

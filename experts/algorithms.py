@@ -1,0 +1,68 @@
+"""The algorithms that train experts, and the one each task is trained with unless told otherwise."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from experts.store import StoredExpert
+from experts.training import TrainJob
+from pipeline.errors import UserError
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to train an expert.
+
+    Attributes:
+        module: has ``train(job: TrainJob) -> StoredExpert``; imported only where it runs.
+        domains: where it has recipes.
+        num_cpus: cores one training occupies.
+    """
+
+    module: str
+    domains: tuple[str, ...]
+    num_cpus: int = 1
+
+
+_SB3 = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"))
+ALGORITHMS = {
+    **dict.fromkeys(("ppo", "trpo", "sac", "tqc", "crossq"), _SB3),
+    "clone-ppo": Algorithm("experts.stable_baselines.clone", ("metaworld",)),
+    "sample-factory": Algorithm("experts.sample_factory.train", ("atari", "mujoco", "metaworld"), num_cpus=2),
+}
+
+
+def default_algorithm(task: Task) -> str:
+    """The algorithm whose recipe is known to work for ``task``.
+
+    Raises:
+        UserError: a domain whose experts are rules, not trained.
+    """
+    if task.domain == "mujoco":
+        from experts.stable_baselines.recipes import MUJOCO
+
+        return MUJOCO[task.name].algorithm
+    defaults = {"atari": "sample-factory", "metaworld": "clone-ppo"}
+    if task.domain not in defaults:
+        raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
+    return defaults[task.domain]
+
+
+def check_can_train(task: Task, algorithm: str) -> None:
+    """Refuse an algorithm without a recipe for ``task``.
+
+    Raises:
+        UserError: unknown, or not for this domain.
+    """
+    if algorithm not in ALGORITHMS:
+        raise UserError(f"unknown algorithm {algorithm!r}; allowed: {', '.join(ALGORITHMS)}")
+    possible = [name for name, value in ALGORITHMS.items() if task.domain in value.domains]
+    if algorithm not in possible:
+        raise UserError(f"{algorithm} has no recipe for {task.name}; allowed there: {', '.join(possible) or 'none'}")
+
+
+def train(job: TrainJob) -> StoredExpert:
+    """Train, in this process, from the last checkpoint if there is one."""
+    return importlib.import_module(ALGORITHMS[job.algorithm].module).train(job)

@@ -1,0 +1,245 @@
+"""The one network every learned expert becomes: a plain description, weights, and a batched policy.
+
+Whatever trained it (Sample Factory, Stable-Baselines3, cloning), an expert is stored as a ``NetworkSpec`` and named
+arrays, so acting needs none of the training libraries, and nothing executable is ever read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.policy import Observations
+from pipeline.seeds import policy_generator
+from pipeline.tasks import Task
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "elu": F.elu,
+    # Layer normalisation without parameters before the ReLU.
+    "norm_relu": lambda x: F.relu(F.layer_norm(x, x.shape[-1:])),
+}
+
+# (output channels, kernel, stride) of the encoders Sample Factory calls by these names.
+CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "mlp": (),
+    "convnet_atari": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
+    "convnet_simple": ((32, 8, 4), (64, 4, 2), (128, 3, 2)),
+    "convnet_impala": ((16, 8, 4), (32, 4, 2)),
+}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What an expert's network computes; with its arrays it is the whole policy.
+
+    The observation goes through ``(x - subtract) / scale``, then, if ``normalise``, through
+    ``clip((x - mean) / sqrt(var + epsilon), +-clip)``; then the convolutions of ``encoder``, the ``hidden`` layers,
+    and one linear head.
+
+    Attributes:
+        observation_shape: as the network takes it; channels first for images.
+        encoder: ``mlp`` or the name of a convolution stack in ``CONVOLUTIONS``.
+        hidden: widths of the linear layers between encoder and head.
+        activation: after every layer but the head.
+        head: ``categorical`` (logits), ``gaussian`` (means, clipped to the bounds by the rollout) or ``squashed``
+            (``tanh`` of the means, stretched to the bounds).
+        action_size: choices, or numbers.
+        action_low, action_high: bounds of every number of a continuous action.
+        state_dependent_std: whether the head also puts out log standard deviations; otherwise they are an array.
+        tanh_scale: Sample Factory's soft limit on gaussian means, ``tanh(m / s) * s``; 0 for none.
+        sees_goal: whether the last three entries must show Meta-World's goal, which the task hides.
+        sampled: whether it acts by sampling its distribution, or greedily.
+    """
+
+    observation_shape: tuple[int, ...]
+    hidden: tuple[int, ...]
+    activation: str
+    head: Literal["categorical", "gaussian", "squashed"]
+    action_size: int
+    action_low: float = -1.0
+    action_high: float = 1.0
+    encoder: str = "mlp"
+    normalise: bool = False
+    epsilon: float = 1e-5
+    clip: float = 5.0
+    subtract: float = 0.0
+    scale: float = 1.0
+    state_dependent_std: bool = False
+    tanh_scale: float = 0.0
+    sees_goal: bool = False
+    sampled: bool = False
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> NetworkSpec:
+        """From what ``write_json`` wrote: lists become tuples."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return NetworkSpec(**values)
+
+    def check_fits(self, task: Task, origin: str) -> None:
+        """Refuse a network whose sizes are not the task's.
+
+        Raises:
+            UserError: names ``origin``, both sizes, and what to do.
+        """
+        shape = task.observation_shape
+        if len(shape) == 3:
+            shape = (shape[2], shape[0], shape[1])
+        head = "discrete" if self.head == "categorical" else "continuous"
+        found = (self.observation_shape, head, self.action_size)
+        wanted = (shape, task.action.kind, task.action.size)
+        if found != wanted:
+            raise UserError(
+                f"{origin} takes observations {_dims(found[0])} and gives {found[1]} actions of size {found[2]}; "
+                f"{task.name} ({task.env_id}) has observations {_dims(wanted[0])} and {wanted[1]} actions of size "
+                f"{wanted[2]}. It was trained on another task or version (gymnasium's v5 changed the sizes of ant, "
+                f"humanoid and standup); give an expert of {task.env_id}"
+            )
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+class PolicyNetwork(nn.Module):
+    """Forward pass of a ``NetworkSpec``.
+
+    Array names: ``mean``, ``var`` (if normalised), ``conv.<i>.weight|bias``, ``hidden.<i>.weight|bias``,
+    ``head.weight|bias``, and ``log_std`` (``(action_size,)``, unless categorical or state-dependent).
+    """
+
+    mean: Tensor
+    var: Tensor
+    log_std: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self._activate = ACTIVATIONS[spec.activation]
+        if spec.normalise:
+            self.register_buffer("mean", torch.zeros(spec.observation_shape))
+            self.register_buffer("var", torch.ones(spec.observation_shape))
+        channels = spec.observation_shape[0]
+        self.conv = nn.ModuleList()
+        for out, kernel, stride in CONVOLUTIONS[spec.encoder]:
+            self.conv.append(nn.Conv2d(channels, out, kernel, stride))
+            channels = out
+        with torch.no_grad():
+            size = self._convolve(torch.zeros(1, *spec.observation_shape)).shape[1]
+        sizes = (size, *spec.hidden)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        outputs = spec.action_size * (2 if spec.state_dependent_std else 1)
+        self.head = nn.Linear(sizes[-1], outputs)
+        if spec.head != "categorical" and not spec.state_dependent_std:
+            self.register_buffer("log_std", torch.zeros(spec.action_size))
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
+        spec = self.spec
+        x = (observations - spec.subtract) / spec.scale
+        if spec.normalise:
+            x = ((x - self.mean) / torch.sqrt(self.var + spec.epsilon)).clamp(-spec.clip, spec.clip)
+        x = self._convolve(x)
+        for layer in self.hidden:
+            x = self._activate(layer(x))
+        out = self.head(x)
+        if spec.head == "categorical":
+            return out, None
+        means, log_std = out.chunk(2, -1) if spec.state_dependent_std else (out, self.log_std.expand_as(out))
+        if spec.tanh_scale > 0:
+            means = torch.tanh(means / spec.tanh_scale) * spec.tanh_scale
+        return means, log_std
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        for layer in self.conv:
+            x = self._activate(layer(x))
+        return x.flatten(1)
+
+
+class NetworkPolicy:
+    """Batched inference of a ``PolicyNetwork`` over the running slots.
+
+    Vector observations are computed in float64 and rounded once, so that an action does not depend on how many
+    environments share the batch. Convolutions run in float32.
+
+    Args:
+        task: where it acts; sizes are checked.
+        spec: what the network computes.
+        arrays: its weights by name.
+        origin: where they come from, for messages.
+
+    Raises:
+        UserError: sizes that are not the task's, or arrays that are missing, of another shape or not finite.
+    """
+
+    def __init__(self, task: Task, spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> None:
+        spec.check_fits(task, origin)
+        self._spec = spec
+        self._network = build_network(spec, arrays, origin)
+        if not self._network.conv:
+            self._network.double()
+        self._dtype = next(self._network.parameters()).dtype
+        self._is_image = len(spec.observation_shape) == 3
+        self._generators: dict[int, np.random.Generator] = {}
+        self._goals: dict[int, np.ndarray] = {}
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        for slot, seed, env in zip(slots, seeds, envs, strict=True):
+            if self._spec.sampled:
+                self._generators[slot] = policy_generator(seed)
+            if self._spec.sees_goal:
+                unwrapped: Any = env.unwrapped
+                self._goals[slot] = unwrapped._get_pos_goal().copy()
+
+    def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
+        values = observations.values
+        if self._is_image:
+            values = np.moveaxis(values, -1, 1)
+        if self._spec.sees_goal:
+            values = values.copy()
+            values[:, -3:] = [self._goals[slot] for slot in slots]
+        with torch.inference_mode():
+            out, log_std = self._network(torch.as_tensor(np.ascontiguousarray(values)).to(self._dtype))
+        if log_std is None:
+            logits = out.numpy()
+            if self._spec.sampled:
+                logits = logits + np.stack([self._generators[slot].gumbel(size=logits.shape[1]) for slot in slots])
+            return logits.argmax(axis=1)
+        actions = out.numpy()
+        if self._spec.sampled:
+            noise = np.stack([self._generators[slot].standard_normal(actions.shape[1]) for slot in slots])
+            actions = actions + noise * np.exp(log_std.numpy())
+        if self._spec.head == "squashed":
+            low, high = self._spec.action_low, self._spec.action_high
+            actions = low + (np.tanh(actions) + 1) / 2 * (high - low)
+        return actions.astype(np.float32)
+
+
+def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> PolicyNetwork:
+    """The network with its weights in float32, ready to act.
+
+    Raises:
+        UserError: arrays that are missing, left over, of another shape or not finite.
+    """
+    network = PolicyNetwork(spec)
+    wanted = network.state_dict()
+    wrong = sorted(wanted.keys() ^ arrays.keys())
+    if wrong:
+        raise UserError(f"{origin}: arrays {', '.join(wrong)} are missing or too many for {spec}")
+    for name, array in arrays.items():
+        if array.shape != wanted[name].shape:
+            raise UserError(f"{origin}: {name} has shape {_dims(array.shape)}, expected {_dims(wanted[name].shape)}")
+        if not torch.isfinite(array).all():
+            raise UserError(f"{origin}: {name} holds values that are not finite; the file is damaged")
+    network.load_state_dict({name: array.float() for name, array in arrays.items()})
+    return network.requires_grad_(False).eval()

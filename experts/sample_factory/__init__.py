@@ -1,0 +1,1 @@
+"""Experts trained with or loaded from Sample Factory."""

@@ -1,0 +1,153 @@
+"""The store of experts: ``experts/<task>/<revision>/``, below the root of a run and embedded in this package.
+
+Each revision is a folder:
+
+- ``weights.safetensors``: the arrays of a network; absent for experts that are rules (scripted, bot, random).
+- ``expert.json``: an ``ExpertRecord``, written last, so a folder with one is complete.
+- ``curve.csv``: one row per report of its training: ``steps,seconds,return``.
+- ``measurement.json``: 100 episodes or more on the measuring seeds (``pipeline/measurement.py``).
+
+The embedded store, ``experts/embedded/``, has the same layout and is only read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experts.network import NetworkSpec
+from pipeline.errors import UserError
+from pipeline.files import digest_of, read_json, write_json
+from pipeline.measurement import experts_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDED = Path(__file__).with_name("embedded")
+RECORD, WEIGHTS, CURVE = "expert.json", "weights.safetensors", "curve.csv"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One report of a training: environment steps and seconds so far, and the mean return of recent episodes."""
+
+    steps: int
+    seconds: float
+    mean_return: float
+
+
+@dataclass(frozen=True)
+class ExpertRecord:
+    """What is known about one expert of one task.
+
+    Attributes:
+        kind: ``ppo``, ``sac``, ``sample-factory``, ``scripted``, ``bot``, ``random``, ...
+        revision: name of its folder: the kind and a digest of spec and weights, or of the versions that define it.
+        network: None for rules.
+        origin: one sentence: what made it, or where it was loaded from.
+        training: hyperparameters, seed, steps and seconds of its training; empty if unknown.
+        versions: of the packages that made it.
+    """
+
+    task: str
+    kind: str
+    revision: str
+    network: NetworkSpec | None
+    origin: str
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredExpert:
+    """A record and the folder it was read from."""
+
+    record: ExpertRecord
+    folder: Path
+
+
+def write_expert(
+    out: Path,
+    task_name: str,
+    kind: str,
+    spec: NetworkSpec,
+    arrays: Mapping[str, Tensor],
+    origin: str,
+    training: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+    curve: Sequence[CurvePoint] = (),
+) -> StoredExpert:
+    """Add a network to the store of ``out``; the same spec and weights are the same revision and written once."""
+    from safetensors.torch import save
+
+    data = save({name: array.detach().float().contiguous() for name, array in arrays.items()})
+    revision = f"{kind}-{hashlib.sha256(digest_of(spec).encode() + data).hexdigest()[:8]}"
+    record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
+    folder = experts_directory(out, task_name) / revision
+    if not (folder / RECORD).exists():
+        temporary = folder.with_name(f".{revision}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        (temporary / WEIGHTS).write_bytes(data)
+        lines = ["steps,seconds,return", *(f"{p.steps},{p.seconds:.1f},{p.mean_return:.6g}" for p in curve)]
+        (temporary / CURVE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_json(temporary / RECORD, record)
+        shutil.rmtree(folder, ignore_errors=True)  # left over without a record
+        temporary.rename(folder)
+    return StoredExpert(record, folder)
+
+
+def read_expert(folder: Path) -> StoredExpert:
+    """The expert of one revision's folder.
+
+    Raises:
+        UserError: there is no record, or it cannot be read.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{folder} holds no expert: it has no {RECORD}")
+    try:
+        raw = read_json(path)
+        network = raw.pop("network")
+        record = ExpertRecord(network=NetworkSpec.from_json(network) if network else None, **raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a record of an expert ({error}); remove {folder}, or restore it") from error
+    return StoredExpert(record, folder)
+
+
+def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
+    """The weights of a stored network.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = expert.folder / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove {expert.folder} and run `make experts` again"
+        ) from error
+
+
+def stored_experts(out: Path, task_name: str) -> list[StoredExpert]:
+    """Every expert of a task, those of ``out`` before the embedded ones, each revision once."""
+    found: dict[str, StoredExpert] = {}
+    for folder in _folders(out, task_name):
+        found.setdefault(folder.name, read_expert(folder))
+    return list(found.values())
+
+
+def _folders(out: Path, task_name: str) -> Iterator[Path]:
+    for directory in (experts_directory(out, task_name), EMBEDDED / task_name):
+        for path in sorted(directory.glob(f"*/{RECORD}")):
+            if not path.parent.name.startswith("."):
+                yield path.parent
