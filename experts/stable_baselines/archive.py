@@ -1,0 +1,206 @@
+"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from experts.network import NetworkSpec, build_network
+from experts.stable_baselines.vec_normalize import Statistics
+from pipeline.errors import UserError
+from pipeline.tasks import Task
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecNormalize
+
+# By what the actor puts out: a gaussian, a squashed gaussian, or a squashed number.
+ON_POLICY = ("ppo", "trpo", "a2c")
+SOFT = ("sac", "tqc", "crossq")
+DETERMINISTIC = ("td3", "ddpg")
+
+# Classes by the end of their names, in memory and in files alike; NormReLU is this project's own.
+_ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "ELU": "elu", "NormReLU": "norm_relu"}
+
+# sb3-contrib's default for CrossQ.
+_BATCH_NORM_EPSILON = 0.001
+
+# For policies without a distribution of their own: next to no noise.
+_LOG_STD_OF_NONE = -20.0
+
+_Module = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a state dict does not tell.
+
+    Attributes:
+        algorithm: a name of one of the three groups.
+        policy_kwargs: what differs from the policy's defaults; classes as themselves or as text.
+        use_sde: whether noise came from gSDE, state-dependent exploration.
+        origin: for messages.
+    """
+
+    algorithm: str
+    policy_kwargs: Mapping[str, Any]
+    use_sde: bool
+    origin: str
+
+
+def export_model(
+    model: BaseAlgorithm, task: Task, vec_normalize: VecNormalize | None = None
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The greedy policy of a model in memory.
+
+    Args:
+        model: any of the three groups, with an MLP policy on vector observations.
+        task: where it acts; gives the bounds of actions.
+        vec_normalize: what normalised its observations.
+
+    Returns:
+        The spec, and the arrays as ``PolicyNetwork`` names them: copies on the CPU, float32.
+
+    Raises:
+        UserError: a policy that a ``NetworkSpec`` cannot say, or of other sizes than the task's.
+    """
+    algorithm = type(model).__name__
+    if algorithm.lower() not in ON_POLICY + SOFT + DETERMINISTIC:
+        raise UserError(f"{algorithm} models cannot be exported; {_allowed()}")
+    description = _Description(algorithm.lower(), model.policy_kwargs, model.use_sde, f"the {algorithm} model")
+    statistics = None
+    if vec_normalize is not None and vec_normalize.norm_obs:
+        rms: Any = vec_normalize.obs_rms
+        if isinstance(rms, dict):
+            raise UserError(f"{description.origin} normalises a dict of observations; give it one vector")
+        statistics = Statistics(rms.mean, rms.var, vec_normalize.epsilon, vec_normalize.clip_obs)
+    return _convert(description, model.policy.state_dict(), statistics, task, sampled=False)
+
+
+def _convert(
+    model: _Description, state: Mapping[str, Tensor], statistics: Statistics | None, task: Task, sampled: bool
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The policy in a state dict."""
+    _check_supported(model, state, task, sampled)
+    try:
+        hidden, head, log_std = _layers(model, state)
+        arrays = _fold(hidden, head, model.policy_kwargs.get("batch_norm_eps", _BATCH_NORM_EPSILON))
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{model.origin}: its weights are not those of {model.algorithm}'s MlpPolicy ({error}); only the policies "
+            "that come with the libraries can be read"
+        ) from error
+    widths = [len(arrays[name]) for name in arrays if name.startswith("hidden.") and name.endswith(".bias")]
+    outputs, last = arrays["head.weight"].shape
+    first = arrays["hidden.0.weight"].shape[1] if widths else last
+    if log_std is not None:
+        arrays["log_std"] = log_std
+    spec = NetworkSpec(
+        observation_shape=(first,),
+        hidden=tuple(widths),
+        activation=_activation(model),
+        head="gaussian" if model.algorithm in ON_POLICY else "squashed",
+        action_size=outputs if log_std is not None else outputs // 2,
+        action_low=task.action.low,
+        action_high=task.action.high,
+        state_dependent_std=log_std is None,
+        sampled=sampled,
+    )
+    if statistics is not None:
+        spec = dataclasses.replace(spec, normalise=True, epsilon=statistics.epsilon, clip=statistics.clip)
+        arrays["mean"], arrays["var"] = torch.as_tensor(statistics.mean), torch.as_tensor(statistics.var)
+    spec.check_fits(task, model.origin)
+    arrays = {name: array.detach().to("cpu", torch.float32, copy=True) for name, array in arrays.items()}
+    build_network(spec, arrays, model.origin)  # refuses arrays that do not fit each other, or are not finite
+    return spec, arrays
+
+
+def _check_supported(model: _Description, state: Mapping[str, Tensor], task: Task, sampled: bool) -> None:
+    """Refuse what would act differently as a ``NetworkSpec``."""
+    if task.action.kind != "continuous" or len(task.observation_shape) != 1:
+        raise UserError(
+            f"{model.origin}: policies of Stable-Baselines3 are read for vector observations and continuous actions; "
+            f"{task.name} has others, give it a Sample Factory checkpoint"
+        )
+    extractor = str(model.policy_kwargs.get("features_extractor_class", "FlattenExtractor"))
+    weights = [name for name in state if re.match(r"(actor\.|pi_)?features_extractor\.", name)]
+    if "FlattenExtractor" not in extractor or weights:
+        raise UserError(f"{model.origin} has a features extractor ({weights or extractor}); give a plain MlpPolicy")
+    if model.use_sde and (model.algorithm not in ON_POLICY or model.policy_kwargs.get("squash_output")):
+        raise UserError(f"{model.origin} uses gSDE, which limits the means of its actions; give one without use_sde")
+    if sampled and (model.use_sde or model.algorithm in DETERMINISTIC):
+        noise = "draws its noise with gSDE" if model.use_sde else "is deterministic"
+        raise UserError(f"{model.origin} {noise}, so its actions cannot be sampled; take its greedy actions")
+
+
+def _activation(model: _Description) -> str:
+    default = "Tanh" if model.algorithm in ON_POLICY else "ReLU"
+    found = str(model.policy_kwargs.get("activation_fn", default))
+    name = found.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+    if name not in _ACTIVATIONS:
+        raise UserError(f"{model.origin} has the activation function {found}; allowed: {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Module], _Module, Tensor | None]:
+    """Modules before the head, in order; the head's weight and bias; log standard deviations if they are an array."""
+    if model.algorithm in ON_POLICY:
+        hidden = _stack(state, "mlp_extractor.shared_net") + _stack(state, "mlp_extractor.policy_net")
+        head = _under(state, "action_net")
+        log_std = _no_noise(head) if model.use_sde else state["log_std"]
+        return hidden, head, log_std
+    if model.algorithm in DETERMINISTIC:
+        *hidden, head = _stack(state, "actor.mu")
+        return hidden, head, _no_noise(head)
+    means, log_stds = _under(state, "actor.mu"), _under(state, "actor.log_std")
+    head = {name: torch.cat([means[name], log_stds[name]]) for name in ("weight", "bias")}
+    return _stack(state, "actor.latent_pi"), head, None
+
+
+def _no_noise(head: _Module) -> Tensor:
+    return torch.full((len(head["bias"]),), _LOG_STD_OF_NONE)
+
+
+def _stack(state: Mapping[str, Tensor], prefix: str) -> list[_Module]:
+    """The modules with parameters of a ``Sequential``, in order."""
+    found = {int(match[1]) for name in state if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
+    return [_under(state, f"{prefix}.{index}") for index in sorted(found)]
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> _Module:
+    return {name[len(prefix) + 1 :]: array for name, array in state.items() if name.startswith(f"{prefix}.")}
+
+
+def _fold(hidden: Sequence[_Module], head: _Module, epsilon: float) -> _Module:
+    """Arrays of linear layers only: what CrossQ's batch normalisations do to the input of the next is folded into it.
+
+    In evaluation a batch normalisation is ``scale * (x - ra_mean) / sqrt(ra_var + epsilon) + bias``.
+    """
+    linear: list[tuple[Tensor, Tensor]] = []
+    scale, shift = torch.ones(()).double(), torch.zeros(()).double()
+    for module in (*hidden, head):
+        names, values = set(module), {name: array.double() for name, array in module.items()}
+        if names == {"ra_mean", "ra_var", "scale", "bias", "steps"}:
+            factor = values["scale"] / torch.sqrt(values["ra_var"] + epsilon)
+            scale, shift = scale * factor, (shift - values["ra_mean"]) * factor + values["bias"]
+        elif names == {"weight", "bias"} and module["weight"].dim() == 2:
+            weight, bias = values["weight"], values["bias"]
+            linear.append((weight * scale, bias + weight @ shift.expand(weight.shape[1])))
+            scale, shift = torch.ones(()).double(), torch.zeros(()).double()
+        else:
+            raise ValueError(f"a layer with {', '.join(sorted(names)) or 'nothing'}")
+    names_in_order = [f"hidden.{i}" for i in range(len(linear) - 1)] + ["head"]
+    arrays: _Module = {}
+    for name, (weight, bias) in zip(names_in_order, linear, strict=True):
+        arrays |= {f"{name}.weight": weight, f"{name}.bias": bias}
+    return arrays
+
+
+def _allowed() -> str:
+    return f"allowed: {', '.join(ON_POLICY + SOFT + DETERMINISTIC)}"
