@@ -1,0 +1,116 @@
+"""How each task is trained: the algorithm, its hyperparameters, its budget.
+
+Figures of what each reached and cost are in ``docs/experts.md``.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+from experts.training import Budget
+from pipeline.errors import UserError
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of one training.
+
+    Attributes:
+        num_envs: environments in lockstep.
+        hidden: widths of the layers of actor and critics.
+        batch_size: transitions per gradient step.
+        gamma: discount per environment step.
+        learning_rate: of Adam; on-policy algorithms lower it linearly to 0 over the budget's steps.
+
+        rollout_steps: on-policy: steps of each environment between two updates.
+        epochs: on-policy: passes over a rollout.
+        gae_lambda: on-policy: of the advantage estimate.
+
+        gradient_steps: off-policy: gradient steps after each step of all environments. Environment steps are cheap
+            here, so there are many of them per gradient step.
+        n_steps: off-policy: rewards summed before the value is bootstrapped.
+        tau: off-policy: share of the critic that enters its target at each gradient step; CrossQ has no target.
+        warmup_steps: off-policy: transitions in the buffer before training starts.
+        buffer_size: off-policy: transitions kept.
+        reward_scale: off-policy: factor on rewards, so that values are of the order of 100.
+        initial_entropy_coefficient: off-policy: what the automatic weight of entropy starts from.
+        demonstration_steps: off-policy: steps of Meta-World's scripted policy to learn from besides; 0 for none.
+        demonstration_share: of every batch.
+    """
+
+    algorithm: str
+    budget: Budget
+    num_envs: int = 32
+    hidden: tuple[int, ...] = (64, 64)
+    batch_size: int = 512
+    gamma: float = 0.99
+    learning_rate: float = 3e-4
+
+    rollout_steps: int = 128
+    epochs: int = 8
+    gae_lambda: float = 0.95
+
+    gradient_steps: int = 4
+    n_steps: int = 5
+    tau: float = 0.01
+    warmup_steps: int = 10_000
+    buffer_size: int = 1_000_000
+    reward_scale: float = 1.0
+    initial_entropy_coefficient: float = 1.0
+    demonstration_steps: int = 0
+    demonstration_share: float = 0.25
+
+
+_ppo = functools.partial(Recipe, "ppo")
+_sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learning_rate=1e-3)
+
+HOUR = 3600.0
+MUJOCO = {
+    "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
+    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9345)),
+    "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
+    "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
+    "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
+    "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
+    "mujoco-pusher": _sac(Budget(5_000_000, HOUR, target=-23.5), gamma=0.97),
+    "mujoco-reacher": _ppo(Budget(1_500_000, HOUR, target=-4.2), gamma=0.97),
+    "mujoco-standup": _sac(Budget(20_000_000, 4 * HOUR, target=300_000), reward_scale=0.02),
+    "mujoco-swimmer": _ppo(Budget(3_000_000, HOUR, target=150), gamma=0.9995, gae_lambda=0.98),
+    "mujoco-walker": _ppo(Budget(4_000_000, HOUR, target=5200)),
+}
+
+# One recipe for all 50 tasks: demonstrations of the scripted policy in every batch, and the dense reward.
+METAWORLD = _sac(
+    Budget(1_500_000, HOUR),
+    num_envs=64,
+    gamma=0.98,
+    reward_scale=0.1,
+    buffer_size=500_000,
+    initial_entropy_coefficient=0.1,
+    demonstration_steps=25_600,
+)
+
+
+def recipe_of(task: Task, algorithm: str) -> Recipe:
+    """The recipe of ``algorithm`` for a task: the tuned one if it is the task's own, else the same with the
+    algorithm's usual widths and learning rate.
+
+    Raises:
+        UserError: no recipe for this domain.
+    """
+    if task.domain == "mujoco":
+        own = MUJOCO[task.name]
+    elif task.domain == "metaworld":
+        own = METAWORLD
+    else:
+        raise UserError(f"no Stable-Baselines3 recipe for {task.name}; mujoco and metaworld have some")
+    if algorithm == own.algorithm:
+        return own
+    if algorithm in OFF_POLICY:
+        return replace(_sac(own.budget, gamma=own.gamma, reward_scale=own.reward_scale), algorithm=algorithm)
+    return replace(_ppo(own.budget, gamma=own.gamma, gae_lambda=own.gae_lambda), algorithm=algorithm)
+
+
+OFF_POLICY = ("sac", "tqc", "crossq")
