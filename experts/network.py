@@ -38,6 +38,9 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "convnet_impala": ((16, 8, 4), (32, 4, 2)),
 }
 
+# SAC and what came after it keep log standard deviations between these.
+SQUASHED_LOG_STD = (-20.0, 2.0)
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -156,6 +159,8 @@ class PolicyNetwork(nn.Module):
         if spec.head == "categorical":
             return out, None
         means, log_std = out.chunk(2, -1) if spec.state_dependent_std else (out, self.log_std.expand_as(out))
+        if spec.head == "squashed":
+            log_std = log_std.clamp(*SQUASHED_LOG_STD)
         if spec.tanh_scale > 0:
             means = torch.tanh(means / spec.tanh_scale) * spec.tanh_scale
         return means, log_std

@@ -1,18 +1,31 @@
-"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file as data."""
+"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file as data.
+
+``model.save`` writes a zip. Its ``data`` is JSON in which what JSON cannot say is a pickle in base64, with the text of
+each attribute beside it; its ``policy.pth`` is a state dict. Only texts and tensors are read, no pickle is ever
+decoded, so a file from elsewhere cannot run anything.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import pickle
 import re
+import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from experts.network import NetworkSpec, build_network
-from experts.stable_baselines.vec_normalize import Statistics
+from experts.stable_baselines.vec_normalize import Statistics, read_statistics
 from pipeline.errors import UserError
 from pipeline.tasks import Task
 
@@ -24,6 +37,18 @@ if TYPE_CHECKING:
 ON_POLICY = ("ppo", "trpo", "a2c")
 SOFT = ("sac", "tqc", "crossq")
 DETERMINISTIC = ("td3", "ddpg")
+
+# The module of a policy's class tells the algorithm; PPO, TRPO and A2C share one.
+_SHARED = "stable_baselines3.common.policies"
+_POLICIES = {
+    "stable_baselines3.sac.policies": "sac",
+    "stable_baselines3.td3.policies": "td3",
+    "sb3_contrib.tqc.policies": "tqc",
+    "sb3_contrib.crossq.policies": "crossq",
+}
+
+# Members of the zip.
+_DATA, _WEIGHTS = "data", "policy.pth"
 
 # Classes by the end of their names, in memory and in files alike; NormReLU is this project's own.
 _ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "ELU": "elu", "NormReLU": "norm_relu"}
@@ -52,6 +77,40 @@ class _Description:
     policy_kwargs: Mapping[str, Any]
     use_sde: bool
     origin: str
+
+
+def load_archive(
+    path: Path, task: Task, sampled: bool = False, statistics: Path | None = None
+) -> tuple[str, NetworkSpec, dict[str, Tensor]]:
+    """The policy in a file that ``model.save`` wrote.
+
+    Args:
+        path: the zip.
+        task: where it acts; gives the bounds of actions, which must be those it was trained with.
+        sampled: draw its actions instead of taking the most likely ones.
+        statistics: what ``VecNormalize.save`` wrote, if observations were normalised.
+
+    Returns:
+        The algorithm (``ppo``, ``sac``, ...), the spec, and the arrays as ``PolicyNetwork`` names them.
+
+    Raises:
+        UserError: a file that is missing, cut off or something else, an algorithm or policy that cannot be read, or
+            sizes and bounds that are not the task's.
+    """
+    data, state = _read(path)
+    algorithm = _algorithm(data, path)
+    settings = data.get("policy_kwargs")
+    kwargs = settings if isinstance(settings, dict) else {}
+    model = _Description(algorithm, kwargs, bool(data.get("use_sde") or kwargs.get("use_sde")), str(path))
+    _check_spaces(model, data, task)
+    found = read_statistics(statistics) if statistics else None
+    if found is not None and found.mean.shape != task.observation_shape:
+        raise UserError(
+            f"{statistics} normalises observations of shape {found.mean.shape}, {task.name} ({task.env_id}) has "
+            f"{task.observation_shape}; give the statistics that belong to {path.name}"
+        )
+    spec, arrays = _convert(model, state, found, task, sampled)
+    return algorithm, spec, arrays
 
 
 def export_model(
@@ -83,6 +142,96 @@ def export_model(
     return _convert(description, model.policy.state_dict(), statistics, task, sampled=False)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip with the members of a saved model."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {_DATA, _WEIGHTS} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+# What cut off or foreign zips, JSON texts and state dicts raise.
+_DAMAGED = (
+    OSError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError,
+    LookupError, NotImplementedError, RuntimeError,
+)  # fmt: skip
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the state dict of a saved model."""
+    expected = "expected what model.save of Stable-Baselines3 wrote"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {expected}, a .zip")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            missing = [name for name in (_DATA, _WEIGHTS) if name not in names]
+            if missing:
+                shown = ", ".join(names[:5])
+                raise UserError(
+                    f"{path} holds {shown} but no {' and no '.join(missing)}; {expected}: give that "
+                    "zip, or if this one was cut off, copy or download it again"
+                )
+            raw, weights = archive.read(_DATA), archive.read(_WEIGHTS)
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(f"{path} is not a whole zip ({error}); {expected}, copy or download it again") from error
+    try:
+        data = json.loads(raw)
+    except ValueError as error:
+        raise UserError(f"{path}: its {_DATA} is not JSON ({error}); {expected}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of other pickles before it refuses them
+            state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path}: its {_WEIGHTS} is cut off or holds more than tensors, which is not read ({reason}); {expected}"
+        ) from error
+    if not isinstance(data, dict) or not isinstance(state, dict):
+        raise UserError(f"{path}: its {_DATA} or {_WEIGHTS} is not a dict; {expected}")
+    if not all(isinstance(name, str) and isinstance(array, Tensor) for name, array in state.items()):
+        raise UserError(f"{path}: its {_WEIGHTS} is not a state dict of named tensors; {expected}")
+    return data, state
+
+
+def _algorithm(data: Mapping[str, Any], path: Path) -> str:
+    policy = data.get("policy_class")
+    module = policy.get("__module__") if isinstance(policy, dict) else policy
+    if module == _SHARED:
+        return "ppo" if "n_epochs" in data else "trpo" if "cg_max_steps" in data else "a2c"
+    if module not in _POLICIES:
+        raise UserError(f"{path} has a policy of {module}, which cannot be read; {_allowed()}, with their MlpPolicy")
+    return _POLICIES[module]
+
+
+def _check_spaces(model: _Description, data: Mapping[str, Any], task: Task) -> None:
+    """Refuse a model whose readable spaces say it is for another environment."""
+    observations, actions = data.get("observation_space"), data.get("action_space")
+    if isinstance(observations, dict) and "Dict" in str(observations.get(":type:")):
+        raise UserError(f"{model.origin} takes a dict of observations; give one trained on a vector")
+    if not isinstance(actions, dict) or task.action.kind != "continuous":
+        return
+    for name, wanted in (("low", task.action.low), ("high", task.action.high)):
+        found = _numbers(actions.get(name))
+        if found and not np.allclose(found, wanted, atol=1e-6):
+            raise UserError(
+                f"{model.origin} was trained with actions whose {name} is {actions[name]}; that of {task.name} "
+                f"({task.env_id}) is {wanted:g}: give an expert of {task.env_id}"
+            )
+
+
+def _numbers(text: Any) -> list[float]:
+    """Of a printed array; none if it cannot be read."""
+    try:
+        return [float(word) for word in str(text).strip("[]").split()]
+    except ValueError:
+        return []
+
+
 def _convert(
     model: _Description, state: Mapping[str, Tensor], statistics: Statistics | None, task: Task, sampled: bool
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
@@ -91,7 +240,7 @@ def _convert(
     try:
         hidden, head, log_std = _layers(model, state)
         arrays = _fold(hidden, head, model.policy_kwargs.get("batch_norm_eps", _BATCH_NORM_EPSILON))
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{model.origin}: its weights are not those of {model.algorithm}'s MlpPolicy ({error}); only the policies "
             "that come with the libraries can be read"
