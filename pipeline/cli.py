@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT")
 
+# Names of the loggers that `LOG_LEVEL` is about.
+LOGGERS = ("pipeline", "experts", "collectors", "trainer", "dags", "progress")
+
 
 def parse(
     config_type: type[ConfigT],
@@ -76,6 +79,13 @@ def print_table(table: Table, min_width: int = 100) -> None:
     console.print(table)
 
 
+def configure_logging(level: int | str) -> None:
+    """Log to stderr, our own packages from ``level`` on, the others' warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(level)
+
+
 def run(module: str) -> None:
     """Run ``main`` of a module as a command: log to stderr, turn an error people can act on into one line.
 
@@ -84,9 +94,7 @@ def run(module: str) -> None:
 
     Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt.
     """
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
     try:
         importlib.import_module(module).main()
     except UserError as error:

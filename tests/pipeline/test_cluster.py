@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cluster import MAX_ATTEMPTS, connect, run_jobs
+from pipeline.cluster import MAX_ATTEMPTS, Resources, connect, run_jobs
 from pipeline.errors import JobsFailedError
 from pipeline.rollout import rollout
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy
@@ -49,6 +51,12 @@ def play(job: tuple[Any, list[int]]) -> list[float]:
 
 def process_id(job: int) -> int:
     return os.getpid()
+
+
+def log_three_lines(job: str) -> None:
+    for number in range(3):
+        logging.getLogger("experts.fake").info("%s: %d of 3", job, number)
+    logging.getLogger("somebody.else").info("%s: not our news", job)
 
 
 def test_every_job_gives_its_result() -> None:
@@ -126,3 +134,38 @@ def test_workers_are_gone_after_jobs_failed() -> None:
         list(run_jobs(square_but_for_three, [3], workers=1))
     assert list(run_jobs(square, [1], workers=1)) == [(1, 1)]
     assert failed.value is not None
+
+
+@pytest.mark.usefixtures("no_endless_wait")
+def test_a_job_is_cut_to_what_the_largest_node_has() -> None:
+    # One CPU and no GPU here: without the cut these would wait for ever.
+    wanted = {1: Resources(num_cpus=64), 2: Resources(num_gpus=1), 3: Resources()}
+    results = list(run_jobs(square, [1, 2, 3], 1, wanted.__getitem__))
+    assert sorted(results) == [(1, 1), (2, 4), (3, 9)]
+
+
+def test_jobs_with_resources_of_their_own_have_a_process_of_their_own() -> None:
+    own = [process for _, process in run_jobs(process_id, [1, 2, 3], 1, lambda _: Resources())]
+    shared = [process for _, process in run_jobs(process_id, [1, 2, 3], 1)]
+    assert (len(set(own)), len(set(shared))) == (3, 1)
+
+
+def test_a_job_with_resources_is_tried_again_when_its_worker_dies(tmp_path: Path) -> None:
+    jobs = [(tmp_path, 1), (tmp_path, 2)]
+    results = list(run_jobs(die_on_the_first_attempt, jobs, 1, lambda _: Resources()))
+    assert sorted(result for _, result in results) == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-0", "1-1", "2-0"]
+
+
+def test_what_our_packages_log_in_a_worker_comes_to_this_terminal(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pipeline")
+    assert len(list(run_jobs(log_three_lines, ["reach", "push"], 1))) == 2
+    said, deadline = "", time.monotonic() + 20
+    while said.count(" of 3") < 6 and time.monotonic() < deadline:
+        time.sleep(0.1)
+        said += capfd.readouterr().err
+    lines = [f"experts.fake: {job}: {number} of 3" for job in ("reach", "push") for number in range(3)]
+    assert [line for line in lines if line not in said] == []
+    assert "not our news" not in said
