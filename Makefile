@@ -1,4 +1,5 @@
-# Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE.
+# Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
+# EXPERT, RETRAIN=1, ALLOW_WEAK=1.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -6,13 +7,17 @@ PY := $(VENV)/bin/python
 # A variable that is not set is not passed, so that the recipe or the command's own default holds.
 option = $(if $($(2)),--$(1) '$($(2))')
 TASKS := $(call option,task,TASK)
+EXPERTS := $(call option,expert,EXPERT)
+# In `make experts collect EPISODES=20` the number is about collecting; measurements then keep their default.
+MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISODES))
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint tasks experts collect dataset train evaluate report bench clean
+.PHONY: help setup setup-dev demo test lint tasks experts experts-report collect dataset train evaluate report bench \
+	clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed ## create .venv with everything a run needs, at pinned versions
 
@@ -42,11 +47,16 @@ lint: setup-dev ## ruff, mypy, import contracts
 tasks: setup ## print the task table (TASK=)
 	@$(PY) -m pipeline.tasks $(TASKS)
 
-experts: setup ## measure the experts of TASK= and the random policy
-	$(PY) -m experts.measure $(STAGE) $(TASKS) $(call option,workers,WORKERS)
+experts: setup ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
+	$(PY) -m experts.prepare $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
+		$(call option,workers,WORKERS)
 
-collect: setup ## collect EPISODES= per task of TASK= into shards
-	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts/report/
+	$(PY) -m experts.report --out '$(OUT)' $(TASKS)
+
+collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, ALLOW_WEAK=1)
+	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
+		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 dataset: setup ## build OUT/dataset from the shards
 	$(PY) -m collectors.dataset --out '$(OUT)' $(TASKS)
@@ -60,8 +70,9 @@ evaluate: setup ## play unseen seeds with the trained agent
 report: setup ## write OUT/report/index.html
 	$(PY) -m trainer.report --out '$(OUT)'
 
-bench: setup ## measure collection, loading, training and acting on this machine
-	$(PY) -m collectors.bench
+bench: setup ## measure experts, collection, loading, training and acting on this machine
+	$(PY) -m experts.bench --out '$(OUT)'
+	$(PY) -m collectors.bench --out '$(OUT)'
 	$(PY) -m trainer.bench $(STAGE)
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay

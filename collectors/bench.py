@@ -18,9 +18,11 @@ from statistics import median
 import numpy as np
 
 from collectors.collect import CollectJob, collect_shard
-from experts.registry import DEFAULT, KINDS, resolve
+from experts.choice import Mix
+from experts.registry import RANDOM, experts_of
 from pipeline.cli import parse, print_table, run
 from pipeline.episode import Episode
+from pipeline.errors import UserError
 from pipeline.plan import ShardJob
 from pipeline.rollout import rollout
 from pipeline.tasks import Task, select_tasks
@@ -38,14 +40,21 @@ class BenchConfig:
     """Alternating measurements; the median is shown."""
     envs: int = 16
     """Environments in lockstep."""
-    expert: str = DEFAULT
-    """Kind of expert; `default` takes the domain's own."""
+    out: Path = Path("runs/default")
+    """Root of a run whose experts are taken before the embedded ones and the rules."""
 
 
 def bench_task(config: BenchConfig, task: Task) -> dict[str, float]:
-    """Median steps per second of each way."""
-    expert = resolve(task, config.expert)
-    policy = KINDS[expert].make(task)
+    """Median steps per second of each way.
+
+    Raises:
+        UserError: the task has no expert.
+    """
+    experts = [expert for expert in experts_of(config.out, task) if expert.record.kind != RANDOM]
+    if not experts:
+        raise UserError(f"{task.name} has no expert to time; run `make experts TASK={task.name}` first")
+    mix = Mix((experts[-1],), (1.0,))  # a rule where there is one, so that figures compare over time
+    policy = mix.make_policy(task)
     episodes = list(rollout(task, policy, range(8), config.envs))
     num_episodes = max(8, int(config.steps / np.mean([len(e) for e in episodes])))
     episodes = list(rollout(task, policy, range(num_episodes), config.envs))
@@ -61,8 +70,8 @@ def bench_task(config: BenchConfig, task: Task) -> dict[str, float]:
 
     def collect() -> None:
         with tempfile.TemporaryDirectory() as directory:
-            shard = ShardJob(task, "train", 0, num_episodes, expert)
-            collect_shard(CollectJob(shard, Path(directory), config.envs))
+            shard = ShardJob(task, "train", 0, num_episodes, mix.kind)
+            collect_shard(CollectJob(shard, mix, Path(directory), config.envs))
 
     ways: dict[str, Callable[[], None]] = {"stepping": step, "with expert": act, "to a shard": collect}
     seconds: dict[str, list[float]] = {name: [] for name in ways}

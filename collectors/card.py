@@ -28,7 +28,8 @@ who_acted = load_dataset(path, "{example}{suffix}")
 ```
 
 The side table `<task>{suffix}` has one row per seed played: who acted, return, length, success, how the episode ended,
-and why it was rejected if it was; `row` is its row in the data file of the same number.
+and why it was rejected if it was; `row` is its row in the data file of the same number. Where the table below names a
+mix of experts with weights, each seed was played by one of them, and the side table says by which.
 
 | task | expert | train episodes | train steps | mean return | success | rejected | test episodes | MB |
 |---|---|---|---|---|---|---|---|---|
@@ -97,9 +98,16 @@ def _row(manifest: DatasetManifest, task: Task) -> str:
     success = "-" if train.num_successes is None else f"{train.num_successes / max(1, train.num_episodes):.2f}"
     megabytes = sum(entry.num_bytes for split in (train, test) for entry in split.data) / 1e6
     cells = (
-        task.name, info.expert, f"{train.num_episodes:,}", f"{train.num_steps:,}", f"{train.mean_return:.2f}", success,
-        train.num_rejected + test.num_rejected, f"{test.num_episodes:,}", f"{megabytes:.2f}",
-    )  # fmt: skip
+        task.name,
+        f"`{info.expert_revision}`",
+        f"{train.num_episodes:,}",
+        f"{train.num_steps:,}",
+        f"{train.mean_return:.2f}",
+        success,
+        train.num_rejected + test.num_rejected,
+        f"{test.num_episodes:,}",
+        f"{megabytes:.2f}",
+    )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

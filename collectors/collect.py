@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.registry import DEFAULT, KINDS, resolve
+from experts.choice import BEST, Mix, choose, parse_choice
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
@@ -29,6 +29,8 @@ from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
+
+MAX_ERRORS = 5  # shown of one kind
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,15 @@ class CollectConfig:
     """Worker processes."""
     envs: int = 16
     """Environments each worker steps in lockstep."""
-    expert: str = DEFAULT
-    """Kind of expert; `default` takes the domain's own."""
+    expert: str = BEST
+    """Who acts: `best` or `best-success` as measured, a kind, a revision, the first there is of a comma list, or a mix
+    such as `0.7*best+0.3*scripted`, in which each seed is played by one of them."""
+    allow_weak: bool = False
+    """Collect with experts that are not clearly better than random, too."""
 
     def __post_init__(self) -> None:
         _parse_episodes(self.episodes)
+        parse_choice(self.expert)
         check_at_least_one(self, "shard_episodes", "workers", "envs")
         if not 0 < self.test_share <= 1:
             raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
@@ -84,7 +90,7 @@ def _parse_episodes(text: str) -> dict[str, int]:
 
 def demo() -> CollectConfig:
     """The demo's six tasks, as much as minutes allow: a grid-world episode is short, an arm's has 100 steps."""
-    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes=500)
+    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes=500, expert="scripted,bot")
 
 
 RECIPES = {"demo": demo}
@@ -95,15 +101,21 @@ class CollectJob:
     """One shard to write below ``root``."""
 
     shard: ShardJob
+    mix: Mix
     root: Path
     num_envs: int
 
 
 def collect_shard(job: CollectJob) -> ShardManifest:
     """Play the seeds of one shard and write it. A plain function: it needs neither Ray nor other shards."""
-    kind = KINDS[job.shard.expert]
-    episodes = rollout(job.shard.task, kind.make(job.shard.task), job.shard.seeds, job.num_envs)
-    return write_shard(job.root, job.shard, kind.revision, episodes)
+    task, mix = job.shard.task, job.mix
+
+    def actor(seed: int) -> tuple[str, str]:
+        record = mix.actor(seed)
+        return record.kind, record.revision
+
+    episodes = rollout(task, mix.make_policy(task), job.shard.seeds, job.num_envs)
+    return write_shard(job.root, job.shard, mix.revision, episodes, actor)
 
 
 def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
@@ -112,8 +124,14 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
     for name in _parse_episodes(config.episodes):
         if name not in known:
             raise UserError(f"--episodes {config.episodes!r}: {name!r} is neither a chosen task nor its domain")
-    root = config.out / "shards"
-    jobs = [CollectJob(shard, root, config.envs) for task in tasks for shard in _plan(config, task, root)]
+    out = config.out.absolute()  # workers may stand elsewhere
+    root = out / "shards"
+    mixes = _choose(config, out, tasks)
+    jobs = [
+        CollectJob(shard, mixes[task.name], root, config.envs)
+        for task in tasks
+        for shard in _plan(config, task, mixes[task.name], root)
+    ]
     write_json(root / "config.json", config)
     num_episodes = sum(job.shard.num_seeds for job in jobs)
     log.info("%d tasks; %d shards with %d episodes to collect", len(tasks), len(jobs), num_episodes)
@@ -124,21 +142,41 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
         progress.advance(manifest.num_seeds, f"{num_rejected} rejected, last {job.shard.task.name} {job.shard.split}")
 
 
-def _plan(config: CollectConfig, task: Task, root: Path) -> list[ShardJob]:
+def _choose(config: CollectConfig, out: Path, tasks: Sequence[Task]) -> dict[str, Mix]:
+    """Who acts in each task.
+
+    Raises:
+        UserError: names every task that has no such expert, up to a few.
+    """
+    mixes, errors = {}, []
+    for task in tasks:
+        try:
+            mixes[task.name] = choose(out, task, config.expert, config.allow_weak)
+        except UserError as error:
+            errors.append(str(error))
+    if len(errors) == 1:
+        raise UserError(errors[0])
+    if errors:
+        shown = "\n  ".join(errors[:MAX_ERRORS]) + ("\n  ..." if len(errors) > MAX_ERRORS else "")
+        raise UserError(f"{len(errors)} of {len(tasks)} tasks have no expert to collect with:\n  {shown}")
+    return mixes
+
+
+def _plan(config: CollectConfig, task: Task, mix: Mix, root: Path) -> list[ShardJob]:
     """Missing jobs of a task.
 
     Raises:
         UserError: what is there was collected by another expert or with other package versions.
     """
-    expert = resolve(task, config.expert)
     done = finished_shards(root, task.name)
-    now = (expert, KINDS[expert].revision, versions_of(task.packages))
+    now = (mix.kind, mix.revision, versions_of(task.packages))
     for shard in done:
         before = (shard.expert, shard.expert_revision, shard.versions)
         if before != now:
             raise UserError(
                 f"{root / task.name} holds episodes of {_describe(*before)}; this run would add {_describe(*now)}. "
-                f"Use another --out, or move that folder away"
+                f"Use another --out, move that folder away, or name the expert that is there: "
+                f"--expert '{shard.expert_revision}' (EXPERT=)"
             )
     return [
         job
@@ -147,7 +185,7 @@ def _plan(config: CollectConfig, task: Task, root: Path) -> list[ShardJob]:
             task,
             split,
             config.num_episodes(task, split),
-            expert,
+            mix.kind,
             [shard for shard in done if shard.split == split],
             config.shard_episodes,
         )

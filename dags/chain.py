@@ -30,7 +30,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("experts", "experts.measure", ("recipe", "task", "workers")),
+    Stage("experts", "experts.prepare", ("recipe", "task", "workers")),
     Stage("collect", "collectors.collect", ("recipe", "task", "workers", "episodes")),
     Stage("dataset", "collectors.dataset", ()),
     Stage("train", "trainer.train", ("recipe", "task")),

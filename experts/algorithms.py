@@ -19,18 +19,24 @@ class Algorithm:
         module: has ``train(job: TrainJob) -> StoredExpert``; imported only where it runs.
         domains: where it has recipes.
         num_cpus: cores one training occupies.
+        num_gpus: GPUs, or a share of one, that one training occupies where there are any.
     """
 
     module: str
     domains: tuple[str, ...]
     num_cpus: int = 1
+    num_gpus: float = 0
 
 
-_SB3 = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"))
+_ON_POLICY = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"))
+_OFF_POLICY = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"), num_gpus=0.25)
 ALGORITHMS = {
-    **dict.fromkeys(("ppo", "trpo", "sac", "tqc", "crossq"), _SB3),
-    "clone-ppo": Algorithm("experts.stable_baselines.clone", ("metaworld",)),
-    "sample-factory": Algorithm("experts.sample_factory.train", ("atari", "mujoco", "metaworld"), num_cpus=2),
+    "ppo": _ON_POLICY,
+    "trpo": _ON_POLICY,
+    "sac": _OFF_POLICY,
+    "tqc": _OFF_POLICY,
+    "crossq": _OFF_POLICY,
+    "sample-factory": Algorithm("experts.sample_factory.train", ("atari", "mujoco", "metaworld"), 2, num_gpus=1),
 }
 
 
@@ -44,7 +50,7 @@ def default_algorithm(task: Task) -> str:
         from experts.stable_baselines.recipes import MUJOCO
 
         return MUJOCO[task.name].algorithm
-    defaults = {"atari": "sample-factory", "metaworld": "clone-ppo"}
+    defaults = {"atari": "sample-factory", "metaworld": "sac"}
     if task.domain not in defaults:
         raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
     return defaults[task.domain]

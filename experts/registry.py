@@ -1,64 +1,82 @@
-"""Which kinds of expert there are, and which one a task gets unless told otherwise."""
+"""Who can act in a task: rules that are defined by code, and the networks in the store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from experts.babyai_bot import BabyAIBotPolicy
 from experts.metaworld_scripted import ScriptedPolicy
+from experts.network import NetworkPolicy
 from experts.random_policy import RandomPolicy
-from pipeline.errors import UserError
+from experts.store import ExpertRecord, StoredExpert, read_arrays, stored_experts
+from pipeline.measurement import experts_directory
 from pipeline.policy import Policy
 from pipeline.tasks import Task
-from pipeline.versions import format_versions, versions_of
+from pipeline.versions import versions_of
 
-DEFAULT = "default"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class ExpertKind:
-    """A way to get a policy for a task.
+class Rule:
+    """An expert without weights.
 
     Attributes:
         make: builds the policy, in the process that will use it.
         domains: where it can act; None for everywhere.
-        packages: the distributions that define its behaviour; their versions are its revision.
+        package: the distribution that defines its behaviour, whose version is in its revision; None if it is
+            defined here.
+        origin: one sentence: where the rules come from.
     """
 
     make: Callable[[Task], Policy]
     domains: tuple[str, ...] | None
-    packages: tuple[str, ...]
-
-    @property
-    def revision(self) -> str:
-        return format_versions(versions_of(self.packages)) or "1"
+    package: str | None
+    origin: str
 
 
-KINDS = {
-    "bot": ExpertKind(BabyAIBotPolicy, ("babyai",), ("minigrid",)),
-    "scripted": ExpertKind(ScriptedPolicy, ("metaworld",), ("metaworld",)),
-    "random": ExpertKind(RandomPolicy, None, ()),
+RULES = {
+    "bot": Rule(BabyAIBotPolicy, ("babyai",), "minigrid", "the planner that ships with minigrid"),
+    "scripted": Rule(ScriptedPolicy, ("metaworld",), "metaworld", "the scripted policy that ships with metaworld"),
+    RANDOM: Rule(RandomPolicy, None, None, "every action equally likely"),
 }
 
 
-def resolve(task: Task, expert: str = DEFAULT) -> str:
-    """The name of the expert kind that acts in ``task``.
+def rule_record(kind: str, task: Task) -> ExpertRecord:
+    """The record of a rule as it is installed, e.g. revision ``scripted-3.1.1``."""
+    rule = RULES[kind]
+    versions = versions_of([rule.package] if rule.package else [])
+    # A plus, as in a version's local part, separates the parts of a mix.
+    version = "".join(versions.values()).replace("+", "_") or "1"
+    return ExpertRecord(task.name, kind, f"{kind}-{version}", None, rule.origin, versions=versions)
+
+
+def experts_of(out: Path, task: Task) -> list[StoredExpert]:
+    """Everyone who can act in ``task`` now: networks of ``out`` and embedded ones, then rules, the random policy last.
+
+    A stored rule of another version than the installed one is left out: it cannot act any more. The folder of a rule
+    that is not in a store yet does not exist; ``store.keep_expert`` makes it.
+    """
+    stored = {expert.record.revision: expert for expert in stored_experts(out, task.name)}
+    networks = [expert for expert in stored.values() if expert.record.network is not None]
+    rules = []
+    for kind, rule in RULES.items():
+        if rule.domains is None or task.domain in rule.domains:
+            record = rule_record(kind, task)
+            here = StoredExpert(record, experts_directory(out, task.name) / record.revision)
+            rules.append(stored.get(record.revision, here))
+    return networks + rules
+
+
+def make_policy(task: Task, expert: StoredExpert) -> Policy:
+    """The policy of an expert, built in the process that will use it.
 
     Raises:
-        UserError: unknown kind, a kind that cannot act in this domain, or a domain without an expert.
+        UserError: weights that cannot be read or do not fit the task.
     """
-    possible = [name for name, kind in KINDS.items() if kind.domains is None or task.domain in kind.domains]
-    if expert == DEFAULT:
-        experts = [name for name in possible if name != "random"]
-        if not experts:
-            raise UserError(
-                f"{task.name}: there is no expert for {task.domain} yet, only the random policy. "
-                f"Choose other tasks, or pass --expert random (EXPERT=random) on purpose"
-            )
-        return experts[0]
-    if expert not in KINDS:
-        raise UserError(f"unknown expert {expert!r}; allowed: {DEFAULT}, {', '.join(sorted(KINDS))}")
-    if expert not in possible:
-        raise UserError(f"expert {expert!r} cannot act in {task.name}; allowed there: {', '.join(possible)}")
-    return expert
+    record = expert.record
+    if record.network is None:
+        return RULES[record.kind].make(task)
+    return NetworkPolicy(task, record.network, read_arrays(expert), f"expert {record.revision} ({expert.folder})")

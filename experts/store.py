@@ -12,6 +12,7 @@ The embedded store, ``experts/embedded/``, has the same layout and is only read.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -90,16 +91,42 @@ def write_expert(
     record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
     folder = experts_directory(out, task_name) / revision
     if not (folder / RECORD).exists():
-        temporary = folder.with_name(f".{revision}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        (temporary / WEIGHTS).write_bytes(data)
-        lines = ["steps,seconds,return", *(f"{p.steps},{p.seconds:.1f},{p.mean_return:.6g}" for p in curve)]
-        (temporary / CURVE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        write_json(temporary / RECORD, record)
-        shutil.rmtree(folder, ignore_errors=True)  # left over without a record
-        temporary.rename(folder)
+        with _new_folder(folder) as temporary:
+            (temporary / WEIGHTS).write_bytes(data)
+            lines = ["steps,seconds,return", *(f"{p.steps},{p.seconds:.1f},{p.mean_return:.6g}" for p in curve)]
+            (temporary / CURVE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_json(temporary / RECORD, record)
     return StoredExpert(record, folder)
+
+
+def keep_expert(out: Path, expert: StoredExpert) -> StoredExpert:
+    """The same expert in the store of ``out``: an embedded one is copied, a rule that stands nowhere is written.
+
+    What is in ``out`` already is never written again.
+    """
+    folder = experts_directory(out, expert.record.task) / expert.record.revision
+    if not (folder / RECORD).exists():
+        with _new_folder(folder) as temporary:
+            if (expert.folder / RECORD).exists():
+                shutil.copytree(expert.folder, temporary, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            else:
+                write_json(temporary / RECORD, expert.record)
+    return StoredExpert(expert.record, folder)
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which then becomes ``folder``, unless another process was faster."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if not (folder / RECORD).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # left over without a record
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_expert(folder: Path) -> StoredExpert:
@@ -148,6 +175,4 @@ def stored_experts(out: Path, task_name: str) -> list[StoredExpert]:
 
 def _folders(out: Path, task_name: str) -> Iterator[Path]:
     for directory in (experts_directory(out, task_name), EMBEDDED / task_name):
-        for path in sorted(directory.glob(f"*/{RECORD}")):
-            if not path.parent.name.startswith("."):
-                yield path.parent
+        yield from (path.parent for path in sorted(directory.glob(f"[!.]*/{RECORD}")))

@@ -10,7 +10,10 @@ import numpy as np
 
 from pipeline.episode import Episode
 from pipeline.files import read_json
+from pipeline.scores import Interval, mean_interval
+from pipeline.seeds import seeds_of
 from pipeline.tasks import Task
+from pipeline.versions import versions_of
 
 MEASUREMENT = "measurement.json"
 
@@ -21,7 +24,7 @@ class Measurement:
 
     Attributes:
         policy: expert kind, or ``agent``.
-        revision: which version of that policy.
+        revision: which version of that policy; for an expert, the name of its folder in the store.
         versions: of the packages that define the environment.
         successes: per episode, or None where the task has no notion of it.
         rejected: per episode, the reason it is not counted, or None.
@@ -42,6 +45,11 @@ class Measurement:
         """Returns of the episodes that count, ``(n,)`` float64."""
         pairs = zip(self.returns, self.rejected, strict=True)
         return np.array([value for value, reason in pairs if reason is None])
+
+    @property
+    def mean_return(self) -> Interval:
+        """Mean return of the episodes that count."""
+        return mean_interval([self.accepted_returns])
 
     @property
     def success_rate(self) -> float | None:
@@ -71,7 +79,25 @@ def experts_directory(out: Path, task_name: str) -> Path:
     return out / "experts" / task_name
 
 
-def load_measurement(folder: Path) -> Measurement | None:
-    """The measurement in the folder of an expert's revision, or None if it was not measured."""
+def load_measurement(folder: Path, task: Task) -> Measurement | None:
+    """The valid measurement in the folder of an expert's revision, or None.
+
+    It is valid for the installed versions of the task's packages only: another version is another environment.
+    """
     path = folder / MEASUREMENT
-    return Measurement(**read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    found = Measurement(**read_json(path))
+    is_valid = (
+        (found.task, found.revision) == (task.name, folder.name)
+        and found.versions == versions_of(task.packages)
+        and found.seeds == seeds_of("measure", len(found.seeds))
+    )
+    return found if is_valid else None
+
+
+def load_measurements(out: Path, task: Task) -> dict[str, Measurement]:
+    """Valid measurements of the experts of a task in a run, the random policy's among them, by revision."""
+    folders = [path.parent for path in sorted(experts_directory(out, task.name).glob(f"[!.]*/{MEASUREMENT}"))]
+    found = {folder.name: load_measurement(folder, task) for folder in folders}
+    return {revision: measurement for revision, measurement in found.items() if measurement is not None}

@@ -9,7 +9,7 @@ Memory is bounded by one row group: episodes are flushed as they come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,22 @@ class _Totals:
     side_rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def write_shard(root: Path, job: ShardJob, expert_revision: str, episodes: Iterable[Episode]) -> ShardManifest:
-    """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest."""
+def write_shard(
+    root: Path,
+    job: ShardJob,
+    expert_revision: str,
+    episodes: Iterable[Episode],
+    actor: Callable[[int], tuple[str, str]] | None = None,
+) -> ShardManifest:
+    """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest.
+
+    Args:
+        root: where shards stand, a folder per task.
+        job: which seeds; its expert may be a mix.
+        expert_revision: of the job's expert.
+        episodes: one per seed.
+        actor: expert and revision that played a seed, for the side table; the job's own in every episode if None.
+    """
     directory = root / job.task.name
     versions = versions_of(job.task.packages)
     data_path = directory / f"{job.stem}.parquet"
@@ -50,7 +64,8 @@ def write_shard(root: Path, job: ShardJob, expert_revision: str, episodes: Itera
     with replacing(data_path) as temporary:
         _write_data(temporary, job, episodes, totals)
     for row in totals.side_rows:
-        row.update(expert=job.expert, expert_revision=expert_revision, versions=format_versions(versions))
+        expert, revision = actor(row["seed"]) if actor else (job.expert, expert_revision)
+        row.update(expert=expert, expert_revision=revision, versions=format_versions(versions))
     schema = episode_features().arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)

@@ -39,3 +39,11 @@ def one_worker() -> Iterator[None]:
     connect(1)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def nothing_embedded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder as the embedded store, so that a test does not depend on what this package ships."""
+    embedded = tmp_path / "embedded"
+    monkeypatch.setattr("experts.store.EMBEDDED", embedded)
+    return embedded

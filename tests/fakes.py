@@ -7,14 +7,24 @@ Between them they check the whole chain: what is stored, trained on or played mu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
+from experts.choice import Mix
+from experts.network import NetworkSpec
+from experts.registry import rule_record
+from experts.store import CurvePoint, StoredExpert, keep_expert, write_expert
 from pipeline.episode import Episode
+from pipeline.files import write_json
+from pipeline.measurement import MEASUREMENT, Measurement
 from pipeline.policy import GiveUp, Observations
+from pipeline.seeds import seeds_of
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, TEXT, Action, Task
+from pipeline.versions import versions_of
 
 MAX_STEPS = 6
 
@@ -245,3 +255,45 @@ def assert_same_episode(found: Episode, expected: Episode) -> None:
         assert a.tobytes() == b.tobytes(), f"{name} of seed {found.seed}: {a} is not {b}"
     for name in ("texts", "ended", "success", "rejected"):
         assert getattr(found, name) == getattr(expected, name), name
+
+
+def store_network(
+    out: Path, task: Task = FAKE_COUNT, action: float = 0.5, kind: str = "ppo", curve: Sequence[CurvePoint] = ()
+) -> StoredExpert:
+    """A network in the store of ``out`` that acts ``action``, in every dimension, whatever it sees."""
+    spec = NetworkSpec(task.observation_shape, (), "tanh", "gaussian", task.action.size)
+    size = (task.action.size, *task.observation_shape)
+    arrays = {
+        "head.weight": torch.zeros(size),
+        "head.bias": torch.full(size[:1], action),
+        "log_std": torch.zeros(size[:1]),
+    }
+    return write_expert(out, task.name, kind, spec, arrays, f"made to act {action}", curve=curve)
+
+
+def store_random(out: Path, task: Task = FAKE_COUNT) -> StoredExpert:
+    """The random policy in the store of ``out``."""
+    return keep_expert(out, StoredExpert(rule_record("random", task), out / "nowhere"))
+
+
+def random_mix(out: Path, task: Task) -> Mix:
+    """The random policy alone."""
+    return Mix((store_random(out, task),), (1.0,))
+
+
+def write_measurement(
+    expert: StoredExpert, task: Task, returns: Sequence[float], successes: Sequence[bool] | None = None
+) -> Path:
+    """A valid measurement of an expert that earned ``returns``, without playing."""
+    count = len(returns)
+    if successes is None and task.success is not None:
+        successes = [False] * count
+    path = expert.folder / MEASUREMENT
+    record = expert.record
+    measurement = Measurement(
+        task.name, record.kind, record.revision, versions_of(task.packages), seeds_of("measure", count),
+        [float(value) for value in returns], [1] * count, None if successes is None else list(successes),
+        [None] * count,
+    )  # fmt: skip
+    write_json(path, measurement)
+    return path

@@ -22,7 +22,8 @@ from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
-from pipeline.measurement import Measurement, measurement_path, summarise
+from pipeline.manifest import DatasetManifest
+from pipeline.measurement import Measurement, experts_directory, load_measurements, summarise
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.scores import Interval, is_scorable, jat_scores, mean_interval, normalise
@@ -241,16 +242,29 @@ def _checkpoint(config: EvaluateConfig) -> Path:
 
 
 def _references(out: Path, task: Task) -> tuple[Measurement, Measurement]:
-    """Measurements of the random policy and of the best measured expert."""
-    directory = measurement_path(out, task.name, "random").parent
-    found = {path.stem: Measurement(**read_json(path)) for path in directory.glob("*.json")}
-    experts = [m for name, m in found.items() if name != "random"]
-    if "random" not in found or not experts:
+    """Measurements of the random policy and of the expert that collected the dataset.
+
+    Where the dataset's expert is not one that is measured (a mix, for one), the best measured expert is taken.
+    """
+    found = load_measurements(out, task)
+    random = next((m for m in found.values() if m.policy == "random"), None)
+    experts = {revision: m for revision, m in found.items() if m.policy != "random"}
+    if random is None or not experts:
         raise UserError(
-            f"{task.name}: no measurement of random and expert in {directory}; "
-            f"run `make experts TASK={task.name} OUT={out}` first"
+            f"{task.name}: no measurement of random and expert with the installed packages in "
+            f"{experts_directory(out, task.name)}; run `make experts TASK={task.name} OUT={out}` first"
         )
-    return found["random"], max(experts, key=lambda m: m.accepted_returns.mean())
+    best = max(experts.values(), key=lambda m: m.accepted_returns.mean())
+    return random, experts.get(_collected_by(out, task), best)
+
+
+def _collected_by(out: Path, task: Task) -> str:
+    """Revision of the expert, or mix of experts, that collected the run's dataset of a task; empty if unknown."""
+    path = out / "dataset" / DatasetManifest.FILE_NAME
+    if not path.exists():
+        return ""
+    info = DatasetManifest.load(path).tasks.get(task.name)
+    return info.expert_revision if info else ""
 
 
 def _is_evaluated(directory: Path, task: Task, revision: str, seeds: list[int] | None = None) -> bool:

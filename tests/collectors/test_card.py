@@ -29,10 +29,14 @@ def split(num_successes: int | None) -> SplitManifest:
 def card(tmp_path: Path) -> str:
     def task(expert: str, num_successes: int | None) -> TaskManifest:
         return TaskManifest(
-            expert, "1", {"numpy": "2.0"}, {"train": split(num_successes), "test": split(num_successes)}
+            expert, f"{expert}-1", {"numpy": "2.0"}, {"train": split(num_successes), "test": split(num_successes)}
         )
 
-    tasks = {"babyai-open": task("bot", 900), "metaworld-reach": task("scripted", 1200), "mujoco-ant": task("x", None)}
+    tasks = {
+        "babyai-open": task("bot", 900),
+        "metaworld-reach": task("0.3*random-1+0.7*scripted", 1200),
+        "mujoco-ant": task("x", None),
+    }
     write_card(tmp_path / "README.md", DatasetManifest("digest", tasks), TASKS)
     return (tmp_path / "README.md").read_text()
 
@@ -83,9 +87,9 @@ def test_the_front_matter_tells_columns_and_counts(front: dict[str, Any]) -> Non
 def test_the_table_has_a_row_of_numbers_per_task(card: str) -> None:
     rows = [line for line in card.splitlines() if line.startswith("| ")][1:]
     assert rows == [
-        "| babyai-open | bot | 1,200 | 34,567 | 0.92 | 0.75 | 6 | 1,200 | 2.48 |",
-        "| metaworld-reach | scripted | 1,200 | 34,567 | 0.92 | 1.00 | 6 | 1,200 | 2.48 |",
-        "| mujoco-ant | x | 1,200 | 34,567 | 0.92 | - | 6 | 1,200 | 2.48 |",
+        "| babyai-open | `bot-1` | 1,200 | 34,567 | 0.92 | 0.75 | 6 | 1,200 | 2.48 |",
+        "| metaworld-reach | `0.3*random-1+0.7*scripted-1` | 1,200 | 34,567 | 0.92 | 1.00 | 6 | 1,200 | 2.48 |",
+        "| mujoco-ant | `x-1` | 1,200 | 34,567 | 0.92 | - | 6 | 1,200 | 2.48 |",
     ]
 
 

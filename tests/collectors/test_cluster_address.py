@@ -53,7 +53,18 @@ def address() -> Iterator[str]:
 
 def collect(out: Path, workers: int, ray_address: str | None, exit_code: int = 0) -> str:
     environment = {**os.environ, **(TOKEN | {"RAY_ADDRESS": ray_address} if ray_address else {})}
-    words = ["--task", "babyai-go-to-obj", "--episodes", "8", "--shard-episodes", "4", "--workers", str(workers)]
+    words = [
+        "--task",
+        "babyai-go-to-obj",
+        "--expert",
+        "random",
+        "--episodes",
+        "8",
+        "--shard-episodes",
+        "4",
+        "--workers",
+        str(workers),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "collectors.collect", "--out", str(out), *words],
         capture_output=True,

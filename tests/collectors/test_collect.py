@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from collectors.collect import CollectConfig, CollectJob, collect, collect_shard
 from experts.babyai_bot import BabyAIBotPolicy
+from experts.choice import Mix
+from experts.registry import experts_of
+from experts.store import keep_expert
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.manifest import ShardManifest
@@ -22,15 +26,37 @@ from pipeline.schema import read_blocks
 from pipeline.shards import finished_shards
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import check_shard
-from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAKE_TASKS, num_steps
+from tests.fakes import (
+    FAKE_COUNT,
+    FAKE_GRID,
+    FAKE_NAN_REWARD,
+    FAKE_TASKS,
+    num_steps,
+    random_mix,
+    store_network,
+    store_random,
+    write_measurement,
+)
 
 TEST = 1_000_000_000
 one_worker = pytest.mark.usefixtures("one_worker")
+pytestmark = pytest.mark.usefixtures("nothing_embedded")
 
 
 def config(out: Path, episodes: str = "10", **changes: Any) -> CollectConfig:
     values = {"task": "*", "out": out, "episodes": episodes, "shard_episodes": 4, "workers": 1, "envs": 3}
     return CollectConfig(**{**values, "test_share": 0.25, "expert": "random", **changes})
+
+
+def rule_mix(out: Path, task: Task) -> Mix:
+    """The rule of a domain, alone."""
+    return Mix((keep_expert(out, experts_of(out, task)[0]),), (1.0,))
+
+
+def side_table(out: Path, task: Task, split: str = "train") -> list[dict[str, Any]]:
+    """Who acted and so on, by seed."""
+    paths = sorted((out / "shards" / task.name).glob(f"{split}-*.episodes.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def shards_of(out: Path, task: Task) -> list[tuple[str, int, int]]:
@@ -136,13 +162,17 @@ def test_rejected_episodes_are_counted_with_their_seeds(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"expert": "bot"}, "holds episodes of expert 'bot'"),
-        ({"expert_revision": "0"}, r"expert 'random' \(0\) with numpy .* would add expert 'random' \(1\)"),
+        (
+            {"expert_revision": "random-0"},
+            r"expert 'random' \(random-0\) with numpy .* would add expert 'random' \(random-1\).*--expert 'random-0'",
+        ),
         ({"versions": {"numpy": "0.1"}}, r"with numpy 0\.1; .* Use another --out"),
     ],
     ids=["expert", "revision", "versions"],
 )
 def test_episodes_of_another_origin_are_not_mixed(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    job = CollectJob(ShardJob(FAKE_COUNT, "train", 0, 2, "random"), tmp_path / "shards", 2)
+    shard = ShardJob(FAKE_COUNT, "train", 0, 2, "random")
+    job = CollectJob(shard, random_mix(tmp_path, FAKE_COUNT), tmp_path / "shards", 2)
     manifest = collect_shard(job)
     write_json(tmp_path / "shards" / "fake-count" / f"{job.shard.stem}.json", replace(manifest, **change))
     before = states(tmp_path)
@@ -157,20 +187,25 @@ def test_episodes_of_another_origin_are_not_mixed(change: dict[str, Any], messag
 )
 def test_real_experts_collect_real_tasks(name: str, max_length: int, tmp_path: Path) -> None:
     (task,) = select_tasks(name)
-    collect(config(tmp_path, "3", shard_episodes=2, expert="default"), [task])
+    # What a measurement would say.
+    expert, random = experts_of(tmp_path, task)
+    write_measurement(keep_expert(tmp_path, expert), task, [9.0] * 3)
+    write_measurement(keep_expert(tmp_path, random), task, [0.0] * 3)
+    collect(config(tmp_path, "3", shard_episodes=2, expert="best"), [task])
     assert shards_of(tmp_path, task) == [("test", TEST, 1), ("train", 0, 2), ("train", 2, 1)]
     for shard in finished_shards(tmp_path / "shards", task.name):
         check_shard(task, tmp_path / "shards" / task.name, shard)
         assert shard.num_successes == shard.num_episodes == shard.num_seeds
         assert 0 < shard.num_steps <= max_length * shard.num_seeds
         assert shard.expert == {"babyai": "bot", "metaworld": "scripted"}[task.domain]
+        assert shard.expert_revision == expert.record.revision
 
 
 def test_a_shard_of_the_bot_is_the_same_in_another_process(tmp_path: Path) -> None:
     # Another hash seed, too: the order of a set of strings must not decide what the bot does.
     (task,) = select_tasks("babyai-synth-loc")
     shard = ShardJob(task, "train", 0, 12, "bot")
-    here = collect_shard(CollectJob(shard, tmp_path / "here", 4))
+    here = collect_shard(CollectJob(shard, rule_mix(tmp_path, task), tmp_path / "here", 4))
     source = (
         "import sys, pathlib, tests.collectors.test_collect as t; "
         "t.collect_for_another_process(pathlib.Path(sys.argv[1]))"
@@ -187,12 +222,12 @@ def test_a_shard_of_the_bot_is_the_same_in_another_process(tmp_path: Path) -> No
 
 def collect_for_another_process(root: Path) -> None:
     (task,) = select_tasks("babyai-synth-loc")
-    collect_shard(CollectJob(ShardJob(task, "train", 0, 12, "bot"), root, 3))
+    collect_shard(CollectJob(ShardJob(task, "train", 0, 12, "bot"), rule_mix(root.parent, task), root, 3))
 
 
 def test_the_bot_s_shard_holds_what_the_rollout_gave(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-go-to-local")
-    manifest = collect_shard(CollectJob(ShardJob(task, "test", TEST, 3, "bot"), tmp_path, 2))
+    manifest = collect_shard(CollectJob(ShardJob(task, "test", TEST, 3, "bot"), rule_mix(tmp_path, task), tmp_path, 2))
     episodes = list(rollout(task, BabyAIBotPolicy(task), range(TEST, TEST + 3)))
     (block,) = read_blocks(task, tmp_path / task.name / manifest.data.name)
     np.testing.assert_array_equal(block.observations, np.concatenate([e.observations for e in episodes]))
@@ -252,3 +287,79 @@ def test_episodes_of_a_name_that_no_task_has_are_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr("collectors.collect.run_jobs", lambda *_: [])
     with pytest.raises(UserError, match="babay"):
         collect(config(tmp_path, "300,babay=10000"), FAKE_TASKS)
+
+
+def store_measured(out: Path, action: float, value: float, kind: str) -> str:
+    """A network that was measured to earn ``value``, and its revision."""
+    expert = store_network(out, FAKE_COUNT, action, kind)
+    write_measurement(expert, FAKE_COUNT, [value] * 3)
+    write_measurement(store_random(out), FAKE_COUNT, [0.0] * 3)
+    return expert.record.revision
+
+
+@one_worker
+def test_a_network_of_the_store_collects(tmp_path: Path) -> None:
+    store_measured(tmp_path, 0.25, 5.0, "sac")
+    revision = store_measured(tmp_path, 0.5, 9.0, "ppo")
+    collect(config(tmp_path, "4", expert="best"), [FAKE_COUNT])
+    _, shard = finished_shards(tmp_path / "shards", "fake-count")
+    assert (shard.expert, shard.expert_revision) == ("ppo", revision)
+    assert {(row["expert"], row["expert_revision"]) for row in side_table(tmp_path, FAKE_COUNT)} == {("ppo", revision)}
+    (block,) = read_blocks(FAKE_COUNT, tmp_path / "shards" / "fake-count" / shard.data.name)
+    assert set(block.actions.ravel().tolist()) == {0.5}
+
+
+@one_worker
+def test_in_a_mix_every_row_names_the_expert_that_really_acted(tmp_path: Path) -> None:
+    ppo, sac = store_measured(tmp_path, 0.5, 9.0, "ppo"), store_measured(tmp_path, 0.25, 5.0, "sac")
+    collect(config(tmp_path, "30", expert="0.5*ppo+0.5*sac"), [FAKE_COUNT])
+    rows = side_table(tmp_path, FAKE_COUNT)
+    assert [row["seed"] for row in rows] == list(range(30))
+    acted: list[float] = []
+    for shard in finished_shards(tmp_path / "shards", "fake-count"):
+        assert (shard.expert, shard.expert_revision) == ("0.5*ppo+0.5*sac", f"0.5*{ppo}+0.5*{sac}")
+        if shard.split == "train":
+            (block,) = read_blocks(FAKE_COUNT, tmp_path / "shards" / "fake-count" / shard.data.name)
+            acted += [float(actions[0, 0]) for actions in np.split(block.actions, np.cumsum(block.lengths)[:-1])]
+    named = {("ppo", ppo): 0.5, ("sac", sac): 0.25}
+    assert acted == [named[row["expert"], row["expert_revision"]] for row in rows]
+    assert set(acted) == {0.5, 0.25}
+    # Another cut of the same seeds is played by the same experts.
+    store_measured(tmp_path / "b", 0.5, 9.0, "ppo")
+    store_measured(tmp_path / "b", 0.25, 5.0, "sac")
+    collect(config(tmp_path / "b", "30", expert="ppo+sac", shard_episodes=7, envs=16), [FAKE_COUNT])
+    assert side_table(tmp_path / "b", FAKE_COUNT) == [
+        {**row, "row": again["row"]} for row, again in zip(rows, side_table(tmp_path / "b", FAKE_COUNT), strict=True)
+    ]
+
+
+@one_worker
+def test_going_on_takes_the_same_choice_or_says_how(tmp_path: Path) -> None:
+    first = store_measured(tmp_path, 0.5, 5.0, "ppo")
+    collect(config(tmp_path, "4", expert="best"), [FAKE_COUNT])
+    better = store_measured(tmp_path, 0.25, 9.0, "sac")
+    with pytest.raises(UserError, match=rf"holds .* \({first}\) .* add expert 'sac' \({better}\).*--expert '{first}'"):
+        collect(config(tmp_path, "8", expert="best"), [FAKE_COUNT])
+    collect(config(tmp_path, "8", expert=first), [FAKE_COUNT])
+    assert len(side_table(tmp_path, FAKE_COUNT)) == 8
+
+
+def test_every_task_without_a_usable_expert_is_named_before_anything_is_played(tmp_path: Path) -> None:
+    store_measured(tmp_path, 0.5, 0.0, "ppo")
+    with pytest.raises(UserError) as refused:
+        collect(config(tmp_path, expert="best"), FAKE_TASKS)
+    for part in (
+        "2 of 2 tasks have no expert to collect with:",
+        "fake-count: expert ppo-",
+        "is not clearly better than random",
+        "toy-grid: --expert best means no measured expert",
+    ):
+        assert part in str(refused.value)
+    assert not (tmp_path / "shards").exists()
+
+
+@one_worker
+def test_a_weak_expert_collects_when_that_is_allowed(tmp_path: Path) -> None:
+    store_measured(tmp_path, 0.5, 0.0, "ppo")
+    collect(config(tmp_path, "2", expert="best", allow_weak=True), [FAKE_COUNT])
+    assert [row["expert"] for row in side_table(tmp_path, FAKE_COUNT)] == ["ppo", "ppo"]

@@ -23,21 +23,23 @@ from tests.fakes import (
     expected_episode,
     num_steps,
     observation_at,
+    random_mix,
 )
 
 TEST = 1_000_000_000
 TABLE = (FAKE_COUNT, FAKE_NAN_REWARD, FAKE_GRID, FAKE_PIXELS)
 
 
-def write(out: Path, task: Task, split: str, first_seed: int, num_seeds: int, expert: str = "random") -> ShardManifest:
-    return collect_shard(CollectJob(ShardJob(task, split, first_seed, num_seeds, expert), out / "shards", 4))
+def write(out: Path, task: Task, split: str, first_seed: int, num_seeds: int) -> ShardManifest:
+    mix = random_mix(out.parent / "elsewhere", task)
+    return collect_shard(CollectJob(ShardJob(task, split, first_seed, num_seeds, mix.kind), mix, out / "shards", 4))
 
 
-def write_task(out: Path, task: Task, expert: str = "random") -> None:
+def write_task(out: Path, task: Task) -> None:
     """Five training episodes in two shards, two test episodes in one."""
-    write(out, task, "train", 0, 3, expert)
-    write(out, task, "train", 3, 2, expert)
-    write(out, task, "test", TEST, 2, expert)
+    write(out, task, "train", 0, 3)
+    write(out, task, "train", 3, 2)
+    write(out, task, "test", TEST, 2)
 
 
 def build(out: Path, pattern: str = "*", tasks: Sequence[Task] = TABLE) -> Path:
@@ -59,7 +61,7 @@ def states(directory: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_dataset_opens_with_its_splits_and_jat_s_columns(tmp_path: Path) -> None:
     (reach,) = select_tasks("metaworld-reach")
-    write_task(tmp_path, reach, "scripted")
+    write_task(tmp_path, reach)
     opened = load(build(tmp_path, "metaworld", None), "metaworld-reach")  # type: ignore[arg-type]
     assert {split: len(rows) for split, rows in opened.items()} == {"train": 5, "test": 2}
     for rows in opened.values():
@@ -131,7 +133,7 @@ def test_the_manifest_says_what_is_in_each_split(tmp_path: Path) -> None:
     manifest = DatasetManifest.load(dataset / "manifest.json")
     task = manifest.tasks["fake-count"]
     train = task.splits["train"]
-    assert (task.expert, task.expert_revision, task.versions) == ("random", "1", {"numpy": np.__version__})
+    assert (task.expert, task.expert_revision, task.versions) == ("random", "random-1", {"numpy": np.__version__})
     assert (train.num_episodes, train.num_steps, train.num_rejected, train.num_successes) == (5, 16, 0, 2)
     # 1 + 3.5 + 7.5 + 13 + 21, over five episodes.
     assert train.mean_return == pytest.approx(46.0 / 5)

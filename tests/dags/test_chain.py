@@ -21,7 +21,7 @@ from trainer.train import read_log
 TASKS = "babyai-go-to-obj,metaworld-reach"
 WORKERS = ["--workers", "2"]
 COMMANDS = {
-    "experts": ["experts.measure", "--task", TASKS, "--episodes", "6", *WORKERS],
+    "experts": ["experts.prepare", "--task", TASKS, "--episodes", "6", *WORKERS],
     "collect": [
         "collectors.collect", "--task", TASKS, "--episodes", "24", "--shard-episodes", "6", "--envs", "4", *WORKERS,
     ],
@@ -37,7 +37,7 @@ COMMANDS = {
 }  # fmt: skip
 # What each stage has visibly done when it is killed, always before its end.
 KILL_WHEN: dict[str, Callable[[Path, str], bool]] = {
-    "experts": lambda out, log: any(out.glob("experts/*/*.json")),
+    "experts": lambda out, log: any(out.glob("experts/*/*/measurement.json")),
     "collect": lambda out, log: any(out.glob("shards/*/*.json")),
     "dataset": lambda out, log: "10 of 10 shards checked" in log,
     "train": lambda out, log: any(out.glob("train/checkpoints/step-*")),
@@ -97,6 +97,7 @@ def test_a_run_killed_at_every_stage_ends_like_an_undisturbed_one(
     out: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     undisturbed = tmp_path_factory.mktemp("undisturbed")
+    run("experts", undisturbed)
     run("collect", undisturbed)
     assert shard_checksums(out) == shard_checksums(undisturbed)
     run("dataset", undisturbed)
@@ -157,7 +158,7 @@ def test_stages_run_in_order_and_the_first_failure_ends_the_chain(
     with pytest.raises(SystemExit) as ended:
         run_chain(ChainConfig(out=tmp_path))
     assert ended.value.code == 3
-    assert started == ["experts.measure", "collectors.collect", "collectors.dataset", "trainer.train"]
+    assert started == ["experts.prepare", "collectors.collect", "collectors.dataset", "trainer.train"]
 
 
 def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from pipeline.files import write_json
-from pipeline.measurement import Measurement, load_measurement, measurement_path, summarise
+from pipeline.measurement import (
+    Measurement,
+    experts_directory,
+    load_measurement,
+    load_measurements,
+    summarise,
+)
 from pipeline.policy import GiveUp
 from pipeline.rollout import rollout
+from pipeline.seeds import seeds_of
 from pipeline.tasks import Task
 from tests.fakes import FAKE_COUNT, FAKE_PIXELS, AssertingPolicy
 
@@ -48,9 +58,38 @@ def test_a_task_without_success_has_no_success_rate() -> None:
     assert measurement.success_rate is None
 
 
-def test_a_measurement_comes_back_from_its_file(tmp_path: Path) -> None:
-    path = measurement_path(tmp_path, "fake-count", "random")
-    assert path == tmp_path / "experts" / "fake-count" / "random.json"
-    assert load_measurement(tmp_path, "fake-count", "random") is None
-    write_json(path, EXPECTED)
-    assert load_measurement(tmp_path, "fake-count", "random") == EXPECTED
+@pytest.fixture
+def written(tmp_path: Path) -> Measurement:
+    """A valid measurement, in ``tmp_path/experts/fake-count/ppo-1``."""
+    seeds = seeds_of("measure", 4)
+    found = replace(EXPECTED, policy="ppo", revision="ppo-1", versions={"numpy": np.__version__}, seeds=seeds)
+    write_json(tmp_path / "experts" / "fake-count" / "ppo-1" / "measurement.json", found)
+    return found
+
+
+def test_a_measurement_comes_back_from_its_file(tmp_path: Path, written: Measurement) -> None:
+    folder = experts_directory(tmp_path, "fake-count") / "ppo-1"
+    assert load_measurement(folder, FAKE_COUNT) == written
+    assert load_measurement(folder.with_name("ppo-2"), FAKE_COUNT) is None
+    assert load_measurements(tmp_path, FAKE_COUNT) == {"ppo-1": written}
+    assert load_measurements(tmp_path, FAKE_PIXELS) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"versions": {"numpy": "0.1"}}, {"revision": "ppo-2"}, {"task": "toy-grid"}, {"seeds": [0, 1, 2, 3]}],
+    ids=["versions", "revision", "task", "seeds"],
+)
+def test_a_measurement_of_something_else_is_not_valid(
+    tmp_path: Path, written: Measurement, change: dict[str, Any]
+) -> None:
+    folder = tmp_path / "experts" / "fake-count" / "ppo-1"
+    write_json(folder / "measurement.json", replace(written, **change))
+    assert load_measurement(folder, FAKE_COUNT) is None
+    assert load_measurements(tmp_path, FAKE_COUNT) == {}
+
+
+def test_a_folder_that_is_being_written_is_not_read(tmp_path: Path, written: Measurement) -> None:
+    folder = tmp_path / "experts" / "fake-count" / "ppo-1"
+    folder.rename(folder.with_name(".ppo-1.77.tmp"))
+    assert load_measurements(tmp_path, FAKE_COUNT) == {}

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experts.measure import ExpertsConfig, measure_experts
+from experts.prepare import ExpertsConfig, prepare
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.measurement import Measurement
-from pipeline.seeds import FIRST_SEED
+from pipeline.seeds import FIRST_SEED, seeds_of
+from pipeline.versions import versions_of
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
 from trainer.evaluate import EvaluateConfig, TaskScore, domain_scores, evaluate, load_scores
@@ -23,11 +24,12 @@ RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
 def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> None:
     for task in FAKE_TASKS:
         for kind, values in returns.items():
-            count = len(values)
+            count, revision = len(values), f"{kind}-1"
             measurement = Measurement(
-                task.name, kind, "1", {}, list(range(count)), values, [1] * count, [True] * count, [None] * count
-            )
-            write_json(out / "experts" / task.name / f"{kind}.json", measurement)
+                task.name, kind, revision, versions_of(task.packages), seeds_of("measure", count), values,
+                [1] * count, [True] * count, [None] * count,
+            )  # fmt: skip
+            write_json(out / "experts" / task.name / revision / "measurement.json", measurement)
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_references_are_found_before_anything_is_played(config: EvaluateConfig) -> None:
-    (config.out / "experts" / "toy-grid" / "random.json").unlink()
+    (config.out / "experts" / "toy-grid" / "random-1" / "measurement.json").unlink()
     with pytest.raises(UserError, match="make experts TASK=toy-grid"):
         evaluate(config, FAKE_TASKS)
     assert not (config.out / "evaluation" / "fake-count.json").exists()
@@ -134,10 +136,40 @@ def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
         EvaluateConfig(**changes)  # type: ignore[arg-type]
 
 
+def test_references_of_other_package_versions_are_none(config: EvaluateConfig) -> None:
+    path = config.out / "experts" / "fake-count" / "scripted-1" / "measurement.json"
+    write_json(path, {**read_json(path), "versions": {"numpy": "0.1"}})
+    with pytest.raises(UserError, match=r"with the installed packages .*make experts TASK=fake-count"):
+        evaluate(config, FAKE_TASKS)
+
+
+@pytest.mark.parametrize(
+    ("collected_by", "expected"),
+    [
+        ("ppo-1", ("ppo", 4.0)),  # although the scripted one is better
+        ("ppo-gone", ("scripted", 10.0)),
+        ("0.5*ppo-1+0.5*scripted-1", ("scripted", 10.0)),
+        ("random-1", ("scripted", 10.0)),
+    ],
+)
 @pytest.mark.usefixtures("one_worker")
+def test_the_reference_is_the_expert_that_collected_the_dataset_or_else_the_best(
+    collected_by: str, expected: tuple[str, float], config: EvaluateConfig
+) -> None:
+    write_references(config.out, {"ppo": [3.0, 5.0]})
+    path = config.out / "dataset" / "manifest.json"
+    manifest = read_json(path)
+    for task in manifest["tasks"].values():
+        task["expert_revision"] = collected_by
+    write_json(path, manifest)
+    (score,) = evaluate(replace(config, task="toy-grid", episodes=1), FAKE_TASKS)
+    assert (score.expert_kind, score.expert) == expected
+
+
+@pytest.mark.usefixtures("one_worker", "nothing_embedded")
 def test_measurements_of_the_experts_stage_are_what_evaluation_reads(trained: Path) -> None:
     for task in FAKE_TASKS:
-        (trained / "experts" / task.name / "random.json").unlink()
-    measure_experts(ExpertsConfig(task="*", out=trained, episodes=3, workers=1, expert="random"), FAKE_TASKS)
+        (trained / "experts" / task.name / "random-1" / "measurement.json").unlink()
+    prepare(ExpertsConfig(task="*", out=trained, episodes=3, workers=1, expert="random"), FAKE_TASKS)
     scores = evaluate(EvaluateConfig(out=trained, episodes=2, workers=1, video_episodes=0), FAKE_TASKS)
     assert all(score.expert_kind == "scripted" for score in scores)

@@ -1,0 +1,129 @@
+"""How fast each kind of expert decides, on one core.
+
+    python -m experts.bench --out runs/default
+
+Every kind plays its own task with 1, 16 and 64 environments in lockstep, and only the time inside the policy counts:
+a rule plans on the simulator's state, so it needs real environments, and a network meets real observations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from experts.network import NetworkPolicy, NetworkSpec, PolicyNetwork
+from experts.registry import RANDOM, experts_of, make_policy
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.policy import Observations, Policy
+from pipeline.rollout import rollout
+from pipeline.tasks import Task, select_tasks
+
+BATCHES = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Time the decisions of every kind of expert."""
+
+    task: str = "babyai-go-to-local,metaworld-reach,mujoco-hopper,atari-pong"
+    """Task name, domain, glob, or comma list of these."""
+    out: Path = Path("runs/default")
+    """Root of a run whose experts are timed, besides the embedded ones and the rules."""
+    decisions: int = 50
+    """Decisions per environment."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "decisions")
+
+
+class EnoughDecisions(Exception):  # noqa: N818  not an error: it ends a rollout whose episodes may be long
+    """The policy was timed long enough."""
+
+
+class TimedPolicy:
+    """Adds up the time spent in ``act``, and ends the rollout after ``num_calls`` of it; the first is not counted."""
+
+    def __init__(self, policy: Policy, num_calls: int) -> None:
+        self._policy, self._calls_left = policy, num_calls + 1
+        self._is_warm = False
+        self.seconds = 0.0
+        self.num_decisions = 0
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self._policy.reset(slots, seeds, envs)
+
+    def act(self, slots: Sequence[int], observations: Observations) -> Sequence[Any]:
+        if not self._calls_left:
+            raise EnoughDecisions
+        self._calls_left -= 1
+        started = time.perf_counter()
+        actions = list(self._policy.act(slots, observations))
+        if self._is_warm:
+            self.seconds += time.perf_counter() - started
+            self.num_decisions += len(slots)
+        self._is_warm = True
+        return actions
+
+
+def bench_policy(task: Task, policy: Policy, num_envs: int, num_calls: int) -> float:
+    """Decisions per second with ``num_envs`` environments in lockstep, the environments' own time left out."""
+    timed = TimedPolicy(policy, num_calls)
+    try:
+        # More seeds than can be played to their end, as every episode takes a call at least.
+        for _ in rollout(task, timed, range(num_envs * (num_calls + 2)), num_envs):
+            pass
+    except EnoughDecisions:
+        pass
+    return timed.num_decisions / timed.seconds
+
+
+def policies(config: BenchConfig, task: Task) -> Iterator[tuple[str, Policy]]:
+    """One expert per kind that the task has; without any, the network that Sample Factory would train, untrained."""
+    kinds: set[str] = set()
+    for expert in experts_of(config.out, task):
+        if expert.record.kind not in kinds | {RANDOM}:
+            kinds.add(expert.record.kind)
+            yield expert.record.revision, make_policy(task, expert)
+    if not kinds:
+        spec = untrained_spec(task)
+        yield f"{spec.encoder} (untrained)", NetworkPolicy(task, spec, PolicyNetwork(spec).state_dict(), "untrained")
+
+
+def untrained_spec(task: Task) -> NetworkSpec:
+    """What Sample Factory trains by default: convolutions for images, else two layers of 64."""
+    is_image = len(task.observation_shape) == 3
+    height, width, channels = task.observation_shape if is_image else (0, 0, 0)
+    return NetworkSpec(
+        observation_shape=(channels, height, width) if is_image else task.observation_shape,
+        encoder="convnet_atari" if is_image else "mlp",
+        hidden=(512,) if is_image else (64, 64),
+        activation="relu" if is_image else "tanh",
+        head="categorical" if task.action.kind == "discrete" else "gaussian",
+        action_size=task.action.size,
+        scale=255.0 if is_image else 1.0,
+    )
+
+
+def main() -> None:
+    import torch
+    from rich.table import Table
+
+    config = parse(BenchConfig)
+    torch.set_num_threads(1)
+    table = Table(title="decisions per second on one core, environments left out")
+    for heading in ("task", "expert", *(f"batch {size}" for size in BATCHES)):
+        table.add_column(heading, justify="right" if heading.startswith("batch") else "left", no_wrap=True)
+    for task in select_tasks(config.task):
+        for name, policy in policies(config, task):
+            rates = [bench_policy(task, policy, size, config.decisions) for size in BATCHES]
+            table.add_row(task.name, name, *(f"{rate:,.0f}" for rate in rates))
+    print_table(table)
+
+
+if __name__ == "__main__":
+    run("experts.bench")

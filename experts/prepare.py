@@ -1,0 +1,273 @@
+"""Give every task an expert that the collectors can use: found, loaded or trained, and measured.
+
+    python -m experts.prepare --task 'mujoco-*' --out runs/default
+
+For each task the experts of ``OUT/experts/<task>/`` and those embedded in this package are candidates, and the rules
+of its domain. Where there is none, or on demand, one is trained. Whatever is not validly measured plays the measuring
+seeds, the random policy included; then the table is printed. What is there already is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
+from experts.choice import BEST, BEST_SUCCESS, named, parse_choice
+from experts.ranking import Standing, best_by_return, best_by_success, standings
+from experts.registry import RANDOM, experts_of, make_policy
+from experts.report import TABLE_WIDTH, standings_table
+from experts.store import StoredExpert, keep_expert
+from experts.training import TrainJob
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cluster import Resources, run_jobs
+from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import read_json, write_json
+from pipeline.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
+from pipeline.progress import Progress
+from pipeline.rollout import rollout
+from pipeline.seeds import seeds_of
+from pipeline.tasks import DEMO_TASKS, Task, select_tasks
+from pipeline.versions import versions_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """Find, load or train an expert for each task, and measure it and the random policy."""
+
+    task: str
+    """Task name, domain, glob, or comma list of these."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    expert: str = BEST
+    """Which experts to prepare: `best` for all there are; a kind, a revision or a mix as for collecting; an algorithm
+    to train with where nothing is stored of it; or a folder, a zip file or hub:owner/name to load."""
+    retrain: bool = False
+    """Train even where there are experts."""
+    episodes: int = 100
+    """Episodes per measurement, on seeds that no dataset holds."""
+    workers: int = 2
+    """Worker processes."""
+    steps: int | None = None
+    """Environment steps of a training at most; the recipe's if not given."""
+    seconds: float | None = None
+    """Seconds of a training at most; the recipe's if not given."""
+    target: float | None = None
+    """Mean return that ends a training; the recipe's if not given."""
+    sampled: bool = False
+    """A loaded expert samples its actions, instead of taking the likeliest."""
+    seed: int = 0
+    """Of a training."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "episodes", "workers", *(["steps"] if self.steps is not None else []))
+        if self.seconds is not None and self.seconds <= 0:
+            raise UserError(f"--seconds is {self.seconds}; it must be above 0")
+        if self.sampled and not _is_source(self.expert):
+            raise UserError(f"--sampled is about experts to load, not about --expert {self.expert}")
+        if self.retrain and _is_source(self.expert):
+            raise UserError(f"--retrain is about training, not about loading --expert {self.expert}")
+
+
+def demo() -> ExpertsConfig:
+    """The demo's six tasks, with experts that are rules: its figures do not change with what is trained."""
+    return ExpertsConfig(task=DEMO_TASKS, expert="scripted,bot")
+
+
+RECIPES = {"demo": demo}
+
+
+def _is_source(text: str) -> bool:
+    """Whether ``--expert`` names something to load."""
+    return text.startswith("hub:") or text.endswith(".zip") or "/" in text
+
+
+def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
+    """Load, train and measure what is missing, write ``best.json`` per task, and print the table.
+
+    Raises:
+        UserError: an expert that a task cannot have, or an option about trainings where nothing is to be trained.
+        JobsFailedError: trainings or measurements failed; the others are done and in the table.
+    """
+    out = config.out.absolute()  # workers may stand elsewhere
+    failures: list[JobsFailedError] = []
+    if _is_source(config.expert):
+        chosen = _load(config, out, tasks)
+    else:
+        wanted = {task.name: _wanted(config, out, task) for task in tasks}
+        chosen = {name: list(w.experts) for name, w in wanted.items()}
+        jobs = [
+            TrainJob(task, algorithm, out, config.seed, config.steps, config.seconds, config.target)
+            for task in tasks
+            for algorithm in wanted[task.name].algorithms
+        ]
+        _check_options_matter(config, len(jobs))
+        for job, expert in _train(jobs, config.workers, failures):
+            chosen[job.task.name].append(expert)
+    for task in tasks:
+        for expert in experts_of(out, task):
+            keep_expert(out, expert)  # embedded ones and rules: later stages need nothing but OUT
+    _measure_missing(config, out, tasks, chosen, failures)
+    write_json(out / "experts" / "config.json", config)
+    found = [standings(out, task) for task in tasks]
+    for task, ranked in zip(tasks, found, strict=True):
+        _write_best(experts_directory(out, task.name) / "best.json", ranked)
+    print_table(standings_table(found), min_width=TABLE_WIDTH)
+    for error in failures:
+        raise error
+
+
+def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, list[StoredExpert]]:
+    from experts.imports import import_expert
+
+    _check_options_matter(config, 0)
+    return {task.name: [import_expert(task, config.expert, out, config.sampled)] for task in tasks}
+
+
+def _check_options_matter(config: ExpertsConfig, num_trainings: int) -> None:
+    given = [f"--{name}" for name in ("steps", "seconds", "target") if getattr(config, name) is not None]
+    if given and not num_trainings:
+        raise UserError(f"{', '.join(given)}: nothing is to be trained; pass --retrain (RETRAIN=1) to train anew")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What ``--expert`` means in a task: experts that are there, and algorithms to train with."""
+
+    experts: tuple[StoredExpert, ...]
+    algorithms: tuple[str, ...]
+
+
+def _wanted(config: ExpertsConfig, out: Path, task: Task) -> Wanted:
+    there = [expert for expert in experts_of(out, task) if expert.record.kind != RANDOM]
+    experts: dict[str, StoredExpert] = {}
+    algorithms: dict[str, None] = {}
+    for part in parse_choice(config.expert):
+        found = _first_possible(task, part.names, there, config.retrain)
+        if isinstance(found, str):
+            algorithms[found] = None
+        else:
+            experts |= {expert.record.revision: expert for expert in found}
+    return Wanted(tuple(experts.values()), tuple(algorithms))
+
+
+def _first_possible(
+    task: Task, names: Sequence[str], there: Sequence[StoredExpert], retrain: bool
+) -> Sequence[StoredExpert] | str:
+    """Experts that the first possible one of ``names`` means, or the algorithm to train one with.
+
+    Raises:
+        UserError: none of them is there or can be trained.
+    """
+    for name in names:
+        if name == RANDOM and not retrain:
+            return []  # measured in any case
+        is_best = name in (BEST, BEST_SUCCESS)
+        found = there if is_best else named(name, there)
+        if found and not retrain:
+            return found
+        if is_best:
+            return default_algorithm(task)
+        if name in ALGORITHMS and (len(names) == 1 or task.domain in ALGORITHMS[name].domains):
+            check_can_train(task, name)
+            return name
+    algorithms = ", ".join(name for name, value in ALGORITHMS.items() if task.domain in value.domains) or "none"
+    if retrain:
+        raise UserError(f"{task.name}: {','.join(names)} cannot be trained; algorithms there: {algorithms}")
+    raise UserError(
+        f"{task.name} has no expert {','.join(names)}; it has {', '.join(e.record.revision for e in there) or 'none'}; "
+        f"algorithms to train one with: {algorithms}; or give a folder (./name), a zip file or hub:owner/name"
+    )
+
+
+def _train(
+    jobs: Sequence[TrainJob], workers: int, failures: list[JobsFailedError]
+) -> Iterator[tuple[TrainJob, StoredExpert]]:
+    """Run trainings side by side as resources allow; the same command goes on with those that were interrupted."""
+    try:
+        for job, expert in run_jobs(train, jobs, workers, _resources):
+            log.info("trained %s: %s", job.task.name, expert.record.revision)
+            yield job, expert
+    except JobsFailedError as error:
+        failures.append(error)
+
+
+def _resources(job: TrainJob) -> Resources:
+    algorithm = ALGORITHMS[job.algorithm]
+    return Resources(algorithm.num_cpus, algorithm.num_gpus)
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Play the first ``num_episodes`` measuring seeds of a task."""
+
+    task: Task
+    expert: StoredExpert
+    num_episodes: int
+
+
+def measure(job: MeasureJob) -> Measurement:
+    """Play, write the measurement into the expert's folder and return it."""
+    record = job.expert.record
+    episodes = rollout(job.task, make_policy(job.task, job.expert), seeds_of("measure", job.num_episodes))
+    measurement = summarise(job.task, episodes, record.kind, record.revision, versions_of(job.task.packages))
+    if not len(measurement.accepted_returns):
+        raise RuntimeError(
+            f"{record.revision} had every episode of {job.task.name} rejected: {measurement.rejected[0]}"
+        )
+    write_json(job.expert.folder / MEASUREMENT, measurement)
+    return measurement
+
+
+def _measure_missing(
+    config: ExpertsConfig,
+    out: Path,
+    tasks: Sequence[Task],
+    chosen: Mapping[str, Sequence[StoredExpert]],
+    failures: list[JobsFailedError],
+) -> None:
+    """Measure the chosen experts and the random policy of each task where that is not done yet."""
+    wanted = []
+    for task in tasks:
+        revisions = {expert.record.revision for expert in chosen[task.name]}
+        for expert in experts_of(out, task):
+            if expert.record.kind == RANDOM or expert.record.revision in revisions:
+                wanted.append(MeasureJob(task, expert, config.episodes))
+    jobs = [job for job in wanted if not _is_measured(job)]
+    log.info("%d measurements wanted, %d already there", len(wanted), len(wanted) - len(jobs))
+    progress = Progress("measurements", len(jobs))
+    try:
+        for job, measurement in run_jobs(measure, jobs, config.workers):
+            mean, name = measurement.mean_return, f"{job.task.name} {measurement.revision}"
+            progress.advance(1, f"{name}: return {mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]")
+    except JobsFailedError as error:
+        failures.append(error)
+
+
+def _is_measured(job: MeasureJob) -> bool:
+    found = load_measurement(job.expert.folder, job.task)
+    return found is not None and len(found.seeds) >= job.num_episodes
+
+
+def _write_best(path: Path, ranked: Sequence[Standing]) -> None:
+    """Note the best experts for readers of the folder; the collectors compare the measurements themselves."""
+    by_return, by_success = best_by_return(ranked), best_by_success(ranked)
+    best = {
+        "by_return": by_return.revision if by_return else None,
+        "by_success": by_success.revision if by_success else None,
+    }
+    if not path.exists() or read_json(path) != best:
+        write_json(path, best)
+
+
+def main() -> None:
+    config = parse(ExpertsConfig, RECIPES)
+    prepare(config, select_tasks(config.task))
+
+
+if __name__ == "__main__":
+    run("experts.prepare")

@@ -1,0 +1,83 @@
+"""How good the measured experts of a task are: against the random policy, against JAT's, and among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from experts.registry import RANDOM, experts_of
+from experts.store import StoredExpert
+from pipeline.measurement import Measurement, load_measurement
+from pipeline.scores import Interval, is_scorable, jat_scores, normalise
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An expert and its valid measurement."""
+
+    task: Task
+    expert: StoredExpert
+    measurement: Measurement
+
+    @property
+    def revision(self) -> str:
+        return self.expert.record.revision
+
+    @property
+    def is_random(self) -> bool:
+        return self.expert.record.kind == RANDOM
+
+    @cached_property
+    def mean_return(self) -> Interval:
+        return self.measurement.mean_return
+
+    @property
+    def mean_length(self) -> float:
+        """Steps, rejected episodes included."""
+        return float(np.mean(self.measurement.lengths))
+
+    @cached_property
+    def on_jat_scale(self) -> Interval | None:
+        """The mean return where JAT's random policy is 0 and JAT's expert is 1; None where JAT has no such scale."""
+        jat = jat_scores().get(self.task.name)
+        if jat is None or not is_scorable(jat["random"], jat["expert"]):
+            return None
+        found = self.mean_return
+        scores = normalise([found.mean, found.low, found.high], jat["random"], jat["expert"])
+        return Interval(*scores.tolist())
+
+
+def standings(out: Path, task: Task) -> list[Standing]:
+    """Validly measured experts of a task, by mean return, the random policy last."""
+    found = [
+        Standing(task, expert, measurement)
+        for expert in experts_of(out, task)
+        if (measurement := load_measurement(expert.folder, task)) is not None
+    ]
+    return sorted(found, key=lambda s: (s.is_random, -s.mean_return.mean))
+
+
+def best_by_return(found: Sequence[Standing]) -> Standing | None:
+    """The expert, not the random policy, of the highest mean return."""
+    experts = [standing for standing in found if not standing.is_random]
+    return max(experts, key=lambda s: s.mean_return.mean, default=None)
+
+
+def best_by_success(found: Sequence[Standing]) -> Standing | None:
+    """The expert that succeeds most often, of equal ones that of the higher return; None without such a notion."""
+    experts = [s for s in found if not s.is_random and s.measurement.success_rate is not None]
+    return max(experts, key=lambda s: (s.measurement.success_rate, s.mean_return.mean), default=None)
+
+
+def random_among(found: Sequence[Standing]) -> Standing | None:
+    return next((standing for standing in found if standing.is_random), None)
+
+
+def is_better_than_random(standing: Standing, random: Standing) -> bool:
+    """Whether the 95 % interval of the expert's mean return lies above that of the random policy's."""
+    return standing.mean_return.low > random.mean_return.high

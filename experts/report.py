@@ -1,0 +1,228 @@
+"""The experts of a run in one table, with plots of how they were trained and how good they are.
+
+    python -m experts.report --task 'mujoco-*' --out runs/default
+
+Writes ``OUT/experts/report/``: ``index.html`` and the pictures it shows.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experts.ranking import (
+    Standing,
+    best_by_return,
+    best_by_success,
+    is_better_than_random,
+    random_among,
+    standings,
+)
+from experts.registry import experts_of
+from experts.store import CURVE
+from experts.training import read_curve
+from pipeline.cli import parse, print_table, run
+from pipeline.errors import UserError
+from pipeline.files import replacing
+from pipeline.scores import Interval, jat_scores
+from pipeline.tasks import Task, select_tasks
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TABLE_WIDTH = 180  # where the terminal does not say
+HEADINGS = (
+    "task", "expert", "mean return [95 %]", "success", "length", "normalised [95 %]", "JAT's expert", "episodes",
+    "best by", "origin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Print the table of all stored experts and write it with plots."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+
+
+def table_rows(ranked: Sequence[Standing]) -> Iterator[tuple[str, ...]]:
+    """The table's cells for the experts of one task, in the order given."""
+    random = random_among(ranked)
+    marks = {"return": best_by_return(ranked), "success": best_by_success(ranked)}
+    for standing in ranked:
+        measurement = standing.measurement
+        best = ", ".join(name for name, found in marks.items() if found is standing)
+        if random is not None and standing is not random and not is_better_than_random(standing, random):
+            best = "not better than random"
+        jat = jat_scores().get(standing.task.name)
+        yield (
+            standing.task.name,
+            standing.revision,
+            _interval(standing.mean_return),
+            "-" if measurement.success_rate is None else f"{measurement.success_rate:.2f}",
+            f"{standing.mean_length:.0f}",
+            "-" if standing.on_jat_scale is None else _interval(standing.on_jat_scale),
+            f"{jat['expert']:.2f}" if jat else "-",
+            str(len(measurement.accepted_returns)),
+            best,
+            standing.expert.record.origin,
+        )
+
+
+def _interval(value: Interval) -> str:
+    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def standings_table(tasks: Sequence[Sequence[Standing]]) -> Table:
+    """The measured experts of each task, best first, for the terminal."""
+    from rich.table import Table
+
+    table = Table(title="Experts; normalised: 0 is JAT's random policy, 1 is JAT's expert")
+    for heading in HEADINGS:
+        is_text = heading in ("task", "expert", "best by", "origin")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "origin")
+    for ranked in tasks:
+        for cells in table_rows(ranked):
+            table.add_row(*cells)
+        table.add_section()
+    return table
+
+
+def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
+    """Write the page with its pictures and return its path.
+
+    Raises:
+        UserError: no expert is measured.
+    """
+    found = [ranked for task in tasks if (ranked := standings(config.out, task))]
+    if not found:
+        raise UserError(
+            f"no expert of {config.task} is measured in {config.out}; run `make experts TASK={config.task}` first"
+        )
+    print_table(standings_table(found), min_width=TABLE_WIDTH)
+    directory = config.out / "experts" / "report"
+    pictures = _write_bars(directory, found)
+    for task in tasks:
+        pictures += _write_curves(directory, config.out, task)
+    with replacing(directory / "index.html") as temporary:
+        temporary.write_text(_page(found, pictures), encoding="utf-8")
+    return directory / "index.html"
+
+
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }
+table { border-collapse: collapse; font-size: 13px } td, th { padding: .2em .7em; text-align: right }
+td:nth-child(1), td:nth-child(2), td:nth-child(9), td:nth-child(10) { text-align: left }
+tr:nth-child(even) { background: #f2f4f6 } img { max-width: 100%; display: block; margin: 1em 0 }"""
+
+
+def _page(found: Sequence[Sequence[Standing]], pictures: Sequence[str]) -> str:
+    rows = [cells for ranked in found for cells in table_rows(ranked)]
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in HEADINGS)
+    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
+    images = "\n".join(f'<img src="{name}" alt="{name.removesuffix(".png")}">' for name in pictures)
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Experts</title>
+<style>{STYLE}</style>
+<h1>Experts</h1>
+<p>Measured on fixed seeds that are in no dataset. Normalised: 0 is JAT's random policy, 1 is JAT's expert, both as JAT
+published them; intervals are 95 % bootstrap intervals over episodes.</p>
+<table><thead><tr>{head}</tr></thead><tbody>
+{body}
+</tbody></table>
+{images}
+</html>
+"""
+
+
+INK = "#56606a"
+COLOURS = ("#2f6fb3", "#d97706", "#16a34a", "#9333ea", "#be123c", "#0e7490")
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> str:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path.name
+
+
+def _write_bars(directory: Path, found: Sequence[Sequence[Standing]]) -> list[str]:
+    """Normalised score of every expert with its interval, one picture per domain."""
+    names = []
+    for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
+        bars = [
+            (standing, score)
+            for ranked in found
+            for standing in ranked
+            if standing.task.domain == domain and not standing.is_random and (score := standing.on_jat_scale)
+        ]
+        if not bars:
+            continue
+        kinds = sorted({standing.expert.record.kind for standing, _ in bars})
+        figure, (ax,) = _figure(9, 1.2 + 0.3 * len(bars))
+        for position, (standing, score) in enumerate(bars):
+            colour = COLOURS[kinds.index(standing.expert.record.kind) % len(COLOURS)]
+            errors = np.array([[score.mean - score.low], [score.high - score.mean]])
+            ax.barh(position, score.mean, 0.7, color=colour, xerr=errors, error_kw={"ecolor": INK, "capsize": 2})
+        ax.axvline(0, color=INK, linewidth=1)
+        ax.axvline(1, color=INK, linewidth=1, linestyle="--")
+        ax.set_yticks(range(len(bars)), [f"{s.task.name}  {s.revision}" for s, _ in bars], fontsize=8)
+        ax.set_ylim(len(bars) - 0.4, -0.6)
+        ax.set_xlabel("normalised score: 0 = JAT's random policy, 1 = JAT's expert, 95 % interval")
+        names.append(_save(figure, directory / f"scores-{domain}.png"))
+    return names
+
+
+def _write_curves(directory: Path, out: Path, task: Task) -> list[str]:
+    """Return in training against steps and against time, of every expert of the task that has a curve."""
+    curves = {
+        expert.record.revision: points
+        for expert in experts_of(out, task)
+        if (points := read_curve(expert.folder / CURVE))
+    }
+    if not curves:
+        return []
+    figure, axes = _figure(10, 3.4, columns=2)
+    for (revision, points), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
+        returns = [point.mean_return for point in points]
+        marker = "." if len(points) < 3 else ""
+        axes[0].plot([p.steps / 1e6 for p in points], returns, color=colour, label=revision, marker=marker)
+        axes[1].plot([p.seconds / 60 for p in points], returns, color=colour, marker=marker)
+    jat = jat_scores().get(task.name, {})
+    for name, style in (("expert", "--"), ("random", ":")):
+        for ax in axes if name in jat else ():
+            ax.axhline(jat[name], color=INK, linestyle=style, linewidth=1, label=f"JAT's {name}")
+    axes[0].set_xlabel("environment steps, millions")
+    axes[1].set_xlabel("minutes of training")
+    axes[0].set_ylabel("mean return in training")
+    figure.suptitle(task.name)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    return [_save(figure, directory / f"curve-{task.name}.png")]
+
+
+def main() -> None:
+    from rich.console import Console
+
+    config = parse(ReportConfig)
+    page = report(config, select_tasks(config.task))
+    Console().print(f"report: {page.absolute()}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run("experts.report")
