@@ -36,6 +36,7 @@ from experts.store import StoredExpert, write_expert
 from experts.training import TrainingMonitor, TrainJob
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, write_json
+from pipeline.tasks import Task
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
         # Negative budgets count what is left, and Stable-Baselines3 counts on from the checkpoint's steps.
         model.learn(budget.steps - steps, callback, reset_num_timesteps=steps == 0)
     monitor.close()
-    spec, arrays, score = callback.best or (*export_model(model, job.task, env), None)
+    spec, arrays, score = callback.best or (*_export(model, job.task, env), None)
     training = {
         "recipe": recipe,
         "seed": job.seed,
@@ -189,6 +190,11 @@ def _in_bfloat16(network: nn.Module) -> None:
     network.forward = wrapped
 
 
+def _export(model: BaseAlgorithm, task: Task, env: VecNormalize) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    spec, arrays = export_model(model, task, env)
+    return dataclasses.replace(spec, sees_goal=task.domain == "metaworld"), arrays
+
+
 # The best policy seen in a training, and the mean return of the training episodes that showed it.
 Best = tuple[NetworkSpec, dict[str, Tensor], float]
 
@@ -214,7 +220,7 @@ class _Progress(BaseCallback):
         # A new best needs a window of episodes that are all new, or one lucky episode would count many times.
         if mean_return is not None and self._num_episodes >= len(recent):
             if self.best is None or mean_return > self.best[2]:
-                self.best = (*export_model(self.model, self._job.task, self._env), mean_return)
+                self.best = (*_export(self.model, self._job.task, self._env), mean_return)
             self._num_episodes = 0
         over = self._monitor.report(self.num_timesteps, mean_return)
         if over or now - self._saved >= CHECKPOINT_SECONDS:

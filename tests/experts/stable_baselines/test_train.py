@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experts.network import NetworkPolicy
+from experts.stable_baselines import train as training
+from experts.stable_baselines.demonstrations import demonstrate
+from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
+from experts.stable_baselines.recipes import METAWORLD, MUJOCO, OFF_POLICY, Recipe, recipe_of
+from experts.store import read_arrays, read_expert, stored_experts
+from experts.training import Budget, TrainJob, read_curve
+from pipeline.errors import UserError
+from pipeline.rollout import rollout
+from pipeline.tasks import CONTINUOUS, Task, select_tasks
+
+SMALL = Recipe(
+    "ppo", Budget(6000, 600), num_envs=8, batch_size=64, rollout_steps=64, epochs=2, warmup_steps=200, gradient_steps=1
+)
+
+
+def task_named(name: str) -> Task:
+    (task,) = select_tasks(name)
+    return task
+
+
+def small(algorithm: str, **changes: Any) -> Recipe:
+    return replace(SMALL, algorithm=algorithm, **changes)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "trpo", "sac", "tqc", "crossq"])
+def test_each_algorithm_trains_into_the_store(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experts.training.TrainingMonitor.report", _always(training.TrainingMonitor.report))
+    task = task_named("mujoco-reacher")
+    recipe = small(algorithm, budget=Budget(1200, 600), hidden=(32, 32))
+    expert = training.train(TrainJob(task, algorithm, tmp_path), recipe)
+    assert expert.record.kind == algorithm and expert.record.training["steps"] >= 1200
+    assert [e.record.revision for e in stored_experts(tmp_path, task.name)] == [expert.record.revision]
+    assert not (tmp_path / "training" / task.name / algorithm).exists()
+    stored = read_expert(expert.folder)
+    assert stored.record.network is not None and stored.record.network.hidden == (32, 32)
+    assert stored.record.training["recipe"]["batch_size"] == 64 and not stored.record.network.sees_goal
+    policy = NetworkPolicy(task, stored.record.network, read_arrays(stored), "test")
+    (episode,) = rollout(task, policy, [7])
+    assert len(episode) == 50 and episode.rejected is None
+
+
+def _always(report: Any) -> Any:
+    """Reports as if the last one were long ago, so that a second of training has a curve."""
+
+    def wrapped(self: Any, steps: int, mean_return: float | None, force: bool = False) -> bool:
+        return bool(report(self, steps, mean_return, force=True))
+
+    return wrapped
+
+
+def test_a_target_ends_the_training_and_the_policy_is_better_than_random(tmp_path: Path) -> None:
+    task = task_named("mujoco-pendulum")
+    recipe = replace(SMALL, budget=Budget(200_000, 600, target=60), epochs=8, rollout_steps=128)
+    expert = training.train(TrainJob(task, "ppo", tmp_path), recipe)
+    assert expert.record.training["steps"] < 150_000
+    stored = read_expert(expert.folder)
+    assert stored.record.network is not None
+    policy = NetworkPolicy(task, stored.record.network, read_arrays(stored), "test")
+    returns = [episode.total_reward for episode in rollout(task, policy, range(10))]
+    assert np.mean(returns) > 40  # a random policy gets 6
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from experts.stable_baselines import train as training
+from tests.experts.stable_baselines.test_train import task_named, slow
+training.CHECKPOINT_SECONDS = 0.0
+training.train(slow(Path(sys.argv[1])), recipe=__import__(
+    "tests.experts.stable_baselines.test_train", fromlist=["ENDLESS"]).ENDLESS)
+"""
+ENDLESS = replace(SMALL, budget=Budget(1_000_000_000, 1e9))
+
+
+def slow(out: Path) -> TrainJob:
+    return TrainJob(task_named("mujoco-pendulum"), "ppo", out)
+
+
+def test_killed_training_goes_on_from_its_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = slow(tmp_path)
+    child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", CHILD, str(tmp_path)], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (found := sorted(job.folder.glob("checkpoint-*"))) or int(found[-1].name.split("-")[1]) < 2000:
+        assert child.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)  # its process group is empty: nothing of it lives on
+    reached = max(int(path.name.split("-")[1]) for path in job.folder.glob("checkpoint-*"))
+    # What a kill left half-written is not taken for a checkpoint.
+    (job.folder / ".checkpoint-999999999999.1.tmp").mkdir()
+    recipe = replace(ENDLESS, budget=Budget(reached + 3000, 600))
+    with pytest.raises(UserError, match="another recipe"):
+        training.train(job, recipe)
+    with caplog.at_level("INFO"):
+        expert = training.train(replace(job, steps=reached + 3000), ENDLESS)
+    assert f"going on from {reached:,} steps" in caplog.text
+    assert reached + 3000 <= expert.record.training["steps"] < reached + 3000 + 2 * 8 * 64
+    assert not job.folder.exists()
+
+
+def test_a_damaged_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
+    job = replace(slow(tmp_path), steps=1000)
+    env = training._make_env(job, SMALL)
+    model = training._make_model(job, SMALL, env)
+    training._save(job, SMALL, model, env, None)
+    (folder,) = job.folder.glob("checkpoint-*")
+    data = (folder / "model.zip").read_bytes()
+    (folder / "model.zip").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"cannot be resumed.*remove"):
+        training.train(job, SMALL)
+    assert stored_experts(tmp_path, job.task.name) == []
+
+
+def test_the_best_policy_outlives_a_kill(tmp_path: Path) -> None:
+    job = slow(tmp_path)
+    env = training._make_env(job, SMALL)
+    model = training._make_model(job, SMALL, env)
+    spec, arrays = training._export(model, job.task, env)
+    training._save(job, SMALL, model, env, (spec, arrays, 12.5))
+    found = training._load_best(job)
+    assert found is not None and found[0] == spec and found[2] == 12.5
+    assert all(torch.equal(found[1][name], array) for name, array in arrays.items())
+
+
+def test_off_policy_training_resumes_with_its_own_transitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first batch after resuming is drawn from at least the warm-up's transitions.
+    sizes: list[int] = []
+    sample = training.MixedReplayBuffer.sample
+
+    def note(self: Any, batch_size: int, env: Any = None) -> Any:
+        sizes.append(self.size() * self.n_envs)
+        return sample(self, batch_size, env)
+
+    monkeypatch.setattr(training.MixedReplayBuffer, "sample", note)
+    task = task_named("mujoco-reacher")
+    recipe = small("sac", hidden=(16, 16))
+    job = TrainJob(task, "sac", tmp_path, steps=900)
+    env = training._make_env(job, recipe)
+    model = training._make_model(job, recipe, env)
+    model.num_timesteps = 600
+    training._save(job, recipe, model, env, None)
+    expert = training.train(job, recipe)
+    assert expert.record.training["steps"] >= 900
+    assert 200 <= sizes[0] <= 200 + 2 * recipe.num_envs
+
+
+# --- environments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mujoco-halfcheetah", "mujoco-walker", "mujoco-swimmer", "mujoco-humanoid"])
+def test_envpool_steps_as_gymnasium_does(name: str) -> None:
+    task = task_named(name)
+    pool = PoolVecEnv(task, 1, seed=3)
+    env = task.make_env()
+    env.reset(seed=0)
+    simulator: Any = env.unwrapped
+    hidden = {"mujoco-humanoid": 2, "mujoco-swimmer": 2}.get(name, 1)
+    start = pool.reset()[0].astype(np.float64)
+    num_positions, num_velocities = simulator.model.nq, simulator.model.nv
+    positions = np.concatenate([np.zeros(hidden), start[: num_positions - hidden]])
+    simulator.set_state(positions, start[num_positions - hidden : num_positions - hidden + num_velocities])
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        action = generator.uniform(task.action.low, task.action.high, task.action.size).astype(np.float32)
+        observations, rewards, _, _ = pool.step(action[None])
+        observation, reward, *_ = env.step(action)
+        np.testing.assert_allclose(observations[0], observation[CONTINUOUS], rtol=1e-3, atol=1e-3)
+        assert rewards[0] == pytest.approx(reward, abs=1e-3)
+
+
+def test_an_episode_that_ends_shows_its_last_observation_and_begins_anew() -> None:
+    pool = PoolVecEnv(task_named("mujoco-reacher"), 2, seed=0)
+    pool.reset()
+    for _ in range(49):
+        _, _, dones, _ = pool.step(np.zeros((2, 2)))
+        assert not dones.any()
+    observations, _, dones, infos = pool.step(np.zeros((2, 2)))
+    assert dones.all()
+    for index, info in enumerate(infos):
+        assert info["TimeLimit.truncated"] is True
+        assert not np.array_equal(info["terminal_observation"], observations[index])
+
+
+def test_meta_world_shows_its_goal_in_training() -> None:
+    task = task_named("metaworld-reach")
+    goals = PoolVecEnv(task, 4, seed=0).reset()[:, -3:]
+    assert np.abs(goals).max(axis=1).min() > 0.01
+    assert len(np.unique(goals, axis=0)) == 4
+    env = VisibleGoal(task)
+    observation, _ = env.reset(seed=1)
+    unwrapped: Any = env.unwrapped
+    np.testing.assert_allclose(observation[-3:], unwrapped._target_pos, rtol=1e-6)
+
+
+def test_tasks_that_differ_in_envpool_are_trained_in_the_reference() -> None:
+    for name in DIFFERENT_IN_ENVPOOL:
+        env = make_vec_env(task_named(name), 1, seed=0)
+        assert not isinstance(env, PoolVecEnv)
+        assert env.reset().shape == (1, 39)
+        env.close()
+
+
+def test_atari_has_no_recipe_here() -> None:
+    with pytest.raises(UserError, match="only mujoco and metaworld"):
+        pool_id(task_named("atari-pong"))
+    with pytest.raises(UserError, match="no Stable-Baselines3 recipe"):
+        recipe_of(task_named("atari-pong"), "ppo")
+
+
+# --- recipes and demonstrations -------------------------------------------------------------------------------------
+
+
+def test_every_task_has_its_recipe() -> None:
+    assert list(MUJOCO) == [task.name for task in select_tasks("mujoco")]
+    for name, recipe in MUJOCO.items():
+        assert recipe_of(task_named(name), recipe.algorithm) == recipe
+        for other in training.CLASSES:
+            found = recipe_of(task_named(name), other)
+            assert found.algorithm == other and (found.num_envs > 32) == (other in OFF_POLICY)
+    assert recipe_of(task_named("metaworld-soccer"), "sac") == METAWORLD
+
+
+def test_batches_hold_the_share_of_demonstrations(tmp_path: Path) -> None:
+    task = task_named("metaworld-reach")
+    recipe = small("sac", hidden=(16, 16), demonstration_steps=800, demonstration_share=0.25, num_envs=4)
+    job = TrainJob(task, "sac", tmp_path)
+    env = training._make_env(job, recipe)
+    model: Any = training._make_model(job, recipe, env)
+    demonstrate(task, model, 200, 0.25, seed=0)
+    buffer = model.replay_buffer
+    shown = buffer.demonstrations
+    # Two episodes of each environment; the noiseless script reaches its goal, where a step earns nearly 10.
+    assert shown.pos == 0 and shown.full and shown.dones.sum() == 8
+    assert shown.rewards[60:100, 0].mean() > 8
+    assert np.abs(shown.actions).max() <= 1
+    for _ in range(30):  # own transitions are told by an impossible reward
+        buffer.add(np.zeros((4, 39)), np.zeros((4, 39)), np.zeros((4, 4)), np.full(4, -100.0), np.zeros(4), [{}] * 4)
+    batch = buffer.sample(64, env)
+    assert int((batch.rewards < -50).sum()) == 48 and batch.observations.shape == (64, 39)
+    assert batch.discounts is not None and batch.discounts.shape == (64, 1)
+
+
+def test_curves_survive_and_points_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    job = slow(tmp_path)
+    first = training.TrainingMonitor(job, Budget(100, 100))
+    for steps in (10, 20, 30):
+        assert not first.report(steps, float(steps), force=True)
+    first.close()
+    second = training.TrainingMonitor(job, Budget(100, 100, target=50), start_steps=20)
+    assert [point.steps for point in second.curve] == [10, 20]
+    assert not second.report(30, 49.0)
+    assert second.report(40, 50.0)  # the target
+    assert second.report(100, 0.0)  # the budget
+    second.close()
+    assert [point.steps for point in read_curve(job.folder / "curve.csv")] == [10, 20, 40, 100]
