@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+
+from experts.imports import import_expert, suggested_repositories
+from experts.network import NetworkPolicy
+from experts.store import StoredExpert, read_arrays, stored_experts
+from pipeline.errors import UserError
+from pipeline.policy import Observations
+from pipeline.tasks import all_tasks
+from tests.experts.stable_baselines.models import bomb, make_model, predictions, some_observations, task_named
+
+pytestmark = pytest.mark.usefixtures("nothing_embedded")
+
+HOPPER = task_named("mujoco-hopper")
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """A folder as RL Zoo uploads it: a model, its statistics, and a zip of something else."""
+    return make_zoo(tmp_path / "zoo")
+
+
+def make_zoo(folder: Path) -> Path:
+    folder.mkdir()
+    model, normaliser = make_model("ppo", HOPPER)
+    model.save(folder / "ppo-Hopper-v4.zip")
+    normaliser.save(str(folder / "vec_normalize.pkl"))
+    (folder / "config.yml").write_text("!!python/object/apply:collections.OrderedDict\n- - - normalize\n    - true\n")
+    (folder / "README.md").write_text("A card\n")
+    shutil.make_archive(str(folder / "train_eval_metrics"), "zip", folder, "README.md")
+    return folder
+
+
+def make_sample_factory(folder: Path) -> Path:
+    """A small checkpoint folder of Sample Factory."""
+    (folder / "checkpoint_p0").mkdir(parents=True)
+    config = {
+        "use_rnn": False, "actor_critic_share_weights": True, "encoder_mlp_layers": [8], "decoder_mlp_layers": [],
+        "adaptive_stddev": False, "normalize_input": False, "obs_subtract_mean": 0.0, "obs_scale": 1.0,
+        "continuous_tanh_scale": 0.0, "nonlinearity": "tanh",
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(config))
+    model = {
+        "encoder.encoders.obs.mlp_head.0.weight": torch.full((8, 11), 0.1),
+        "encoder.encoders.obs.mlp_head.0.bias": torch.zeros(8),
+        "action_parameterization.distribution_linear.weight": torch.full((3, 8), 0.2),
+        "action_parameterization.distribution_linear.bias": torch.zeros(3),
+        "action_parameterization.learned_stddev": torch.zeros(3),
+    }
+    torch.save({"model": model}, folder / "checkpoint_p0" / "best_000000007_1000_reward_3.5.pth")
+    return folder
+
+
+def act(expert: StoredExpert, observations: np.ndarray) -> np.ndarray:
+    assert expert.record.network is not None
+    policy = NetworkPolicy(HOPPER, expert.record.network, read_arrays(expert), "here")
+    actions = policy.act(range(len(observations)), Observations(observations, None, np.zeros(len(observations))))
+    return np.clip(actions, -1, 1)
+
+
+def test_a_zoo_folder_acts_as_its_model_does(zoo: Path, tmp_path: Path) -> None:
+    expert = import_expert(HOPPER, str(zoo), tmp_path)
+    observations = some_observations(HOPPER)
+    expected = predictions(*make_model("ppo", HOPPER), observations)
+    np.testing.assert_allclose(act(expert, observations), expected, rtol=0, atol=1e-5)
+    assert expert.record.kind == "ppo"
+    assert expert.record.origin == f"Loaded from ppo-Hopper-v4.zip in {zoo} with vec_normalize.pkl."
+    assert [stored.record for stored in stored_experts(tmp_path, HOPPER.name)] == [expert.record]
+
+
+def test_the_same_source_is_the_same_revision_and_sampling_is_another(zoo: Path, tmp_path: Path) -> None:
+    source = str(zoo / "ppo-Hopper-v4.zip")
+    greedy, again = import_expert(HOPPER, source, tmp_path), import_expert(HOPPER, source, tmp_path)
+    sampled = import_expert(HOPPER, source, tmp_path, sampled=True)
+    assert greedy.record.revision == again.record.revision != sampled.record.revision
+    assert greedy.record.network is not None
+    assert sampled.record.network == dataclasses.replace(greedy.record.network, sampled=True)
+    assert len(stored_experts(tmp_path, HOPPER.name)) == 2
+
+
+def test_statistics_are_also_found_where_rl_zoo_logs_them(zoo: Path, tmp_path: Path) -> None:
+    expected = import_expert(HOPPER, str(zoo), tmp_path)
+    (zoo / "Hopper-v4").mkdir()
+    (zoo / "vec_normalize.pkl").rename(zoo / "Hopper-v4" / "vecnormalize.pkl")
+    assert import_expert(HOPPER, str(zoo), tmp_path).record.revision == expected.record.revision
+
+
+def test_the_best_model_of_a_training_is_preferred(zoo: Path, tmp_path: Path) -> None:
+    shutil.copyfile(zoo / "ppo-Hopper-v4.zip", zoo / "best_model.zip")
+    assert "best_model.zip" in import_expert(HOPPER, str(zoo), tmp_path).record.origin
+
+
+def test_a_sample_factory_folder_is_recognised(tmp_path: Path) -> None:
+    folder = make_sample_factory(tmp_path / "sf")
+    expert = import_expert(HOPPER, str(folder), tmp_path)
+    assert (expert.record.kind, expert.record.origin) == ("sample-factory", f"Loaded from {folder}.")
+    observations = some_observations(HOPPER)
+    expected = np.tanh(0.1 * observations.sum(1, keepdims=True)) * 8 * 0.2
+    np.testing.assert_allclose(act(expert, observations), np.clip(np.repeat(expected, 3, 1), -1, 1), rtol=0, atol=1e-5)
+
+
+def test_an_expert_of_another_run_is_taken_over_with_its_record(zoo: Path, tmp_path: Path) -> None:
+    first = import_expert(HOPPER, str(zoo), tmp_path / "a", sampled=True)
+    second = import_expert(HOPPER, str(first.folder), tmp_path / "b")
+    assert second.record == first.record
+    assert second.folder == tmp_path / "b" / first.folder.relative_to(tmp_path / "a")
+    assert all(torch.equal(array, read_arrays(second)[name]) for name, array in read_arrays(first).items())
+
+
+# What cannot be imported; nothing is ever stored.
+
+
+def refused(source: str | Path, out: Path, message: str, task: str = HOPPER.name) -> None:
+    with pytest.raises(UserError, match=message):
+        import_expert(task_named(task), str(source), out / "refused")
+    assert not (out / "refused").exists()
+
+
+def test_a_source_that_holds_nothing_says_what_was_found_and_what_to_try(tmp_path: Path) -> None:
+    hint = r"try hub:farama-minari/Hopper-v5-SAC-expert or hub:qgallouedec/sample-factory-hopper-v2"
+    refused(tmp_path / "none", tmp_path, rf"none does not exist; expected a Sample Factory folder.*{hint}")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    refused(folder, tmp_path, "empty holds no expert: found nothing of use; expected")
+    (folder / "notes.txt").touch()
+    refused(folder, tmp_path, r"empty holds no expert: found notes\.txt; expected a Sample Factory folder")
+    refused(folder / "notes.txt", tmp_path, r"notes\.txt is a file but no \.zip")
+
+
+def test_several_models_are_listed(zoo: Path, tmp_path: Path) -> None:
+    shutil.copyfile(zoo / "ppo-Hopper-v4.zip", zoo / "last.zip")
+    refused(zoo, tmp_path, r"holds 2 zips \(last\.zip, ppo-Hopper-v4\.zip\); give one of them")
+
+
+def test_a_model_without_the_statistics_it_was_trained_with_is_refused(zoo: Path, tmp_path: Path) -> None:
+    (zoo / "vec_normalize.pkl").rename(tmp_path / "lost.pkl")
+    refused(zoo, tmp_path, r"trained on normalised observations, as config\.yml says.*put its vec_normalize\.pkl")
+    for value in ("false", "\"{'norm_obs': False, 'norm_reward': True}\""):
+        (zoo / "config.yml").write_text(f"- - - normalize\n    - {value}\n")
+        assert import_expert(HOPPER, str(zoo), tmp_path).record.network is not None
+
+
+def test_several_statistics_are_listed(zoo: Path, tmp_path: Path) -> None:
+    shutil.copyfile(zoo / "vec_normalize.pkl", zoo / "rl_model_vecnormalize_100_steps.pkl")
+    refused(zoo, tmp_path, r"several statistics .*\(rl_model_vecnormalize_100_steps\.pkl, vec_normalize\.pkl\)")
+
+
+def test_damaged_files_are_named(zoo: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "gone-off"
+    (zoo / "vec_normalize.pkl").write_bytes(bomb(marker))
+    refused(zoo, tmp_path, r"vec_normalize\.pkl is a pickle of something else")
+    assert not marker.exists()
+    (zoo / "train_eval_metrics.zip").unlink()
+    (zoo / "ppo-Hopper-v4.zip").write_bytes(b"PK\x03\x04")
+    (zoo / "vec_normalize.pkl").unlink()
+    (zoo / "config.yml").unlink()
+    refused(zoo, tmp_path, r"ppo-Hopper-v4\.zip is not a whole zip")
+
+
+def test_an_expert_of_another_task_is_refused(zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path).folder
+    refused(stored, tmp_path, "is an expert of mujoco-hopper, not of mujoco-walker", "mujoco-walker")
+    (zoo / "vec_normalize.pkl").unlink()
+    (zoo / "config.yml").unlink()
+    refused(
+        zoo, tmp_path, r"takes observations 11 .*; mujoco-walker \(Walker2d-v4\) has observations 17", "mujoco-walker"
+    )
+
+
+def test_a_damaged_expert_of_another_run_is_refused(zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path).folder
+    weights = stored / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused(stored, tmp_path, r"weights\.safetensors cannot be read")
+    (stored / "expert.json").write_text("{}")
+    refused(stored, tmp_path, r"expert\.json is not a record of an expert")
+
+
+def test_a_sample_factory_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = make_sample_factory(tmp_path / "sf")
+    shutil.rmtree(folder / "checkpoint_p0")
+    refused(folder, tmp_path, "holds no Sample Factory checkpoint")
+    (folder / "checkpoint_p0").mkdir()
+    (folder / "cfg.json").unlink()
+    refused(folder, tmp_path, "is not a folder of Sample Factory")
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:hopper", "hub:a/b/c", "hub:a/b@", "hub:a/b c", "hub:../secret@x"])
+def test_a_malformed_repository_is_refused(source: str, tmp_path: Path) -> None:
+    refused(source, tmp_path, "names no repository.*expected hub:owner/name")
+
+
+def test_repositories_are_suggested_for_every_task_that_was_published() -> None:
+    suggested = {task.name: suggested_repositories(task) for task in all_tasks()}
+    assert suggested["atari-pong"] == ("edbeeching/atari_2B_atari_pong_1111",)
+    assert suggested["atari-montezumarevenge"] == ("edbeeching/atari_2B_atari_montezuma_1111",)
+    assert suggested["metaworld-peg-insert-side"] == ("qgallouedec/sample-factory-peg-insert-side-v2",)
+    assert not any("v5" in name for name in suggested["mujoco-ant"])
+    without = {name for name, names in suggested.items() if not names and not name.startswith("babyai-")}
+    assert without == {"atari-surround"}
+
+
+# The Hub: a server on this machine that speaks the few requests of a download.
+
+FIRST, SECOND = "1" * 40, "2" * 40
+RUN = """
+import json, sys
+from pathlib import Path
+from experts import imports
+from pipeline.errors import UserError
+from pipeline.tasks import select_tasks
+
+job = json.load(sys.stdin)
+imports.HUB_TIMEOUT_S = job["timeout_s"]
+(task,) = select_tasks("mujoco-hopper")
+answers = []
+for source in job["sources"]:
+    try:
+        record = imports.import_expert(task, source, Path(job["out"])).record
+        answers.append([record.kind, record.origin])
+    except UserError as error:
+        answers.append(["error", str(error)])
+json.dump(answers, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class FakeHub:
+    """Repositories by name, each a folder per revision, and the paths that were asked for."""
+
+    address: str
+    asked: list[str]
+
+
+def serve(repositories: dict[str, dict[str, Path]]) -> tuple[ThreadingHTTPServer, FakeHub]:
+    """Revisions are commits; ``main`` is the last one, ``v1`` the first."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(unquote(urlsplit(self.path).path))
+            parts = asked[-1].strip("/").split("/")
+            is_api = parts[:2] == ["api", "models"]
+            parts = parts[2:] if is_api else parts
+            name, rest = "/".join(parts[:2]), parts[2:]
+            if name == "broken/down":
+                return self.answer(500, b"")
+            if name == "broken/page":
+                return self.answer(200, b"<html>Please log in to this network</html>")
+            if name not in repositories:
+                # The Hub does not tell strangers whether a private repository exists.
+                return self.answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
+            commits = repositories[name]
+            revision = rest[1] if len(rest) > 1 else "main"
+            commit = {"main": list(commits)[-1], "v1": next(iter(commits))}.get(revision, revision)
+            if commit not in commits:
+                return self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
+            folder = commits[commit]
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            names = [str(path.relative_to(folder)) for path in files]
+            if not is_api:
+                path = folder / "/".join(rest[2:])
+                tag = f'"{commit[:8]}-{path.name}"'
+                return self.answer(200, path.read_bytes(), **{"ETag": tag, "X-Repo-Commit": commit})
+            if rest[:1] == ["tree"]:
+                return self.json(
+                    [
+                        {"type": "file", "path": name, "size": path.stat().st_size, "oid": f"{i:040x}"}
+                        for i, (name, path) in enumerate(zip(names, files, strict=True))
+                    ]
+                )
+            return self.json({"id": name, "sha": commit, "siblings": [{"rfilename": name} for name in names]})
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def json(self, value: Any) -> None:
+            self.answer(200, json.dumps(value).encode(), **{"Content-Type": "application/json"})
+
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, FakeHub(f"http://127.0.0.1:{server.server_address[1]}", asked)
+
+
+def start(address: str, folder: Path, sources: list[str], timeout_s: float = 10.0) -> subprocess.Popen[str]:
+    """Import sources in a process of its own, where the Hub's settings come from the environment."""
+    unwanted = ("HF_HUB_OFFLINE", "HF_TOKEN")
+    environment = {k: v for k, v in os.environ.items() if k not in unwanted and not k.lower().endswith("_proxy")}
+    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"sources": sources, "out": str(folder / "out"), "timeout_s": timeout_s}))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def answers_of(process: subprocess.Popen[str], sources: list[str]) -> dict[str, tuple[str, str]]:
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    return {source: (kind, text) for source, (kind, text) in zip(sources, json.loads(output), strict=True)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What each source gave: the kind and the origin of the expert, or ``error`` and the message."""
+
+    online: dict[str, tuple[str, str]]
+    unreachable: dict[str, tuple[str, str]]
+    silent: dict[str, tuple[str, str]]
+    asked: list[str]
+
+
+ONLINE = [
+    "hub:someone/ppo-Hopper-v4", "hub:someone/ppo-Hopper-v4@v1", f"hub:someone/ppo-Hopper-v4@{SECOND}",
+    "hub:someone/ppo-Hopper-v4@v9", "hub:someone/sample-factory-hopper", "hub:someone/nothing", "hub:someone/unknown",
+    "hub:broken/down", "hub:broken/page",
+]  # fmt: skip
+CACHED, UNKNOWN = "hub:someone/ppo-Hopper-v4", "hub:someone/elsewhere"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    folder = tmp_path_factory.mktemp("hub")
+    first, second = make_zoo(folder / "first"), make_zoo(folder / "second")
+    make_model("sac", HOPPER)[0].save(first / "ppo-Hopper-v4.zip")
+    (second / "replay.mp4").write_bytes(b"film")
+    empty = folder / "empty"
+    empty.mkdir()
+    (empty / "README.md").touch()
+    server, fake = serve(
+        {
+            "someone/ppo-Hopper-v4": {FIRST: first, SECOND: second},
+            "someone/sample-factory-hopper": {FIRST: make_sample_factory(folder / "sf")},
+            "someone/nothing": {FIRST: empty},
+        }
+    )
+    online = answers_of(start(fake.address, folder, ONLINE), ONLINE)
+    server.shutdown()
+    server.server_close()
+    # Nobody listens where the server was; behind the other address somebody listens and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sources = [CACHED, UNKNOWN]
+        processes = [
+            start(fake.address, folder, sources),
+            start(f"http://127.0.0.1:{silent.getsockname()[1]}", folder, sources, timeout_s=0.2),
+        ]
+        unreachable, unanswered = [answers_of(process, sources) for process in processes]
+    yield Outcome(online, unreachable, unanswered, fake.asked)
+    shutil.rmtree(folder)
+
+
+def test_a_repository_is_imported_and_named_with_its_commit(hub: Outcome) -> None:
+    origin = "Loaded from ppo-Hopper-v4.zip in someone/ppo-Hopper-v4 on the Hugging Face Hub, commit"
+    latest = ("ppo", f"{origin} {SECOND} with vec_normalize.pkl.")
+    assert hub.online["hub:someone/ppo-Hopper-v4"] == latest
+    assert hub.online[f"hub:someone/ppo-Hopper-v4@{SECOND}"] == latest
+    assert hub.online["hub:someone/ppo-Hopper-v4@v1"] == ("sac", f"{origin} {FIRST} with vec_normalize.pkl.")
+    kind, text = hub.online["hub:someone/sample-factory-hopper"]
+    assert (kind, text.endswith(f"commit {FIRST}.")) == ("sample-factory", True)
+
+
+def test_only_what_matters_is_downloaded(hub: Outcome) -> None:
+    names = {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+    assert names == {
+        "ppo-Hopper-v4.zip", "vec_normalize.pkl", "config.yml", "cfg.json", "best_000000007_1000_reward_3.5.pth",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hub:someone/ppo-Hopper-v4@v9", "someone/ppo-Hopper-v4 has no revision v9; give a branch, a tag or a commit"),
+        ("hub:someone/unknown", "there is no public repository someone/unknown"),
+        ("hub:someone/unknown", "try hub:farama-minari/Hopper-v5-SAC-expert"),
+        ("hub:someone/nothing", "holds no expert: found nothing of use"),
+        ("hub:broken/page", "broken/page cannot be downloaded from the Hugging Face Hub (JSONDecodeError"),
+        ("hub:broken/down", "answered 500 for broken/down; try again later"),
+    ],
+)
+def test_a_repository_that_cannot_be_imported_is_named(source: str, message: str, hub: Outcome) -> None:
+    kind, text = hub.online[source]
+    assert kind == "error" and message in text
+
+
+def test_without_an_answer_of_the_hub_what_was_downloaded_before_is_taken(hub: Outcome) -> None:
+    for answers in (hub.unreachable, hub.silent):
+        assert answers[CACHED] == hub.online[CACHED]
+
+
+def test_a_hub_that_does_not_answer_is_an_error(hub: Outcome) -> None:
+    for answers, reason in ((hub.unreachable, "ConnectError"), (hub.silent, "Timeout")):
+        kind, text = answers[UNKNOWN]
+        assert kind == "error"
+        assert "someone/elsewhere cannot be downloaded from the Hugging Face Hub" in text
+        assert reason in text and "check the network, or download the repository elsewhere" in text
