@@ -1,0 +1,111 @@
+"""What makes Sample Factory 2.1.1 run beside numpy 2, gymnasium 1 and torch 2.6 and later.
+
+Sample Factory pins numpy < 2, gymnasium < 1 and huggingface_hub < 1. Its training itself needs little to run on newer
+ones; its Atari example (renamed gymnasium wrappers) and its uploads (``huggingface_hub.Repository``) are not used here.
+The rest are faults that would spoil a long training without a word.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from experts.sample_factory.checkpoint import numpy_scalars
+
+
+@functools.cache
+def apply() -> None:
+    """Adapt Sample Factory in this process, once.
+
+    To be called at the top of the main module, which every process that Sample Factory spawns imports again.
+    """
+    _unwrap_single_numbers()
+    _load_checkpoints_or_fail()
+    _go_on_with_the_learning_rate()
+    _fail_when_the_environment_fails()
+    _end_processes_that_fail()
+
+
+def _unwrap_single_numbers() -> None:
+    """numpy 2.4 refuses to put an array of one number where one number belongs."""
+    import numpy as np
+    from sample_factory.algo.utils.tensor_dict import TensorDict
+
+    original = TensorDict._set_data_func
+
+    def set_data(self: Any, x: Any, index: Any, new_data: Any) -> None:
+        if isinstance(x, np.ndarray) and not isinstance(new_data, dict) and np.ndim(x[index]) == 0:
+            x[index] = new_data.item()
+        else:
+            original(self, x, index, new_data)
+
+    TensorDict._set_data_func = set_data
+
+
+def _load_checkpoints_or_fail() -> None:
+    """torch 2.6 loads weights only and refuses the numpy scalar in these checkpoints; Sample Factory would then log the
+    error and start from scratch. Allow the scalar, and let every error through.
+    """
+    import torch
+    from sample_factory.algo.learning.learner import Learner
+
+    torch.serialization.add_safe_globals(numpy_scalars())
+
+    def load_checkpoint(checkpoints: Sequence[str], device: Any) -> Any:
+        return torch.load(checkpoints[-1], map_location=device, weights_only=True) if checkpoints else None
+
+    Learner.load_checkpoint = staticmethod(load_checkpoint)
+
+
+def _go_on_with_the_learning_rate() -> None:
+    """A linearly decaying learning rate would start again from its highest value at every resumption."""
+    from sample_factory.algo.learning.learner import Learner, LinearDecayScheduler
+
+    original = Learner.init
+
+    def init(self: Any) -> Any:
+        result = original(self)
+        if isinstance(self.lr_scheduler, LinearDecayScheduler):
+            self.lr_scheduler.step = self.train_step
+        return result
+
+    Learner.init = init
+
+
+def _fail_when_the_environment_fails() -> None:
+    """Sample Factory looks at the environment in a process of its own and waits for ever if that one dies."""
+    import sample_factory.algo.runners.runner as runner
+    from sample_factory.algo.utils.env_info import extract_env_info
+    from sample_factory.algo.utils.make_env import make_env_func_batched
+
+    def env_info(cfg: Any) -> Any:
+        env = make_env_func_batched(cfg, env_config=None)
+        try:
+            return extract_env_info(env, cfg)
+        finally:
+            env.close()
+
+    runner.obtain_env_info_in_a_separate_process = env_info
+
+
+def _end_processes_that_fail() -> None:
+    """A learner that fails would live on in the thread that gathers its batches, and the others wait for it."""
+    from signal_slot.signal_slot import EventLoopProcess
+
+    original = EventLoopProcess._target
+
+    @functools.wraps(original)  # it is pickled by its name
+    def target(self: Any) -> None:
+        failed = True
+        try:
+            original(self)
+            failed = False
+        finally:
+            if failed:
+                traceback.print_exc()
+                os._exit(1)
+
+    EventLoopProcess._target = target

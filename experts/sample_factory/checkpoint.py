@@ -1,0 +1,294 @@
+"""Sample Factory's checkpoints as stored networks, read without Sample Factory.
+
+A folder holds ``config.json`` (before Sample Factory 2.0.2 ``cfg.json``) and
+``checkpoint_p0/{best,checkpoint}_<minibatches>_<environment steps>[_<metric>_<value>].pth``. The files are pickles, but
+only tensors, numbers and strings are let through, so a file from elsewhere cannot run anything.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experts.network import ACTIVATIONS, CONVOLUTIONS, NetworkSpec, build_network
+from pipeline.errors import UserError
+from pipeline.files import read_json
+from pipeline.tasks import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIGS = ("config.json", "cfg.json")
+CHECKPOINTS = "checkpoint_p0"
+NAME = re.compile(r"(best|checkpoint)_(\d+)_(\d+)(?:_\w+?_(-?\d+(?:\.\d+)?))?\.pth")
+# Sample Factory keeps the deviation of continuous actions between these.
+STD_MIN, STD_MAX = 1e-4, 1e4
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What the name of a checkpoint tells.
+
+    Attributes:
+        kind: ``best`` or ``checkpoint``.
+        minibatches: training steps so far.
+        steps: environment steps so far; emulator frames for Atari.
+        value: mean return of recent episodes, in names of best checkpoints only.
+    """
+
+    path: Path
+    kind: str
+    minibatches: int
+    steps: int
+    value: float | None
+
+
+def find_checkpoints(folder: Path) -> list[CheckpointFile]:
+    """Checkpoints below a Sample Factory folder, oldest first; none if there are none."""
+    found = []
+    for path in (folder / CHECKPOINTS).glob("*.pth"):
+        if match := NAME.fullmatch(path.name):
+            kind, minibatches, steps, value = match.groups()
+            found.append(CheckpointFile(path, kind, int(minibatches), int(steps), float(value) if value else None))
+    return sorted(found, key=lambda file: (file.minibatches, file.steps))
+
+
+def newest_checkpoint(folder: Path) -> CheckpointFile | None:
+    """The one a training goes on from."""
+    return next((file for file in reversed(find_checkpoints(folder)) if file.kind == "checkpoint"), None)
+
+
+def choose_checkpoint(folder: Path) -> CheckpointFile:
+    """The best checkpoint by its mean return, or else the newest.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = find_checkpoints(folder)
+    if not files:
+        raise UserError(
+            f"{folder} holds no Sample Factory checkpoint: expected {CHECKPOINTS}/best_*.pth or "
+            f"{CHECKPOINTS}/checkpoint_*.pth; give the folder that has {CHECKPOINTS}/ and {CONFIGS[0]}"
+        )
+    best = [file for file in files if file.kind == "best"]
+    return max(best, key=lambda file: -math.inf if file.value is None else file.value) if best else files[-1]
+
+
+def numpy_scalars() -> list[Any]:
+    """What ``torch.load(weights_only=True)`` must be allowed for ``best_performance``, a numpy scalar.
+
+    Each under the names that numpy 1 and numpy 2 give it.
+    """
+    import numpy as np
+
+    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")]
+    return [*((scalar, name) for name in names), np.dtype, *types]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, tensors on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything but tensors, numbers and strings.
+    """
+    import torch
+
+    hint = f"remove {path.name} to use the checkpoint before it, or restore it"
+    try:
+        with torch.serialization.safe_globals(numpy_scalars()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the file is refused then anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors and numbers, which is refused because loading it could "
+            f"run code; expected a checkpoint of Sample Factory; {hint} ({_first_line(error)})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint of Sample Factory: it is damaged or was cut off; {hint} "
+            f"({_first_line(error)})"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
+        raise UserError(f"{path} is no checkpoint of Sample Factory: expected a dict with the key 'model'; {hint}")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load_checkpoint(folder: Path, task: Task, sampled: bool = False) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """The expert of a Sample Factory folder: the best checkpoint, or else the newest.
+
+    Args:
+        folder: holds ``config.json`` or ``cfg.json``, and ``checkpoint_p0/``.
+        task: what it was trained for; sizes are checked.
+        sampled: whether it is to act by sampling, as in its training, or greedily.
+
+    Returns:
+        The network and its arrays, float32, by the names of ``experts.network.PolicyNetwork``.
+
+    Raises:
+        UserError: a file is missing, damaged or foreign, the network has parts that are not supported here (recurrent
+            or residual), or its sizes are not the task's.
+    """
+    config = _read_config(folder)
+    file = choose_checkpoint(folder)
+    model: Mapping[str, Tensor] = read_checkpoint(file.path)["model"]
+    return _Reader(config, model, file.path).network(task, sampled)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The configuration a checkpoint was trained with."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def __call__(self, key: str, *kinds: type) -> Any:
+        """The value of ``key``, which must be of one of ``kinds``."""
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        if key not in self.values:
+            raise UserError(f"{self.path} has no {key!r} ({expected}); it is not a configuration of Sample Factory 2")
+        value = self.values[key]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"{self.path}: {key!r} is {value!r}, expected {expected}; restore the file")
+        return value
+
+
+def _read_config(folder: Path) -> _Config:
+    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{folder} is not a folder of Sample Factory: it has neither {CONFIGS[0]} nor {CONFIGS[1]}; "
+            f"give the folder that has one of them and {CHECKPOINTS}/"
+        )
+    try:
+        values = read_json(path)
+    except ValueError as error:  # also text that is not UTF-8
+        raise UserError(f"{path} is not JSON ({error}); restore the file written by Sample Factory") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, expected an object; restore the file")
+    return _Config(path, values)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Finds the parts of a policy in Sample Factory's names."""
+
+    config: _Config
+    model: Mapping[str, Tensor]
+    path: Path
+
+    def network(self, task: Task, sampled: bool) -> tuple[NetworkSpec, dict[str, Tensor]]:
+        is_image, is_continuous = len(task.observation_shape) == 3, task.action.kind == "continuous"
+        encoder = self._encoder(is_image)
+        shared = self.config("actor_critic_share_weights", bool)
+        prefix = "" if shared else "actor_"
+        encoders = f"{prefix}encoder.encoders.obs"
+        arrays: dict[str, Tensor] = {}
+        convolutions = self._layers(f"{encoders}.enc.conv_head", len(CONVOLUTIONS[encoder]))
+        hidden = [
+            *(
+                self._layers(f"{encoders}.enc.mlp_layers", len(self.config("encoder_conv_mlp_layers", list)))
+                if is_image
+                else self._layers(f"{encoders}.mlp_head", len(self.config("encoder_mlp_layers", list)))
+            ),
+            *self._layers(f"{prefix}decoder.mlp", len(self.config("decoder_mlp_layers", list))),
+        ]
+        for kind, layers in (("conv", convolutions), ("hidden", hidden)):
+            for index, (weight, bias) in enumerate(layers):
+                arrays |= {f"{kind}.{index}.weight": weight, f"{kind}.{index}.bias": bias}
+        head = "action_parameterization.distribution_linear"
+        arrays |= {f"head.{part}": self._array(f"{head}.{part}") for part in ("weight", "bias")}
+        adaptive = is_continuous and self.config("adaptive_stddev", bool)
+        if is_continuous and not adaptive:
+            std = self._array("action_parameterization.learned_stddev")
+            arrays["log_std"] = std.clamp(math.log(STD_MIN), math.log(STD_MAX))
+        normalise = self._is_normalised()
+        if normalise:
+            statistics = "obs_normalizer.running_mean_std.running_mean_std.obs"
+            arrays |= {part: self._array(f"{statistics}.running_{part}") for part in ("mean", "var")}
+        spec = NetworkSpec(
+            observation_shape=self._observation_shape(task, normalise, arrays),
+            encoder=encoder,
+            hidden=tuple(len(bias) for _, bias in hidden),
+            activation=self._activation(),
+            head="gaussian" if is_continuous else "categorical",
+            action_size=len(arrays["head.bias"]) // (2 if adaptive else 1),
+            action_low=task.action.low,
+            action_high=task.action.high,
+            normalise=normalise,
+            subtract=float(self.config("obs_subtract_mean", int, float)),
+            scale=float(self.config("obs_scale", int, float)),
+            state_dependent_std=adaptive,
+            # Sample Factory ignores the limit where the deviation depends on the state.
+            tanh_scale=float(self.config("continuous_tanh_scale", int, float)) if "log_std" in arrays else 0.0,
+            sees_goal=task.domain == "metaworld" and self._sees_goal(arrays),
+            sampled=sampled,
+        )
+        spec.check_fits(task, str(self.path))
+        build_network(spec, arrays, str(self.path))  # names and shapes
+        return spec, {name: array.float() for name, array in arrays.items()}
+
+    def _encoder(self, is_image: bool) -> str:
+        if self.config("use_rnn", bool):
+            raise UserError(
+                f"{self.config.path}: recurrent policies (use_rnn) are not supported; give one trained with "
+                f"--use_rnn=False"
+            )
+        if not is_image:
+            return "mlp"
+        name: str = self.config("encoder_conv_architecture", str)
+        if name not in CONVOLUTIONS:
+            allowed = ", ".join(name for name, layers in CONVOLUTIONS.items() if layers)
+            raise UserError(f"{self.config.path}: encoder {name!r} is not supported; allowed: {allowed}")
+        return name
+
+    def _activation(self) -> str:
+        name: str = self.config("nonlinearity", str)
+        if name not in ACTIVATIONS:
+            raise UserError(
+                f"{self.config.path}: nonlinearity {name!r} is not supported; allowed: {', '.join(ACTIVATIONS)}"
+            )
+        return name
+
+    def _is_normalised(self) -> bool:
+        keys = self.config.values.get("normalize_input_keys")
+        return bool(self.config("normalize_input", bool)) and (keys is None or "obs" in keys)
+
+    def _observation_shape(self, task: Task, normalise: bool, arrays: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """What the network takes, as far as its arrays tell."""
+        if normalise:
+            return tuple(arrays["mean"].shape)
+        if "conv.0.weight" in arrays:
+            return (arrays["conv.0.weight"].shape[1], *task.observation_shape[:2])
+        first = arrays.get("hidden.0.weight", arrays["head.weight"])
+        return (first.shape[1],)
+
+    def _sees_goal(self, arrays: Mapping[str, Tensor]) -> bool:
+        """Whether the policy was shown Meta-World's goal: it was not if the last three entries were always zero."""
+        if "mean" in arrays:
+            return bool(arrays["mean"][-3:].any())
+        return bool(self.config.values.get("shows_goal", True))
+
+    def _layers(self, prefix: str, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of a stack of layers; every second number is an activation's."""
+        names = [f"{prefix}.{2 * index}" for index in range(count)]
+        return [(self._array(f"{name}.weight"), self._array(f"{name}.bias")) for name in names]
+
+    def _array(self, name: str) -> Tensor:
+        if name not in self.model:
+            raise UserError(
+                f"{self.path} has no array {name!r}, which {self.config.path} calls for; the two are not of the same "
+                f"training, or the policy is not one of Sample Factory's standard ones"
+            )
+        return self.model[name]

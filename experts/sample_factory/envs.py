@@ -1,0 +1,104 @@
+"""Our tasks as Sample Factory's training environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pipeline.tasks import Task
+
+
+class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """A task with the observations, rewards and episodes its expert is trained on.
+
+    The base is the task's own environment, so an expert is trained on what it is measured in. On top:
+
+    - Observations are one array: images channels first, ``(4, 84, 84)`` uint8; vectors float32, with the goal of
+      Meta-World in the last three entries, where the task hides it.
+    - Continuous actions are clipped to their bounds first, as in a rollout; the environments would clip what they
+      execute, but not what they charge for.
+    - Atari: rewards are clipped to their sign, and a lost life ends the training episode; the game goes on with a
+      no-op. ``info["episode"]`` tells the raw return and length of the whole game.
+
+    Differences to Sample Factory's own Atari environment: FIRE is pressed after a new game, not after a lost life, so
+    the policy learns to press it, as it must in a full game; the frame stack is kept over a lost life; frames are grey
+    before they are made smaller, not after; the emulator's own limit of frames ends a game.
+
+    Args:
+        task: where to train.
+        seed: added to the seeds that Sample Factory gives, which number the environments from 0.
+    """
+
+    def __init__(self, task: Task, seed: int = 0) -> None:
+        env = task.make_env()
+        super().__init__(env)
+        self._task, self._first_seed = task, seed
+        self._is_atari, self._is_continuous = task.domain == "atari", task.action.kind == "continuous"
+        self._shows_goal = task.domain == "metaworld"
+        shape = task.observation_shape
+        self.observation_space = (
+            gym.spaces.Box(0, 255, (shape[2], *shape[:2]), np.uint8)
+            if len(shape) == 3
+            else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        )
+        self._unwrapped: Any = env.unwrapped
+        self._over = True
+        self._lives = 0
+        self._total, self._length = 0.0, 0
+        self._goal = np.zeros(3)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """A new episode, or the next life of the running one."""
+        if seed is None and not self._over:
+            observation, reward, terminated, truncated, info = self.env.step(0)
+            self._total, self._length = self._total + float(reward), self._length + 1
+            self._over = terminated or truncated
+        if seed is not None or self._over:
+            seed = None if seed is None else self._first_seed + seed
+            observation, info = self.env.reset(seed=seed, options=options)
+            self._total, self._length, self._over = 0.0, 0, False
+        if self._is_atari:
+            self._lives = self._unwrapped.ale.lives()
+        if self._shows_goal:
+            self._goal = self._unwrapped._get_pos_goal().copy()
+        return self._array(observation), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self._is_continuous:
+            action = np.clip(np.asarray(action, np.float32), self._task.action.low, self._task.action.high)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        reward = float(reward)
+        self._total, self._length = self._total + reward, self._length + 1
+        self._over = terminated or truncated
+        if self._over:
+            info["episode"] = {"r": self._total, "l": self._length}
+        if self._is_atari:
+            reward = float(np.sign(reward))
+            lives = self._unwrapped.ale.lives()
+            # Some games stay at 0 lives for a few frames before they end.
+            terminated = terminated or 0 < lives < self._lives
+            self._lives = lives
+        return self._array(observation), reward, terminated, truncated, info
+
+    def _array(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        values = observation[self._task.observation]
+        if values.ndim == 3:
+            return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+        if self._shows_goal:
+            values = values.copy()
+            values[-3:] = self._goal
+        return values
+
+
+def make_training_env(
+    name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None
+) -> gym.Env[Any, Any]:
+    """What Sample Factory calls, in every process that steps environments."""
+    from pipeline.tasks import select_tasks
+
+    (task,) = select_tasks(name)
+    return TrainingEnv(task, seed=1000 * cfg.seed)

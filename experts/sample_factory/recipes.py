@@ -1,0 +1,178 @@
+"""Hyperparameters of Sample Factory's published recipes, with the budgets JAT's experts had."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experts.training import Budget
+from pipeline.domains.atari import FRAME_SKIP
+from pipeline.errors import UserError
+from pipeline.tasks import Task
+
+DAY_S = 24 * 3600.0
+# Where Sample Factory keeps its state, below the folder of a training.
+STATE = "state"
+# The return of whole episodes with raw rewards, as ``envs.TrainingEnv`` tells it.
+RETURN = "RecordEpisodeStatistics_reward"
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Sample Factory's arguments of the same names; those left out keep its defaults.
+
+    Attributes:
+        env_frameskip: emulator frames per action; environment steps are counted in frames.
+        batch_size: transitions per minibatch.
+        rollout: steps from each environment per trajectory.
+        lr_schedule: ``linear_decay`` reaches zero with the budget of environment steps, divided by the frame skip.
+        exploration_loss_coeff: of the entropy bonus.
+        worker_num_splits: 2 lets a worker step half its environments while the other half waits for actions.
+    """
+
+    nonlinearity: str
+    learning_rate: float
+    batch_size: int
+    num_batches_per_epoch: int
+    num_epochs: int
+    rollout: int
+    ppo_clip_ratio: float
+    value_loss_coeff: float
+    exploration_loss_coeff: float
+    kl_loss_coeff: float
+    max_grad_norm: float
+    worker_num_splits: int
+    encoder_mlp_layers: tuple[int, ...] = (512, 512)
+    encoder_conv_architecture: str = "convnet_simple"
+    policy_initialization: str = "orthogonal"
+    adam_eps: float = 1e-6
+    obs_scale: float = 1.0
+    env_frameskip: int = 1
+    value_bootstrap: bool = False
+    lr_schedule: str = "linear_decay"
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    normalize_input: bool = True
+    normalize_returns: bool = True
+    adaptive_stddev: bool = False
+    use_rnn: bool = False
+    recurrence: int = 1
+    async_rl: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the experts of one domain are trained.
+
+    Attributes:
+        num_envs: environments in all; with ``rollout`` it makes up the transitions of one training iteration.
+        sampled: whether the expert acts as in its training, by sampling, or greedily.
+        save_every_s: seconds between checkpoints, the most a kill can cost.
+    """
+
+    hyperparameters: Hyperparameters
+    budget: Budget
+    num_envs: int
+    sampled: bool
+    save_every_s: int = 60
+
+
+# sf_examples/atari/atari_params.py. Greedy play can get stuck in a loop of frames, so the expert samples.
+ATARI = Recipe(
+    Hyperparameters(
+        nonlinearity="relu",
+        learning_rate=0.00025,
+        batch_size=256,
+        num_batches_per_epoch=4,
+        num_epochs=4,
+        rollout=128,
+        ppo_clip_ratio=0.1,
+        value_loss_coeff=0.5,
+        exploration_loss_coeff=0.01,
+        kl_loss_coeff=0.0,
+        max_grad_norm=0.5,
+        worker_num_splits=1,
+        encoder_conv_architecture="convnet_atari",
+        adam_eps=1e-5,
+        obs_scale=255.0,
+        env_frameskip=FRAME_SKIP,
+    ),
+    Budget(steps=2_000_000_000, seconds=7 * DAY_S),
+    num_envs=8,
+    sampled=True,
+)
+
+# sf_examples/mujoco/mujoco_params.py. Its published scores are of the mean action.
+MUJOCO = Recipe(
+    Hyperparameters(
+        nonlinearity="tanh",
+        learning_rate=0.00295,
+        batch_size=1024,
+        num_batches_per_epoch=4,
+        num_epochs=2,
+        rollout=64,
+        ppo_clip_ratio=0.2,
+        value_loss_coeff=1.3,
+        exploration_loss_coeff=0.0,
+        kl_loss_coeff=0.1,
+        max_grad_norm=3.5,
+        worker_num_splits=2,
+        encoder_mlp_layers=(64, 64),
+        policy_initialization="torch_default",
+        value_bootstrap=True,
+    ),
+    Budget(steps=100_000_000, seconds=7 * DAY_S),
+    num_envs=64,
+    sampled=False,
+)
+
+METAWORLD = dataclasses.replace(MUJOCO, budget=Budget(steps=10_000_000, seconds=7 * DAY_S))
+
+RECIPES = {"atari": ATARI, "mujoco": MUJOCO, "metaworld": METAWORLD}
+
+
+def recipe_of(task: Task) -> Recipe:
+    """The recipe of a task's domain.
+
+    Raises:
+        UserError: Sample Factory has no recipe for it.
+    """
+    if task.domain not in RECIPES:
+        raise UserError(f"{task.name}: sample-factory has no recipe for {task.domain}; allowed: {', '.join(RECIPES)}")
+    return RECIPES[task.domain]
+
+
+def settings_of(
+    recipe: Recipe, task: Task, folder: Path, seed: int, steps: int, num_cpus: int, gpu: bool, niceness: int
+) -> dict[str, Any]:
+    """Every argument of Sample Factory that differs from its default, as JSON can say it.
+
+    Args:
+        folder: of the training; the state goes to ``folder / STATE``.
+        steps: budget of environment steps, which is also where the learning rate reaches its end.
+        num_cpus: cores to use; the number of worker processes is the largest divisor of the environments below.
+        niceness: of its processes; its rollout workers add 10.
+    """
+    hyperparameters = dataclasses.asdict(recipe.hyperparameters)
+    splits = recipe.hyperparameters.worker_num_splits
+    num_workers = max(n for n in range(1, max(1, num_cpus) + 1) if recipe.num_envs % (n * splits) == 0)
+    return hyperparameters | {
+        "env": task.name,
+        "train_dir": str(folder.absolute()),
+        "experiment": STATE,
+        "seed": seed,
+        "device": "gpu" if gpu else "cpu",
+        "num_workers": num_workers,
+        "num_envs_per_worker": recipe.num_envs // num_workers,
+        "train_for_env_steps": steps,
+        "save_every_sec": recipe.save_every_s,
+        "save_best_every_sec": 15,
+        "save_best_metric": RETURN,
+        "default_niceness": niceness,
+        # Several trainings on one machine would all take its first cores.
+        "set_workers_cpu_affinity": False,
+        "log_to_file": False,
+        "shows_goal": task.domain == "metaworld",
+    }

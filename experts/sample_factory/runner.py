@@ -1,0 +1,78 @@
+"""Sample Factory's runner under a supervisor: it says how far it is, stops when told to, and notices dead processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+from typing import IO, Any
+
+import numpy as np
+from sample_factory.algo.runners.runner_parallel import ParallelRunner
+from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, ExperimentStatus
+from signal_slot.signal_slot import Timer
+
+from experts.sample_factory.recipes import RETURN
+
+# Episodes before their mean return counts as a best one; right after a resumption there would be one lucky episode.
+MIN_EPISODES = 20
+
+
+class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
+    """Runs a training; once a second it writes a line of JSON: ``start_steps``, ``steps`` and ``mean_return``.
+
+    ``start_steps`` are those of the checkpoint the learner has loaded, 0 without one; None stands for not known yet.
+
+    Args:
+        cfg: Sample Factory's configuration.
+        progress: where the lines go.
+        stop_asked: set to end the training early, with a checkpoint.
+
+    Attributes:
+        failure: which processes died, if any did.
+    """
+
+    def __init__(self, cfg: Any, progress: IO[str], stop_asked: threading.Event) -> None:
+        super().__init__(cfg)
+        self._progress, self._stop_asked = progress, stop_asked
+        self._processes: set[Any] = set()
+        self.failure = ""
+        self._start_steps: int | None = None
+        self.policy_msg_handlers[LEARNER_ENV_STEPS].append(self._note_start)
+        self._timer = Timer(self.event_loop, 1.0)
+        self._timer.timeout.connect(self._tick)
+
+    def report(self, **more: Any) -> None:
+        """Write one line of progress."""
+        returns = self.policy_avg_stats.get(RETURN, [()])[0]
+        message = {
+            "start_steps": self._start_steps,
+            "steps": self.env_steps.get(0),
+            "mean_return": float(np.mean(returns)) if len(returns) else None,
+        }
+        self._progress.write(json.dumps(message | more) + "\n")
+        self._progress.flush()
+
+    def _note_start(self, runner: Any, message: dict[str, Any], policy_id: int) -> None:
+        """The learner's first message comes when it has looked for a checkpoint."""
+        if self._start_steps is None:
+            self._start_steps = message[LEARNER_ENV_STEPS]
+
+    def _tick(self) -> None:
+        self._processes.update(multiprocessing.active_children())
+        dead = [p for p in self._processes if p.exitcode not in (None, 0)]
+        if dead:
+            self.failure = "died: " + ", ".join(f"{p.name} (exit code {p.exitcode})" for p in dead)
+            self.status = ExperimentStatus.FAILURE
+            self.event_loop.stop()
+        self.report()
+        if self._stop_asked.is_set():
+            self._stop_training()
+
+    def _save_best_policy(self) -> None:
+        if len(self.policy_avg_stats.get(RETURN, [()])[0]) >= MIN_EPISODES:
+            super()._save_best_policy()
+
+    @property
+    def succeeded(self) -> bool:
+        return bool(self.status == ExperimentStatus.SUCCESS)

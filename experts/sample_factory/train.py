@@ -1,0 +1,213 @@
+"""Train an expert with Sample Factory (APPO): one supervised group of processes, from the last checkpoint if any.
+
+A training's folder holds ``state/`` (Sample Factory's checkpoints and TensorBoard events), ``settings.json``, and
+``sample_factory.log``, besides what ``experts/training.py`` keeps there. Environment steps are emulator frames for
+Atari. Every ``Recipe.save_every_s`` seconds a checkpoint is written.
+
+Sample Factory's processes live on when their main process dies, and its main process when its starter does. So they
+are a session of their own, which is killed as a whole on every way out of here, and which kills itself when this
+process is gone (``main.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experts.algorithms import ALGORITHMS
+from experts.sample_factory.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint, read_checkpoint
+from experts.sample_factory.recipes import STATE, recipe_of, settings_of
+from experts.store import StoredExpert, write_expert
+from experts.training import TrainingMonitor, TrainJob
+from pipeline.files import write_json
+from pipeline.versions import versions_of
+
+log = logging.getLogger(__name__)
+
+KIND = "sample-factory"
+# Sample Factory needs up to a minute to start on a busy machine; then a line comes every second.
+SILENCE_S = 300.0
+# Ending by itself takes seconds, up to a minute on a busy machine. Its checkpoint is written first.
+STOP_S = 120.0
+
+
+def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
+    """Train until the budget is used up or the target reached, store the best checkpoint, and remove the state.
+
+    Args:
+        job: what to train; run again after an interruption, it goes on from the last checkpoint.
+        num_cpus: cores to use; those the algorithm reserves if None.
+
+    Raises:
+        UserError: no recipe for the task, or the last checkpoint cannot be loaded (never is it started over silently).
+        RuntimeError: Sample Factory failed; the message has the end of its log.
+    """
+    recipe = recipe_of(job.task)
+    budget = job.budget(recipe.budget)
+    state = job.folder / STATE
+    start_steps = _check_state(state)
+    settings = settings_of(
+        recipe,
+        job.task,
+        job.folder,
+        job.seed,
+        budget.steps,
+        num_cpus or ALGORITHMS[KIND].num_cpus,
+        gpu=_has_gpu(),
+        niceness=os.nice(0),
+    )
+    monitor = TrainingMonitor(job, budget, start_steps)
+    try:
+        last_return = monitor.curve[-1].mean_return if monitor.curve else None
+        if start_steps == 0 or not monitor.report(start_steps, last_return):
+            _run(job.folder, settings, monitor, start_steps)
+        seconds = monitor.seconds
+    finally:
+        monitor.close()
+    chosen = choose_checkpoint(state)
+    spec, arrays = load_checkpoint(state, job.task, recipe.sampled)
+    stored = write_expert(
+        job.out,
+        job.task.name,
+        KIND,
+        spec,
+        arrays,
+        origin=f"trained here with Sample Factory for {budget.steps:,} environment steps at most",
+        training={
+            "algorithm": "APPO",
+            "seed": job.seed,
+            "steps": chosen.steps,
+            "seconds": round(seconds, 1),
+            "checkpoint": chosen.path.name,
+            "budget": asdict(budget),
+            "settings": {name: value for name, value in settings.items() if name != "train_dir"},
+        },
+        versions=versions_of(("sample-factory", "torch", *job.task.packages)),
+        curve=monitor.curve,
+    )
+    shutil.rmtree(job.folder)
+    return stored
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _check_state(state: Path) -> int:
+    """Environment steps of the checkpoint to go on from, which can be loaded; 0 without one.
+
+    Raises:
+        UserError: the last checkpoint cannot be loaded.
+    """
+    # Left by a kill while a checkpoint was written; Sample Factory would take it for the last one.
+    for path in state.glob("checkpoint_p0/*_temp"):
+        path.unlink()
+    last = newest_checkpoint(state)
+    if last is None:
+        return 0
+    read_checkpoint(last.path)
+    return last.steps
+
+
+def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, start_steps: int) -> None:
+    """One run of Sample Factory, from start or last checkpoint to the end of the budget."""
+    write_json(folder / "settings.json", dict(settings))
+    log_path = folder / "sample_factory.log"
+    with _sample_factory(folder / "settings.json", log_path) as process:
+        steps, mean_return, succeeded, failure = start_steps, None, False, ""
+        stopped_at: float | None = None
+        last_line = time.monotonic()
+        for message in _messages(process):
+            now = time.monotonic()
+            if message is not None:
+                last_line = now
+                if message["start_steps"] not in (None, start_steps):
+                    raise RuntimeError(
+                        f"Sample Factory began at {message['start_steps']} steps, not at the {start_steps} of its last "
+                        f"checkpoint; its log is {log_path}"
+                    )
+                if message["steps"] is not None:
+                    steps, mean_return = message["steps"], message["mean_return"]
+                succeeded, failure = message.get("succeeded", False), message.get("failure", "")
+            elif stopped_at is not None and now - stopped_at > STOP_S:
+                log.warning("Sample Factory does not end by itself, its processes are killed")
+                succeeded = True
+                break
+            elif now - last_line > SILENCE_S:
+                failure = f"no sign of life for {SILENCE_S:.0f} s"
+                break
+            if stopped_at is None and monitor.report(steps, mean_return, force=succeeded):
+                _ask_to_stop(process)
+                stopped_at = now
+            if message is not None and "succeeded" in message:
+                break  # the last line; after a failure, what is left of its processes would not end by itself
+        if not succeeded:
+            reason = f" ({failure})" if failure else ""
+            raise RuntimeError(f"Sample Factory failed{reason}; the end of its log, {log_path}:\n{_tail(log_path)}")
+
+
+@contextlib.contextmanager
+def _sample_factory(settings_path: Path, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Its processes, in a session of their own; none is left afterwards."""
+    with log_path.open("ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experts.sample_factory.main", str(settings_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        # Not waited for before, so its number still stands for the group, even if only its children are left.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Lines of progress until the process ends; None when a second passes without one."""
+    assert process.stdout is not None
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(timeout=1.0):
+                yield None
+                continue
+            data = os.read(process.stdout.fileno(), 1 << 16)
+            if not data:
+                return
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                yield json.loads(line)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has just ended by itself
+        process.stdin.write(b"stop\n")
+        process.stdin.flush()
+
+
+def _tail(path: Path, num_lines: int = 30) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
