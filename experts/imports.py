@@ -81,10 +81,12 @@ def suggested_repositories(task: Task) -> tuple[str, ...]:
         return (f"qgallouedec/sample-factory-{name}-v2",)
     if task.domain == "mujoco":
         env = task.env_id.rpartition("-")[0]
-        repositories = (f"qgallouedec/sample-factory-{name}-v2", f"sb3/sac-{env}-v3", f"sb3/ppo-{env}-v3")
-        # gymnasium's v5 of these three observes other things.
-        changed = name in ("ant", "humanoid", "standup")
-        return repositories if changed else (f"farama-minari/{env}-v5-SAC-expert", *repositories)
+        found = [f"qgallouedec/sample-factory-{name}-v2"]
+        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 of these three observes other things
+            found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
+        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # in v3 as in v4
+            found.append(f"sb3/sac-{env}-v3")
+        return tuple(found)
     return ()
 
 
