@@ -105,6 +105,9 @@ class CollectJob:
     root: Path
     num_envs: int
 
+    def __str__(self) -> str:
+        return f"collecting {self.shard.task.name} {self.shard.stem}"
+
 
 def collect_shard(job: CollectJob) -> ShardManifest:
     """Play the seeds of one shard and write it. A plain function: it needs neither Ray nor other shards."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from experts.network import NetworkPolicy, NetworkSpec, PolicyNetwork
 from experts.registry import RANDOM, experts_of, make_policy
+from experts.spec import NetworkSpec
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.policy import Observations, Policy
 from pipeline.rollout import rollout
@@ -84,6 +84,8 @@ def bench_policy(task: Task, policy: Policy, num_envs: int, num_calls: int) -> f
 
 def policies(config: BenchConfig, task: Task) -> Iterator[tuple[str, Policy]]:
     """One expert per kind that the task has; without any, the network that Sample Factory would train, untrained."""
+    from experts.network import NetworkPolicy, PolicyNetwork
+
     kinds: set[str] = set()
     for expert in experts_of(config.out, task):
         if expert.record.kind not in kinds | {RANDOM}:

@@ -209,6 +209,9 @@ class MeasureJob:
     expert: StoredExpert
     num_episodes: int
 
+    def __str__(self) -> str:
+        return f"measuring {self.expert.record.revision} in {self.task.name}"
+
 
 def measure(job: MeasureJob) -> Measurement:
     """Play, write the measurement into the expert's folder and return it."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from experts.babyai_bot import BabyAIBotPolicy
 from experts.metaworld_scripted import ScriptedPolicy
-from experts.network import NetworkPolicy
 from experts.random_policy import RandomPolicy
 from experts.store import ExpertRecord, StoredExpert, read_arrays, stored_experts
 from pipeline.measurement import experts_directory
@@ -79,4 +78,6 @@ def make_policy(task: Task, expert: StoredExpert) -> Policy:
     record = expert.record
     if record.network is None:
         return RULES[record.kind].make(task)
+    from experts.network import NetworkPolicy
+
     return NetworkPolicy(task, record.network, read_arrays(expert), f"expert {record.revision} ({expert.folder})")

@@ -142,7 +142,7 @@ published them; intervals are 95 % bootstrap intervals over episodes.</p>
 """
 
 
-INK = "#56606a"
+INK = "#1f2933"
 COLOURS = ("#2f6fb3", "#d97706", "#16a34a", "#9333ea", "#be123c", "#0e7490")
 
 
@@ -179,7 +179,9 @@ def _write_bars(directory: Path, found: Sequence[Sequence[Standing]]) -> list[st
         for position, (standing, score) in enumerate(bars):
             colour = COLOURS[kinds.index(standing.expert.record.kind) % len(COLOURS)]
             errors = np.array([[score.mean - score.low], [score.high - score.mean]])
-            ax.barh(position, score.mean, 0.7, color=colour, xerr=errors, error_kw={"ecolor": INK, "capsize": 2})
+            ax.barh(
+                position, score.mean, 0.7, color=colour, alpha=0.85, xerr=errors, error_kw={"ecolor": INK, "capsize": 2}
+            )
         ax.axvline(0, color=INK, linewidth=1)
         ax.axvline(1, color=INK, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(bars)), [f"{s.task.name}  {s.revision}" for s, _ in bars], fontsize=8)

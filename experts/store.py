@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experts.network import NetworkSpec
+from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, write_json
 from pipeline.measurement import experts_directory

@@ -50,6 +50,9 @@ class TrainJob:
     seconds: float | None = None
     target: float | None = None
 
+    def __str__(self) -> str:
+        return f"training {self.task.name} with {self.algorithm}"
+
     @property
     def folder(self) -> Path:
         """Where the training keeps its state until it has ended."""

@@ -12,11 +12,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 
 from experts.choice import Mix
-from experts.network import NetworkSpec
 from experts.registry import rule_record
+from experts.spec import NetworkSpec
 from experts.store import CurvePoint, StoredExpert, keep_expert, write_expert
 from pipeline.episode import Episode
 from pipeline.files import write_json
@@ -261,6 +260,8 @@ def store_network(
     out: Path, task: Task = FAKE_COUNT, action: float = 0.5, kind: str = "ppo", curve: Sequence[CurvePoint] = ()
 ) -> StoredExpert:
     """A network in the store of ``out`` that acts ``action``, in every dimension, whatever it sees."""
+    import torch  # workers import this module, too
+
     spec = NetworkSpec(task.observation_shape, (), "tanh", "gaussian", task.action.size)
     size = (task.action.size, *task.observation_shape)
     arrays = {

@@ -1,0 +1,83 @@
+"""What a stored network is, in words and numbers: read by whoever looks at the store, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.errors import UserError
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What an expert's network computes; with its arrays it is the whole policy.
+
+    The observation goes through ``(x - subtract) / scale``, then, if ``normalise``, through
+    ``clip((x - mean) / sqrt(var + epsilon), +-clip)``; then the convolutions of ``encoder``, the ``hidden`` layers,
+    and one linear head.
+
+    Attributes:
+        observation_shape: as the network takes it; channels first for images.
+        encoder: ``mlp`` or the name of a convolution stack in ``network.CONVOLUTIONS``.
+        hidden: widths of the linear layers between encoder and head.
+        activation: after every layer but the head.
+        head: ``categorical`` (logits), ``gaussian`` (means, clipped to the bounds by the rollout) or ``squashed``
+            (``tanh`` of the means, stretched to the bounds).
+        action_size: choices, or numbers.
+        action_low, action_high: bounds of every number of a continuous action.
+        state_dependent_std: whether the head also puts out log standard deviations; otherwise they are an array.
+        tanh_scale: Sample Factory's soft limit on gaussian means, ``tanh(m / s) * s``; 0 for none.
+        sees_goal: whether the last three entries must show Meta-World's goal, which the task hides.
+        sampled: whether it acts by sampling its distribution, or greedily.
+    """
+
+    observation_shape: tuple[int, ...]
+    hidden: tuple[int, ...]
+    activation: str
+    head: Literal["categorical", "gaussian", "squashed"]
+    action_size: int
+    action_low: float = -1.0
+    action_high: float = 1.0
+    encoder: str = "mlp"
+    normalise: bool = False
+    epsilon: float = 1e-5
+    clip: float = 5.0
+    subtract: float = 0.0
+    scale: float = 1.0
+    state_dependent_std: bool = False
+    tanh_scale: float = 0.0
+    sees_goal: bool = False
+    sampled: bool = False
+
+    @staticmethod
+    def from_json(raw: Mapping[str, Any]) -> NetworkSpec:
+        """From what ``write_json`` wrote: lists become tuples."""
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        return NetworkSpec(**values)
+
+    def check_fits(self, task: Task, origin: str) -> None:
+        """Refuse a network whose sizes are not the task's.
+
+        Raises:
+            UserError: names ``origin``, both sizes, and what to do.
+        """
+        shape = task.observation_shape
+        if len(shape) == 3:
+            shape = (shape[2], shape[0], shape[1])
+        head = "discrete" if self.head == "categorical" else "continuous"
+        found = (self.observation_shape, head, self.action_size)
+        wanted = (shape, task.action.kind, task.action.size)
+        if found != wanted:
+            raise UserError(
+                f"{origin} takes observations {dims(found[0])} and gives {found[1]} actions of size {found[2]}; "
+                f"{task.name} ({task.env_id}) has observations {dims(wanted[0])} and {wanted[1]} actions of size "
+                f"{wanted[2]}. It was trained on another task or version (gymnasium's v5 changed the sizes of ant, "
+                f"humanoid and standup); give an expert of {task.env_id}"
+            )
+
+
+def dims(shape: Sequence[int]) -> str:
+    """``4x84x84``."""
+    return "x".join(map(str, shape))
