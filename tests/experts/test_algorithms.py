@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
+from experts.training import TrainJob
+from pipeline.errors import UserError
+from pipeline.tasks import Task, all_tasks, select_tasks
+from tests.fakes import FAKE_COUNT
+
+
+def task_named(name: str) -> Task:
+    (task,) = select_tasks(name)
+    return task
+
+
+def test_every_trained_domain_has_a_default_algorithm_with_a_recipe_for_every_task() -> None:
+    for task in all_tasks():
+        if task.domain == "babyai":
+            continue
+        algorithm = default_algorithm(task)
+        check_can_train(task, algorithm)
+        assert importlib.util.find_spec(ALGORITHMS[algorithm].module), f"{algorithm} for {task.name}"
+
+
+def test_babyai_is_not_trained() -> None:
+    with pytest.raises(UserError, match="babyai-open: experts of babyai are not trained; its bot solves it"):
+        default_algorithm(task_named("babyai-open"))
+
+
+def test_an_unknown_algorithm_names_those_there_are() -> None:
+    with pytest.raises(UserError, match="unknown algorithm 'dqn'; allowed: ppo, trpo, sac, tqc, crossq"):
+        check_can_train(task_named("atari-pong"), "dqn")
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "possible"),
+    [("atari-pong", "sac", "sample-factory"), ("babyai-open", "ppo", "none")],
+)
+def test_an_algorithm_for_another_domain_names_the_possible_ones(name: str, algorithm: str, possible: str) -> None:
+    with pytest.raises(UserError, match=f"{algorithm} has no recipe for {name}; allowed there: {possible}"):
+        check_can_train(task_named(name), algorithm)
+
+
+def test_a_job_is_trained_by_its_algorithm_s_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("a_module")
+    module.train = lambda job: f"trained {job.task.name}"
+    monkeypatch.setitem(sys.modules, ALGORITHMS["sac"].module, module)
+    assert train(TrainJob(FAKE_COUNT, "sac", Path("x"))) == "trained fake-count"

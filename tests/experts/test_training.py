@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experts.store import CurvePoint
+from experts.training import Budget, TrainingMonitor, TrainJob, read_curve
+from tests.fakes import FAKE_COUNT
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    found = Clock()
+    monkeypatch.setattr("experts.training.time.monotonic", found)
+    yield found
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    return TrainJob(FAKE_COUNT, "ppo", tmp_path)
+
+
+def test_a_job_s_own_budget_replaces_the_recipe_s(tmp_path: Path) -> None:
+    recipe = Budget(steps=100, seconds=60.0, target=5.0)
+    assert TrainJob(FAKE_COUNT, "ppo", tmp_path).budget(recipe) == recipe
+    assert TrainJob(FAKE_COUNT, "ppo", tmp_path, steps=7, target=0.0).budget(recipe) == Budget(7, 60.0, 0.0)
+    assert TrainJob(FAKE_COUNT, "ppo", tmp_path, seconds=1.5).budget(recipe) == Budget(100, 1.5, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "mean_return", "is_over"),
+    [(99, 1, 4.9, False), (100, 1, None, True), (1, 60, 0.0, True), (1, 1, 5.0, True), (1, 1, None, False)],
+)
+def test_a_training_ends_at_its_steps_its_time_or_its_target(
+    steps: int, seconds: float, mean_return: float | None, is_over: bool, job: TrainJob, clock: Clock
+) -> None:
+    monitor = TrainingMonitor(job, Budget(100, 60.0, 5.0))
+    clock.now += seconds
+    assert monitor.report(steps, mean_return) is is_over
+    monitor.close()
+
+
+def test_without_a_target_no_return_is_enough(job: TrainJob, clock: Clock) -> None:
+    monitor = TrainingMonitor(job, Budget(100, 60.0))
+    assert monitor.report(1, 1e9) is False
+    monitor.close()
+
+
+def test_reports_are_a_line_and_a_point_at_most_every_interval(
+    job: TrainJob, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "experts.training")
+    monitor = TrainingMonitor(job, Budget(10_000, 100.0, 9.0), interval_s=10.0)
+    for now, steps, mean_return in (
+        (5, 500, 1.0),
+        (10, 1000, 1.25),
+        (15, 1500, 2.0),
+        (20, 2000, None),
+        (30, 3000, 3.5),
+    ):
+        clock.now = 1000 + now
+        monitor.report(steps, mean_return)
+    monitor.close()
+    expected = [CurvePoint(1000, 10.0, 1.25), CurvePoint(3000, 30.0, 3.5)]
+    assert monitor.curve == read_curve(job.folder / "curve.csv") == expected
+    assert caplog.messages == [
+        "fake-count ppo: 1,000 of 10,000 steps, return 1.25 of 9, 100 steps/s, at most 90 s left",
+        "fake-count ppo: 2,000 of 10,000 steps, return - of 9, 100 steps/s, at most 80 s left",
+        "fake-count ppo: 3,000 of 10,000 steps, return 3.5 of 9, 100 steps/s, at most 70 s left",
+    ]
+    assert list((job.folder / "tensorboard").iterdir())
+
+
+def test_an_interrupted_training_goes_on_with_its_curve_and_its_time(job: TrainJob, clock: Clock) -> None:
+    first = TrainingMonitor(job, Budget(100, 60.0), interval_s=0.0)
+    for _ in range(3):
+        clock.now += 10
+        first.report(int(clock.now - 1000), 1.0)
+    first.close()
+    # The checkpoint was written at 20 steps; what came after it is done again.
+    clock.now = 5000.0
+    second = TrainingMonitor(job, Budget(100, 60.0), start_steps=20, interval_s=0.0)
+    assert second.seconds == 20.0
+    clock.now += 40
+    assert second.report(50, 2.0) is True  # 20 and 40 seconds are the budget
+    second.close()
+    assert [(p.steps, p.seconds) for p in read_curve(job.folder / "curve.csv")] == [(10, 10.0), (20, 20.0), (50, 60.0)]
+
+
+def test_a_curve_is_read_without_its_heading_and_a_half_written_line(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    assert read_curve(path) == []
+    path.write_text("steps,seconds,return\n100,1.5,-2.25\n200,3")
+    assert read_curve(path) == [CurvePoint(100, 1.5, -2.25)]
