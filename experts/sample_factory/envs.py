@@ -20,7 +20,9 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
     - Continuous actions are clipped to their bounds first, as in a rollout; the environments would clip what they
       execute, but not what they charge for.
     - Atari: rewards are clipped to their sign, and a lost life ends the training episode; the game goes on with a
-      no-op. ``info["episode"]`` tells the raw return and length of the whole game.
+      no-op.
+    - ``info["episode"]`` tells the raw return and length of a whole episode (or game) at its end. Not of one that was
+      begun with a seed: Sample Factory begins with those, and spreads the environments over them by random actions.
 
     Differences to Sample Factory's own Atari environment: FIRE is pressed after a new game, not after a lost life, so
     the policy learns to press it, as it must in a full game; the frame stack is kept over a lost life; frames are grey
@@ -44,7 +46,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
             else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
         )
         self._unwrapped: Any = env.unwrapped
-        self._over = True
+        self._over, self._is_counted = True, True
         self._lives = 0
         self._total, self._length = 0.0, 0
         self._goal = np.zeros(3)
@@ -53,11 +55,12 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """A new episode, or the next life of the running one."""
-        if seed is None and not self._over:
+        if self._is_atari and seed is None and not self._over:
             observation, reward, terminated, truncated, info = self.env.step(0)
             self._total, self._length = self._total + float(reward), self._length + 1
             self._over = terminated or truncated
-        if seed is not None or self._over:
+        if not self._is_atari or seed is not None or self._over:
+            self._is_counted = seed is None
             seed = None if seed is None else self._first_seed + seed
             observation, info = self.env.reset(seed=seed, options=options)
             self._total, self._length, self._over = 0.0, 0, False
@@ -74,7 +77,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         reward = float(reward)
         self._total, self._length = self._total + reward, self._length + 1
         self._over = terminated or truncated
-        if self._over:
+        if self._over and self._is_counted:
             info["episode"] = {"r": self._total, "l": self._length}
         if self._is_atari:
             reward = float(np.sign(reward))

@@ -27,7 +27,9 @@ class Hyperparameters:
         env_frameskip: emulator frames per action; environment steps are counted in frames.
         batch_size: transitions per minibatch.
         rollout: steps from each environment per trajectory.
-        lr_schedule: ``linear_decay`` reaches zero with the budget of environment steps, divided by the frame skip.
+        lr_schedule: ``linear_decay`` falls towards 0 at the budget of environment steps; with a frame skip it falls by
+            only 1 / ``env_frameskip`` of itself, because Sample Factory takes frames for transitions there. The
+            published runs had that too.
         exploration_loss_coeff: of the entropy bonus.
         worker_num_splits: 2 lets a worker step half its environments while the other half waits for actions.
     """

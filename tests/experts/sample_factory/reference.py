@@ -2,7 +2,8 @@
 
     python -m tests.experts.sample_factory.reference OUT
 
-One folder per case below OUT: a Sample Factory folder, and ``expected.pt`` with ``observations`` and ``outputs``.
+One folder per case below OUT: a Sample Factory folder, and ``expected.pt`` with ``observations`` and ``outputs``. One
+of them also has ``resumed.json``.
 A process of its own, so that neither Sample Factory nor its adaptations reach the tests.
 """
 
@@ -102,8 +103,8 @@ def write_case(case: Case, folder: Path) -> None:
     learner = Learner(cfg, None, None, 0, None)
     learner.actor_critic, learner.optimizer = model, torch.optim.Adam(model.parameters())
     learner.train_step, learner.env_steps, learner.is_initialized = 7, 1234, True
+    learner.save_best(0, "reward", np.float64(-3.25))  # a numpy scalar goes into both files, as in a training
     learner.save()
-    learner.save_best(0, "reward", np.float64(-3.25))  # a numpy scalar goes into the file, as in a training
     (folder / "config.json").write_text(json.dumps(dict(cfg)), encoding="utf-8")
 
     with torch.no_grad():
@@ -112,12 +113,38 @@ def write_case(case: Case, folder: Path) -> None:
     torch.save({"observations": observations, "outputs": outputs}, folder / "expected.pt")
 
 
+def write_resumed(folder: Path) -> None:
+    """What a learner of Sample Factory knows when it has begun in a folder with a checkpoint."""
+    import gymnasium as gym
+    import torch
+    from sample_factory.algo.learning.learner import Learner
+    from sample_factory.algo.utils.model_sharing import ParameterServer
+    from sample_factory.utils.attr_dict import AttrDict
+
+    cfg = AttrDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    cfg |= {"lr_schedule": "linear_decay", "train_for_env_steps": 10_240, "batch_size": 1024, "num_epochs": 2}
+    cfg |= {"learning_rate": 0.5, "serial_mode": True, "device": "cpu"}
+    spaces = AttrDict(
+        obs_space=gym.spaces.Dict(obs=gym.spaces.Box(-1, 1, (4,))), action_space=gym.spaces.Box(-1, 1, (1,))
+    )
+    versions = torch.zeros(1)
+    learner = Learner(AttrDict(cfg), spaces, versions, 0, ParameterServer(0, versions, True))
+    learner.init()
+    known = {
+        "env_steps": learner.env_steps,
+        "best_performance": float(learner.best_performance),
+        "next_learning_rate": learner.lr_scheduler.update(None, None),
+    }
+    (folder / "resumed.json").write_text(json.dumps(known), encoding="utf-8")
+
+
 def main() -> None:
     from experts.sample_factory.adaptations import apply
 
     apply()
     for name, case in CASES.items():
         write_case(case, Path(sys.argv[1]) / name)
+    write_resumed(Path(sys.argv[1]) / "mlp-tanh-limit")
 
 
 if __name__ == "__main__":

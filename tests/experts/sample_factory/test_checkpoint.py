@@ -98,6 +98,12 @@ def test_the_older_name_of_the_configuration_is_read(pendulum: Path) -> None:
     load_checkpoint(pendulum, task_named("mujoco-pendulum"))
 
 
+def test_sample_factory_goes_on_with_steps_best_return_and_learning_rate(reference: Path) -> None:
+    found = json.loads((reference / "mlp-tanh-limit" / "resumed.json").read_text())
+    # 7 of 20 minibatches were done, so the next is the 8th on the way from 0.5 to 0.
+    assert found == {"env_steps": 1234, "best_performance": -3.25, "next_learning_rate": pytest.approx(0.5 * 12 / 20)}
+
+
 class Numpy1Pickle:
     """A pickle module that names the scalar as numpy 1 did."""
 

@@ -173,6 +173,30 @@ def test_an_exception_ends_all_processes(tmp_path: Path, marker: str) -> None:
     assert marked_processes(marker) == []
 
 
+def test_a_process_of_sample_factory_ends_its_group_when_the_main_one_is_killed(marker: str) -> None:
+    main = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, time\n"
+            "from experts.sample_factory.main import end_with_parent\n"
+            "if os.fork() == 0:\n"
+            "    end_with_parent()\n"
+            "    print('ready', flush=True)\n"
+            "time.sleep(600)\n",
+        ],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert main.stdout is not None
+    assert main.stdout.readline() == b"ready\n"
+    assert len(marked_processes(marker)) == 2
+    main.kill()
+    main.wait()
+    main.stdout.close()
+    assert_all_gone(marker)
+
+
 @pytest.mark.parametrize("name", ["atari-pong", "mujoco-hopper", "metaworld-reach"])
 @pytest.mark.parametrize(("num_cpus", "num_workers"), [(1, 1), (2, 2), (3, 2), (7, 4), (16, None)])
 def test_every_number_of_cores_keeps_the_transitions_of_an_iteration(
