@@ -19,12 +19,12 @@ from experts.choice import BEST, BEST_SUCCESS, named, parse_choice
 from experts.ranking import Standing, best_by_return, best_by_success, standings
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import TABLE_WIDTH, standings_table
-from experts.store import StoredExpert, keep_expert
+from experts.store import StoredExpert, keep_expert, read_expert
 from experts.training import TrainJob
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.cluster import Resources, run_jobs
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import digest_of, read_json, write_json
 from pipeline.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
@@ -106,7 +106,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
             for algorithm in wanted[task.name].algorithms
         ]
         _check_options_matter(config, len(jobs))
-        for job, expert in _train(jobs, config.workers, failures):
+        for job, expert in _train(config, jobs, failures):
             chosen[job.task.name].append(expert)
     for task in tasks:
         for expert in experts_of(out, task):
@@ -185,13 +185,30 @@ def _first_possible(
 
 
 def _train(
-    jobs: Sequence[TrainJob], workers: int, failures: list[JobsFailedError]
+    config: ExpertsConfig, jobs: Sequence[TrainJob], failures: list[JobsFailedError]
 ) -> Iterator[tuple[TrainJob, StoredExpert]]:
-    """Run trainings side by side as resources allow; the same command goes on with those that were interrupted."""
+    """Run trainings side by side as resources allow.
+
+    A training that was interrupted goes on from its checkpoint. What the same ``--retrain`` had finished by then is
+    kept in a note, or running it again would train that once more; the note goes when all are done.
+    """
+    note = config.out / "training" / "retrain.json"
+    request = digest_of([config.task, config.expert, config.seed, config.steps, config.seconds, config.target])
+    finished: dict[str, str] = {}
+    if config.retrain and note.exists() and read_json(note)["request"] == request:
+        finished = read_json(note)["finished"]
+    for job in jobs:
+        if str(job) in finished:
+            yield job, read_expert(experts_directory(job.out, job.task.name) / finished[str(job)])
     try:
-        for job, expert in run_jobs(train, jobs, workers, _resources):
+        left = [job for job in jobs if str(job) not in finished]
+        for job, expert in run_jobs(train, left, config.workers, _resources):
             log.info("trained %s: %s", job.task.name, expert.record.revision)
+            if config.retrain:
+                finished[str(job)] = expert.record.revision
+                write_json(note, {"request": request, "finished": finished})
             yield job, expert
+        note.unlink(missing_ok=True)
     except JobsFailedError as error:
         failures.append(error)
 

@@ -323,6 +323,37 @@ def test_a_failed_training_does_not_keep_the_others_from_being_measured(
     assert measurements(no_ray) == [("fake-count", "random"), ("fake-other", "ppo"), ("fake-other", "random")]
 
 
+def test_retraining_that_was_interrupted_does_not_train_again_what_it_had_finished(
+    tmp_path: Path, no_ray: list[Any], trainings: list[TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import experts.prepare
+
+    here = experts.prepare.run_jobs
+    tasks = [FAKE_COUNT, replace(FAKE_COUNT, name="fake-other")]
+
+    def killed_after_one(function: Any, jobs: Sequence[Any], *rest: Any) -> Iterator[tuple[Any, Any]]:
+        yield from here(function, jobs[:1], *rest)
+        raise KeyboardInterrupt
+
+    again = config(tmp_path, expert="best", retrain=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("experts.prepare.run_jobs", killed_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(again, tasks)
+    prepare(again, tasks)
+    assert [job.task.name for job in trainings] == ["fake-count", "fake-other"]
+    assert [pair for pair in measurements(no_ray) if pair[1] == "ppo"] == [("fake-count", "ppo"), ("fake-other", "ppo")]
+    # That request is done with; the same words are a new one, and so are other words before it is done.
+    prepare(again, tasks)
+    assert len(trainings) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("experts.prepare.run_jobs", killed_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(again, tasks)
+    prepare(replace(again, seed=1), tasks)
+    assert [job.seed for job in trainings[4:]] == [0, 1, 1]
+
+
 def test_as_a_command_what_is_measured_takes_seconds_and_no_ray(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-open")
     for expert in experts_of(tmp_path, task):
