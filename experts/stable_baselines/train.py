@@ -23,6 +23,7 @@ from sb3_contrib import TQC, TRPO, CrossQ
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
@@ -260,7 +261,10 @@ def _resume(job: TrainJob, recipe: Recipe, model: BaseAlgorithm, env: VecNormali
             raise UserError(
                 f"{folder} was made by another recipe of {job.algorithm}; remove {job.folder} to start anew"
             )
-        model.set_parameters(str(folder / "model.zip"), device=model.device)
+        _, parameters, variables = load_from_zip_file(folder / "model.zip", device=model.device)
+        model.set_parameters(parameters, device=model.device)
+        for name, value in (variables or {}).items():  # SAC's entropy coefficient is in no state dict
+            getattr(model, name).data = value.data
         saved = VecNormalize.load(str(folder / "vec_normalize.pkl"), env.venv)
     except UserError:
         raise

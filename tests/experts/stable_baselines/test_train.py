@@ -156,9 +156,14 @@ def test_off_policy_training_resumes_with_its_own_transitions(tmp_path: Path, mo
     recipe = small("sac", hidden=(16, 16))
     job = TrainJob(task, "sac", tmp_path, steps=900)
     env = training._make_env(job, recipe)
-    model = training._make_model(job, recipe, env)
+    model: Any = training._make_model(job, recipe, env)
     model.num_timesteps = 600
+    model.log_ent_coef.data.fill_(-3.0)
     training._save(job, recipe, model, env, None)
+    resumed: Any = training._make_model(job, recipe, env)
+    assert training._resume(job, recipe, resumed, env) == resumed.num_timesteps == 600
+    assert resumed.log_ent_coef.item() == -3.0
+    assert torch.equal(resumed.actor.mu.weight, model.actor.mu.weight)
     expert = training.train(job, recipe)
     assert expert.record.training["steps"] >= 900
     assert 200 <= sizes[0] <= 200 + 2 * recipe.num_envs
