@@ -233,7 +233,8 @@ class MeasureJob:
 def measure(job: MeasureJob) -> Measurement:
     """Play, write the measurement into the expert's folder and return it."""
     record = job.expert.record
-    episodes = rollout(job.task, make_policy(job.task, job.expert), seeds_of("measure", job.num_episodes))
+    policy = make_policy(job.task, job.expert)
+    episodes = rollout(job.task, policy, seeds_of("measure", job.num_episodes), keep_observations=False)
     measurement = summarise(job.task, episodes, record.kind, record.revision, versions_of(job.task.packages))
     if not len(measurement.accepted_returns):
         raise RuntimeError(

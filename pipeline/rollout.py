@@ -27,19 +27,31 @@ class _Slot:
     """An environment and the episode it is in."""
 
     env: gym.Env[Any, Any]
+    keep_observations: bool = True
     seed: int = -1
     observation: dict[str, Any] = field(default_factory=dict)
     observations: list[np.ndarray] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     actions: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    is_finite: bool = True
     success: bool = False
 
     def begin(self, seed: int) -> None:
         self.seed = seed
         self.observation, _ = self.env.reset(seed=seed)
         self.observations, self.texts, self.actions, self.rewards = [], [], [], []
-        self.success = False
+        self.is_finite, self.success = True, False
+
+    def note_observation(self, task: Task) -> None:
+        """Before each action: keep what is seen, or at least whether it was finite."""
+        observation = self.observation[task.observation]
+        if not self.keep_observations:
+            self.is_finite = self.is_finite and (observation.dtype.kind != "f" or bool(np.isfinite(observation).all()))
+            return
+        self.observations.append(observation)
+        if task.has_text:
+            self.texts.append(self.observation[TEXT])
 
 
 def rollout(
@@ -48,6 +60,7 @@ def rollout(
     seeds: Sequence[int],
     num_envs: int = 16,
     listener: StepListener | None = None,
+    keep_observations: bool = True,
 ) -> Iterator[Episode]:
     """Play one episode per seed and yield them in the order of ``seeds``.
 
@@ -57,13 +70,15 @@ def rollout(
         seeds: one episode each.
         num_envs: environments in lockstep.
         listener: called after each reset and step.
+        keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
+            750 MB. The episodes' ``observations`` and ``texts`` are then empty.
 
     Raises:
         ValueError: a seed is listed twice, or there is no environment to play in.
     """
     if num_envs < 1 or len(set(seeds)) != len(seeds):
         raise ValueError(f"{num_envs} environments and {len(seeds)} seeds, {len(set(seeds))} of them different")
-    slots = [_Slot(task.make_env()) for _ in range(min(num_envs, len(seeds)))]
+    slots = [_Slot(task.make_env(), keep_observations) for _ in range(min(num_envs, len(seeds)))]
     waiting = deque(seeds)
     finished: dict[int, Episode] = {}
     running: list[int] = []
@@ -121,9 +136,7 @@ def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode],
             return True
     else:
         action = int(action)
-    slot.observations.append(slot.observation[task.observation])
-    if task.has_text:
-        slot.texts.append(slot.observation[TEXT])
+    slot.note_observation(task)
     slot.actions.append(action)
     slot.observation, reward, terminated, truncated, info = slot.env.step(action)
     slot.rewards.append(float(reward))
@@ -145,7 +158,8 @@ def _episode(task: Task, slot: _Slot, ended: Any, rejected: str | None) -> Episo
     rewards = np.array(slot.rewards, np.float32)
     if rejected is None and not np.isfinite(rewards).all():
         ended, rejected = "rejected", "reward not finite"
-    if rejected is None and observations.dtype.kind == "f" and not np.isfinite(observations).all():
+    is_finite = slot.is_finite and (observations.dtype.kind != "f" or np.isfinite(observations).all())
+    if rejected is None and not is_finite:
         ended, rejected = "rejected", "observation not finite"
     return Episode(
         seed=slot.seed,

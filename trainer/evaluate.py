@@ -154,7 +154,7 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     num_envs = min(len(seeds), MAX_ENVS)
     agent = Agent(load_checkpoint(job.checkpoint), job.task, num_envs, job.temperature)
     film = _Film(job.task, seeds[: job.num_video_episodes])
-    episodes = rollout(job.task, agent, seeds, num_envs, film.listen)
+    episodes = rollout(job.task, agent, seeds, num_envs, film.listen, keep_observations=False)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
     if job.num_video_episodes:
         film.write(job.directory / "videos" / f"{job.task.name}.mp4")

@@ -127,6 +127,15 @@ def test_a_value_of_the_environment_that_is_not_finite_is_a_reason_for_rejection
     assert [episode.ended for episode in episodes] == ["rejected", "terminated", "rejected"]
 
 
+@pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_NAN_OBSERVATION, FAKE_NAN_REWARD])
+def test_without_observations_everything_else_is_the_same(task: Task) -> None:
+    kept = rollout(task, RandomPolicy(task), SEEDS, num_envs=3)
+    bare = rollout(task, RandomPolicy(task), SEEDS, num_envs=3, keep_observations=False)
+    for one, other in zip(kept, bare, strict=True):
+        assert len(other.observations) == 0 and not other.texts
+        assert_same_episode(replace(one, observations=other.observations, texts=other.texts), other)
+
+
 def test_the_listener_sees_each_state_once_after_each_reset_and_step() -> None:
     def calls(num_envs: int) -> list[tuple[int, int]]:
         seen: list[tuple[int, int]] = []
