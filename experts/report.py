@@ -143,6 +143,7 @@ published them; intervals are 95 % bootstrap intervals over episodes.</p>
 
 
 INK = "#1f2933"
+MIN_SCORE, MAX_SCORE = -1.0, 3.0  # at which bars are cut
 COLOURS = ("#2f6fb3", "#d97706", "#16a34a", "#9333ea", "#be123c", "#0e7490")
 
 
@@ -163,7 +164,11 @@ def _save(figure: Any, path: Path) -> str:
 
 
 def _write_bars(directory: Path, found: Sequence[Sequence[Standing]]) -> list[str]:
-    """Normalised score of every expert with its interval, one picture per domain."""
+    """Normalised score of every expert with its interval, one picture per domain.
+
+    Bars are cut, their numbers beside them are not: where JAT's expert is hardly better than random, as in
+    disassemble, a score says little and would leave no room for the others.
+    """
     names = []
     for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
         bars = [
@@ -174,18 +179,23 @@ def _write_bars(directory: Path, found: Sequence[Sequence[Standing]]) -> list[st
         ]
         if not bars:
             continue
+        limit = min(MAX_SCORE, 1.1 * max(1.0, *(score.high for _, score in bars)))
         kinds = sorted({standing.expert.record.kind for standing, _ in bars})
         figure, (ax,) = _figure(9, 1.2 + 0.3 * len(bars))
         for position, (standing, score) in enumerate(bars):
             colour = COLOURS[kinds.index(standing.expert.record.kind) % len(COLOURS)]
             errors = np.array([[score.mean - score.low], [score.high - score.mean]])
-            ax.barh(
-                position, score.mean, 0.7, color=colour, alpha=0.85, xerr=errors, error_kw={"ecolor": INK, "capsize": 2}
-            )
+            ax.barh(position, score.mean, 0.7, color=colour, alpha=0.85)
+            ax.errorbar(score.mean, position, xerr=errors, color=INK, capsize=2, linewidth=1)
+            end = min(max(score.high, 0.0), limit)
+            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            label = f"{score.mean:.2f}"
+            ax.annotate(label, (end, position), (4, 0), textcoords="offset points", va="center", size=8, bbox=behind)
         ax.axvline(0, color=INK, linewidth=1)
         ax.axvline(1, color=INK, linewidth=1, linestyle="--")
         ax.set_yticks(range(len(bars)), [f"{s.task.name}  {s.revision}" for s, _ in bars], fontsize=8)
         ax.set_ylim(len(bars) - 0.4, -0.6)
+        ax.set_xlim(max(MIN_SCORE, min(-0.05, *(score.low for _, score in bars))), limit)
         ax.set_xlabel("normalised score: 0 = JAT's random policy, 1 = JAT's expert, 95 % interval")
         names.append(_save(figure, directory / f"scores-{domain}.png"))
     return names

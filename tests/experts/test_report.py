@@ -87,8 +87,20 @@ def test_the_pictures_show_the_curve_and_the_scores(out: Path, monkeypatch: pyte
         assert level(jat_random) == pytest.approx(18.3802)
     (bars,) = drawn["scores-mujoco.png"].axes
     assert [patch.get_width() for patch in bars.patches] == pytest.approx([1.0, 0.0], abs=1e-9)
+    assert [text.get_text() for text in bars.texts] == ["1.00", "0.00"]
     labels = [label.get_text().split()[0] for label in bars.get_yticklabels()]
     assert labels == ["mujoco-hopper", "mujoco-reacher"]
+
+
+def test_a_score_far_beyond_leaves_room_for_the_others(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("experts.report._save", lambda figure, path: drawn.append(figure) or path.name)
+    write_measurement(store_network(out, HOPPER, 0.7, "sac"), HOPPER, [100_000.0] * 4)
+    write_measurement(store_network(out, HOPPER, 0.8, "sac"), HOPPER, [-100_000.0] * 4)
+    report(ReportConfig(out=out), [HOPPER])
+    (bars,) = drawn[0].axes
+    assert bars.get_xlim() == (-1.0, 3.0)
+    assert [text.get_text() for text in bars.texts] == ["54.33", "1.00", "-54.35"]
 
 
 def level(line: Any) -> float:
