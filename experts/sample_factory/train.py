@@ -143,18 +143,20 @@ def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, st
                 if message["steps"] is not None:
                     steps, mean_return = message["steps"], message["mean_return"]
                 succeeded, failure = message.get("succeeded", False), message.get("failure", "")
-            elif stopped_at is not None and now - stopped_at > STOP_S:
+            if stopped_at is not None and now - stopped_at > STOP_S:
                 log.warning("Sample Factory does not end by itself, its processes are killed")
-                succeeded = True
+                succeeded = True  # what it had learnt when it was asked to stop is in its checkpoint
                 break
-            elif now - last_line > SILENCE_S:
+            if now - last_line > SILENCE_S:
                 failure = f"no sign of life for {SILENCE_S:.0f} s"
                 break
             if stopped_at is None and monitor.report(steps, mean_return, force=succeeded):
                 _ask_to_stop(process)
                 stopped_at = now
-            if message is not None and "succeeded" in message:
-                break  # the last line; after a failure, what is left of its processes would not end by itself
+            if message is not None and "succeeded" in message:  # the last line
+                if not succeeded:
+                    break  # what is left of its processes would not end by itself
+                stopped_at = stopped_at or now  # it has only to clean up its semaphores
         if not succeeded:
             reason = f" ({failure})" if failure else ""
             raise RuntimeError(f"Sample Factory failed{reason}; the end of its log, {log_path}:\n{_tail(log_path)}")
