@@ -110,6 +110,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_stores_an_expert(
     job = small_job(interrupted, target=5.0)
     state = job.folder / "state"
     (state / "checkpoint_p0" / "checkpoint_temp").write_bytes(b"half")
+    (job.folder / "curve.csv").unlink()  # or the target may have been reached before the kill
     start = newest_checkpoint(state)
     assert start is not None
     messages = []
@@ -138,6 +139,18 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_stores_an_expert(
     assert record.network.hidden == (64, 64)
     policy = NetworkPolicy(job.task, record.network, read_arrays(stored), "stored")
     assert all(episode.rejected is None for episode in rollout(job.task, policy, [1, 2]))
+
+
+def test_a_training_that_was_killed_when_it_was_done_is_only_stored(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small_job(interrupted, target=5.0)
+    start = newest_checkpoint(job.folder / "state")
+    assert start is not None
+    (job.folder / "curve.csv").write_text(f"{start.steps},3.0,5.5\n")
+    monkeypatch.setattr(training, "_run", None)
+    assert train(job, num_cpus=1).record.training["steps"] == start.steps
+    assert not job.folder.exists()
 
 
 def cut_off_newest(out: Path) -> Path:
