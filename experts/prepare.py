@@ -240,7 +240,7 @@ def measure(job: MeasureJob) -> Measurement:
         raise RuntimeError(
             f"{record.revision} had every episode of {job.task.name} rejected: {measurement.rejected[0]}"
         )
-    write_json(job.expert.folder / MEASUREMENT, measurement)
+    write_json(job.expert.folder / MEASUREMENT, measurement, indent=None)
     return measurement
 
 

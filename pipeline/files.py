@@ -26,12 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a dataclass, dict or list as JSON, atomically. Paths become strings."""
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a dataclass, dict or list as JSON, atomically. Paths become strings; no indent means one line."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=indent, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
