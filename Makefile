@@ -26,6 +26,7 @@ setup-dev: $(VENV)/.installed-dev ## the same, with what tests and lint need
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[all]'
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off --no-deps sample-factory==2.1.1
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
