@@ -50,7 +50,7 @@ def default_algorithm(task: Task) -> str:
         from experts.stable_baselines.recipes import MUJOCO
 
         return MUJOCO[task.name].algorithm
-    defaults = {"atari": "sample-factory", "metaworld": "sac"}
+    defaults = {"atari": "sample-factory", "metaworld": "ppo"}
     if task.domain not in defaults:
         raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
     return defaults[task.domain]

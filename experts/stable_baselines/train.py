@@ -10,11 +10,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from experts.network import NetworkSpec
 from experts.stable_baselines.archive import export_model
-from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
+from experts.stable_baselines.demonstrations import CriticFirst, MixedReplayBuffer, clone, demonstrate
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
 from experts.store import StoredExpert, write_expert
@@ -73,9 +74,14 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     if recipe.algorithm in OFF_POLICY:
         _speed_up(model)
         _fill(job, recipe, model, resumed=steps > 0)
+    elif recipe.demonstration_steps and not steps:
+        clone(job.task, cast("PPO", model), recipe.demonstration_steps // recipe.num_envs, job.seed)
     if not monitor.report(steps, None):
         # Negative budgets count what is left, and Stable-Baselines3 counts on from the checkpoint's steps.
-        model.learn(budget.steps - steps, callback, reset_num_timesteps=steps == 0)
+        callbacks: list[BaseCallback] = [callback]
+        if recipe.demonstration_steps and recipe.algorithm not in OFF_POLICY:
+            callbacks.append(CriticFirst(recipe.warmup_steps))
+        model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
     monitor.close()
     spec, arrays, score = callback.best or (*_export(model, job.task, env), None)
     training = {
@@ -143,7 +149,7 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
             "learning_rate": _Linear(recipe.learning_rate),
             "n_steps": recipe.rollout_steps,
             "gae_lambda": recipe.gae_lambda,
-            "policy_kwargs": {"net_arch": list(recipe.hidden)},
+            "policy_kwargs": {"net_arch": list(recipe.hidden), "log_std_init": math.log(recipe.initial_std)},
         }
         if recipe.algorithm == "ppo":
             shared["n_epochs"] = recipe.epochs
