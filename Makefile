@@ -13,23 +13,29 @@ MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISO
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint tasks experts experts-report collect dataset train evaluate report bench \
-	clean
+.PHONY: help setup setup-experts setup-dev demo test lint tasks experts experts-report collect dataset train evaluate \
+	report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed ## create .venv with everything a run needs, at pinned versions
 
+setup-experts: $(VENV)/.installed-experts ## the same, with what training experts needs (another 0.8 GB)
+
 setup-dev: $(VENV)/.installed-dev ## the same, with what tests and lint need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-experts: $(VENV)/.installed
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[all,experts]'
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off --no-deps sample-factory==2.1.1
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed-experts
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -48,7 +54,7 @@ lint: setup-dev ## ruff, mypy, import contracts
 tasks: setup ## print the task table (TASK=)
 	@$(PY) -m pipeline.tasks $(TASKS)
 
-experts: setup ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
+experts: setup-experts ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
 	$(PY) -m experts.prepare $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
 		$(call option,workers,WORKERS)
 

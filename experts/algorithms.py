@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.util
 from dataclasses import dataclass
 
 from experts.store import StoredExpert
@@ -18,25 +20,31 @@ class Algorithm:
     Attributes:
         module: has ``train(job: TrainJob) -> StoredExpert``; imported only where it runs.
         domains: where it has recipes.
+        packages: import names it needs beyond what acting needs.
         num_cpus: cores one training occupies.
         num_gpus: GPUs, or a share of one, that one training occupies where there are any.
     """
 
     module: str
     domains: tuple[str, ...]
+    packages: tuple[str, ...]
     num_cpus: int = 1
     num_gpus: float = 0
 
 
-_ON_POLICY = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"))
-_OFF_POLICY = Algorithm("experts.stable_baselines.train", ("mujoco", "metaworld"), num_gpus=0.25)
+_ON_POLICY = Algorithm(
+    "experts.stable_baselines.train", ("mujoco", "metaworld"), ("stable_baselines3", "sb3_contrib", "envpool")
+)
+_OFF_POLICY = dataclasses.replace(_ON_POLICY, num_gpus=0.25)
 ALGORITHMS = {
     "ppo": _ON_POLICY,
     "trpo": _ON_POLICY,
     "sac": _OFF_POLICY,
     "tqc": _OFF_POLICY,
     "crossq": _OFF_POLICY,
-    "sample-factory": Algorithm("experts.sample_factory.train", ("atari", "mujoco", "metaworld"), 2, num_gpus=1),
+    "sample-factory": Algorithm(
+        "experts.sample_factory.train", ("atari", "mujoco", "metaworld"), ("sample_factory",), num_cpus=2, num_gpus=1
+    ),
 }
 
 
@@ -57,16 +65,19 @@ def default_algorithm(task: Task) -> str:
 
 
 def check_can_train(task: Task, algorithm: str) -> None:
-    """Refuse an algorithm without a recipe for ``task``.
+    """Refuse an algorithm without a recipe for ``task``, or whose packages are not installed.
 
     Raises:
-        UserError: unknown, or not for this domain.
+        UserError: unknown, not for this domain, or packages that are missing.
     """
     if algorithm not in ALGORITHMS:
         raise UserError(f"unknown algorithm {algorithm!r}; allowed: {', '.join(ALGORITHMS)}")
     possible = [name for name, value in ALGORITHMS.items() if task.domain in value.domains]
     if algorithm not in possible:
         raise UserError(f"{algorithm} has no recipe for {task.name}; allowed there: {', '.join(possible) or 'none'}")
+    missing = [name for name in ALGORITHMS[algorithm].packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"training with {algorithm} needs {', '.join(missing)}; run `make setup-experts`")
 
 
 def train(job: TrainJob) -> StoredExpert:

@@ -48,6 +48,13 @@ def test_an_algorithm_for_another_domain_names_the_possible_ones(name: str, algo
         check_can_train(task_named(name), algorithm)
 
 
+def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "envpool" else find_spec(name))
+    with pytest.raises(UserError, match="training with sac needs envpool; run `make setup-experts`"):
+        check_can_train(task_named("mujoco-ant"), "sac")
+
+
 def test_a_job_is_trained_by_its_algorithm_s_module(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("a_module")
     module.train = lambda job: f"trained {job.task.name}"
