@@ -224,12 +224,13 @@ class _Progress(BaseCallback):
         self._looked = now
         recent = self.model.ep_info_buffer or collections.deque()
         mean_return = float(np.mean([info["r"] for info in recent])) if len(recent) >= 20 else None
-        # A new best needs a window of episodes that are all new, or one lucky episode would count many times.
-        if mean_return is not None and self._num_episodes >= len(recent):
+        over = self._monitor.report(self.num_timesteps, mean_return)
+        # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
+        # last policy needs only to be better: it is what reached a target.
+        if mean_return is not None and (over or self._num_episodes >= len(recent)):
             if self.best is None or mean_return > self.best[2]:
                 self.best = (*_export(self.model, self._job.task, self._env), mean_return)
             self._num_episodes = 0
-        over = self._monitor.report(self.num_timesteps, mean_return)
         if over or now - self._saved >= CHECKPOINT_SECONDS:
             self._saved = now
             _save(self._job, self._recipe, self.model, self._env, self.best)
