@@ -97,7 +97,7 @@ METAWORLD = _ppo(
 )
 # The same off-policy. It needs fewer steps where success is rare, and more where speed is all.
 METAWORLD_SAC = _sac(
-    Budget(500_000, HOUR),
+    Budget(200_000, HOUR),
     num_envs=64,
     gamma=0.98,
     reward_scale=0.1,

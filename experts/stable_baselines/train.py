@@ -1,20 +1,16 @@
 """Train an expert with Stable-Baselines3 or sb3-contrib over EnvPool, resumable.
 
-Every few minutes the model, its optimisers and the normalisation statistics are saved; a run that is started again
-goes on from there. The replay buffer is not saved (3 GB for a humanoid): a resumed run first refills it with
-``warmup_steps`` transitions of its own policy.
+Every few minutes a checkpoint is written (``checkpoint.py``); a run that is started again goes on from there. The
+replay buffer is not in it: a resumed run first refills it, with ten times ``warmup_steps`` transitions of its policy.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import logging
 import math
-import os
 import shutil
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,21 +20,16 @@ from sb3_contrib import TQC, TRPO, CrossQ
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
-from experts.network import NetworkSpec
-from experts.stable_baselines.archive import export_model
+from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
 from experts.stable_baselines.demonstrations import CriticFirst, MixedReplayBuffer, clone, demonstrate
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
 from experts.store import StoredExpert, write_expert
 from experts.training import TrainingMonitor, TrainJob
-from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, write_json
-from pipeline.tasks import Task
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -63,40 +54,52 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     """
     torch.set_num_threads(1)  # layers this small only lose by waiting for other threads
     recipe = recipe or recipe_of(job.task, job.algorithm)
-    env = _make_env(job, recipe)
-    model = _make_model(job, recipe, env)
-    steps = _resume(job, recipe, model, env)
+    state = make_state(job, recipe)
+    model: Any = state.model
+    steps = state.resume(job, recipe)
     budget = job.budget(recipe.budget)
     monitor = TrainingMonitor(job, budget, steps)
-    callback = _Progress(job, recipe, monitor, env)
-    if steps:
-        callback.best = _load_best(job)
+    callbacks: list[BaseCallback] = [_Progress(job, recipe, monitor, state)]
     if recipe.algorithm in OFF_POLICY:
         _speed_up(model)
         _fill(job, recipe, model, resumed=steps > 0)
-    elif recipe.demonstration_steps and not steps:
-        clone(job.task, cast("PPO", model), recipe.demonstration_steps // recipe.num_envs, job.seed)
+    elif recipe.demonstration_steps:
+        callbacks.append(CriticFirst(recipe.warmup_steps))
+        if not steps:
+            clone(job.task, model, recipe.demonstration_steps // recipe.num_envs, job.seed)
     if not monitor.report(steps, None):
-        # Negative budgets count what is left, and Stable-Baselines3 counts on from the checkpoint's steps.
-        callbacks: list[BaseCallback] = [callback]
-        if recipe.demonstration_steps and recipe.algorithm not in OFF_POLICY:
-            callbacks.append(CriticFirst(recipe.warmup_steps))
         model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
     monitor.close()
-    spec, arrays, score = callback.best or (*_export(model, job.task, env), None)
+    best = state.best or Best(*state.export(), None)
     training = {
         "recipe": recipe,
         "seed": job.seed,
         "steps": model.num_timesteps,
         "seconds": round(monitor.seconds, 1),
-        "best_training_return": score,
+        "best_training_return": best.mean_return,
     }
     origin = f"trained with {recipe.algorithm} over EnvPool, {model.num_timesteps:,} steps"
     expert = write_expert(
-        job.out, job.task.name, recipe.algorithm, spec, arrays, origin, training, versions_of(PACKAGES), monitor.curve
+        job.out,
+        job.task.name,
+        recipe.algorithm,
+        best.spec,
+        best.arrays,
+        origin,
+        training,
+        versions_of(PACKAGES),
+        monitor.curve,
     )
     shutil.rmtree(job.folder)
     return expert
+
+
+def make_state(job: TrainJob, recipe: Recipe) -> TrainingState:
+    """A training that has not begun."""
+    env = _make_env(job, recipe)
+    model = _make_model(job, recipe, env)
+    averaged = AveragedActor(cast(Any, model).actor) if recipe.algorithm in OFF_POLICY else None
+    return TrainingState(job.task, model, env, averaged)
 
 
 def _make_env(job: TrainJob, recipe: Recipe) -> VecNormalize:
@@ -197,28 +200,20 @@ def _in_bfloat16(network: nn.Module) -> None:
     network.forward = wrapped
 
 
-def _export(model: BaseAlgorithm, task: Task, env: VecNormalize) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    spec, arrays = export_model(model, task, env)
-    return dataclasses.replace(spec, sees_goal=task.domain == "metaworld"), arrays
-
-
-# The best policy seen in a training, and the mean return of the training episodes that showed it.
-Best = tuple[NetworkSpec, dict[str, Tensor], float]
-
-
 class _Progress(BaseCallback):
-    """Reports, saves checkpoints, keeps the best policy seen, and stops at the budget's end."""
+    """Averages, reports, saves checkpoints, keeps the best policy seen, and stops at the budget's end."""
 
-    def __init__(self, job: TrainJob, recipe: Recipe, monitor: TrainingMonitor, env: VecNormalize) -> None:
+    def __init__(self, job: TrainJob, recipe: Recipe, monitor: TrainingMonitor, state: TrainingState) -> None:
         super().__init__()
-        self._job, self._recipe, self._monitor, self._env = job, recipe, monitor, env
+        self._job, self._recipe, self._monitor, self._state = job, recipe, monitor, state
         self._saved = self._looked = time.monotonic()
         self._num_episodes = 0
-        self.best: Best | None = None
 
     def _on_step(self) -> bool:
-        now = time.monotonic()
+        if self._state.averaged:
+            self._state.averaged.update()
         self._num_episodes += int(self.locals["dones"].sum())
+        now = time.monotonic()
         if now - self._looked < 1:
             return True
         self._looked = now
@@ -228,61 +223,12 @@ class _Progress(BaseCallback):
         # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
         # last policy needs only to be better: it is what reached a target.
         if mean_return is not None and (over or self._num_episodes >= len(recent)):
-            if self.best is None or mean_return > self.best[2]:
-                self.best = (*_export(self.model, self._job.task, self._env), mean_return)
+            self._state.note(mean_return)
             self._num_episodes = 0
         if over or now - self._saved >= CHECKPOINT_SECONDS:
             self._saved = now
-            _save(self._job, self._recipe, self.model, self._env, self.best)
+            self._state.save(self._job, self._recipe)
         return not over
-
-
-def _save(job: TrainJob, recipe: Recipe, model: BaseAlgorithm, env: VecNormalize, best: Best | None) -> None:
-    """Write a checkpoint beside the last one, then take its place."""
-    name = f"checkpoint-{model.num_timesteps:012d}"
-    temporary = job.folder / f".{name}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    model.save(temporary / "model.zip")
-    env.save(str(temporary / "vec_normalize.pkl"))
-    if best is not None:
-        spec, arrays, mean_return = best
-        torch.save(arrays, temporary / "best.pth")
-        write_json(temporary / "best.json", {"spec": dataclasses.asdict(spec), "mean_return": mean_return})
-    write_json(temporary / "recipe.json", {"digest": digest_of(recipe), "steps": model.num_timesteps})
-    final = job.folder / name
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for other in job.folder.glob("checkpoint-*"):
-        if other != final:
-            shutil.rmtree(other)
-
-
-def _resume(job: TrainJob, recipe: Recipe, model: BaseAlgorithm, env: VecNormalize) -> int:
-    """Load the newest checkpoint into model and env; the steps it had done, 0 if there is none."""
-    folder = _newest(job)
-    if folder is None:
-        return 0
-    try:
-        about = read_json(folder / "recipe.json")
-        if about["digest"] != digest_of(recipe):
-            raise UserError(
-                f"{folder} was made by another recipe of {job.algorithm}; remove {job.folder} to start anew"
-            )
-        _, parameters, variables = load_from_zip_file(folder / "model.zip", device=model.device)
-        model.set_parameters(parameters, device=model.device)
-        for name, value in (variables or {}).items():  # SAC's entropy coefficient is in no state dict
-            getattr(model, name).data = value.data
-        saved = VecNormalize.load(str(folder / "vec_normalize.pkl"), env.venv)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{folder} cannot be resumed ({type(error).__name__}: {error}); remove {job.folder} to start anew"
-        ) from error
-    env.obs_rms, env.ret_rms = saved.obs_rms, saved.ret_rms
-    model.num_timesteps = int(about["steps"])
-    log.info("%s %s: going on from %s steps", job.task.name, job.algorithm, f"{model.num_timesteps:,}")
-    return model.num_timesteps
 
 
 def _fill(job: TrainJob, recipe: Recipe, model: Any, resumed: bool) -> None:
@@ -294,20 +240,6 @@ def _fill(job: TrainJob, recipe: Recipe, model: Any, resumed: bool) -> None:
         num_steps = recipe.demonstration_steps // recipe.num_envs
         demonstrate(job.task, model, num_steps, recipe.demonstration_share, job.seed)
     if resumed:
-        _, callback = model._setup_learn(recipe.warmup_steps, None, reset_num_timesteps=False)
-        steps = TrainFreq(recipe.warmup_steps // recipe.num_envs, TrainFrequencyUnit.STEP)
+        _, callback = model._setup_learn(10 * recipe.warmup_steps, None, reset_num_timesteps=False)
+        steps = TrainFreq(10 * recipe.warmup_steps // recipe.num_envs, TrainFrequencyUnit.STEP)
         model.collect_rollouts(model.env, callback, steps, model.replay_buffer, learning_starts=0)
-
-
-def _newest(job: TrainJob) -> Path | None:
-    """The newest checkpoint of a training, if any."""
-    return max(job.folder.glob("checkpoint-*"), default=None)
-
-
-def _load_best(job: TrainJob) -> Best | None:
-    folder = _newest(job)
-    if folder is None or not (folder / "best.json").exists():
-        return None
-    about = read_json(folder / "best.json")
-    arrays = torch.load(folder / "best.pth", weights_only=True)
-    return NetworkSpec.from_json(about["spec"]), arrays, about["mean_return"]

@@ -120,9 +120,7 @@ def test_killed_training_goes_on_from_its_checkpoint(
 
 def test_a_damaged_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     job = replace(slow(tmp_path), steps=1000)
-    env = training._make_env(job, SMALL)
-    model = training._make_model(job, SMALL, env)
-    training._save(job, SMALL, model, env, None)
+    training.make_state(job, SMALL).save(job, SMALL)
     (folder,) = job.folder.glob("checkpoint-*")
     data = (folder / "model.zip").read_bytes()
     (folder / "model.zip").write_bytes(data[: len(data) // 2])
@@ -133,13 +131,33 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) ->
 
 def test_the_best_policy_outlives_a_kill(tmp_path: Path) -> None:
     job = slow(tmp_path)
-    env = training._make_env(job, SMALL)
-    model = training._make_model(job, SMALL, env)
-    spec, arrays = training._export(model, job.task, env)
-    training._save(job, SMALL, model, env, (spec, arrays, 12.5))
-    found = training._load_best(job)
-    assert found is not None and found[0] == spec and found[2] == 12.5
-    assert all(torch.equal(found[1][name], array) for name, array in arrays.items())
+    state = training.make_state(job, SMALL)
+    state.note(12.5)
+    assert state.best is not None
+    for parameter in state.model.policy.parameters():
+        parameter.data.add_(1)
+    state.note(12.0)  # worse: not kept
+    state.save(job, SMALL)
+    resumed = training.make_state(job, SMALL)
+    resumed.resume(job, SMALL)
+    assert resumed.best is not None
+    assert (resumed.best.spec, resumed.best.mean_return) == (state.best.spec, 12.5)
+    assert all(torch.equal(resumed.best.arrays[name], array) for name, array in state.best.arrays.items())
+
+
+def test_what_is_kept_of_an_off_policy_actor_is_its_average(tmp_path: Path) -> None:
+    job = TrainJob(task_named("mujoco-reacher"), "sac", tmp_path)
+    state = training.make_state(job, small("sac", hidden=(16, 16)))
+    model: Any = state.model
+    before, first = model.actor.mu.bias.clone(), state.export()[1]["head.bias"]
+    model.actor.mu.bias.data.add_(1)
+    assert torch.equal(state.export()[1]["head.bias"], first)
+    assert state.averaged is not None
+    for _ in range(100):
+        state.averaged.update()
+    expected = 1 - (1 - state.averaged.SHARE) ** 100
+    torch.testing.assert_close(state.export()[1]["head.bias"][:2] - first[:2], torch.full((2,), expected))
+    assert torch.equal(model.actor.mu.bias, before + 1)  # training goes on from its own
 
 
 def test_off_policy_training_resumes_with_its_own_transitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,19 +172,23 @@ def test_off_policy_training_resumes_with_its_own_transitions(tmp_path: Path, mo
     monkeypatch.setattr(training.MixedReplayBuffer, "sample", note)
     task = task_named("mujoco-reacher")
     recipe = small("sac", hidden=(16, 16))
-    job = TrainJob(task, "sac", tmp_path, steps=900)
-    env = training._make_env(job, recipe)
-    model: Any = training._make_model(job, recipe, env)
+    job = TrainJob(task, "sac", tmp_path, steps=3000)
+    state = training.make_state(job, recipe)
+    model: Any = state.model
     model.num_timesteps = 600
     model.log_ent_coef.data.fill_(-3.0)
-    training._save(job, recipe, model, env, None)
-    resumed: Any = training._make_model(job, recipe, env)
-    assert training._resume(job, recipe, resumed, env) == resumed.num_timesteps == 600
+    state.save(job, recipe)
+    again = training.make_state(job, recipe)
+    resumed: Any = again.model
+    assert again.resume(job, recipe) == resumed.num_timesteps == 600
     assert resumed.log_ent_coef.item() == -3.0
     assert torch.equal(resumed.actor.mu.weight, model.actor.mu.weight)
+    assert state.averaged is not None and again.averaged is not None
+    for one, other in zip(state.averaged.average, again.averaged.average, strict=True):
+        assert torch.equal(one, other)
     expert = training.train(job, recipe)
-    assert expert.record.training["steps"] >= 900
-    assert 200 <= sizes[0] <= 200 + 2 * recipe.num_envs
+    assert expert.record.training["steps"] >= 3000
+    assert 2000 <= sizes[0] <= 2000 + 2 * recipe.num_envs
 
 
 # --- environments ---------------------------------------------------------------------------------------------------
