@@ -27,11 +27,13 @@ class Budget:
         steps: environment steps.
         seconds: of training, summed over all resumptions.
         target: mean return of recent training episodes that is good enough; None to use up the budget.
+        success: success rate of these that the target also needs, where the task has one.
     """
 
     steps: int
     seconds: float
     target: float | None = None
+    success: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class TrainJob:
             steps=self.steps or recipe.steps,
             seconds=self.seconds or recipe.seconds,
             target=recipe.target if self.target is None else self.target,
+            success=recipe.success,
         )
 
 
@@ -98,18 +101,21 @@ class TrainingMonitor:
         """Of training so far, resumptions included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def report(self, steps: int, mean_return: float | None, force: bool = False) -> bool:
+    def report(
+        self, steps: int, mean_return: float | None, force: bool = False, success_rate: float | None = None
+    ) -> bool:
         """Note the state of the training; True if it must stop.
 
         Args:
             steps: environment steps so far, over all resumptions.
             mean_return: of recent training episodes; None if none has ended yet.
             force: report even if the last report is recent.
+            success_rate: of the same episodes; None where the task has no notion of it.
         """
         now, budget = time.monotonic(), self._budget
         over = steps >= budget.steps or self.seconds >= budget.seconds
         if mean_return is not None and budget.target is not None and mean_return >= budget.target:
-            over = True
+            over = over or success_rate is None or success_rate >= budget.success
         if not (force or over or now - self._last >= self._interval_s):
             return False
         self._last = now
@@ -117,6 +123,8 @@ class TrainingMonitor:
         left = min((budget.steps - steps) / max(rate, 1e-9), budget.seconds - self.seconds)
         shown = "-" if mean_return is None else f"{mean_return:.4g}"
         goal = "" if budget.target is None else f" of {budget.target:g}"
+        if success_rate is not None:
+            goal += f", success {success_rate:.2f}"
         log.info(
             "%s %s: %s of %s steps, return %s%s, %.0f steps/s, at most %.0f s left",
             self._job.task.name, self._job.algorithm, f"{steps:,}", f"{budget.steps:,}", shown, goal, rate, left,

@@ -34,11 +34,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Best:
-    """The best policy seen, and the mean return of the training episodes that showed it, None if there were none."""
+    """The best policy seen, and how good the training episodes were that showed it; None if there were none.
+
+    Attributes:
+        score: what policies are compared by: the mean return, times the success rate where the task has one. Without
+            that a policy that earns well beside its goal would be kept.
+    """
 
     spec: NetworkSpec
     arrays: dict[str, Tensor]
-    mean_return: float | None
+    score: float | None
 
 
 class AveragedActor:
@@ -90,10 +95,10 @@ class TrainingState:
             spec, arrays = export_model(self.model, self.task, self.env)
         return dataclasses.replace(spec, sees_goal=self.task.domain == "metaworld"), arrays
 
-    def note(self, mean_return: float) -> None:
-        """Keep the policy of now if no earlier one had shown a higher return."""
-        if self.best is None or self.best.mean_return is None or mean_return > self.best.mean_return:
-            self.best = Best(*self.export(), mean_return)
+    def note(self, score: float) -> None:
+        """Keep the policy of now if no earlier one had shown a higher score."""
+        if self.best is None or self.best.score is None or score > self.best.score:
+            self.best = Best(*self.export(), score)
 
     def save(self, job: TrainJob, recipe: Recipe) -> None:
         """Write a checkpoint beside the last one, then take its place."""
@@ -107,7 +112,7 @@ class TrainingState:
         about: dict[str, Any] = {"digest": digest_of(recipe), "steps": self.model.num_timesteps, "best": None}
         if self.best is not None:
             torch.save(self.best.arrays, temporary / "best.pth")
-            about["best"] = {"spec": dataclasses.asdict(self.best.spec), "mean_return": self.best.mean_return}
+            about["best"] = {"spec": dataclasses.asdict(self.best.spec), "score": self.best.score}
         write_json(temporary / "about.json", about)
         final = job.folder / name
         shutil.rmtree(final, ignore_errors=True)
@@ -148,5 +153,5 @@ class TrainingState:
             self.averaged.average = torch.load(folder / "averaged_actor.pth", weights_only=True)
         if about["best"] is not None:
             arrays = torch.load(folder / "best.pth", weights_only=True)
-            self.best = Best(NetworkSpec.from_json(about["best"]["spec"]), arrays, about["best"]["mean_return"])
+            self.best = Best(NetworkSpec.from_json(about["best"]["spec"]), arrays, about["best"]["score"])
         self.model.num_timesteps = int(about["steps"])

@@ -76,7 +76,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
         "seed": job.seed,
         "steps": model.num_timesteps,
         "seconds": round(monitor.seconds, 1),
-        "best_training_return": best.mean_return,
+        "best_score": best.score,
     }
     origin = f"trained with {recipe.algorithm} over EnvPool, {model.num_timesteps:,} steps"
     expert = write_expert(
@@ -208,27 +208,37 @@ class _Progress(BaseCallback):
         self._job, self._recipe, self._monitor, self._state = job, recipe, monitor, state
         self._saved = self._looked = time.monotonic()
         self._num_episodes = 0
+        self._succeeds = np.zeros(recipe.num_envs, bool)
+        self._successes: collections.deque[bool] = collections.deque(maxlen=100)
 
     def _on_step(self) -> bool:
         if self._state.averaged:
             self._state.averaged.update()
-        self._num_episodes += int(self.locals["dones"].sum())
+        self._note_episodes(self.locals["dones"], self.locals["infos"])
         now = time.monotonic()
         if now - self._looked < 1:
             return True
         self._looked = now
         recent = self.model.ep_info_buffer or collections.deque()
         mean_return = float(np.mean([info["r"] for info in recent])) if len(recent) >= 20 else None
-        over = self._monitor.report(self.num_timesteps, mean_return)
+        success_rate = float(np.mean(self._successes)) if self._successes else None
+        over = self._monitor.report(self.num_timesteps, mean_return, success_rate=success_rate)
         # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
         # last policy needs only to be better: it is what reached a target.
         if mean_return is not None and (over or self._num_episodes >= len(recent)):
-            self._state.note(mean_return)
+            self._state.note(mean_return if success_rate is None else mean_return * success_rate)
             self._num_episodes = 0
         if over or now - self._saved >= CHECKPOINT_SECONDS:
             self._saved = now
             self._state.save(self._job, self._recipe)
         return not over
+
+    def _note_episodes(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        self._num_episodes += int(dones.sum())
+        if "success" in infos[0]:
+            self._succeeds |= [bool(info["success"]) for info in infos]
+            self._successes.extend(self._succeeds[dones])
+            self._succeeds &= ~dones
 
 
 def _fill(job: TrainJob, recipe: Recipe, model: Any, resumed: bool) -> None:

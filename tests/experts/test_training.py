@@ -50,6 +50,13 @@ def test_a_training_ends_at_its_steps_its_time_or_its_target(
     monitor.close()
 
 
+@pytest.mark.parametrize(("success_rate", "is_over"), [(None, True), (0.95, True), (0.94, False)])
+def test_a_target_also_needs_success(success_rate: float | None, is_over: bool, job: TrainJob, clock: Clock) -> None:
+    monitor = TrainingMonitor(job, Budget(100, 60.0, 5.0))
+    assert monitor.report(1, 5.0, success_rate=success_rate) is is_over
+    monitor.close()
+
+
 def test_without_a_target_no_return_is_enough(job: TrainJob, clock: Clock) -> None:
     monitor = TrainingMonitor(job, Budget(100, 60.0))
     assert monitor.report(1, 1e9) is False

@@ -58,8 +58,8 @@ def test_each_algorithm_trains_into_the_store(algorithm: str, tmp_path: Path, mo
 def _always(report: Any) -> Any:
     """Reports as if the last one were long ago, so that a second of training has a curve."""
 
-    def wrapped(self: Any, steps: int, mean_return: float | None, force: bool = False) -> bool:
-        return bool(report(self, steps, mean_return, force=True))
+    def wrapped(self: Any, steps: int, mean_return: float | None, **options: Any) -> bool:
+        return bool(report(self, steps, mean_return, **{**options, "force": True}))
 
     return wrapped
 
@@ -141,8 +141,23 @@ def test_the_best_policy_outlives_a_kill(tmp_path: Path) -> None:
     resumed = training.make_state(job, SMALL)
     resumed.resume(job, SMALL)
     assert resumed.best is not None
-    assert (resumed.best.spec, resumed.best.mean_return) == (state.best.spec, 12.5)
+    assert (resumed.best.spec, resumed.best.score) == (state.best.spec, 12.5)
     assert all(torch.equal(resumed.best.arrays[name], array) for name, array in state.best.arrays.items())
+
+
+def test_an_episode_succeeds_at_any_step_and_lends_nothing_to_the_next(tmp_path: Path) -> None:
+    job = TrainJob(task_named("metaworld-reach"), "ppo", tmp_path)
+    recipe = small("ppo", num_envs=2)
+    progress = training._Progress(job, recipe, training.TrainingMonitor(job, recipe.budget), None)  # type: ignore[arg-type]
+    script = [  # success of each environment, and whether its episode ends
+        ((True, False), (False, False)),
+        ((False, False), (True, False)),
+        ((False, False), (True, True)),
+        ((False, True), (False, True)),
+    ]
+    for successes, dones in script:
+        progress._note_episodes(np.array(dones), [{"success": success} for success in successes])
+    assert list(progress._successes) == [True, False, False, True]
 
 
 def test_what_is_kept_of_an_off_policy_actor_is_its_average(tmp_path: Path) -> None:
