@@ -8,6 +8,7 @@ same job again goes on from the last checkpoint.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,12 +29,15 @@ class Budget:
         seconds: of training, summed over all resumptions.
         target: mean return of recent training episodes that is good enough; None to use up the budget.
         success: success rate of these that the target also needs, where the task has one.
+        patience: steps without an improvement of the mean return by 1 % after which a training is given up as
+            finished; None for endless patience.
     """
 
     steps: int
     seconds: float
     target: float | None = None
     success: float = 0.95
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class TrainJob:
             seconds=self.seconds or recipe.seconds,
             target=recipe.target if self.target is None else self.target,
             success=recipe.success,
+            patience=recipe.patience,
         )
 
 
@@ -94,6 +99,9 @@ class TrainingMonitor:
         self._seconds_before = self.curve[-1].seconds if self.curve else 0.0
         self._started = self._last = time.monotonic()
         self._start_steps = start_steps
+        self._improved = CurvePoint(0, 0.0, -math.inf)
+        for point in self.curve:
+            self._note_improvement(point)
         self._board = SummaryWriter(str(job.folder / "tensorboard"))
 
     @property
@@ -116,6 +124,9 @@ class TrainingMonitor:
         over = steps >= budget.steps or self.seconds >= budget.seconds
         if mean_return is not None and budget.target is not None and mean_return >= budget.target:
             over = over or success_rate is None or success_rate >= budget.success
+        if mean_return is not None:
+            self._note_improvement(CurvePoint(steps, self.seconds, mean_return))
+            over = over or (budget.patience is not None and steps - self._improved.steps >= budget.patience)
         if not (force or over or now - self._last >= self._interval_s):
             return False
         self._last = now
@@ -135,6 +146,11 @@ class TrainingMonitor:
             self._board.add_scalar("return", mean_return, steps)
         self._board.add_scalar("steps_per_second", rate, steps)
         return over
+
+    def _note_improvement(self, point: CurvePoint) -> None:
+        best = self._improved.mean_return
+        if not math.isfinite(best) or point.mean_return > best + 0.01 * abs(best):
+            self._improved = point
 
     def close(self) -> None:
         self._board.close()

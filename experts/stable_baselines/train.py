@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 import shutil
 import time
 from typing import Any, cast
@@ -25,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
-from experts.stable_baselines.demonstrations import CriticFirst, MixedReplayBuffer, clone, demonstrate
+from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
 from experts.store import StoredExpert, write_expert
@@ -59,16 +58,11 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     steps = state.resume(job, recipe)
     budget = job.budget(recipe.budget)
     monitor = TrainingMonitor(job, budget, steps)
-    callbacks: list[BaseCallback] = [_Progress(job, recipe, monitor, state)]
     if recipe.algorithm in OFF_POLICY:
         _speed_up(model)
         _fill(job, recipe, model, resumed=steps > 0)
-    elif recipe.demonstration_steps:
-        callbacks.append(CriticFirst(recipe.warmup_steps))
-        if not steps:
-            clone(job.task, model, recipe.demonstration_steps // recipe.num_envs, job.seed)
     if not monitor.report(steps, None):
-        model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
+        model.learn(budget.steps - steps, _Progress(job, recipe, monitor, state), reset_num_timesteps=steps == 0)
     monitor.close()
     best = state.best or Best(*state.export(), None)
     training = {
@@ -152,7 +146,7 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
             "learning_rate": _Linear(recipe.learning_rate),
             "n_steps": recipe.rollout_steps,
             "gae_lambda": recipe.gae_lambda,
-            "policy_kwargs": {"net_arch": list(recipe.hidden), "log_std_init": math.log(recipe.initial_std)},
+            "policy_kwargs": {"net_arch": list(recipe.hidden)},
         }
         if recipe.algorithm == "ppo":
             shared["n_epochs"] = recipe.epochs

@@ -57,6 +57,17 @@ def test_a_target_also_needs_success(success_rate: float | None, is_over: bool, 
     monitor.close()
 
 
+def test_a_training_that_no_longer_improves_is_over(job: TrainJob, clock: Clock) -> None:
+    monitor = TrainingMonitor(job, Budget(10_000, 60.0, patience=100))
+    assert [monitor.report(steps, value, force=True) for steps, value in ((10, -8.0), (60, -7.0))] == [False, False]
+    assert not monitor.report(159, -6.95)  # less than 1 % better
+    monitor.close()
+    resumed = TrainingMonitor(job, Budget(10_000, 60.0, patience=100), start_steps=60)
+    assert not resumed.report(159, -6.95)
+    assert resumed.report(160, -6.95)
+    resumed.close()
+
+
 def test_without_a_target_no_return_is_enough(job: TrainJob, clock: Clock) -> None:
     monitor = TrainingMonitor(job, Budget(100, 60.0))
     assert monitor.report(1, 1e9) is False

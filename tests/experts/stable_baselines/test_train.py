@@ -15,7 +15,7 @@ import torch
 
 from experts.network import NetworkPolicy
 from experts.stable_baselines import train as training
-from experts.stable_baselines.demonstrations import CriticFirst, clone, demonstrate
+from experts.stable_baselines.demonstrations import demonstrate
 from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
 from experts.stable_baselines.recipes import METAWORLD, MUJOCO, OFF_POLICY, Recipe, recipe_of
 from experts.store import read_arrays, read_expert, stored_experts
@@ -303,22 +303,6 @@ def test_batches_hold_the_share_of_demonstrations(tmp_path: Path) -> None:
     batch = buffer.sample(64, env)
     assert int((batch.rewards < -50).sum()) == 48 and batch.observations.shape == (64, 39)
     assert batch.discounts is not None and batch.discounts.shape == (64, 1)
-
-
-def test_the_policy_starts_as_a_clone_and_waits_for_its_critic(tmp_path: Path) -> None:
-    task = task_named("metaworld-reach")
-    recipe = small("ppo", hidden=(64, 64), rollout_steps=32)
-    env = training._make_env(TrainJob(task, "ppo", tmp_path), recipe)
-    model: Any = training._make_model(TrainJob(task, "ppo", tmp_path), recipe, env)
-    assert clone(task, model, 200, seed=0) < 0.02  # a policy that does nothing is wrong by 0.4
-    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
-    model.learn(512, CriticFirst(512))
-    after = model.policy.state_dict()
-    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {name for name in before if "value" in name}
-    model.learn(512, CriticFirst(512), reset_num_timesteps=False)
-    after = model.policy.state_dict()
-    assert not any(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_curves_survive_and_points_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
