@@ -38,6 +38,7 @@ def small(algorithm: str, **changes: Any) -> Recipe:
     return replace(SMALL, algorithm=algorithm, **changes)
 
 
+@pytest.mark.usefixtures("nothing_embedded")
 @pytest.mark.parametrize("algorithm", ["ppo", "trpo", "sac", "tqc", "crossq"])
 def test_each_algorithm_trains_into_the_store(algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experts.training.TrainingMonitor.report", _always(training.TrainingMonitor.report))
@@ -118,6 +119,7 @@ def test_killed_training_goes_on_from_its_checkpoint(
     assert not job.folder.exists()
 
 
+@pytest.mark.usefixtures("nothing_embedded")
 def test_a_damaged_checkpoint_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
     job = replace(slow(tmp_path), steps=1000)
     training.make_state(job, SMALL).save(job, SMALL)
