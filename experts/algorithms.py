@@ -54,14 +54,13 @@ def default_algorithm(task: Task) -> str:
     Raises:
         UserError: a domain whose experts are rules, not trained.
     """
-    if task.domain == "mujoco":
-        from experts.stable_baselines.recipes import MUJOCO
+    if task.domain in ("mujoco", "metaworld"):
+        from experts.stable_baselines.recipes import own_algorithm
 
-        return MUJOCO[task.name].algorithm
-    defaults = {"atari": "sample-factory", "metaworld": "ppo"}
-    if task.domain not in defaults:
-        raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
-    return defaults[task.domain]
+        return own_algorithm(task)
+    if task.domain == "atari":
+        return "sample-factory"
+    raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
 
 
 def check_can_train(task: Task, algorithm: str) -> None:

@@ -84,7 +84,7 @@ MUJOCO = {
 
 # Where the arm only has to push, pull or turn something in place, the dense reward leads there.
 METAWORLD = _ppo(Budget(1_000_000, HOUR, patience=200_000), gamma=0.98)
-# Where an object must be grasped or steered, chance does not find it; the script's demonstrations show it.
+# Where an object must be grasped or steered, chance does not find the way; the script's demonstrations show it.
 METAWORLD_SAC = _sac(
     Budget(200_000, HOUR, patience=70_000),
     num_envs=64,
@@ -94,6 +94,20 @@ METAWORLD_SAC = _sac(
     initial_entropy_coefficient=0.1,
     demonstration_steps=25_600,
 )
+
+STEERED = (
+    "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "disassemble", "hammer",
+    "hand-insert", "lever-pull", "peg-insert-side", "peg-unplug-side", "pick-out-of-hole", "pick-place",
+    "pick-place-wall", "push", "push-back", "push-wall", "shelf-place", "soccer", "stick-pull", "stick-push", "sweep",
+    "sweep-into",
+)  # fmt: skip
+
+
+def own_algorithm(task: Task) -> str:
+    """The algorithm that a task of MuJoCo or Meta-World is trained with unless told otherwise."""
+    if task.domain == "mujoco":
+        return MUJOCO[task.name].algorithm
+    return (METAWORLD_SAC if task.name.removeprefix("metaworld-") in STEERED else METAWORLD).algorithm
 
 
 def recipe_of(task: Task, algorithm: str) -> Recipe:

@@ -17,7 +17,15 @@ from experts.network import NetworkPolicy
 from experts.stable_baselines import train as training
 from experts.stable_baselines.demonstrations import demonstrate
 from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
-from experts.stable_baselines.recipes import METAWORLD, MUJOCO, OFF_POLICY, Recipe, recipe_of
+from experts.stable_baselines.recipes import (
+    METAWORLD,
+    MUJOCO,
+    OFF_POLICY,
+    STEERED,
+    Recipe,
+    own_algorithm,
+    recipe_of,
+)
 from experts.store import read_arrays, read_expert, stored_experts
 from experts.training import Budget, TrainJob, read_curve
 from pipeline.errors import UserError
@@ -281,6 +289,9 @@ def test_every_task_has_its_recipe() -> None:
         for other in training.CLASSES:
             found = recipe_of(task_named(name), other)
             assert found.algorithm == other and (found.num_envs > 32) == (other in OFF_POLICY)
+    metaworld = {name: own_algorithm(task_named(f"metaworld-{name}")) for name in ("soccer", "door-open")}
+    assert metaworld == {"soccer": "sac", "door-open": "ppo"}
+    assert set(STEERED) < {task.name.removeprefix("metaworld-") for task in select_tasks("metaworld")}
     # JAT's expert gets 375.2 in soccer, random 5.7; in disassemble it is no better than random.
     assert recipe_of(task_named("metaworld-soccer"), "sac").budget.target == pytest.approx(430.6, abs=0.1)
     disassemble = recipe_of(task_named("metaworld-disassemble"), "ppo")
