@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.domains.metaworld import goal_of
 from pipeline.policy import Observations
 from pipeline.tasks import Task
 
@@ -24,8 +25,7 @@ class ScriptedPolicy:
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         for slot, env in zip(slots, envs, strict=True):
-            unwrapped: Any = env.unwrapped
-            self._goals[slot] = unwrapped._get_pos_goal().copy()
+            self._goals[slot] = goal_of(env)
 
     def act(self, slots: Sequence[int], observations: Observations) -> Sequence[Any]:
         full = observations.values.astype(np.float64)

@@ -1,6 +1,6 @@
 """The one network every learned expert becomes: a plain description, weights, and a batched policy.
 
-Whatever trained it (Sample Factory, Stable-Baselines3, cloning), an expert is stored as a ``NetworkSpec`` and named
+Whatever trained it (Sample Factory, Stable-Baselines3), an expert is stored as a ``NetworkSpec`` and named
 arrays, so acting needs none of the training libraries, and nothing executable is ever read.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from experts.spec import NetworkSpec as NetworkSpec
 from experts.spec import dims
+from pipeline.domains.metaworld import goal_of
 from pipeline.errors import UserError
 from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
@@ -132,8 +133,7 @@ class NetworkPolicy:
             if self._spec.sampled:
                 self._generators[slot] = policy_generator(seed)
             if self._spec.sees_goal:
-                unwrapped: Any = env.unwrapped
-                self._goals[slot] = unwrapped._get_pos_goal().copy()
+                self._goals[slot] = goal_of(env)
 
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
         values = observations.values

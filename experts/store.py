@@ -41,6 +41,11 @@ class CurvePoint:
     seconds: float
     mean_return: float
 
+    @property
+    def row(self) -> str:
+        """Its line of ``curve.csv``, without the line's end."""
+        return f"{self.steps},{self.seconds:.1f},{self.mean_return:.6g}"
+
 
 @dataclass(frozen=True)
 class ExpertRecord:
@@ -93,7 +98,7 @@ def write_expert(
     if not (folder / RECORD).exists():
         with _new_folder(folder) as temporary:
             (temporary / WEIGHTS).write_bytes(data)
-            lines = ["steps,seconds,return", *(f"{p.steps},{p.seconds:.1f},{p.mean_return:.6g}" for p in curve)]
+            lines = ["steps,seconds,return", *(point.row for point in curve)]
             (temporary / CURVE).write_text("\n".join(lines) + "\n", encoding="utf-8")
             write_json(temporary / RECORD, record)
     return StoredExpert(record, folder)

@@ -159,7 +159,7 @@ class TrainingMonitor:
         """The whole curve, or one more point of it."""
         points = self.curve if point is None else [point]
         with self._path.open("w" if point is None else "a", encoding="utf-8") as handle:
-            handle.writelines(f"{p.steps},{p.seconds:.1f},{p.mean_return:.6g}\n" for p in points)
+            handle.writelines(f"{point.row}\n" for point in points)
 
 
 def read_curve(path: Path) -> list[CurvePoint]:

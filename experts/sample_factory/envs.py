@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.domains.metaworld import goal_of
 from pipeline.tasks import Task
 
 
@@ -67,7 +68,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         if self._is_atari:
             self._lives = self._unwrapped.ale.lives()
         if self._shows_goal:
-            self._goal = self._unwrapped._get_pos_goal().copy()
+            self._goal = goal_of(self.env)
         return self._array(observation), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from pipeline.domains.metaworld import goal_of
 from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, Task
 
@@ -45,8 +46,7 @@ class VisibleGoal(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(**options)
-        unwrapped: Any = self.env.unwrapped
-        self._goal = unwrapped._get_pos_goal().astype(np.float32)
+        self._goal = goal_of(self.env).astype(np.float32)
         return self._show(observation), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

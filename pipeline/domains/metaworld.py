@@ -63,6 +63,13 @@ class HiddenGoal(gym.Wrapper[Any, Any, Any, Any]):
         return {CONTINUOUS: observation.astype(np.float32)}, float(reward), terminated, truncated, info
 
 
+def goal_of(env: gym.Env[Any, Any]) -> np.ndarray:
+    """The goal that the task hides, ``(3,)``, as a full observation ends with it; fixed by a reset."""
+    sawyer: Any = env.unwrapped
+    goal: np.ndarray = sawyer._get_pos_goal().copy()
+    return goal
+
+
 def make_env(task: Task) -> gym.Env[Any, Any]:
     import metaworld
 

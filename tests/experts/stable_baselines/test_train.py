@@ -86,13 +86,12 @@ def test_a_target_ends_the_training_and_the_policy_is_better_than_random(tmp_pat
 
 
 CHILD = """
-import sys, time
+import sys
 from pathlib import Path
 from experts.stable_baselines import train as training
-from tests.experts.stable_baselines.test_train import task_named, slow
+from tests.experts.stable_baselines.test_train import ENDLESS, slow
 training.CHECKPOINT_SECONDS = 0.0
-training.train(slow(Path(sys.argv[1])), recipe=__import__(
-    "tests.experts.stable_baselines.test_train", fromlist=["ENDLESS"]).ENDLESS)
+training.train(slow(Path(sys.argv[1])), ENDLESS)
 """
 ENDLESS = replace(SMALL, budget=Budget(1_000_000_000, 1e9))
 
