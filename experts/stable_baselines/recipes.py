@@ -70,7 +70,7 @@ _sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learnin
 HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
-    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9345)),
+    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9356)),
     "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
@@ -96,7 +96,8 @@ METAWORLD_SAC = _sac(
 )
 
 STEERED = (
-    "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "disassemble", "hammer",
+    "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "disassemble",
+    "door-open", "hammer",
     "hand-insert", "lever-pull", "peg-insert-side", "peg-unplug-side", "pick-out-of-hole", "pick-place",
     "pick-place-wall", "push", "push-back", "push-wall", "shelf-place", "soccer", "stick-pull", "stick-push", "sweep",
     "sweep-into",
