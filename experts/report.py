@@ -2,7 +2,8 @@
 
     python -m experts.report --task 'mujoco-*' --out runs/default
 
-Writes ``OUT/experts/report/``: ``index.html`` and the pictures it shows.
+Writes ``OUT/experts/report/``: ``index.html`` and the pictures it shows, and ``table.md``, the best expert of each task
+with what its training cost.
 """
 
 from __future__ import annotations
@@ -114,7 +115,36 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
         pictures += _write_curves(directory, config.out, task)
     with replacing(directory / "index.html") as temporary:
         temporary.write_text(_page(found, pictures), encoding="utf-8")
+    with replacing(directory / "table.md") as temporary:
+        temporary.write_text(_markdown(found), encoding="utf-8")
     return directory / "index.html"
+
+
+def _markdown(found: Sequence[Sequence[Standing]]) -> str:
+    """The best expert by return of each task, and the steps and minutes of its training if it was trained here."""
+    lines = [
+        "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for ranked in found:
+        best = best_by_return(ranked)
+        if best is None:
+            continue
+        jat = jat_scores().get(best.task.name)
+        success = best.measurement.success_rate
+        training = best.expert.record.training or {}
+        cells = (
+            best.task.name,
+            f"`{best.revision}`",
+            _interval(best.mean_return),
+            "-" if best.on_jat_scale is None else f"{best.on_jat_scale.mean:.2f}",
+            f"{jat['expert']:.2f}" if jat else "-",
+            "-" if success is None else f"{success:.2f}",
+            f"{training['steps']:,}" if training else "-",
+            f"{training['seconds'] / 60:.0f}" if training else "-",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }

@@ -57,6 +57,16 @@ def test_a_task_that_jat_does_not_know_has_no_scale_but_successes(out: Path) -> 
     assert expert[3:9] == ("0.50", "1", "-", "-", "2", "return, success")
 
 
+def test_the_markdown_table_has_the_best_expert_of_each_task(out: Path) -> None:
+    page = report(ReportConfig(out=out), [FAKE_COUNT, HOPPER])
+    _, _, count, hopper = (page.parent / "table.md").read_text().splitlines()
+    assert count.startswith(f"| {FAKE_COUNT.name} | `ppo-")
+    assert re.fullmatch(
+        r"\| mujoco-hopper \| `sac-[0-9a-f]{8}` \| 1858\.73 \[1858\.73, 1858\.73\] \| 1\.00 \| 1858\.73 \| - \| - \| - \|",
+        hopper,
+    )
+
+
 def test_the_page_shows_every_expert_and_every_picture_is_there(out: Path) -> None:
     page = report(ReportConfig(out=out), [FAKE_COUNT, HOPPER, REACHER, FAKE_PIXELS])
     assert page == out / "experts" / "report" / "index.html"
