@@ -61,10 +61,8 @@ def test_the_markdown_table_has_the_best_expert_of_each_task(out: Path) -> None:
     page = report(ReportConfig(out=out), [FAKE_COUNT, HOPPER])
     _, _, count, hopper = (page.parent / "table.md").read_text().splitlines()
     assert count.startswith(f"| {FAKE_COUNT.name} | `ppo-")
-    assert re.fullmatch(
-        r"\| mujoco-hopper \| `sac-[0-9a-f]{8}` \| 1858\.73 \[1858\.73, 1858\.73\] \| 1\.00 \| 1858\.73 \| - \| - \| - \|",
-        hopper,
-    )
+    assert re.match(r"\| mujoco-hopper \| `sac-[0-9a-f]{8}` ", hopper)
+    assert hopper.endswith("| 1858.73 [1858.73, 1858.73] | 1.00 | 1858.73 | - | - | - |")
 
 
 def test_the_page_shows_every_expert_and_every_picture_is_there(out: Path) -> None:
