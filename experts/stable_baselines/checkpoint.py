@@ -37,8 +37,9 @@ class Best:
     """The best policy seen, and how good the training episodes were that showed it; None if there were none.
 
     Attributes:
-        score: what policies are compared by: the mean return, times the success rate where the task has one. Without
-            that a policy that earns well beside its goal would be kept.
+        score: what policies are compared by: the mean return, times a tenth plus the success rate where the task has
+            one. Without the rate a policy that earns well beside its goal would be kept; without the tenth, the
+            untrained one of a training that never succeeds.
     """
 
     spec: NetworkSpec

@@ -22,8 +22,11 @@ from pipeline.tasks import CONTINUOUS, Task
 MUJOCO_IDS = {"Pusher-v5": "Pusher-v4"}
 
 # Their rewards or their success in EnvPool 1.2.5 are not metaworld's: the scripted policy, which gets the same return
-# in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in these.
-DIFFERENT_IN_ENVPOOL = ("metaworld-button-press-topdown-wall", "metaworld-dial-turn", "metaworld-door-lock")
+# in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in three of these. The lever of
+# lever-pull rests at another angle: the script does not care, but a network that got 594 in EnvPool got 79 in metaworld.
+DIFFERENT_IN_ENVPOOL = (
+    "metaworld-button-press-topdown-wall", "metaworld-dial-turn", "metaworld-door-lock", "metaworld-lever-pull",
+)  # fmt: skip
 
 
 def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:

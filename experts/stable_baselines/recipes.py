@@ -96,10 +96,10 @@ METAWORLD_SAC = _sac(
 )
 
 STEERED = (
-    "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "disassemble",
-    "door-open", "hammer",
-    "hand-insert", "lever-pull", "peg-insert-side", "peg-unplug-side", "pick-out-of-hole", "pick-place",
-    "pick-place-wall", "push", "push-back", "push-wall", "shelf-place", "soccer", "stick-pull", "stick-push", "sweep",
+    "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "dial-turn", "disassemble",
+    "door-open", "drawer-open", "faucet-open", "hammer", "hand-insert", "handle-pull", "handle-pull-side",
+    "lever-pull", "peg-insert-side", "peg-unplug-side", "pick-out-of-hole", "pick-place", "pick-place-wall",
+    "plate-slide", "push", "push-back", "push-wall", "shelf-place", "soccer", "stick-pull", "stick-push", "sweep",
     "sweep-into",
 )  # fmt: skip
 

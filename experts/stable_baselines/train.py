@@ -220,7 +220,7 @@ class _Progress(BaseCallback):
         # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
         # last policy needs only to be better: it is what reached a target.
         if mean_return is not None and (over or self._num_episodes >= len(recent)):
-            self._state.note(mean_return if success_rate is None else mean_return * success_rate)
+            self._state.note(mean_return * (1 if success_rate is None else 0.1 + success_rate))
             self._num_episodes = 0
         if over or now - self._saved >= CHECKPOINT_SECONDS:
             self._saved = now
