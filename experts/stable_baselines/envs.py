@@ -23,7 +23,7 @@ MUJOCO_IDS = {"Pusher-v5": "Pusher-v4"}
 
 # Their rewards or their success in EnvPool 1.2.5 are not metaworld's: the scripted policy, which gets the same return
 # in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in three of these. The lever of
-# lever-pull rests at another angle: the script does not care, but a network that got 594 in EnvPool got 79 in metaworld.
+# lever-pull rests at another angle: the script does not care; a network with 594 in EnvPool had 79 in metaworld.
 DIFFERENT_IN_ENVPOOL = (
     "metaworld-button-press-topdown-wall", "metaworld-dial-turn", "metaworld-door-lock", "metaworld-lever-pull",
 )  # fmt: skip
