@@ -121,7 +121,7 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
 
 
 def _markdown(found: Sequence[Sequence[Standing]]) -> str:
-    """The best expert by return of each task, and the steps and minutes of its training if it was trained here."""
+    """The best expert by return of each task that has one, and the steps and minutes of its training if known."""
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -130,18 +130,17 @@ def _markdown(found: Sequence[Sequence[Standing]]) -> str:
         best = best_by_return(ranked)
         if best is None:
             continue
-        jat = jat_scores().get(best.task.name)
-        success = best.measurement.success_rate
-        training = best.expert.record.training or {}
+        row = dict(zip(HEADINGS, list(table_rows(ranked))[ranked.index(best)], strict=True))
+        training = best.expert.record.training
         cells = (
-            best.task.name,
-            f"`{best.revision}`",
-            _interval(best.mean_return),
-            "-" if best.on_jat_scale is None else f"{best.on_jat_scale.mean:.2f}",
-            f"{jat['expert']:.2f}" if jat else "-",
-            "-" if success is None else f"{success:.2f}",
-            f"{training['steps']:,}" if training else "-",
-            f"{training['seconds'] / 60:.0f}" if training else "-",
+            row["task"],
+            f"`{row['expert']}`",
+            row["mean return [95 %]"],
+            row["normalised [95 %]"].split()[0],  # the interval is that of the return
+            row["JAT's expert"],
+            row["success"],
+            f"{training['steps']:,}" if "steps" in training else "-",
+            f"{training['seconds'] / 60:.0f}" if "seconds" in training else "-",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -70,7 +70,7 @@ _sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learnin
 HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
-    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9356)),
+    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9345)),
     "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
