@@ -9,14 +9,12 @@ with what its training cost.
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from experts import plots
 from experts.ranking import (
     Standing,
     best_by_return,
@@ -25,9 +23,6 @@ from experts.ranking import (
     random_among,
     standings,
 )
-from experts.registry import experts_of
-from experts.store import CURVE
-from experts.training import read_curve
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing
@@ -110,9 +105,10 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
         )
     print_table(standings_table(found), min_width=TABLE_WIDTH)
     directory = config.out / "experts" / "report"
-    pictures = _write_bars(directory, found)
+    pictures = plots.write_bars(directory, found)
+    pictures += plots.write_overviews(directory, config.out, tasks)
     for task in tasks:
-        pictures += _write_curves(directory, config.out, task)
+        pictures += plots.write_curves(directory, config.out, task)
     with replacing(directory / "index.html") as temporary:
         temporary.write_text(_page(found, pictures), encoding="utf-8")
     with replacing(directory / "table.md") as temporary:
@@ -169,92 +165,6 @@ published them; intervals are 95 % bootstrap intervals over episodes.</p>
 {images}
 </html>
 """
-
-
-INK = "#1f2933"
-MIN_SCORE, MAX_SCORE = -1.0, 3.0  # at which bars are cut
-COLOURS = ("#2f6fb3", "#d97706", "#16a34a", "#9333ea", "#be123c", "#0e7490")
-
-
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> str:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    return path.name
-
-
-def _write_bars(directory: Path, found: Sequence[Sequence[Standing]]) -> list[str]:
-    """Normalised score of every expert with its interval, one picture per domain.
-
-    Bars are cut, their numbers beside them are not: where JAT's expert is hardly better than random, as in
-    disassemble, a score says little and would leave no room for the others.
-    """
-    names = []
-    for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
-        bars = [
-            (standing, score)
-            for ranked in found
-            for standing in ranked
-            if standing.task.domain == domain and not standing.is_random and (score := standing.on_jat_scale)
-        ]
-        if not bars:
-            continue
-        limit = min(MAX_SCORE, 1.1 * max(1.0, *(score.high for _, score in bars)))
-        kinds = sorted({standing.expert.record.kind for standing, _ in bars})
-        figure, (ax,) = _figure(9, 1.2 + 0.3 * len(bars))
-        for position, (standing, score) in enumerate(bars):
-            colour = COLOURS[kinds.index(standing.expert.record.kind) % len(COLOURS)]
-            errors = np.array([[score.mean - score.low], [score.high - score.mean]])
-            ax.barh(position, score.mean, 0.7, color=colour, alpha=0.85)
-            ax.errorbar(score.mean, position, xerr=errors, color=INK, capsize=2, linewidth=1)
-            end = min(max(score.high, 0.0), limit)
-            behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-            label = f"{score.mean:.2f}"
-            ax.annotate(label, (end, position), (4, 0), textcoords="offset points", va="center", size=8, bbox=behind)
-        ax.axvline(0, color=INK, linewidth=1)
-        ax.axvline(1, color=INK, linewidth=1, linestyle="--")
-        ax.set_yticks(range(len(bars)), [f"{s.task.name}  {s.revision}" for s, _ in bars], fontsize=8)
-        ax.set_ylim(len(bars) - 0.4, -0.6)
-        ax.set_xlim(max(MIN_SCORE, min(-0.05, *(score.low for _, score in bars))), limit)
-        ax.set_xlabel("normalised score: 0 = JAT's random policy, 1 = JAT's expert, 95 % interval")
-        names.append(_save(figure, directory / f"scores-{domain}.png"))
-    return names
-
-
-def _write_curves(directory: Path, out: Path, task: Task) -> list[str]:
-    """Return in training against steps and against time, of every expert of the task that has a curve."""
-    curves = {
-        expert.record.revision: points
-        for expert in experts_of(out, task)
-        if (points := read_curve(expert.folder / CURVE))
-    }
-    if not curves:
-        return []
-    figure, axes = _figure(10, 3.4, columns=2)
-    for (revision, points), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
-        returns = [point.mean_return for point in points]
-        marker = "." if len(points) < 3 else ""
-        axes[0].plot([p.steps / 1e6 for p in points], returns, color=colour, label=revision, marker=marker)
-        axes[1].plot([p.seconds / 60 for p in points], returns, color=colour, marker=marker)
-    jat = jat_scores().get(task.name, {})
-    for name, style in (("expert", "--"), ("random", ":")):
-        for ax in axes if name in jat else ():
-            ax.axhline(jat[name], color=INK, linestyle=style, linewidth=1, label=f"JAT's {name}")
-    axes[0].set_xlabel("environment steps, millions")
-    axes[1].set_xlabel("minutes of training")
-    axes[0].set_ylabel("mean return in training")
-    figure.suptitle(task.name)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    return [_save(figure, directory / f"curve-{task.name}.png")]
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def test_the_pictures_show_the_curve_and_the_scores(out: Path, monkeypatch: pyte
         drawn[path.name] = figure
         return path.name
 
-    monkeypatch.setattr("experts.report._save", note)
+    monkeypatch.setattr("experts.plots._save", note)
     report(ReportConfig(out=out), [HOPPER, REACHER])
     steps, minutes = drawn["curve-mujoco-hopper.png"].axes
     for axes, expected in ((steps, [1.0, 2.0, 3.0]), (minutes, [1.0, 2.5, 3.0])):
@@ -100,9 +100,24 @@ def test_the_pictures_show_the_curve_and_the_scores(out: Path, monkeypatch: pyte
     assert labels == ["mujoco-hopper", "mujoco-reacher"]
 
 
+def test_a_domain_with_several_trained_tasks_has_all_curves_in_one_picture(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr("experts.plots._save", lambda figure, path: drawn.update({path.name: figure}) or path.name)
+    curve = [CurvePoint(1_000_000, 60.0, -30.0), CurvePoint(2_000_000, 120.0, -4.0)]
+    store_network(out, REACHER, 0.9, curve=curve)
+    report(ReportConfig(out=out), [HOPPER, REACHER])
+    shown = {axes.get_title(): axes for axes in drawn["curves-mujoco.png"].axes if axes.get_visible()}
+    assert set(shown) == {"hopper", "reacher"}
+    reacher = shown["reacher"].get_lines()[0]
+    assert reacher.get_xdata() == pytest.approx([1.0, 2.0])
+    assert reacher.get_ydata() == pytest.approx([-30.0, -4.0])
+
+
 def test_a_score_far_beyond_leaves_room_for_the_others(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr("experts.report._save", lambda figure, path: drawn.append(figure) or path.name)
+    monkeypatch.setattr("experts.plots._save", lambda figure, path: drawn.append(figure) or path.name)
     write_measurement(store_network(out, HOPPER, 0.7, "sac"), HOPPER, [100_000.0] * 4)
     write_measurement(store_network(out, HOPPER, 0.8, "sac"), HOPPER, [-100_000.0] * 4)
     report(ReportConfig(out=out), [HOPPER])
