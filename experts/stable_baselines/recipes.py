@@ -70,12 +70,14 @@ _sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learnin
 HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
-    "mujoco-doublependulum": _ppo(Budget(2_000_000, HOUR, target=9345)),
+    "mujoco-doublependulum": _ppo(Budget(4_000_000, HOUR, target=9345)),
     "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
-    "mujoco-pusher": _sac(Budget(5_000_000, HOUR, target=-23.5), gamma=0.97),
+    "mujoco-pusher": _sac(
+        Budget(5_000_000, HOUR, target=-23.5), gamma=0.97, reward_scale=10.0, initial_entropy_coefficient=0.1
+    ),
     "mujoco-reacher": _ppo(Budget(1_500_000, HOUR, target=-4.2), gamma=0.97),
     "mujoco-standup": _sac(Budget(20_000_000, 4 * HOUR, target=300_000), reward_scale=0.02),
     "mujoco-swimmer": _ppo(Budget(3_000_000, HOUR, target=150), gamma=0.9995, gae_lambda=0.98),

@@ -10,6 +10,7 @@ import collections
 import logging
 import shutil
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -66,7 +67,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     monitor.close()
     best = state.best or Best(*state.export(), None)
     training = {
-        "recipe": recipe,
+        "recipe": replace(recipe, budget=budget),
         "seed": job.seed,
         "steps": model.num_timesteps,
         "seconds": round(monitor.seconds, 1),
