@@ -13,8 +13,8 @@ MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISO
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-experts setup-dev demo test lint tasks experts experts-report collect dataset train evaluate \
-	report bench clean
+.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report collect status dataset \
+	train evaluate report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ demo: setup ## experts to report on six tasks, in about ten minutes
 test: setup-dev ## run the tests
 	$(PY) -m pytest
 
+chaos: setup-dev ## kill, break and fill everything while collecting (SEED=), about ten minutes
+	$(PY) -m pytest tests/chaos -n 0 -s -m chaos $(if $(SEED),--chaos-seed $(SEED))
+
 lint: setup-dev ## ruff, mypy, import contracts
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -64,6 +67,9 @@ experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts
 collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, ALLOW_WEAK=1)
 	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
+	@$(PY) -m collectors.status --out '$(OUT)'
 
 dataset: setup ## build OUT/dataset from the shards
 	$(PY) -m collectors.dataset --out '$(OUT)' $(TASKS)

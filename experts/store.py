@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from experts.spec import NetworkSpec
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, write_json
+from pipeline.files import digest_of, is_local, read_json, replacing, temporary_beside, write_json
 from pipeline.measurement import experts_directory
 
 if TYPE_CHECKING:
@@ -122,16 +122,20 @@ def keep_expert(out: Path, expert: StoredExpert) -> StoredExpert:
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill, which then becomes ``folder``, unless another process was faster."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    if not is_local(folder):
+        with tempfile.TemporaryDirectory() as directory:
+            yield Path(directory)
+            # The record last: without one, the folder holds no expert.
+            for file in sorted(Path(directory).iterdir(), key=lambda file: file.name == RECORD):
+                with replacing(folder / file.name) as target:
+                    shutil.copyfile(file, target)
+        return
+    with temporary_beside(folder) as temporary:
+        temporary.mkdir()
         yield temporary
         if not (folder / RECORD).exists():
             shutil.rmtree(folder, ignore_errors=True)  # left over without a record
             temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_expert(folder: Path) -> StoredExpert:
@@ -159,11 +163,11 @@ def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
         UserError: the file is missing or damaged.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = expert.folder / WEIGHTS
     try:
-        return load_file(path)
+        return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove {expert.folder} and run `make experts` again"

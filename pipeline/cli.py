@@ -12,9 +12,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import location
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,10 +54,27 @@ def parse(
     chosen, rest = before.parse_known_args(arguments)
     if chosen.recipe not in recipes:
         raise UserError(f"unknown recipe {chosen.recipe!r}; allowed: {', '.join(sorted(recipes))}")
+    # A path may be the URL of an object store.
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: location(words[0]),
+            is_instance=lambda value: hasattr(value, "joinpath"),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     description = f"{config_type.__doc__}\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
     if chosen.recipe == "default":
-        return tyro.cli(config_type, args=rest, description=description)
-    return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), description=description)
+        return tyro.cli(config_type, args=rest, description=description, registry=registry)
+    return tyro.cli(
+        config_type, args=rest, default=recipes[chosen.recipe](), description=description, registry=registry
+    )
 
 
 def check_at_least_one(config: object, *names: str) -> None:

@@ -1,5 +1,11 @@
 """The exceptions that commands turn into one readable line and an exit code."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input, found before work starts.
@@ -9,5 +15,21 @@ class UserError(ValueError):
     """
 
 
+@dataclass(frozen=True)
+class JobFailure:
+    """Why a job was given up: it raised, or the workers that ran it died or hung."""
+
+    job: Any
+    reason: str
+    is_worker_lost: bool
+
+    def __str__(self) -> str:
+        return f"{self.job}: {self.reason}"
+
+
 class JobsFailedError(RuntimeError):
     """Some jobs failed (exit code 1); the others are done and their results kept."""
+
+    def __init__(self, message: str, failures: Sequence[JobFailure] = ()) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)

@@ -1,41 +1,184 @@
-"""Writing that is never seen half-done: a temporary name beside the target, then a rename."""
+"""Writing that is never seen half-done, on a disk or in an object store, and locks that end with their process.
+
+On a disk: a temporary name beside the target, then a rename. In an object store (any URL that fsspec knows, such as
+``s3://bucket/run``): a local file, then one upload, which readers see whole or not at all.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
+
+def location(text: str) -> Path:
+    """A path of this machine, or of what the scheme of a URL names.
+
+    What a URL gives is a ``upath.UPath``: it does what is used of ``Path`` here, on any fsspec file system.
+
+    Raises:
+        UserError: the scheme is unknown, or the package that speaks it is not installed.
+    """
+    if "://" not in text:
+        return Path(text)
+    from upath import UPath
+
+    try:
+        path: Any = UPath(text)
+        path.fs  # noqa: B018  made on first use; a missing package must show now
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{text} cannot be used ({error}); install the package that speaks it, or name a folder") from (
+            error
+        )
+    return path
+
+
+def is_local(path: Path) -> bool:
+    """Whether a path of ``location`` is on this machine's file system."""
+    return isinstance(path, Path)
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write; on leaving without an exception it becomes ``path``, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    """A temporary local file to write; on leaving without an exception it becomes ``path``, else it is removed."""
+    if not is_local(path):
+        remote: Any = path
+        with tempfile.TemporaryDirectory() as directory:
+            local = Path(directory, path.name)
+            yield local
+            remote.fs.put_file(str(local), remote.path)
+            remote.fs.invalidate_cache(remote.parent.path)
+        return
+    with temporary_beside(path) as temporary:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A hidden name for a new version of a local file or folder, which the caller moves to ``path`` when complete.
+
+    What is left under that name is removed at the end, and so is what killed processes of this machine left there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}.{socket.gethostname()}."
+    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        for entry in os.scandir(path.parent):
+            process = entry.name.removeprefix(prefix).removesuffix(".tmp")
+            if entry.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
+                _remove(Path(entry.path))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, fix: str) -> Iterator[None]:
+    """Hold the lock file ``path``, one process at a time.
+
+    On a disk the kernel ends the lock with its process, however that ends. An object store knows no locks, so there
+    is none: what writes there must write the same bytes whoever does it, which costs double work but no harm.
+
+    Raises:
+        UserError: another process holds it; ``fix`` says what to do.
+    """
+    if not is_local(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process works on {path.parent}; {fix}") from error
+        yield
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write a dataclass, dict or list as JSON, atomically. Paths become strings; no indent means one line."""
+    _write_text(path, _as_json(value, indent))
+
+
+def update_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """``write_json`` unless the file says the same already."""
+    text = _as_json(value, indent)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        _write_text(path, text)
+
+
+def _as_json(value: Any, indent: int | None) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
+    return json.dumps(value, indent=indent, default=str) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
+    """Size in bytes and a stamp that changes with the content, for every file of a folder, by name.
+
+    One listing, however many files there are; empty if there is no such folder.
+    """
+    if is_local(directory):
+        try:
+            with os.scandir(directory) as entries:
+                stats = {entry.name: entry.stat() for entry in entries if entry.is_file()}
+        except FileNotFoundError:
+            return {}
+        return {name: (stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats.items()}
+    remote: Any = directory
+    remote.fs.invalidate_cache(remote.path)
+    try:
+        files = remote.fs.ls(remote.path, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {
+        file["name"].rsplit("/", 1)[-1]: (
+            file["size"],
+            str(file.get("ETag") or file.get("etag") or file.get("mtime") or file.get("created")),
+        )
+        for file in files
+        if file["type"] == "file"
+    }
 
 
 def sha256_of(path: Path) -> str:

@@ -32,17 +32,34 @@ class ShardManifest:
     versions: dict[str, str]
     num_episodes: int
     num_steps: int
-    num_rejected: int
+    rejected: dict[str, int]  # episodes by reason
     num_successes: int | None
     return_sum: float
     data: FileEntry
     episodes: FileEntry
 
+    @property
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        return shard_stem(self.split, self.first_seed, self.num_seeds)
+
     @staticmethod
     def load(path: Path) -> ShardManifest:
-        raw: dict[str, Any] = read_json(path)
-        raw["data"], raw["episodes"] = FileEntry(**raw["data"]), FileEntry(**raw["episodes"])
-        return ShardManifest(**raw)
+        return ShardManifest.from_json(read_json(path))
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> ShardManifest:
+        entries = {name: FileEntry(**raw[name]) for name in ("data", "episodes")}
+        return ShardManifest(**{**raw, **entries})
+
+
+def shard_stem(split: str, first_seed: int, num_seeds: int) -> str:
+    """Name of a shard's files without suffix, e.g. ``train-0000000250-000250``; in the order of the seeds."""
+    return f"{split}-{first_seed:010d}-{num_seeds:06d}"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,17 @@
-"""Which shards a request needs and which are still missing. Only arithmetic on seeds."""
+"""What is to be collected: the plan of a folder of shards, and which of them are still missing.
+
+``<root>/plan.json`` is written before the first shard. It says for every task how many episodes of each split are
+wanted, who plays them and with which package versions; with it, the shards follow by arithmetic on seeds alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.manifest import ShardManifest
+from pipeline.files import read_json, update_json
+from pipeline.manifest import ShardManifest, shard_stem
 from pipeline.seeds import FIRST_SEED
 from pipeline.tasks import Task
 
@@ -26,11 +32,52 @@ class ShardJob:
     @property
     def stem(self) -> str:
         """File name without suffix."""
-        return f"{self.split}-{self.first_seed:010d}-{self.num_seeds:06d}"
+        return shard_stem(self.split, self.first_seed, self.num_seeds)
 
     @property
     def seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.num_seeds)
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What is wanted of one task.
+
+    Attributes:
+        expert: who plays; a kind, or a mix of them.
+        expert_revision: which of that kind.
+        versions: of the packages that decide what an episode looks like.
+        shard_episodes: the grid on which jobs are cut.
+        episodes: seeds to play, by split.
+    """
+
+    expert: str
+    expert_revision: str
+    versions: dict[str, str]
+    shard_episodes: int
+    episodes: dict[str, int]
+
+
+def read_plan(root: Path) -> dict[str, TaskPlan]:
+    """The plan of a folder of shards by task name; empty if nothing was planned there."""
+    path = root / "plan.json"
+    return {name: TaskPlan(**raw) for name, raw in read_json(path).items()} if path.exists() else {}
+
+
+def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:
+    """Write what is wanted into the plan. Tasks of earlier runs stay, and so do their larger numbers of episodes."""
+    plan = read_plan(root)
+    for name, task in wanted.items():
+        before = plan[name].episodes if name in plan else {}
+        episodes = {split: max(count, before.get(split, 0)) for split, count in task.episodes.items()}
+        plan[name] = TaskPlan(task.expert, task.expert_revision, task.versions, task.shard_episodes, episodes)
+    update_json(root / "plan.json", {name: vars(plan[name]) for name in sorted(plan)})
+
+
+def interleaved(jobs: Sequence[Sequence[ShardJob]]) -> list[ShardJob]:
+    """The jobs of several tasks in an order in which all tasks advance evenly, so that no slow one holds the rest."""
+    keyed = [((index + 0.5) / len(of_task), job) for of_task in jobs for index, job in enumerate(of_task)]
+    return [job for _, job in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def missing_jobs(

@@ -6,6 +6,8 @@ listed seed is played to its end, short episodes are not over-represented, and t
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +17,26 @@ import gymnasium as gym
 import numpy as np
 
 from pipeline.episode import Episode
+from pipeline.heartbeat import PULSE
 from pipeline.policy import GiveUp, Observations, Policy
 from pipeline.tasks import TEXT, Task
 
+# An environment that raises this often in one episode, each time freshly made, makes the episode a rejected one.
+MAX_ENV_ERRORS = 2
+
 # Called with (seed, environment) after a reset and after every step, e.g. to draw a frame.
 StepListener = Callable[[int, gym.Env[Any, Any]], None]
+
+
+log = logging.getLogger(__name__)
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment raised ``cause`` in a step. Errors of policies and of this loop are not of this kind."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(repr(cause))
+        self.cause = cause
 
 
 @dataclass
@@ -67,7 +84,8 @@ def rollout(
     Args:
         task: where to play; its ``make_env`` is called at most ``num_envs`` times.
         policy: who plays; it sees at most ``num_envs`` slots.
-        seeds: one episode each.
+        seeds: one episode each. Where the environment raises, the episode is played once more in a new environment,
+            then rejected with the error as its reason.
         num_envs: environments in lockstep.
         listener: called after each reset and step.
         keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
@@ -81,31 +99,59 @@ def rollout(
     slots = [_Slot(task.make_env(), keep_observations) for _ in range(min(num_envs, len(seeds)))]
     waiting = deque(seeds)
     finished: dict[int, Episode] = {}
-    running: list[int] = []
+    env_errors: dict[int, int] = {}
     next_to_yield = 0
 
-    def begin(indices: list[int]) -> None:
+    def fail(slot: _Slot, error: Exception) -> None:
+        """After an environment raised: a new one, and the episode once more or never."""
+        seed = slot.seed
+        env_errors[seed] = env_errors.get(seed, 0) + 1
+        with contextlib.suppress(Exception):  # it is broken already
+            slot.env.close()
+        slot.env = task.make_env()
+        if env_errors[seed] < MAX_ENV_ERRORS:
+            waiting.appendleft(seed)
+        else:
+            reason = f"environment: {type(error).__name__}: {error}"
+            log.warning("%s, seed %d: %s", task.name, seed, reason)
+            finished[seed] = rejected_episode(task, seed, reason)
+
+    def begin(indices: Sequence[int]) -> list[int]:
+        """Start the next waiting seeds; the slots that have one."""
+        begun = []
         for index in indices:
-            slots[index].begin(waiting.popleft())
-            if listener:
-                listener(slots[index].seed, slots[index].env)
-        policy.reset(indices, [slots[i].seed for i in indices], [slots[i].env for i in indices])
+            slot = slots[index]
+            while waiting:
+                try:
+                    slot.begin(waiting.popleft())
+                except Exception as error:  # noqa: BLE001  simulators raise anything; counted, never hidden
+                    fail(slot, error)
+                    continue
+                if listener:
+                    listener(slot.seed, slot.env)
+                begun.append(index)
+                break
+        if begun:
+            policy.reset(begun, [slots[i].seed for i in begun], [slots[i].env for i in begun])
+        return begun
+
+    def advance(slot: _Slot, action: Any) -> bool:
+        """One step; True when the slot's episode is over, or was given up because the environment raised."""
+        try:
+            return _advance(task, slot, action, finished, listener)
+        except EnvironmentFailedError as error:
+            fail(slot, error.cause)
+            return True
 
     try:
-        running = list(range(len(slots)))
-        if running:
-            begin(running)
+        running = begin(range(len(slots)))
         while running:
-            done = [
-                index
-                for index, action in zip(running, policy.act(running, _observe(task, slots, running)), strict=True)
-                if _advance(task, slots[index], action, finished, listener)
-            ]
-            restart = done[: len(waiting)]
-            if restart:
-                begin(restart)
-            gone = set(done[len(restart) :])
-            running = [index for index in running if index not in gone]
+            actions = policy.act(running, _observe(task, slots, running))
+            done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
+            PULSE.beats += 1
+            if done:
+                PULSE.episodes += len(done)
+                running = sorted(set(running).difference(done).union(begin(done)))
             while next_to_yield < len(seeds) and seeds[next_to_yield] in finished:
                 yield finished.pop(seeds[next_to_yield])
                 next_to_yield += 1
@@ -138,7 +184,10 @@ def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode],
         action = int(action)
     slot.note_observation(task)
     slot.actions.append(action)
-    slot.observation, reward, terminated, truncated, info = slot.env.step(action)
+    try:
+        slot.observation, reward, terminated, truncated, info = slot.env.step(action)
+    except Exception as error:
+        raise EnvironmentFailedError(error) from error
     slot.rewards.append(float(reward))
     if task.success == "info":
         slot.success = slot.success or bool(info["success"])
@@ -150,6 +199,21 @@ def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode],
         return False
     finished[slot.seed] = _episode(task, slot, "terminated" if terminated else "truncated", None)
     return True
+
+
+def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
+    """An episode of no steps that says why there is none."""
+    discrete = task.action.kind == "discrete"
+    return Episode(
+        seed=seed,
+        observations=np.empty((0, *task.observation_shape), np.float32),
+        texts=() if task.has_text else None,
+        actions=np.empty((0,), np.int64) if discrete else np.empty((0, task.action.size), np.float32),
+        rewards=np.empty(0, np.float32),
+        ended="rejected",
+        success=None if task.success is None else False,
+        rejected=reason,
+    )
 
 
 def _episode(task: Task, slot: _Slot, ended: Any, rejected: str | None) -> Episode:

@@ -3,12 +3,16 @@
     <root>/<task>/train-0000000000-000250.parquet            episodes in JAT's columns
     <root>/<task>/train-0000000000-000250.episodes.parquet   one row per seed: who acted, how it went
     <root>/<task>/train-0000000000-000250.json               ShardManifest, written last
+    <root>/<task>/index.json                                 copies of the manifests, to read many of them at once
 
 Memory is bounded by one row group: episodes are flushed as they come.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
-from pipeline.files import replacing, sha256_of, write_json
+from pipeline.files import list_sizes, read_json, replacing, sha256_of, update_json, write_json
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.schema import data_table, episode_features, features
@@ -28,13 +32,16 @@ from pipeline.versions import format_versions, versions_of
 # Uncompressed numbers per row group: large enough to compress and scan well, small enough to hold twice.
 ROW_GROUP_BYTES = 32 * 2**20
 COMPRESSION = "zstd"
+INDEX = "index.json"
+SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
+MAX_REASON = 100  # characters of a reason that the counts distinguish; the side table has it whole
 
 
 @dataclass
 class _Totals:
     num_episodes: int = 0
     num_steps: int = 0
-    num_rejected: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
     num_successes: int = 0
     return_sum: float = 0.0
     side_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -63,12 +70,14 @@ def write_shard(
     totals = _Totals()
     with replacing(data_path) as temporary:
         _write_data(temporary, job, episodes, totals)
+        data = _entry(data_path.name, temporary)
     for row in totals.side_rows:
         expert, revision = actor(row["seed"]) if actor else (job.expert, expert_revision)
         row.update(expert=expert, expert_revision=revision, versions=format_versions(versions))
     schema = episode_features().arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)
+        side = _entry(side_path.name, temporary)
     manifest = ShardManifest(
         task=job.task.name,
         split=job.split,
@@ -79,11 +88,11 @@ def write_shard(
         versions=versions,
         num_episodes=totals.num_episodes,
         num_steps=totals.num_steps,
-        num_rejected=totals.num_rejected,
+        rejected=dict(sorted(totals.rejected.items())),
         num_successes=None if job.task.success is None else totals.num_successes,
         return_sum=totals.return_sum,
-        data=_entry(data_path),
-        episodes=_entry(side_path),
+        data=data,
+        episodes=side,
     )
     write_json(directory / f"{job.stem}.json", manifest)
     return manifest
@@ -105,7 +114,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
         for episode in episodes:
             totals.side_rows.append(_side_row(episode, None if episode.rejected else totals.num_episodes))
             if episode.rejected:
-                totals.num_rejected += 1
+                totals.rejected[episode.rejected[:MAX_REASON]] += 1
                 continue
             totals.num_episodes += 1
             totals.num_steps += len(episode)
@@ -132,25 +141,39 @@ def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:
     }
 
 
-def _entry(path: Path) -> FileEntry:
-    return FileEntry(path.name, path.stat().st_size, sha256_of(path))
+def _entry(name: str, path: Path) -> FileEntry:
+    return FileEntry(name, path.stat().st_size, sha256_of(path))
 
 
 def finished_shards(root: Path, task_name: str) -> list[ShardManifest]:
     """Manifests of a task's complete shards, by split and first seed.
 
     A shard counts when its sidecar is there and both files have the size it names; checksums are the dataset
-    build's business, which reads every byte anyway.
+    build's business, which reads every byte anyway. Costs one listing and one file, the index, whatever the number of
+    shards, plus one file per shard that the index does not know.
     """
-    directory = root / task_name
-    manifests = []
-    for path in sorted(directory.glob("*.json")):
-        manifest = ShardManifest.load(path)
-        entries = (manifest.data, manifest.episodes)
-        if all(_size(directory / entry.name) == entry.num_bytes for entry in entries):
-            manifests.append(manifest)
-    return manifests
+    return [manifest for manifest, _ in _finished(root / task_name).values()]
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
+def index_shards(root: Path, task_name: str) -> None:
+    """Bring a task's index up to date. It only saves time: a sidecar that is not in it, or has changed, is read."""
+    found = _finished(root / task_name)
+    if found:
+        index = {name: {"stamp": stamp, **dataclasses.asdict(manifest)} for name, (manifest, stamp) in found.items()}
+        update_json(root / task_name / INDEX, index, indent=None)
+
+
+def _finished(directory: Path) -> dict[str, tuple[ShardManifest, str]]:
+    """By name of the sidecar: the manifest, and the stamp of the sidecar it was read from."""
+    sizes = list_sizes(directory)
+    index = read_json(directory / INDEX) if INDEX in sizes else {}
+    found = {}
+    for name in sorted(filter(SIDECAR.fullmatch, sizes)):
+        known, stamp = index.get(name), sizes[name][1]
+        if known is not None and known.pop("stamp") == stamp:
+            manifest = ShardManifest.from_json(known)
+        else:
+            manifest = ShardManifest.load(directory / name)
+        if all(sizes.get(entry.name, (-1, ""))[0] == entry.num_bytes for entry in (manifest.data, manifest.episodes)):
+            found[name] = (manifest, stamp)
+    return found

@@ -6,7 +6,10 @@ Between them they check the whole chain: what is stored, trained on or played mu
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +301,39 @@ def write_measurement(
     )  # fmt: skip
     write_json(path, measurement)
     return path
+
+
+class FaultyEnv(CountingEnv):
+    """A ``CountingEnv`` whose seeds that leave 3 when divided by 10 do what its name says at their first step.
+
+    ``raise``: an exception. ``raise-once``: an exception from the first environment of a process only. ``die``: the
+    process ends. ``hang``: the step never returns.
+    """
+
+    made = 0
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        FaultyEnv.made += 1
+        self._number = FaultyEnv.made
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if self.seed % 10 == 3 and self.t == 0:
+            fault = self._task.name.removeprefix("faulty-")
+            if fault == "die":
+                os._exit(1)
+            if fault == "hang":
+                time.sleep(3600)
+            if fault == "raise" or self._number == 1:
+                raise RuntimeError(f"the simulator broke at seed {self.seed}")
+        return super().step(action)
+
+
+def make_faulty(task: Task) -> FaultyEnv:
+    return FaultyEnv(task)
+
+
+FAULTY = {
+    fault: replace(_count("count", make_faulty), name=f"faulty-{fault}", domain="faulty")
+    for fault in ("raise", "raise-once", "die", "hang")
+}

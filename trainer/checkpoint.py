@@ -11,7 +11,6 @@ checkpoints/step-00001000/
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, temporary_beside, write_json
 from trainer.config import ModelConfig
 from trainer.data import Normaliser
 from trainer.model import JatModel
@@ -66,22 +65,25 @@ class Checkpoint:
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Path:
     """Write a checkpoint below ``directory`` and return its path."""
     final = directory / f"step-{checkpoint.config.step:08d}"
-    temporary = directory / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(checkpoint.model.state_dict(), temporary / "model.safetensors")
+    with temporary_beside(final) as temporary:
+        temporary.mkdir()
+        _write(temporary, checkpoint, optimizer)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    return final
+
+
+def _write(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    save_file(checkpoint.model.state_dict(), directory / "model.safetensors")
     arrays = {}
     for task, normaliser in checkpoint.normalisers.items():
         arrays[f"{task}/observation_mean"] = normaliser.observation_mean
         arrays[f"{task}/observation_std"] = normaliser.observation_std
         arrays[f"{task}/reward_std"] = torch.tensor([normaliser.reward_std], dtype=torch.float64).numpy()
-    save_arrays_file(arrays, temporary / "normalisers.safetensors")
-    save_tokenizer(checkpoint.tokenizer, temporary / "tokenizer.json")
-    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-    write_json(temporary / "config.json", dataclasses.asdict(checkpoint.config))
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    return final
+    save_arrays_file(arrays, directory / "normalisers.safetensors")
+    save_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
+    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+    write_json(directory / "config.json", dataclasses.asdict(checkpoint.config))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -119,8 +121,6 @@ def latest_checkpoint(directory: Path) -> Path | None:
 
 
 def remove_old_checkpoints(directory: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and what killed runs left half-written."""
+    """Remove all but the newest ``keep`` checkpoints."""
     for path in sorted(directory.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
-    for path in directory.glob(".step-*.tmp"):
         shutil.rmtree(path)

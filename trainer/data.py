@@ -9,8 +9,6 @@ had, and nothing about the loader has to be saved.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, write_json
+from pipeline.files import digest_of, read_json, temporary_beside, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.schema import read_blocks, read_lengths
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
@@ -93,7 +91,9 @@ def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArray
     entries = manifest.tasks[task.name].splits[split].data
     directory = cache / f"{task.name}-{split}-{digest_of([entry.sha256 for entry in entries])}"
     if not directory.exists():
-        _lay_out(task, [dataset / entry.name for entry in entries], directory)
+        with temporary_beside(directory) as temporary:
+            _lay_out(task, [dataset / entry.name for entry in entries], temporary)
+            temporary.rename(directory)
     return TaskArrays(
         task=task,
         observations=np.load(directory / "observations.npy", mmap_mode="r"),
@@ -105,14 +105,12 @@ def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArray
     )
 
 
-def _lay_out(task: Task, files: Sequence[Path], directory: Path) -> None:
-    """Stream the files into ``.npy`` arrays in a temporary directory, then rename it."""
+def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
+    """Stream the files into ``.npy`` arrays in a new folder."""
     lengths = np.concatenate([read_lengths(file) for file in files])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     num_steps = int(starts[-1])
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     observation_type = {CONTINUOUS: np.float32, DISCRETE: np.int16, IMAGE: np.uint8}[task.observation]
     discrete = task.action.kind == "discrete"
     layout: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -143,7 +141,6 @@ def _lay_out(task: Task, files: Sequence[Path], directory: Path) -> None:
         array.flush()
     np.save(temporary / "starts.npy", starts)
     write_json(temporary / "texts.json", list(known_texts))
-    temporary.rename(directory)
 
 
 class TaskBatches:

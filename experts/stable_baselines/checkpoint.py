@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from experts.stable_baselines.archive import export_model
 from experts.stable_baselines.recipes import Recipe
 from experts.training import TrainJob
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, write_json
+from pipeline.files import digest_of, read_json, temporary_beside, write_json
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -104,8 +103,17 @@ class TrainingState:
     def save(self, job: TrainJob, recipe: Recipe) -> None:
         """Write a checkpoint beside the last one, then take its place."""
         name = f"checkpoint-{self.model.num_timesteps:012d}"
-        temporary = job.folder / f".{name}.{os.getpid()}.tmp"
-        temporary.mkdir(parents=True, exist_ok=True)
+        final = job.folder / name
+        with temporary_beside(final) as temporary:
+            temporary.mkdir()
+            self._write(temporary, recipe)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        for other in job.folder.glob("checkpoint-*"):
+            if other != final:
+                shutil.rmtree(other)
+
+    def _write(self, temporary: Path, recipe: Recipe) -> None:
         self.model.save(temporary / "model.zip")
         self.env.save(str(temporary / "vec_normalize.pkl"))
         if self.averaged is not None:
@@ -115,12 +123,6 @@ class TrainingState:
             torch.save(self.best.arrays, temporary / "best.pth")
             about["best"] = {"spec": dataclasses.asdict(self.best.spec), "score": self.best.score}
         write_json(temporary / "about.json", about)
-        final = job.folder / name
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for other in job.folder.glob("checkpoint-*"):
-            if other != final:
-                shutil.rmtree(other)
 
     def resume(self, job: TrainJob, recipe: Recipe) -> int:
         """Take over the newest checkpoint; the steps it had done, 0 if there is none.

@@ -44,7 +44,15 @@ pytestmark = pytest.mark.usefixtures("nothing_embedded")
 
 
 def config(out: Path, episodes: str = "10", **changes: Any) -> CollectConfig:
-    values = {"task": "*", "out": out, "episodes": episodes, "shard_episodes": 4, "workers": 1, "envs": 3}
+    values = {
+        "task": "*",
+        "out": out,
+        "episodes": episodes,
+        "shard_episodes": 4,
+        "workers": 1,
+        "envs": 3,
+        "max_rejected": 1.0,
+    }
     return CollectConfig(**{**values, "test_share": 0.25, "expert": "random", **changes})
 
 
@@ -68,7 +76,7 @@ def states(out: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path.relative_to(out)): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in (out / "shards").rglob("*")
-        if path.is_file() and path.name != "config.json"
+        if path.is_file() and path.name not in ("config.json", "plan.json", "progress.json", ".lock")
     }
 
 
@@ -110,7 +118,10 @@ def test_more_episodes_add_only_what_is_missing(tmp_path: Path) -> None:
     before = states(tmp_path)
     collect(config(tmp_path, "13"), [FAKE_COUNT])
     after = states(tmp_path)
-    assert {name: after[name] for name in before} == before
+    indexed = "shards/fake-count/index.json"
+    assert {name: after[name] for name in before if name != indexed} == {
+        name: state for name, state in before.items() if name != indexed
+    }
     assert shards_of(tmp_path, FAKE_COUNT) == [
         ("test", TEST, 3),
         ("test", TEST + 3, 1),
@@ -129,9 +140,10 @@ def test_a_lost_data_file_is_made_again_alone_and_with_the_same_bytes(tmp_path: 
     lost = "shards/toy-grid/train-0000000004-000004"
     (tmp_path / f"{lost}.parquet").unlink()
     collect(config(tmp_path), FAKE_TASKS)
-    assert contents(tmp_path) == before_bytes
+    indexed = "shards/toy-grid/index.json"  # knows when a sidecar was written
+    assert contents(tmp_path) == {**before_bytes, indexed: contents(tmp_path)[indexed]}
     after = states(tmp_path)
-    assert {name for name in before if after[name] != before[name]} == {
+    assert {name for name in before if after[name] != before[name]} - {indexed} == {
         f"{lost}.parquet",
         f"{lost}.episodes.parquet",
         f"{lost}.json",

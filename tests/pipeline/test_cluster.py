@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cluster import MAX_ATTEMPTS, Resources, connect, run_jobs
+from pipeline.cluster import MAX_ATTEMPTS, Resources, Running, Supervision, connect, run_jobs
 from pipeline.errors import JobsFailedError
+from pipeline.heartbeat import PULSE
 from pipeline.rollout import rollout
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy
 
@@ -169,3 +172,76 @@ def test_what_our_packages_log_in_a_worker_comes_to_this_terminal(
     lines = [f"experts.fake: {job}: {number} of 3" for job in ("reach", "push") for number in range(3)]
     assert [line for line in lines if line not in said] == []
     assert "not our news" not in said
+
+
+def beat_then_hang(job: tuple[Path, int]) -> int:
+    """Steps for a while; the job 1 then stops beating on its first attempt and never returns."""
+    directory, number = job
+    attempt = len(list(directory.glob(f"{number}-*")))
+    (directory / f"{number}-{attempt}").touch()
+    for _ in range(8):
+        PULSE.beats += 1
+        PULSE.episodes += 1
+        time.sleep(0.5)
+    if number == 1 and attempt == 0:
+        time.sleep(3600)
+    return number
+
+
+def take_much_memory(job: int) -> int:
+    held.append(b"x" * (200 * 2**20))
+    return os.getpid()
+
+
+held: list[bytes] = []
+
+
+def run_out_of_space(job: int) -> int:
+    if job == 2:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return job
+
+
+def unlimited(report: Any = lambda running: None) -> Supervision:
+    return Supervision(3600.0, 2**40, report)
+
+
+def test_a_job_without_a_beat_is_killed_and_tried_again_while_slow_ones_live(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def report(running: Sequence[Running[Any]]) -> None:
+        seen.extend((r.job[1], r.pulse.episodes) for r in running)
+
+    jobs = [(tmp_path, 0), (tmp_path, 1)]
+    # A job takes 4 s, longer than the 3 s without a beat that are allowed.
+    results = list(run_jobs(beat_then_hang, jobs, 1, supervision=Supervision(3.0, 2**40, report)))
+    assert sorted(result for _, result in results) == [0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0", "1-0", "1-1"]
+    assert any(number == 0 and 0 < episodes <= 8 for number, episodes in seen)
+
+
+def test_a_job_that_always_hangs_fails_with_the_reason() -> None:
+    with pytest.raises(JobsFailedError, match=r"no step was made for 0\.5 s") as failed:
+        list(run_jobs(time.sleep, [3600], 1, supervision=Supervision(0.5, 2**40, lambda running: None)))
+    assert [(f.job, f.is_worker_lost) for f in failed.value.failures] == [(3600, True)]
+
+
+def test_a_worker_that_has_grown_too_large_is_replaced() -> None:
+    limit = Supervision(3600.0, 400 * 2**20, lambda running: None)
+    workers = [result for _, result in run_jobs(take_much_memory, [1, 2, 3, 4], 1, supervision=limit)]
+    assert len(set(workers)) >= 2
+    unlimited_workers = [result for _, result in run_jobs(process_id, [1, 2, 3, 4], 1, supervision=unlimited())]
+    assert len(set(unlimited_workers)) == 1
+
+
+def test_without_space_no_more_jobs_are_begun() -> None:
+    results = []
+    with pytest.raises(JobsFailedError, match="1 of 4 jobs failed"):
+        for _, result in run_jobs(run_out_of_space, [1, 2, 3, 4], 1):
+            results.append(result)
+    assert results == [1]
+
+
+def test_a_resource_that_no_node_declares_is_left_out_and_memory_is_cut() -> None:
+    needed = Resources(memory=2**60, custom={"simulator": 1.0})
+    assert list(run_jobs(square, [2], 1, needed)) == [(2, 4)]

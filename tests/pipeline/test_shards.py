@@ -127,7 +127,7 @@ def test_the_manifest_says_what_came_of_each_seed(tmp_path: Path) -> None:
         versions={"numpy": np.__version__},
         num_episodes=3,
         num_steps=1 + 3 + 4,
-        num_rejected=1,
+        rejected={"reason 1": 1},
         num_successes=2,
         return_sum=1.0 + (1.5 + 2.5 + 3.5) + (1.75 + 2.75 + 3.75 + 4.75),
         data=manifest.data,

@@ -1,0 +1,36 @@
+"""Signs of life of a worker process: what its supervisor asks for to tell a slow job from a hung one.
+
+The rollout beats; ``pipeline/cluster.py`` reads the counts from another thread. Plain integers of one process: only
+one job runs in it at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Pulse:
+    """What this process has done in its present job.
+
+    Attributes:
+        beats: grows with every sign of life, whatever it is.
+        episodes: finished ones.
+    """
+
+    beats: int = 0
+    episodes: int = 0
+
+
+PULSE = Pulse()
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; 0 where the system does not tell (no /proc)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
