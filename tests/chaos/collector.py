@@ -6,11 +6,11 @@ python -m tests.chaos.collector OUT TASKS EPISODES [WORKERS] [EXPERT]
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from collectors.collect import CollectConfig, collect
 from pipeline.cli import configure_logging
 from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import location
 from pipeline.tasks import Task, all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT, FAULTY
 
@@ -24,7 +24,7 @@ def main() -> int:
     out, tasks, episodes, *rest = sys.argv[1:]
     config = CollectConfig(
         task=tasks,
-        out=Path(out),
+        out=location(out),
         episodes=episodes,
         shard_episodes=8,
         workers=int(rest[0]) if rest else 2,
@@ -44,7 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Imported by its name, so that workers find its functions.
-    from tests.chaos import collector
-
-    sys.exit(collector.main())
+    sys.exit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def assert_equal(out: Path, undisturbed: Path, tasks: str = TASKS) -> None:
         assert rows(out, task) == rows(undisturbed, task)
         seeds = [seed for shard in finished_shards(out / "shards", task) for seed in shard_seeds(shard)]
         assert len(seeds) == len(set(seeds))
-    leftovers = [path for path in (out / "shards").rglob(".*.tmp")]
+    leftovers = list((out / "shards").rglob(".*.tmp"))
     assert not leftovers, leftovers
 
 
@@ -164,51 +165,68 @@ def collect_while_dying(out: Path, episodes: str, killer: Killer, kills: int) ->
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experts of ``TASKS``, measured in a few episodes."""
+    out = tmp_path_factory.mktemp("prepared")
+    command = [sys.executable, "-m", "experts.prepare", "--task", TASKS, "--episodes", "5", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out / "experts"
+
+
+@pytest.fixture
+def out(tmp_path: Path, experts: Path) -> Path:
+    """Root of a run whose experts are there."""
+    shutil.copytree(experts, tmp_path / "experts")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, experts: Path) -> Iterator[Path]:
     out = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(experts, out / "experts")
     assert finish(out, TASKS, "48") == 0, (out / "collector.log").read_text()[-3000:]
     yield out
 
 
 @pytest.mark.timeout(600)
-def test_a_few_kills_leave_no_trace(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_few_kills_leave_no_trace(undisturbed: Path, out: Path) -> None:
     killer = Killer(1)
     for role in ("worker", "driver"):
-        process = start(tmp_path, TASKS, "48")
+        process = start(out, TASKS, "48")
         try:
-            assert killer.disturb(process, role), (tmp_path / "collector.log").read_text()[-3000:]
+            assert killer.disturb(process, role), (out / "collector.log").read_text()[-3000:]
             if role == "worker":
                 assert process.wait(LIMIT_S) == 0
-                for path in sorted((tmp_path / "shards").glob("*/*-*.json"))[::2]:
+                for path in sorted((out / "shards").glob("*/*-*.json"))[::2]:
                     path.unlink()
         finally:
             kill_tree(process)
-    assert finish(tmp_path, TASKS, "48") == 0
-    assert_equal(tmp_path, undisturbed)
+    assert finish(out, TASKS, "48") == 0
+    assert_equal(out, undisturbed)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(2400)
-def test_thirty_random_kills_leave_no_trace(undisturbed: Path, tmp_path: Path, chaos_seed: int) -> None:
+def test_thirty_random_kills_leave_no_trace(undisturbed: Path, out: Path, chaos_seed: int) -> None:
     killer = Killer(chaos_seed)
-    collect_while_dying(tmp_path, "48", killer, 30)
+    collect_while_dying(out, "48", killer, 30)
     print(f"killed {killer.counts}")
     assert sum(killer.counts.values()) >= 30
     assert all(killer.counts.values()), killer.counts
-    assert_equal(tmp_path, undisturbed)
+    assert_equal(out, undisturbed)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
-    undisturbed: Path, tmp_path: Path, chaos_seed: int
+    undisturbed: Path, out: Path, chaos_seed: int
 ) -> None:
     draw = random.Random(chaos_seed + 1)
-    assert finish(tmp_path, TASKS, "48") == 0
-    whole = checksums(tmp_path)
+    assert finish(out, TASKS, "48") == 0
+    whole = checksums(out)
     for damage in ("truncate", "flip", "delete"):
-        victim = tmp_path / draw.choice(sorted(name for name in whole if name.endswith("0.parquet")))
-        before = {name: (tmp_path / name).stat().st_mtime_ns for name in whole}
+        victim = out / draw.choice(sorted(name for name in whole if name.endswith("0.parquet")))
+        before = {name: (out / name).stat().st_mtime_ns for name in whole}
         data = victim.read_bytes()
         if damage == "truncate":
             victim.write_bytes(data[: draw.randrange(1, len(data))])
@@ -218,7 +236,7 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
         else:
             victim.unlink()
         build = subprocess.run(
-            [sys.executable, "-m", "collectors.dataset", "--out", str(tmp_path), "--task", TASKS],
+            [sys.executable, "-m", "collectors.dataset", "--out", str(out), "--task", TASKS],
             capture_output=True,
             text=True,
             check=False,
@@ -227,24 +245,25 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
             assert build.returncode == 2, build.stderr
             assert f"{victim} is damaged" in build.stderr
             victim.unlink()
-        assert finish(tmp_path, TASKS, "48") == 0
-        assert checksums(tmp_path) == whole, damage
+        assert finish(out, TASKS, "48") == 0
+        assert checksums(out) == whole, damage
         stem = victim.name.removesuffix(".parquet").removesuffix(".episodes")
-        touched = {name for name in whole if (tmp_path / name).stat().st_mtime_ns != before[name]}
+        touched = {name for name in whole if (out / name).stat().st_mtime_ns != before[name]}
         assert {Path(name).name.split(".")[0] for name in touched} == {stem}, damage
-    assert_equal(tmp_path, undisturbed)
+    assert_equal(out, undisturbed)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk_costs_nothing_that_was_there(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_full_disk_costs_nothing_that_was_there(undisturbed: Path, tmp_path: Path, experts: Path) -> None:
     mounted = tmp_path / "small"
     mounted.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)], check=False).returncode:
         pytest.skip("this system lets nobody mount")
     try:
         out = mounted / "run"
+        shutil.copytree(experts, out / "experts")
         log = tmp_path / "log"
         log.mkdir()
         code = run_in(out, log)
@@ -276,14 +295,14 @@ def run_in(out: Path, log: Path) -> int:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(900)
-def test_of_two_collectors_one_works_and_the_other_says_so(undisturbed: Path, tmp_path: Path) -> None:
-    first = start(tmp_path, TASKS, "48")
+def test_of_two_collectors_one_works_and_the_other_says_so(undisturbed: Path, out: Path) -> None:
+    first = start(out, TASKS, "48")
     try:
-        while not (tmp_path / "shards" / "plan.json").exists():
+        while not (out / "shards" / "plan.json").exists():
             assert first.poll() is None
             time.sleep(0.05)
         second = subprocess.run(
-            [sys.executable, "-m", "tests.chaos.collector", str(tmp_path), TASKS, "48"],
+            [sys.executable, "-m", "tests.chaos.collector", str(out), TASKS, "48"],
             capture_output=True,
             text=True,
             check=False,
@@ -294,4 +313,4 @@ def test_of_two_collectors_one_works_and_the_other_says_so(undisturbed: Path, tm
         assert first.wait(LIMIT_S) == 0
     finally:
         kill_tree(first)
-    assert_equal(tmp_path, undisturbed)
+    assert_equal(out, undisturbed)
