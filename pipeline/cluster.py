@@ -56,7 +56,10 @@ def connect(workers: int) -> None:
         _check_answers(address)
         ray.init(address=address, logging_level=logging.WARNING)
     else:
-        ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+        try:
+            ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+        except Exception as error:  # Ray raises this very class when one of its processes does not come up
+            raise JobsFailedError(f"Ray did not start ({error}); run the same command again") from error
 
 
 def _check_answers(address: str) -> None:

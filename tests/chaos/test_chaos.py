@@ -57,7 +57,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def family(driver: int) -> dict[str, list[psutil.Process]]:
-    """The processes of a collector by role: workers (with a job or idle), the head (GCS, raylet), the driver."""
+    """The processes of a collector by role: workers (with a job or idle), the head (GCS, raylet, agents), the driver."""
     try:
         root = psutil.Process(driver)
         children = root.children(recursive=True)
@@ -69,9 +69,9 @@ def family(driver: int) -> dict[str, list[psutil.Process]]:
             name = " ".join(child.cmdline())
         except psutil.Error:
             continue
-        if "ray::" in name:
+        if name.startswith(("ray::Worker", "ray::IDLE")):
             roles["worker"].append(child)
-        elif "gcs_server" in name or "raylet/raylet" in name:
+        elif "gcs_server" in name or "raylet/raylet" in name or name.startswith("ray::"):
             roles["head"].append(child)
     return roles
 
@@ -225,7 +225,7 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
     assert finish(out, TASKS, "48") == 0
     whole = checksums(out)
     for damage in ("truncate", "flip", "delete"):
-        victim = out / draw.choice(sorted(name for name in whole if name.endswith("0.parquet")))
+        victim = out / draw.choice(sorted(name for name in whole if name.endswith("8.parquet")))
         before = {name: (out / name).stat().st_mtime_ns for name in whole}
         data = victim.read_bytes()
         if damage == "truncate":
