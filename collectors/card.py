@@ -45,7 +45,7 @@ NOTES = {
     "observation entries are zero.",
     "mujoco": "MuJoCo: v4 environments as in JAT, but `Pusher-v5`, because `Pusher-v4` refuses mujoco >= 3.",
     "babyai": "BabyAI: a discrete observation is the direction followed by the flattened 7 x 7 x 3 view.",
-    "atari": "Atari: four grey frames are stored as the four channels of one PNG.",
+    "atari": "Atari: four grey frames are the four channels of one lossless image, as in JAT.",
 }
 
 

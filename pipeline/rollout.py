@@ -17,9 +17,10 @@ import gymnasium as gym
 import numpy as np
 
 from pipeline.episode import Episode
+from pipeline.frames import stacked
 from pipeline.heartbeat import PULSE
 from pipeline.policy import GiveUp, Observations, Policy
-from pipeline.tasks import TEXT, Task
+from pipeline.tasks import IMAGE, TEXT, Task
 
 # An environment that raises this often in one episode, each time freshly made, makes the episode a rejected one.
 MAX_ENV_ERRORS = 2
@@ -96,7 +97,11 @@ def rollout(
     """
     if num_envs < 1 or len(set(seeds)) != len(seeds):
         raise ValueError(f"{num_envs} environments and {len(seeds)} seeds, {len(set(seeds))} of them different")
-    slots = [_Slot(task.make_env(), keep_observations) for _ in range(min(num_envs, len(seeds)))]
+
+    def make_env() -> gym.Env[Any, Any]:
+        return task.make_env(drawable=listener is not None)
+
+    slots = [_Slot(make_env(), keep_observations) for _ in range(min(num_envs, len(seeds)))]
     waiting = deque(seeds)
     finished: dict[int, Episode] = {}
     env_errors: dict[int, int] = {}
@@ -108,7 +113,7 @@ def rollout(
         env_errors[seed] = env_errors.get(seed, 0) + 1
         with contextlib.suppress(Exception):  # it is broken already
             slot.env.close()
-        slot.env = task.make_env()
+        slot.env = make_env()
         if env_errors[seed] < MAX_ENV_ERRORS:
             waiting.appendleft(seed)
         else:
@@ -163,10 +168,17 @@ def rollout(
 def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Observations:
     chosen = [slots[index] for index in running]
     return Observations(
-        values=np.stack([slot.observation[task.observation] for slot in chosen]),
+        values=_stack([slot.observation[task.observation] for slot in chosen]),
         texts=[slot.observation[TEXT] for slot in chosen] if task.has_text else None,
         rewards=np.array([slot.rewards[-1] if slot.rewards else 0.0 for slot in chosen], np.float32),
     )
+
+
+def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of them all. Images keep their channels apart in memory, as they come and as convolutions want them."""
+    if observations[0].ndim != 3:
+        return np.stack(observations)
+    return np.moveaxis(np.stack([np.moveaxis(observation, -1, 0) for observation in observations]), 1, -1)
 
 
 def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode], listener: StepListener | None) -> bool:
@@ -218,7 +230,7 @@ def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
 
 def _episode(task: Task, slot: _Slot, ended: Any, rejected: str | None) -> Episode:
     discrete = task.action.kind == "discrete"
-    observations = np.array(slot.observations)
+    observations = (stacked if task.observation == IMAGE else np.array)(slot.observations)
     rewards = np.array(slot.rewards, np.float32)
     if rejected is None and not np.isfinite(rewards).all():
         ended, rejected = "rejected", "reward not finite"

@@ -6,7 +6,6 @@ acted and how it went, rejected episodes included.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
 from pipeline.errors import UserError
+from pipeline.frames import decode_stacks, encode_stacks
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
     """Episodes, none of them rejected, as rows. No Python loop over steps except to encode images and texts."""
     offsets = pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32())
     schema = features(task).arrow_schema
-    shape = (0, *task.observation_shape)
-    observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
     action_shape = (0,) if task.action.kind == "discrete" else (0, task.action.size)
     actions = np.concatenate([e.actions for e in episodes]) if episodes else np.empty(action_shape)
     rewards = np.concatenate([e.rewards for e in episodes]) if episodes else np.empty(0)
@@ -91,9 +89,12 @@ def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
     }
     column = observation_column(task)
     if task.observation == IMAGE:
-        images = [{"bytes": _encode_png(image), "path": None} for image in observations]
+        files = [file for e in episodes for file in encode_stacks(e.observations)]
+        images = [{"bytes": file, "path": None} for file in files]
         steps[column] = pa.array(images, schema.field(column).type.value_type)
     else:
+        shape = (0, *task.observation_shape)
+        observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
         steps[column] = _numbers(observations, schema.field(column).type.value_type)
     if task.has_text:
         steps[TEXTS] = pa.array([text for e in episodes for text in e.texts or ()], pa.string())
@@ -106,21 +107,6 @@ def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
     leaf = arrow_type.value_type if pa.types.is_fixed_size_list(arrow_type) else arrow_type
     flat = pa.array(np.ascontiguousarray(values, leaf.to_pandas_dtype()).ravel(), leaf)
     return flat if leaf is arrow_type else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    """A stack of four grey frames as one RGBA PNG, as in JAT."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image, "RGBA").save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()
-
-
-def _decode_png(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 @dataclass(frozen=True)
@@ -184,8 +170,7 @@ def _block(task: Task, table: pa.Table) -> EpisodeBlock:
     lengths = rewards.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     observations = columns[observation_column(task)].flatten()
     if task.observation == IMAGE:
-        images = observations.field("bytes")
-        values = np.array([_decode_png(image.as_py()) for image in images], np.uint8)
+        values = decode_stacks(observations.field("bytes").to_pylist(), task.observation_shape)
     else:
         values = _matrix(observations)
     return EpisodeBlock(

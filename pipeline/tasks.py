@@ -62,6 +62,8 @@ class Task:
             the last step) or ``None`` when the environment has no notion of it.
         packages: the distributions whose versions decide what an episode looks like.
         factory: builds the environment; heavy imports happen inside it.
+        drawable_factory: builds one with the same episodes that ``pipeline/render.py`` can draw, where ``factory``'s
+            cannot be drawn; None where it can.
     """
 
     name: str
@@ -76,13 +78,17 @@ class Task:
     packages: tuple[str, ...]
     factory: Callable[[Task], gym.Env[Any, Any]]
     has_text: bool = False
+    drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
 
-    def make_env(self) -> gym.Env[Any, Any]:
+    def make_env(self, drawable: bool = False) -> gym.Env[Any, Any]:
         """A new environment whose observations are a dict with JAT's keys.
 
         ``reset(seed=s)`` fixes the whole episode, the goal included: same seed and same actions, same episode.
+
+        Args:
+            drawable: whether frames will be drawn of it.
         """
-        return self.factory(self)
+        return (self.drawable_factory if drawable and self.drawable_factory else self.factory)(self)
 
 
 def all_tasks() -> tuple[Task, ...]:

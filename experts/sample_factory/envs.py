@@ -27,7 +27,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     Differences to Sample Factory's own Atari environment: FIRE is pressed after a new game, not after a lost life, so
     the policy learns to press it, as it must in a full game; the frame stack is kept over a lost life; frames are grey
-    before they are made smaller, not after; the emulator's own limit of frames ends a game.
+    before they are made smaller, not after.
 
     Args:
         task: where to train.
@@ -46,7 +46,6 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
             if len(shape) == 3
             else gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
         )
-        self._unwrapped: Any = env.unwrapped
         self._over, self._is_counted = True, True
         self._lives = 0
         self._total, self._length = 0.0, 0
@@ -66,7 +65,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
             observation, info = self.env.reset(seed=seed, options=options)
             self._total, self._length, self._over = 0.0, 0, False
         if self._is_atari:
-            self._lives = self._unwrapped.ale.lives()
+            self._lives = info["lives"]
         if self._shows_goal:
             self._goal = goal_of(self.env)
         return self._array(observation), info
@@ -82,7 +81,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
             info["episode"] = {"r": self._total, "l": self._length}
         if self._is_atari:
             reward = float(np.sign(reward))
-            lives = self._unwrapped.ale.lives()
+            lives = info["lives"]
             # Some games stay at 0 lives for a few frames before they end.
             terminated = terminated or 0 < lives < self._lives
             self._lives = lives

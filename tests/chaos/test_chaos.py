@@ -57,7 +57,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def family(driver: int) -> dict[str, list[psutil.Process]]:
-    """The processes of a collector by role: workers (with a job or idle), the head (GCS, raylet, agents), the driver."""
+    """The processes of a collector by role: workers (busy or idle), the head (GCS, raylet, agents), the driver."""
     try:
         root = psutil.Process(driver)
         children = root.children(recursive=True)

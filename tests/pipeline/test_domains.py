@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -213,17 +214,73 @@ def test_making_a_babyai_level_prints_nothing(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.parametrize("task", atari.TASKS, ids=lambda task: task.name)
+def test_an_atari_game_is_the_reference_frame_by_frame(task: Task) -> None:
+    fast, reference = task.make_env(), task.make_env(drawable=True)
+    assert fast.action_space == reference.action_space == gym.spaces.Discrete(task.action.size)
+    generator = np.random.default_rng(0)
+    for seed in range(3):
+        observations = [env.reset(seed=seed)[0][IMAGE] for env in (fast, reference)]
+        np.testing.assert_array_equal(*observations)
+        for _ in range(60):
+            action = int(generator.integers(task.action.size))
+            (one, *rest, _), (other, *expected, _) = fast.step(action), reference.step(action)
+            assert rest == expected
+            np.testing.assert_array_equal(one[IMAGE], other[IMAGE])
+            if rest[1]:
+                break
+    fast.close()
+    reference.close()
+
+
+def test_a_whole_atari_game_is_the_reference_to_its_end() -> None:
+    task = task_named("atari-breakout")
+    fast, reference = task.make_env(), task.make_env(drawable=True)
+    generator = np.random.default_rng(1)
+    for env in (fast, reference):
+        env.reset(seed=7)
+    ended, total = False, 0.0
+    while not ended:
+        action = int(generator.integers(task.action.size))
+        (one, reward, ended, _, info), (other, *expected, ale) = fast.step(action), reference.step(action)
+        assert [reward, ended] == expected[:2] and info["lives"] == ale["lives"]
+        if not ended:
+            np.testing.assert_array_equal(one[IMAGE], other[IMAGE])
+        total += float(reward)
+    assert total > 0
+    fast.close()
+    reference.close()
+
+
+def test_every_number_of_no_ops_has_its_seed() -> None:
+    env = task_named("atari-pong").make_env()
+    seen = set()
+    for seed in range(150):
+        env.reset(seed=seed)  # raises if ALE makes another number of no-ops than was drawn
+        drawn = np.random.default_rng(int(np.random.SeedSequence(seed).generate_state(2)[0]))
+        seen.add(int(drawn.integers(1, 31)))
+    env.close()
+    assert seen == set(range(1, 31))
+
+
+@pytest.mark.parametrize("drawable", [False, True])
+def test_an_atari_game_is_truncated_at_its_step_limit(drawable: bool) -> None:
+    task = replace(task_named("atari-pong"), max_steps=20)
+    env = task.make_env(drawable)
+    env.reset(seed=0)
+    ends = [env.step(0)[2:4] for _ in range(20)]
+    env.close()
+    assert ends == [(False, False)] * 19 + [(False, True)]
+
+
 @pytest.mark.parametrize(
     ("name", "num_steps"), [("atari-pong", 27_000), ("atari-montezumarevenge", 4_500), ("atari-breakout", 27_000)]
 )
-def test_an_atari_game_has_its_minimal_actions_and_its_frame_limit(name: str, num_steps: int) -> None:
+def test_an_atari_game_has_its_frame_limit_and_no_sticky_actions(name: str, num_steps: int) -> None:
     task = task_named(name)
-    env = task.make_env()
-    ale = env.unwrapped.ale  # type: ignore[attr-defined]
-    assert len(ale.getMinimalActionSet()) == task.action.size
     assert task.max_steps == num_steps
-    assert ale.getInt("max_num_frames_per_episode") == 4 * num_steps
-    assert ale.getFloat("repeat_action_probability") == 0.0
+    env = task.make_env(drawable=True)
+    assert env.unwrapped.ale.getFloat("repeat_action_probability") == 0.0  # type: ignore[attr-defined]
     env.close()
 
 

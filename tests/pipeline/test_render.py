@@ -21,7 +21,7 @@ from pipeline.tasks import select_tasks
 )
 def test_a_frame_shows_the_present_state(name: str, action: Any, shape: tuple[int, ...]) -> None:
     (task,) = select_tasks(name)
-    env = task.make_env()
+    env = task.make_env(drawable=True)
     env.reset(seed=1)
     before = render_frame(env)
     assert (before.shape, before.dtype) == (shape, np.uint8)
@@ -35,7 +35,7 @@ def test_a_frame_shows_the_present_state(name: str, action: Any, shape: tuple[in
 
 def test_the_goal_of_metaworld_is_drawn() -> None:
     (task,) = select_tasks("metaworld-reach")
-    env = task.make_env()
+    env = task.make_env(drawable=True)
     env.reset(seed=1)
     unwrapped: Any = env.unwrapped
     before = render_frame(env)

@@ -87,7 +87,7 @@ def test_a_table_holds_one_row_per_episode_of_literal_lists() -> None:
     }
 
 
-def test_an_image_is_a_png_of_four_channels() -> None:
+def test_an_image_is_one_of_four_channels() -> None:
     table = data_table(FAKE_PIXELS, [expected_episode(FAKE_PIXELS, 1)])
     ((first, second),) = table["image_observations"].to_pylist()
     assert first["path"] is None
