@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from collectors.status import Monitor, summarise
 from experts.choice import BEST, Mix, choose, parse_choice
+from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task, parse_noise
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import Resources, Supervision, run_jobs
 from pipeline.episode import Episode
@@ -28,9 +30,10 @@ from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, read_json, update_json
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
+from pipeline.policy import Policy
 from pipeline.rollout import rejected_episode, rollout
 from pipeline.seeds import SPLITS
-from pipeline.shards import finished_shards, index_shards, write_shard
+from pipeline.shards import Actor, finished_shards, index_shards, write_shard
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import format_versions, versions_of
 
@@ -48,11 +51,12 @@ class CollectConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     episodes: str = "1000"
-    """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`."""
+    """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`. `atari=444000steps`
+    means as many as make about so many steps, by the mean length of the expert's measured episodes."""
     test_share: float = 0.1
     """Test episodes as a share of the training episodes; at least one."""
-    shard_episodes: int = 250
-    """Episodes per shard at most: the unit of work, and what a kill can cost."""
+    shard_episodes: str = "250"
+    """Episodes per shard at most, the unit of work and what a kill can cost: a number, or numbers by task or domain."""
     workers: int = 2
     """Worker processes."""
     envs: int = 16
@@ -60,6 +64,10 @@ class CollectConfig:
     expert: str = BEST
     """Who acts: `best` or `best-success` as measured, a kind, a revision, the first there is of a comma list, or a mix
     such as `0.7*best+0.3*scripted`, in which each seed is played by one of them."""
+    noise: str = ""
+    """Noise in the actions: `epsilon=0.05` replaces discrete ones by random ones with this probability, `gaussian=0.1`
+    shifts continuous ones by this share of half their range (standard deviation); a comma list of both for tasks of
+    both kinds; `0.5*epsilon=0.05` in this share of the episodes only. The side table tells each episode's."""
     allow_weak: bool = False
     """Collect with experts that are not clearly better than random, too."""
     max_rejected: float = 0.25
@@ -76,10 +84,13 @@ class CollectConfig:
     """What else a node must have for a worker, as declared with `ray start --resources`, such as `simulator=1`."""
 
     def __post_init__(self) -> None:
-        _parse_episodes(self.episodes)
+        _parse_amounts("--episodes", self.episodes)
+        if any(amount.unit == STEPS for amount in _parse_amounts("--shard-episodes", self.shard_episodes).values()):
+            raise UserError(f"--shard-episodes {self.shard_episodes!r}: shards are cut by episodes, not by steps")
         parse_choice(self.expert)
+        parse_noise(self.noise)
         _parse_resources(self.resources)
-        check_at_least_one(self, "shard_episodes", "workers", "envs")
+        check_at_least_one(self, "workers", "envs")
         for name in ("stall_s", "worker_gb", "cpus_per_worker"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be above 0")
@@ -88,17 +99,37 @@ class CollectConfig:
         if not 0 < self.test_share <= 1:
             raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
 
-    def num_episodes(self, task: Task, split: str) -> int:
+    def num_episodes(self, task: Task, split: str, mean_steps: float | None = None) -> int:
         """Episodes wanted of a split.
 
+        Args:
+            task: of which task.
+            split: ``train`` or ``test``.
+            mean_steps: steps of an episode of the expert, where ``episodes`` gives steps.
+
         Raises:
-            UserError: ``episodes`` names neither the task nor its domain nor a number for the rest.
+            UserError: ``episodes`` names neither the task nor its domain nor a number for the rest, or it gives steps
+                and nobody knows how many an episode has.
         """
-        counts = _parse_episodes(self.episodes)
-        count = counts.get(task.name, counts.get(task.domain, counts.get("", 0)))
-        if not count:
-            raise UserError(f"--episodes {self.episodes!r} says nothing about {task.name}; add a number for the rest")
-        return count if split == "train" else math.ceil(count * self.test_share)
+        amount = _amount_for("--episodes", self.episodes, task)
+        count = amount.number
+        if amount.unit == STEPS:
+            if not mean_steps:
+                raise UserError(
+                    f"--episodes {self.episodes!r}: the length of an episode of {task.name} is not known, as its "
+                    f"expert is not measured; give a number of episodes, or run `make experts TASK={task.name}`"
+                )
+            count = max(1, round(amount.number / mean_steps))
+        # Not above a whole number by what a float cannot hold: 95,000 episodes with a share of 1/19 are 5,000.
+        return count if split == "train" else math.ceil(round(count * self.test_share, 6))
+
+    def shard_size(self, task: Task) -> int:
+        """Episodes per shard of a task.
+
+        Raises:
+            UserError: ``shard_episodes`` says nothing about the task.
+        """
+        return _amount_for("--shard-episodes", self.shard_episodes, task).number
 
 
 def _parse_resources(text: str) -> dict[str, float]:
@@ -113,23 +144,80 @@ def _parse_resources(text: str) -> dict[str, float]:
     return amounts
 
 
-def _parse_episodes(text: str) -> dict[str, int]:
-    """``300,babyai=10000`` as counts by name; the number for the rest has the name ``""``."""
-    counts = {}
+@dataclass(frozen=True)
+class _Amount:
+    number: int
+    unit: str
+
+
+EPISODES, STEPS = "episodes", "steps"
+
+
+def _parse_amounts(flag: str, text: str) -> dict[str, _Amount]:
+    """``300,babyai=10000,atari=444000steps`` as amounts by name; the one for the rest has the name ``""``."""
+    amounts = {}
     for part in text.split(","):
-        name, _, count = part.strip().rpartition("=")
-        if not count.isdecimal() or int(count) < 1:
-            raise UserError(f"--episodes {text!r}: {part!r} is not a number of at least 1, nor name=number")
-        counts[name] = int(count)
-    return counts
+        name, _, amount = part.strip().rpartition("=")
+        number = amount.removesuffix(STEPS)
+        if not number.isdecimal() or int(number) < 1:
+            raise UserError(f"{flag} {text!r}: {part!r} is not a number of at least 1, nor name=number")
+        amounts[name] = _Amount(int(number), EPISODES if number == amount else STEPS)
+    return amounts
+
+
+def _amount_for(flag: str, text: str, task: Task) -> _Amount:
+    """The task's own amount, else its domain's, else that for the rest."""
+    amounts = _parse_amounts(flag, text)
+    for name in (task.name, task.domain, ""):
+        if name in amounts:
+            return amounts[name]
+    raise UserError(f"{flag} {text!r} says nothing about {task.name}; add a number for the rest")
+
+
+def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
+    """Check that ``episodes`` and ``shard_episodes`` say something of every task and nothing of others.
+
+    Raises:
+        UserError: names the first that is wrong.
+    """
+    known = {name for task in tasks for name in (task.name, task.domain)} | {""}
+    for flag, text in (("--episodes", config.episodes), ("--shard-episodes", config.shard_episodes)):
+        for name in _parse_amounts(flag, text):
+            if name not in known:
+                raise UserError(f"{flag} {text!r}: {name!r} is neither a chosen task nor its domain")
+        for task in tasks:
+            _amount_for(flag, text, task)
 
 
 def demo() -> CollectConfig:
     """The demo's six tasks, as much as minutes allow: a grid-world episode is short, an arm's has 100 steps."""
-    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes=500, expert="scripted,bot")
+    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes="500", expert="scripted,bot")
 
 
-RECIPES = {"demo": demo}
+def laptop() -> CollectConfig:
+    """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night."""
+    return CollectConfig(
+        task="babyai,metaworld,mujoco",
+        episodes="babyai=2000,metaworld=400,mujoco=100",
+        shard_episodes="babyai=1000,metaworld=100,mujoco=20",
+    )
+
+
+# Of each BabyAI task JAT has 95,000 episodes for training and 5,000 for testing.
+JAT_TEST_SHARE = 5_000 / 95_000
+
+
+def jat() -> CollectConfig:
+    """JAT's numbers of episodes, in Atari of steps. Only the share of test episodes is the same everywhere, BabyAI's."""
+    return CollectConfig(
+        task="*",
+        episodes="babyai=95000,metaworld=16000,mujoco=9000,atari=444000steps",
+        test_share=JAT_TEST_SHARE,
+        shard_episodes="babyai=10000,metaworld=4000,mujoco=500,atari=10",
+    )
+
+
+RECIPES = {"demo": demo, "laptop": laptop, "jat": jat}
 
 
 @dataclass(frozen=True)
@@ -145,22 +233,38 @@ class CollectJob:
     def __str__(self) -> str:
         return f"collecting {self.shard.task.name} {self.shard.stem}"
 
+    @property
+    def noise(self) -> Noise | None:
+        return noise_of_task(self.shard.noise or "", self.shard.task)
+
+    def make_policy(self) -> Policy:
+        """Who plays, noise included, built in the process that will use it."""
+        policy = self.mix.make_policy(self.shard.task)
+        return NoisyPolicy(self.shard.task, policy, self.noise) if self.noise else policy
+
 
 def collect_shard(job: CollectJob) -> ShardManifest:
     """Play the seeds of one shard and write it. A plain function: it needs neither Ray nor other shards."""
-    mix = job.mix
+    mix, noise = job.mix, job.noise
 
-    def actor(seed: int) -> tuple[str, str]:
+    def actor(seed: int) -> Actor:
         record = mix.actor(seed)
-        return record.kind, record.revision
+        return Actor(record.kind, record.revision, noise.of_episode(seed) if noise else None)
 
     return write_shard(job.root, job.shard, mix.revision, _play(job), actor)
+
+
+def timed_shard(job: CollectJob) -> tuple[ShardManifest, float]:
+    """``collect_shard``, and the seconds it took, which a manifest must not hold: it says what, not when."""
+    started = time.perf_counter()
+    manifest = collect_shard(job)
+    return manifest, time.perf_counter() - started
 
 
 def _play(job: CollectJob) -> Iterator[Episode]:
     task = job.shard.task
     playable = [seed for seed in job.shard.seeds if seed not in job.quarantine]
-    played = rollout(task, job.mix.make_policy(task), playable, job.num_envs)
+    played = rollout(task, job.make_policy(), playable, job.num_envs)
     for seed in job.shard.seeds:
         reason = job.quarantine.get(seed)
         yield next(played) if reason is None else rejected_episode(task, seed, reason)
@@ -180,7 +284,7 @@ class ProbeJob:
 def probe_seed(job: ProbeJob) -> None:
     """Play one seed in one environment; whether the worker outlives it is the result."""
     task = job.shard.shard.task
-    for _ in rollout(task, job.shard.mix.make_policy(task), [job.seed], 1):
+    for _ in rollout(task, job.shard.make_policy(), [job.seed], 1):
         pass
 
 
@@ -191,34 +295,16 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
         UserError: bad input, or another collector is at work in the same place.
         JobsFailedError: some shards could not be made, or too many episodes of a task were rejected.
     """
-    known = {name for task in tasks for name in (task.name, task.domain)} | {""}
-    for name in _parse_episodes(config.episodes):
-        if name not in known:
-            raise UserError(f"--episodes {config.episodes!r}: {name!r} is neither a chosen task nor its domain")
+    check_amounts(config, tasks)
+    check_noise(config.noise, tasks)
     out = config.out.absolute()  # workers may stand elsewhere
     root = out / "shards"
-    plans = {task.name: {split: config.num_episodes(task, split) for split in SPLITS} for task in tasks}
     mixes = _choose(config, out, tasks)
+    plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task))
     with exclusive(root / ".lock", "wait for it, stop it, or use another --out; `make status` shows how far it is"):
-        missing = [_missing(config, task, mixes[task.name], root) for task in tasks]
-        extend_plan(
-            root,
-            {
-                task.name: TaskPlan(
-                    mixes[task.name].kind,
-                    mixes[task.name].revision,
-                    versions_of(task.packages),
-                    config.shard_episodes,
-                    plans[task.name],
-                )
-                for task in tasks
-            },
-        )
+        jobs = plan_jobs(config, tasks, mixes, plan, root)
+        extend_plan(root, plan)
         update_json(root / "config.json", config)
-        jobs = [
-            CollectJob(shard, mixes[shard.task.name], root, config.envs, _quarantine(root, shard.task))
-            for shard in interleaved(missing)
-        ]
         num_episodes = sum(job.shard.num_seeds for job in jobs)
         log.info("%d tasks; %d shards with %d episodes to collect", len(tasks), len(jobs), num_episodes)
         try:
@@ -227,6 +313,57 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
             for task in tasks:
                 index_shards(root, task.name)
         _check_rejected(config, root, tasks)
+
+
+def plan_tasks(
+    config: CollectConfig,
+    tasks: Sequence[Task],
+    mixes: Mapping[str, Mix],
+    mean_steps: Callable[[Task], float | None],
+) -> dict[str, TaskPlan]:
+    """What is wanted of each task, by name.
+
+    Args:
+        config: the options.
+        tasks: the chosen ones.
+        mixes: who plays each of them.
+        mean_steps: steps of an episode of a task, asked where a number of steps is wanted; None if not known.
+
+    Raises:
+        UserError: a number of episodes is not to be had.
+    """
+    plan = {}
+    for task in tasks:
+        mix, noise = mixes[task.name], noise_of_task(config.noise, task)
+        by_steps = _amount_for("--episodes", config.episodes, task).unit == STEPS
+        length = mean_steps(task) if by_steps else None
+        plan[task.name] = TaskPlan(
+            mix.kind,
+            mix.revision,
+            versions_of(task.packages),
+            config.shard_size(task),
+            {split: config.num_episodes(task, split, length) for split in SPLITS},
+            str(noise) if noise else None,
+        )
+    return plan
+
+
+def plan_jobs(
+    config: CollectConfig, tasks: Sequence[Task], mixes: Mapping[str, Mix], plan: Mapping[str, TaskPlan], root: Path
+) -> list[CollectJob]:
+    """The shards that are missing below ``root``, in the order in which to collect them.
+
+    Costs per task what ``finished_shards`` does; per shard, arithmetic.
+
+    Raises:
+        UserError: what is there is of another origin.
+    """
+    missing = [_missing(task, plan[task.name], root) for task in tasks]
+    quarantines = {task.name: _quarantine(root, task) for task in tasks}
+    return [
+        CollectJob(shard, mixes[shard.task.name], root, config.envs, quarantines[shard.task.name])
+        for shard in interleaved(missing)
+    ]
 
 
 def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
@@ -262,8 +399,8 @@ def _run(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
                 [(r.job.shard.task.name, r.job.shard.stem, r.pulse.episodes, r.resident_bytes) for r in running]
             ),
         )
-        for _, manifest in run_jobs(collect_shard, jobs, config.workers, needed, supervision):
-            monitor.add(manifest)
+        for _, (manifest, seconds) in run_jobs(timed_shard, jobs, config.workers, needed, supervision):
+            monitor.add(manifest, seconds)
 
 
 def _quarantine_path(root: Path, task: Task) -> Path:
@@ -329,21 +466,23 @@ def _choose(config: CollectConfig, out: Path, tasks: Sequence[Task]) -> dict[str
     return mixes
 
 
-def _missing(config: CollectConfig, task: Task, mix: Mix, root: Path) -> list[ShardJob]:
+def _missing(task: Task, plan: TaskPlan, root: Path) -> list[ShardJob]:
     """Missing jobs of a task.
 
     Raises:
-        UserError: what is there was collected by another expert or with other package versions.
+        UserError: what is there was collected by another expert, with other package versions or with other noise.
     """
     done = finished_shards(root, task.name)
-    now = (mix.kind, mix.revision, versions_of(task.packages))
+    now = (plan.expert, plan.expert_revision, plan.versions, plan.noise)
     for shard in done:
-        before = (shard.expert, shard.expert_revision, shard.versions)
+        before = (shard.expert, shard.expert_revision, shard.versions, shard.noise)
         if before != now:
+            noise = f"--noise '{shard.noise}' (NOISE=)" if shard.noise else "no --noise"
             raise UserError(
                 f"{root / task.name} holds episodes of {_describe(*before)}; this run would add {_describe(*now)}. "
                 f"Use another --out, move that folder away, or name the expert that is there: "
                 f"--expert '{shard.expert_revision}' (EXPERT=)"
+                + (f", with {noise}" if shard.noise != plan.noise else "")
             )
     return [
         job
@@ -351,16 +490,17 @@ def _missing(config: CollectConfig, task: Task, mix: Mix, root: Path) -> list[Sh
         for job in missing_jobs(
             task,
             split,
-            config.num_episodes(task, split),
-            mix.kind,
+            plan.episodes[split],
+            plan.expert,
             [shard for shard in done if shard.split == split],
-            config.shard_episodes,
+            plan.shard_episodes,
+            plan.noise,
         )
     ]
 
 
-def _describe(expert: str, revision: str, versions: dict[str, str]) -> str:
-    return f"expert {expert!r} ({revision}) with {format_versions(versions)}"
+def _describe(expert: str, revision: str, versions: dict[str, str], noise: str | None) -> str:
+    return f"expert {expert!r} ({revision}) with {format_versions(versions)}" + (f" and noise {noise}" if noise else "")
 
 
 def main() -> None:

@@ -82,13 +82,20 @@ class TaskProgress:
         todo: episodes this run set out to collect.
         done: of these, in finished shards.
         running: of these, finished in shards that are under way, by the shard's name.
-        busy_s: seconds workers spent on the finished shards.
+        timed: episodes of the shards that this and earlier runs in the same place have finished.
+        busy_s: seconds that workers spent on these.
     """
 
     todo: int = 0
     done: int = 0
     running: dict[str, int] = field(default_factory=dict)
+    timed: int = 0
     busy_s: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Episodes per second of one worker; None if no shard is finished."""
+        return self.timed / self.busy_s if self.timed and self.busy_s > 0 else None
 
 
 @dataclass
@@ -145,9 +152,12 @@ class Monitor:
         self._root, self._jobs = root, jobs
         now = time.time()
         self.progress = Progress(socket.gethostname(), os.getpid(), now, now)
-        for (task, _), episodes in jobs.items():
-            self.progress.tasks.setdefault(task, TaskProgress()).todo += episodes
-        self._begun: dict[tuple[str, str], float] = {}
+        before = read_progress(root)
+        if before is not None:
+            for name, task in before.tasks.items():
+                self.progress.tasks[name] = TaskProgress(timed=task.timed, busy_s=task.busy_s if task.timed else 0.0)
+        for (name, _), episodes in jobs.items():
+            self.progress.tasks.setdefault(name, TaskProgress()).todo += episodes
         self._last_line = 0.0
         console = Console(stderr=True)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -174,7 +184,6 @@ class Monitor:
         for task in self.progress.tasks.values():
             task.running.clear()
         for name, stem, episodes, num_bytes in running:
-            self._begun.setdefault((name, stem), time.time())
             self.progress.tasks[name].running[stem] = min(episodes, self._jobs[name, stem])
             self.progress.worker_bytes = max(self.progress.worker_bytes, num_bytes)
         self._write()
@@ -183,13 +192,13 @@ class Monitor:
         elif time.time() - self._last_line >= LINE_S:
             self._say()
 
-    def add(self, manifest: ShardManifest) -> None:
-        """Note a finished shard."""
+    def add(self, manifest: ShardManifest, seconds: float) -> None:
+        """Note a finished shard and the seconds its worker spent on it."""
         task = self.progress.tasks[manifest.task]
         task.running.pop(manifest.stem, None)
         task.done += manifest.num_seeds
-        now = time.time()
-        task.busy_s += now - self._begun.pop((manifest.task, manifest.stem), now)
+        task.timed += manifest.num_seeds
+        task.busy_s += seconds
 
     def _write(self) -> None:
         self.progress.updated = time.time()
@@ -257,8 +266,8 @@ class TaskStatus:
 
     @property
     def rate(self) -> float | None:
-        """Episodes per second of one worker in the last run; None if it finished no shard of this task."""
-        return self.progress.done / self.progress.busy_s if self.progress.busy_s > 0 else None
+        """Episodes per second of one worker; None if no run has finished a shard of this task."""
+        return self.progress.rate
 
 
 def statuses(root: Path) -> list[TaskStatus]:
@@ -295,8 +304,9 @@ def status_table(root: Path) -> Table:
     for row in rows:
         missing = row.num_planned - row.finished.num_seeds - row.num_running
         left = "" if missing <= 0 else "?" if not row.rate else format_seconds(missing / row.rate / max(num_workers, 1))
+        who = row.plan.expert + (f" + {row.plan.noise}" if row.plan.noise else "")
         table.add_row(
-            row.name, row.plan.expert, *_counts(row.num_planned, row.finished, row.num_running),
+            row.name, who, *_counts(row.num_planned, row.finished, row.num_running),
             "" if row.rate is None else f"{row.rate:.3g}", left,
         )  # fmt: skip
     rejected: Counter[str] = Counter()

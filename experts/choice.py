@@ -29,6 +29,7 @@ from experts.ranking import (
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.store import ExpertRecord, StoredExpert, keep_expert
 from pipeline.errors import UserError
+from pipeline.measurement import load_measurement
 from pipeline.policy import Observations, Policy
 from pipeline.tasks import Task
 
@@ -104,6 +105,16 @@ class Mix:
     def actor(self, seed: int) -> ExpertRecord:
         """Who plays ``seed``."""
         return self.experts[self.index_of(seed)].record
+
+    def mean_steps(self, task: Task) -> float | None:
+        """Steps of an episode, as measured of each expert; None if one of them is not measured."""
+        means = []
+        for expert in self.experts:
+            found = load_measurement(expert.folder, task)
+            if found is None:
+                return None
+            means.append(float(np.mean(found.lengths)))
+        return float(np.average(means, weights=self.weights))
 
     def make_policy(self, task: Task) -> Policy:
         """The policy that plays every seed with its expert, built in the process that will use it.

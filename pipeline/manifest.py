@@ -37,6 +37,7 @@ class ShardManifest:
     return_sum: float
     data: FileEntry
     episodes: FileEntry
+    noise: str | None = None  # added to actions, as `--noise` spells it; shards older than this field have none
 
     @property
     def num_rejected(self) -> int:

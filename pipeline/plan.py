@@ -7,7 +7,7 @@ wanted, who plays them and with which package versions; with it, the shards foll
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.files import read_json, update_json
@@ -18,7 +18,7 @@ from pipeline.tasks import Task
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The seeds ``first_seed .. first_seed + num_seeds - 1`` of one split, played by one expert.
+    """The seeds ``first_seed .. first_seed + num_seeds - 1`` of one split, played by one expert, with noise or without.
 
     A shard's content is a function of its job and the package versions, so a repeated job writes the same file.
     """
@@ -28,6 +28,7 @@ class ShardJob:
     first_seed: int
     num_seeds: int
     expert: str
+    noise: str | None = None
 
     @property
     def stem(self) -> str:
@@ -49,6 +50,7 @@ class TaskPlan:
         versions: of the packages that decide what an episode looks like.
         shard_episodes: the grid on which jobs are cut.
         episodes: seeds to play, by split.
+        noise: added to the expert's actions, as ``--noise`` spells it; None for none.
     """
 
     expert: str
@@ -56,6 +58,7 @@ class TaskPlan:
     versions: dict[str, str]
     shard_episodes: int
     episodes: dict[str, int]
+    noise: str | None = None  # plans written before there was any do not say
 
 
 def read_plan(root: Path) -> dict[str, TaskPlan]:
@@ -70,7 +73,7 @@ def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:
     for name, task in wanted.items():
         before = plan[name].episodes if name in plan else {}
         episodes = {split: max(count, before.get(split, 0)) for split, count in task.episodes.items()}
-        plan[name] = TaskPlan(task.expert, task.expert_revision, task.versions, task.shard_episodes, episodes)
+        plan[name] = replace(task, episodes=episodes)
     update_json(root / "plan.json", {name: vars(plan[name]) for name in sorted(plan)})
 
 
@@ -87,6 +90,7 @@ def missing_jobs(
     expert: str,
     done: Iterable[ShardManifest],
     shard_episodes: int,
+    noise: str | None = None,
 ) -> list[ShardJob]:
     """Jobs that complete the first ``num_episodes`` seeds of a split.
 
@@ -101,7 +105,7 @@ def missing_jobs(
         while start < end:
             grid_end = first + ((start - first) // shard_episodes + 1) * shard_episodes
             stop = min(end, grid_end)
-            jobs.append(ShardJob(task, split, start, stop - start, expert))
+            jobs.append(ShardJob(task, split, start, stop - start, expert, noise))
             start = stop
     return jobs
 

@@ -71,6 +71,7 @@ def episode_features() -> Features:
             "success": Value("bool"),  # null where the task has no notion of it
             "ended": Value("string"),  # terminated, truncated or rejected
             "rejected": Value("string"),  # the reason, or null
+            "noise": Value("string"),  # added to the expert's actions in this episode, such as epsilon=0.05, or null
             "versions": Value("string"),
         }
     )

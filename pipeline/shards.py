@@ -37,6 +37,15 @@ SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
 MAX_REASON = 100  # characters of a reason that the counts distinguish; the side table has it whole
 
 
+@dataclass(frozen=True)
+class Actor:
+    """Who played an episode: kind and revision of the expert, and the noise in its actions or None."""
+
+    expert: str
+    revision: str
+    noise: str | None = None
+
+
 @dataclass
 class _Totals:
     num_episodes: int = 0
@@ -52,7 +61,7 @@ def write_shard(
     job: ShardJob,
     expert_revision: str,
     episodes: Iterable[Episode],
-    actor: Callable[[int], tuple[str, str]] | None = None,
+    actor: Callable[[int], Actor] | None = None,
 ) -> ShardManifest:
     """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest.
 
@@ -61,7 +70,7 @@ def write_shard(
         job: which seeds; its expert may be a mix.
         expert_revision: of the job's expert.
         episodes: one per seed.
-        actor: expert and revision that played a seed, for the side table; the job's own in every episode if None.
+        actor: who played a seed, for the side table; the job's own expert and noise in every episode if None.
     """
     directory = root / job.task.name
     versions = versions_of(job.task.packages)
@@ -72,8 +81,8 @@ def write_shard(
         _write_data(temporary, job, episodes, totals)
         data = _entry(data_path.name, temporary)
     for row in totals.side_rows:
-        expert, revision = actor(row["seed"]) if actor else (job.expert, expert_revision)
-        row.update(expert=expert, expert_revision=revision, versions=format_versions(versions))
+        who = actor(row["seed"]) if actor else Actor(job.expert, expert_revision, job.noise)
+        row.update(expert=who.expert, expert_revision=who.revision, noise=who.noise, versions=format_versions(versions))
     schema = episode_features().arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)
@@ -93,6 +102,7 @@ def write_shard(
         return_sum=totals.return_sum,
         data=data,
         episodes=side,
+        noise=job.noise,
     )
     write_json(directory / f"{job.stem}.json", manifest)
     return manifest

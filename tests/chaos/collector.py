@@ -26,7 +26,7 @@ def main() -> int:
         task=tasks,
         out=location(out),
         episodes=episodes,
-        shard_episodes=8,
+        shard_episodes="8",
         workers=int(rest[0]) if rest else 2,
         envs=4,
         expert=rest[1] if len(rest) > 1 else "scripted,bot,best",

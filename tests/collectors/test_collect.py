@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import CollectConfig, CollectJob, collect, collect_shard
+from collectors.collect import RECIPES, CollectConfig, CollectJob, check_amounts, collect, collect_shard
 from experts.babyai_bot import BabyAIBotPolicy
 from experts.choice import Mix
+from experts.noise import parse_noise
 from experts.registry import experts_of
 from experts.store import keep_expert
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.manifest import ShardManifest
-from pipeline.plan import ShardJob
+from pipeline.plan import ShardJob, read_plan
 from pipeline.rollout import rollout
 from pipeline.schema import read_blocks
 from pipeline.shards import finished_shards
@@ -48,7 +49,7 @@ def config(out: Path, episodes: str = "10", **changes: Any) -> CollectConfig:
         "task": "*",
         "out": out,
         "episodes": episodes,
-        "shard_episodes": 4,
+        "shard_episodes": "4",
         "workers": 1,
         "envs": 3,
         "max_rejected": 1.0,
@@ -108,7 +109,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path) -> None:
     before = states(tmp_path)
     collect(config(tmp_path), [FAKE_COUNT])
     # Neither fewer episodes nor another way to play them make a shard anew.
-    collect(config(tmp_path, "3", shard_episodes=9, envs=1), [FAKE_COUNT])
+    collect(config(tmp_path, "3", shard_episodes="9", envs=1), [FAKE_COUNT])
     assert states(tmp_path) == before
 
 
@@ -163,7 +164,7 @@ def test_neither_the_number_of_environments_nor_a_part_run_before_shows_in_the_b
 
 @one_worker
 def test_rejected_episodes_are_counted_with_their_seeds(tmp_path: Path) -> None:
-    collect(config(tmp_path, "8", shard_episodes=8), [FAKE_NAN_REWARD])
+    collect(config(tmp_path, "8", shard_episodes="8"), [FAKE_NAN_REWARD])
     (_, train) = finished_shards(tmp_path / "shards", FAKE_NAN_REWARD.name)
     # Seeds 1, 4 and 7 are spoilt.
     assert (train.num_seeds, train.num_episodes, train.num_rejected) == (8, 5, 3)
@@ -179,8 +180,12 @@ def test_rejected_episodes_are_counted_with_their_seeds(tmp_path: Path) -> None:
             r"expert 'random' \(random-0\) with numpy .* would add expert 'random' \(random-1\).*--expert 'random-0'",
         ),
         ({"versions": {"numpy": "0.1"}}, r"with numpy 0\.1; .* Use another --out"),
+        (
+            {"noise": "0.5*gaussian=0.1"},
+            r"and noise 0\.5\*gaussian=0\.1; .*, with --noise '0\.5\*gaussian=0\.1' \(NOISE=\)$",
+        ),
     ],
-    ids=["expert", "revision", "versions"],
+    ids=["expert", "revision", "versions", "noise"],
 )
 def test_episodes_of_another_origin_are_not_mixed(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     shard = ShardJob(FAKE_COUNT, "train", 0, 2, "random")
@@ -203,7 +208,7 @@ def test_real_experts_collect_real_tasks(name: str, max_length: int, tmp_path: P
     expert, random = experts_of(tmp_path, task)
     write_measurement(keep_expert(tmp_path, expert), task, [9.0] * 3)
     write_measurement(keep_expert(tmp_path, random), task, [0.0] * 3)
-    collect(config(tmp_path, "3", shard_episodes=2, expert="best"), [task])
+    collect(config(tmp_path, "3", shard_episodes="2", expert="best"), [task])
     assert shards_of(tmp_path, task) == [("test", TEST, 1), ("train", 0, 2), ("train", 2, 1)]
     for shard in finished_shards(tmp_path / "shards", task.name):
         check_shard(task, tmp_path / "shards" / task.name, shard)
@@ -283,9 +288,10 @@ def test_a_task_without_a_number_of_episodes_is_an_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("shard_episodes", 0, "--shard-episodes is 0"),
+        ("shard_episodes", "0", "--shard-episodes '0': '0' is not a number of at least 1"),
         ("workers", 0, "--workers is 0"),
         ("envs", -1, "--envs is -1"),
+        ("shard_episodes", "9steps", "shards are cut by episodes, not by steps"),
         ("test_share", 0.0, r"--test-share is 0\.0"),
         ("test_share", 1.5, r"--test-share is 1\.5"),
     ],
@@ -307,6 +313,89 @@ def store_measured(out: Path, action: float, value: float, kind: str) -> str:
     write_measurement(expert, FAKE_COUNT, [value] * 3)
     write_measurement(store_random(out), FAKE_COUNT, [0.0] * 3)
     return expert.record.revision
+
+
+@one_worker
+def test_noise_is_told_in_plan_manifest_and_side_table_and_does_not_depend_on_the_cut(tmp_path: Path) -> None:
+    noise = "0.5*epsilon=0.5,gaussian=0.25"
+    for name, changes in (("a", {}), ("b", {"shard_episodes": "7", "envs": 1})):
+        collect(config(tmp_path / name, "30", noise=noise, **changes), FAKE_TASKS)
+    collect(config(tmp_path / "plain", "30"), FAKE_TASKS)
+    for task, text in ((FAKE_COUNT, "gaussian=0.25"), (FAKE_GRID, "0.5*epsilon=0.5")):
+        assert {shard.noise for shard in finished_shards(tmp_path / "a" / "shards", task.name)} == {text}
+        assert read_plan(tmp_path / "a" / "shards")[task.name].noise == text
+        (setting,) = parse_noise(text)
+        rows, plain = side_table(tmp_path / "a", task), side_table(tmp_path / "plain", task)
+        assert [row["noise"] for row in rows] == [setting.of_episode(seed) for seed in range(30)]
+        assert [row["noise"] for row in plain] == [None] * 30
+        actions = {name: all_actions(tmp_path / name, task) for name in ("a", "b", "plain")}
+        same = [np.array_equal(x, y) for x, y in zip(actions["a"], actions["plain"], strict=True)]
+        assert all(same[row["seed"]] for row in rows if row["noise"] is None) and not all(same)
+        assert all(np.array_equal(x, y) for x, y in zip(actions["a"], actions["b"], strict=True))
+    assert {row["noise"] for row in side_table(tmp_path / "a", FAKE_GRID)} == {None, "epsilon=0.5"}
+    before = states(tmp_path / "a")
+    with pytest.raises(UserError, match=r"and noise .*, with --noise "):
+        collect(config(tmp_path / "a", "40"), FAKE_TASKS)
+    assert states(tmp_path / "a") == before
+    with pytest.raises(UserError, match=r"would add .* and noise gaussian=0\.25\. .*, with no --noise$"):
+        collect(config(tmp_path / "plain", "40", noise=noise), FAKE_TASKS)
+
+
+def all_actions(out: Path, task: Task) -> list[np.ndarray]:
+    """Actions of the training episodes, by seed."""
+    found: list[np.ndarray] = []
+    for shard in finished_shards(out / "shards", task.name):
+        if shard.split == "train":
+            (block,) = read_blocks(task, out / "shards" / task.name / shard.data.name)
+            found += np.split(block.actions, np.cumsum(block.lengths)[:-1])
+    return found
+
+
+def test_noise_that_no_task_can_have_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="epsilon is for discrete actions"):
+        collect(config(tmp_path, noise="epsilon=0.1"), [FAKE_COUNT])
+    with pytest.raises(UserError, match="'foo' is no noise"):
+        config(tmp_path, noise="foo=1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@one_worker
+def test_plans_and_manifests_from_before_there_was_noise_are_those_without(tmp_path: Path) -> None:
+    collect(config(tmp_path), [FAKE_COUNT])
+    root = tmp_path / "shards"
+    for path in [root / "plan.json", *(root / "fake-count").glob("*.json")]:
+        raw = read_json(path)
+        for entry in raw.values() if path.name in ("plan.json", "index.json") else [raw]:
+            assert entry.pop("noise") is None
+        write_json(path, raw)
+    before = states(tmp_path)
+    collect(config(tmp_path), [FAKE_COUNT])
+    assert {name: state for name, state in states(tmp_path).items() if "index" not in name} == {
+        name: state for name, state in before.items() if "index" not in name
+    }
+    assert read_plan(root)["fake-count"].noise is None
+
+
+@one_worker
+def test_steps_are_turned_into_episodes_by_the_expert_s_measured_length(tmp_path: Path) -> None:
+    expert = store_network(tmp_path, FAKE_COUNT)
+    write_measurement(store_random(tmp_path), FAKE_COUNT, [0.0] * 3)
+    path = write_measurement(expert, FAKE_COUNT, [9.0] * 4)
+    write_json(path, {**read_json(path), "lengths": [2, 3, 3, 4]})
+    collect(config(tmp_path, "fake-count=30steps", expert="best"), [FAKE_COUNT])
+    assert read_plan(tmp_path / "shards")["fake-count"].episodes == {"train": 10, "test": 3}
+    with pytest.raises(UserError, match="length of an episode of toy-grid is not known"):
+        collect(config(tmp_path, "30steps", expert="random"), [FAKE_GRID])
+
+
+def test_the_recipes_are_jat_s_counts_and_choose_the_best_expert() -> None:
+    jat, tasks = RECIPES["jat"](), select_tasks("*")
+    assert jat.expert == RECIPES["laptop"]().expert == "best"
+    found = {t.domain: (jat.num_episodes(t, "train", 1000), jat.num_episodes(t, "test", 1000)) for t in tasks}
+    assert found["babyai"] == (95_000, 5_000)
+    assert [found[domain][0] for domain in ("metaworld", "mujoco", "atari")] == [16_000, 9_000, 444]
+    for recipe in RECIPES.values():
+        check_amounts(recipe(), select_tasks(recipe().task))
 
 
 @one_worker
@@ -339,7 +428,7 @@ def test_in_a_mix_every_row_names_the_expert_that_really_acted(tmp_path: Path) -
     # Another cut of the same seeds is played by the same experts.
     store_measured(tmp_path / "b", 0.5, 9.0, "ppo")
     store_measured(tmp_path / "b", 0.25, 5.0, "sac")
-    collect(config(tmp_path / "b", "30", expert="ppo+sac", shard_episodes=7, envs=16), [FAKE_COUNT])
+    collect(config(tmp_path / "b", "30", expert="ppo+sac", shard_episodes="7", envs=16), [FAKE_COUNT])
     assert side_table(tmp_path / "b", FAKE_COUNT) == [
         {**row, "row": again["row"]} for row, again in zip(rows, side_table(tmp_path / "b", FAKE_COUNT), strict=True)
     ]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("nothing_embedded", "one_worker")
 
 
 def config(out: Path, **changes: object) -> CollectConfig:
-    values = {"task": "*", "out": out, "episodes": "12", "shard_episodes": 6, "workers": 1, "envs": 3}
+    values = {"task": "*", "out": out, "episodes": "12", "shard_episodes": "6", "workers": 1, "envs": 3}
     return CollectConfig(**{**values, "expert": "random", **changes})  # type: ignore[arg-type]
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,8 +45,7 @@ def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(tmp_
     jobs = [shard(root, first=0), shard(root, first=4), shard(root, FAKE_GRID)]
     with Monitor(root, {(job.shard.task.name, job.shard.stem): 4 for job in jobs}) as monitor:
         monitor.update([("fake-nan-reward", jobs[0].shard.stem, 1, 50 * 2**20), ("toy-grid", jobs[2].shard.stem, 3, 0)])
-        time.sleep(0.05)
-        monitor.add(collect_shard(jobs[0]))
+        monitor.add(collect_shard(jobs[0]), 0.1)
         monitor.update([("fake-nan-reward", jobs[1].shard.stem, 2, 0), ("toy-grid", jobs[2].shard.stem, 9, 0)])
         progress = read_progress(root)
         assert progress is not None
@@ -59,7 +57,7 @@ def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(tmp_
         assert (nan.num_planned, nan.finished.num_seeds, nan.num_running, nan.finished.num_rejected) == (10, 4, 2, 1)
         assert dict(nan.finished.rejected) == {"reward not finite": 1}
         assert (grid.num_planned, grid.finished.num_seeds, grid.num_running, grid.rate) == (10, 0, 4, None)
-        assert nan.rate is not None and 0 < nan.rate < 4 / 0.05
+        assert nan.rate == pytest.approx(4 / 0.1)
         assert "is collecting: 10 episodes" in printed(root)
     text = printed(root)
     assert "no collector is running" in text

@@ -72,6 +72,7 @@ def test_the_side_table_has_these_columns() -> None:
             "success": Value("bool"),
             "ended": Value("string"),
             "rejected": Value("string"),
+            "noise": Value("string"),
             "versions": Value("string"),
         }
     )
