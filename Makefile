@@ -1,5 +1,5 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, RETRAIN=1, ALLOW_WEAK=1.
+# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -13,8 +13,8 @@ MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISO
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report collect status dataset \
-	train evaluate report bench clean
+.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect rates status \
+	dataset train evaluate report bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,9 +64,16 @@ experts: setup-experts ## find, train or load (EXPERT=, RETRAIN=1) the experts o
 experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts/report/
 	$(PY) -m experts.report --out '$(OUT)' $(TASKS)
 
-collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, ALLOW_WEAK=1)
+plan: setup ## what collecting RECIPE= (laptop or jat), TASK=, EPISODES= takes on WORKERS= (BY_TASK=1)
+	@$(PY) -m collectors.forecast $(call option,recipe,RECIPE) $(TASKS) $(call option,episodes,EPISODES) \
+		$(call option,workers,WORKERS) $(if $(BY_TASK),--by-task)
+
+rates: setup ## note what the collection in OUT has cost, for `make plan`
+	$(PY) -m collectors.rates --out '$(OUT)'
+
+collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, NOISE=, ALLOW_WEAK=1)
 	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
-		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+		$(call option,noise,NOISE) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
 	@$(PY) -m collectors.status --out '$(OUT)'

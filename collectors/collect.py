@@ -34,7 +34,7 @@ from pipeline.policy import Policy
 from pipeline.rollout import rejected_episode, rollout
 from pipeline.seeds import SPLITS
 from pipeline.shards import Actor, finished_shards, index_shards, write_shard
-from pipeline.tasks import DEMO_TASKS, Task, select_tasks
+from pipeline.tasks import DEMO_TASKS, Task, all_tasks, select_tasks
 from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class CollectConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     episodes: str = "1000"
-    """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`. `atari=444000steps`
-    means as many as make about so many steps, by the mean length of the expert's measured episodes."""
+    """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`.
+    `atari=444000steps` means as many as make about so many steps, by the mean length of the expert's measured ones."""
     test_share: float = 0.1
     """Test episodes as a share of the training episodes; at least one."""
     shard_episodes: str = "250"
@@ -175,16 +175,18 @@ def _amount_for(flag: str, text: str, task: Task) -> _Amount:
 
 
 def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
-    """Check that ``episodes`` and ``shard_episodes`` say something of every task and nothing of others.
+    """Check that ``episodes`` and ``shard_episodes`` say something of every chosen task and name none that is not.
+
+    A domain that is not chosen may be named: a recipe for all of them serves for one, too.
 
     Raises:
         UserError: names the first that is wrong.
     """
-    known = {name for task in tasks for name in (task.name, task.domain)} | {""}
+    known = {name for task in (*tasks, *all_tasks()) for name in (task.name, task.domain)} | {""}
     for flag, text in (("--episodes", config.episodes), ("--shard-episodes", config.shard_episodes)):
         for name in _parse_amounts(flag, text):
             if name not in known:
-                raise UserError(f"{flag} {text!r}: {name!r} is neither a chosen task nor its domain")
+                raise UserError(f"{flag} {text!r}: {name!r} is neither a task nor a domain; `make tasks` lists them")
         for task in tasks:
             _amount_for(flag, text, task)
 
@@ -195,11 +197,16 @@ def demo() -> CollectConfig:
 
 
 def laptop() -> CollectConfig:
-    """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night."""
+    """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night; about a fifth of JAT.
+
+    By `make plan RECIPE=laptop`: Meta-World makes 500 to 900 steps/s on a core, so 4,000 episodes of 100 steps for each
+    of 50 tasks take most of the night. BabyAI and MuJoCo make thousands, so as large a share of JAT's numbers takes an
+    hour or two.
+    """
     return CollectConfig(
         task="babyai,metaworld,mujoco",
-        episodes="babyai=2000,metaworld=400,mujoco=100",
-        shard_episodes="babyai=1000,metaworld=100,mujoco=20",
+        episodes="babyai=20000,metaworld=4000,mujoco=2000",
+        shard_episodes="babyai=10000,metaworld=1000,mujoco=200",
     )
 
 
@@ -208,12 +215,16 @@ JAT_TEST_SHARE = 5_000 / 95_000
 
 
 def jat() -> CollectConfig:
-    """JAT's numbers of episodes, in Atari of steps. Only the share of test episodes is the same everywhere, BabyAI's."""
+    """JAT's numbers of training episodes, in Atari of steps, and its share of test episodes in BabyAI everywhere.
+
+    A shard is half an hour of one core at most, and larger than the tens of megabytes of most of them only where steps
+    are large, as the humanoid's.
+    """
     return CollectConfig(
         task="*",
         episodes="babyai=95000,metaworld=16000,mujoco=9000,atari=444000steps",
         test_share=JAT_TEST_SHARE,
-        shard_episodes="babyai=10000,metaworld=4000,mujoco=500,atari=10",
+        shard_episodes="babyai=50000,metaworld=8000,mujoco=500,atari=25",
     )
 
 

@@ -1,0 +1,262 @@
+"""What a collection will take, on paper: episodes, steps, core-hours, bytes, files, memory, and planning it.
+
+    python -m collectors.forecast --recipe jat --workers 64
+
+Takes the options of ``collectors.collect`` that decide this. Lengths, speeds and sizes come from
+``collectors/rates.json`` (``collectors/rates.py``). What the driver does before the first episode is not reckoned but
+done: the whole list of jobs is built against an empty folder, and against one that says that all of it is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from collectors.collect import RECIPES, CollectConfig, CollectJob, check_amounts, plan_jobs, plan_tasks
+from collectors.rates import Rates, load_rates
+from collectors.status import format_seconds
+from experts.choice import Mix
+from experts.registry import RANDOM, rule_record
+from experts.store import StoredExpert
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.manifest import FileEntry, ShardManifest
+from pipeline.plan import TaskPlan
+from pipeline.seeds import SPLITS
+from pipeline.shards import index_shards
+from pipeline.tasks import Task, select_tasks
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FILES_PER_SHARD = 3  # data, side table, manifest
+FILES_PER_TASK = 1  # the index
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """Tell what a collection will take. The options are those of `collectors.collect`."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these."""
+    episodes: str = "1000"
+    """Training episodes per task, or steps, as `make collect` takes them."""
+    test_share: float = 0.1
+    """Test episodes as a share of the training episodes."""
+    shard_episodes: str = "250"
+    """Episodes per shard, as `make collect` takes them."""
+    workers: int = 2
+    """Worker processes, each with a core of its own."""
+    by_task: bool = False
+    """A row per task, too."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "workers")
+        self.collection()
+
+    def collection(self) -> CollectConfig:
+        """The same as options of the collector, which checks them."""
+        return CollectConfig(
+            task=self.task,
+            episodes=self.episodes,
+            test_share=self.test_share,
+            shard_episodes=self.shard_episodes,
+            workers=self.workers,
+        )
+
+
+def _of_recipe(recipe: Callable[[], CollectConfig]) -> ForecastConfig:
+    shared = {field.name for field in dataclasses.fields(ForecastConfig)} - {"by_task"}
+    return ForecastConfig(**{name: getattr(recipe(), name) for name in shared})
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one task or of several."""
+
+    tasks: int = 0
+    measured: int = 0  # tasks that have figures of their own
+    episodes: int = 0
+    steps: float = 0.0
+    core_s: float = 0.0
+    num_bytes: float = 0.0
+    shards: int = 0
+
+    @property
+    def files(self) -> int:
+        return FILES_PER_SHARD * self.shards + FILES_PER_TASK * self.tasks
+
+    def __add__(self, other: Cost) -> Cost:
+        names = [field.name for field in dataclasses.fields(Cost)]
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[str, Cost]:
+    """The cost of each task by name.
+
+    Raises:
+        UserError: an option says nothing about a task, or nothing is known of what it costs.
+    """
+    found = {}
+    for task in tasks:
+        rate = rates.of_task(task)
+        counts = [config.num_episodes(task, split, rate.steps_per_episode) for split in SPLITS]
+        steps = sum(counts) * rate.steps_per_episode
+        found[task.name] = Cost(
+            tasks=1,
+            measured=int(task.name in rates.tasks),
+            episodes=sum(counts),
+            steps=steps,
+            core_s=steps / rate.steps_per_second,
+            num_bytes=steps * rate.bytes_per_step,
+            shards=sum(-(-count // config.shard_size(task)) for count in counts),
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What the driver did to know the jobs.
+
+    Attributes:
+        jobs: shards that are missing at first.
+        empty_s: seconds to list them where nothing is there.
+        done_s: seconds to see that nothing is missing where all is there.
+        jobs_bytes: memory of the list.
+    """
+
+    jobs: int
+    empty_s: float
+    done_s: float
+    jobs_bytes: int
+
+
+def time_planning(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> Planning:
+    """Build the list of jobs for real, in a temporary folder, before any shard and after the last.
+
+    Who acts makes no difference to it, so the random policy stands for every expert; its shards are files of no bytes
+    with manifests and an index that say so.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        started = time.perf_counter()
+        mixes = {task.name: _nobody(task, root) for task in tasks}
+
+        def plan_of_all() -> dict[str, TaskPlan]:
+            return plan_tasks(config, tasks, mixes, lambda task: rates.of_task(task).steps_per_episode)
+
+        plan = plan_of_all()
+        jobs = plan_jobs(config, tasks, mixes, plan, root / "empty")
+        empty_s = time.perf_counter() - started
+        tracemalloc.start()
+        again = plan_jobs(config, tasks, mixes, plan, root / "empty")
+        jobs_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(again) == len(jobs)
+        _pretend_done(root / "done", jobs, plan)
+        started = time.perf_counter()
+        left = plan_jobs(config, tasks, mixes, plan_of_all(), root / "done")
+        done_s = time.perf_counter() - started
+        assert not left, f"{len(left)} jobs are missing where all are done"
+    return Planning(len(jobs), empty_s, done_s, jobs_bytes)
+
+
+def _nobody(task: Task, root: Path) -> Mix:
+    return Mix((StoredExpert(rule_record(RANDOM, task), root),), (1.0,))
+
+
+def _pretend_done(root: Path, jobs: Sequence[CollectJob], plan: Mapping[str, TaskPlan]) -> None:
+    """What a folder looks like in which all jobs are done, but that its files are empty."""
+    for job in jobs:
+        shard, mix = job.shard, job.mix
+        directory = root / shard.task.name
+        directory.mkdir(parents=True, exist_ok=True)
+        names = [f"{shard.stem}.parquet", f"{shard.stem}.episodes.parquet"]
+        for name in names:
+            (directory / name).touch()
+        data, episodes = (FileEntry(name, 0, sha256(name.encode()).hexdigest()) for name in names)
+        manifest = ShardManifest(
+            shard.task.name, shard.split, shard.first_seed, shard.num_seeds, mix.kind, mix.revision,
+            plan[shard.task.name].versions, shard.num_seeds, shard.num_seeds, {}, None, 0.0, data, episodes,
+        )  # fmt: skip
+        (directory / f"{shard.stem}.json").write_text(json.dumps(dataclasses.asdict(manifest)), encoding="ascii")
+    for name in {job.shard.task.name for job in jobs}:
+        index_shards(root, name)
+
+
+def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Rates, planning: Planning) -> Table:
+    """A row per domain, or per task, and all; below it the hours, the memory and the planning."""
+    from rich.table import Table
+
+    table = Table("task" if config.by_task else "domain", "tasks", "episodes", "steps", "core-hours", "GB", "shards")
+    table.add_column("files")
+    table.add_column("MB per shard")
+    table.add_column("figures from", justify="left")
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for domain in dict.fromkeys(task.domain for task in found):
+        alike = {task: cost for task, cost in found.items() if task.domain == domain}
+        total = sum(alike.values(), Cost())
+        if config.by_task:
+            for task, cost in alike.items():
+                table.add_row(task.name, *_cells(cost), rates.of_task(task).source)
+            table.add_section()
+        known = f"{total.measured} of {total.tasks} tasks measured"
+        estimate = rates.estimates.get(domain)
+        table.add_row(
+            domain, *_cells(total), f"ESTIMATE: {estimate.source}" if estimate and not total.measured else known
+        )
+    everything = sum(found.values(), Cost())
+    table.add_section()
+    table.add_row("all", *_cells(everything), f"{everything.measured} of {everything.tasks} tasks measured")
+    driver = f"{(rates.driver_bytes + planning.jobs_bytes) / 1e6:.0f}" if rates.driver_bytes else "?"
+    table.caption = (
+        f"{config.workers} workers with a core each: {format_seconds(everything.core_s / config.workers)}. "
+        f"The driver takes about {driver} MB, {planning.jobs_bytes / 1e6:.1f} of it for the list of {planning.jobs:,} "
+        f"jobs.\nPlanning, done for real: {planning.empty_s:.2f} s in an empty folder, {planning.done_s:.2f} s where "
+        f"all is done."
+    )
+    return table
+
+
+def _cells(cost: Cost) -> tuple[str, ...]:
+    return (
+        f"{cost.tasks:,}",
+        f"{cost.episodes:,}",
+        f"{cost.steps / 1e6:,.1f} M",
+        f"{cost.core_s / 3600:,.1f}",
+        f"{cost.num_bytes / 1e9:,.2f}",
+        f"{cost.shards:,}",
+        f"{cost.files:,}",
+        f"{cost.num_bytes / cost.shards / 1e6:,.1f}",
+    )
+
+
+def forecast(config: ForecastConfig, tasks: Sequence[Task], rates: Rates) -> Table:
+    """The table of ``config``.
+
+    Raises:
+        UserError: an option says nothing about a task, or nothing is known of what it costs.
+    """
+    collection = config.collection()
+    check_amounts(collection, tasks)
+    found = costs(collection, tasks, rates)
+    planning = time_planning(collection, tasks, rates)
+    return forecast_table(config, {task: found[task.name] for task in tasks}, rates, planning)
+
+
+def main() -> None:
+    config = parse(ForecastConfig, {name: partial(_of_recipe, recipe) for name, recipe in RECIPES.items()})
+    print_table(forecast(config, select_tasks(config.task), load_rates()), min_width=150)
+
+
+if __name__ == "__main__":
+    run("collectors.forecast")

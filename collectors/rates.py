@@ -1,0 +1,165 @@
+"""What collecting costs: steps of an episode, steps per second on one core, bytes per step; measured, per task.
+
+    python -m collectors.rates --out runs/default
+
+Reads the finished shards of a run and its ``progress.json`` and writes ``collectors/rates.json``, which
+``make plan`` reckons with. Tasks of other runs stay in it as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, harmonic_mean
+
+from collectors.status import read_progress, summarise
+from pipeline.cli import parse, run
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.plan import read_plan
+from pipeline.shards import finished_shards
+from pipeline.tasks import Task, select_tasks
+
+log = logging.getLogger(__name__)
+
+RATES = Path(__file__).with_name("rates.json")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one task costs. An episode is a seed played, rejected ones included.
+
+    Attributes:
+        steps_per_episode: steps that are kept, mean over the seeds played.
+        steps_per_second: of one worker on one core, from reset to the finished shard.
+        bytes_per_step: on disk, side table included.
+        episodes: that these figures are from; 0 for an estimate.
+        source: who acted, or where an estimate comes from.
+    """
+
+    steps_per_episode: float
+    steps_per_second: float
+    bytes_per_step: float
+    episodes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """All that is known.
+
+    Attributes:
+        tasks: measured ones, by name.
+        estimates: by domain, for domains of which nothing is measured.
+        driver_bytes: memory of the collecting process, the largest measured; 0 if none is.
+    """
+
+    tasks: Mapping[str, Rate] = field(default_factory=dict)
+    estimates: Mapping[str, Rate] = field(default_factory=dict)
+    driver_bytes: int = 0
+
+    def of_task(self, task: Task) -> Rate:
+        """The task's own figures, else the mean of its domain's measured ones, else the domain's estimate.
+
+        Of speeds the harmonic mean, which is that of the seconds a step takes: times, lengths and bytes add up.
+
+        Raises:
+            UserError: nothing is known of the domain.
+        """
+        if task.name in self.tasks:
+            return self.tasks[task.name]
+        alike = [rate for name, rate in self.tasks.items() if name.startswith(f"{task.domain}-")]
+        if alike:
+            return Rate(
+                min(fmean(rate.steps_per_episode for rate in alike), task.max_steps),
+                harmonic_mean([rate.steps_per_second for rate in alike]),
+                fmean(rate.bytes_per_step for rate in alike),
+                0,
+                f"mean of {len(alike)} tasks",
+            )
+        if task.domain in self.estimates:
+            return self.estimates[task.domain]
+        raise UserError(
+            f"nothing is known of what {task.name} costs; collect a little of {task.domain} and run "
+            f"`make rates` with the same OUT"
+        )
+
+
+def load_rates(path: Path = RATES) -> Rates:
+    """The figures of a file; none if there is no such file."""
+    if not path.exists():
+        return Rates()
+    raw = read_json(path)
+    return Rates(
+        {name: Rate(**rate) for name, rate in raw["tasks"].items()},
+        {domain: Rate(**rate) for domain, rate in raw["estimates"].items()},
+        raw["driver_bytes"],
+    )
+
+
+@dataclass(frozen=True)
+class RatesConfig:
+    """Measure what the collection in OUT/shards has cost, per task."""
+
+    out: Path = Path("runs/default")
+    """Root of a run that has collected."""
+    to: Path = RATES
+    """JSON file to bring up to date."""
+
+
+def measure(root: Path) -> tuple[dict[str, Rate], int]:
+    """Figures of every planned task of which a shard is finished and timed, and the driver's memory in bytes.
+
+    Raises:
+        UserError: there is none.
+    """
+    progress = read_progress(root)
+    found = {}
+    for name, plan in read_plan(root).items():
+        done = summarise(finished_shards(root, name))
+        timed = progress.tasks.get(name) if progress else None
+        if timed is None or timed.rate is None or not done.num_steps:
+            continue
+        length = done.num_steps / done.num_seeds
+        source = plan.expert + (f" + {plan.noise}" if plan.noise else "")
+        found[name] = Rate(
+            _rounded(length), _rounded(timed.rate * length), _rounded(done.num_bytes / done.num_steps),
+            done.num_seeds, source,
+        )  # fmt: skip
+    if not found or progress is None:
+        raise UserError(f"no shard in {root} is finished and timed; run `make collect` with the same OUT first")
+    return found, progress.driver_bytes
+
+
+def _rounded(value: float) -> float:
+    """Four digits: what is measured once is not known better."""
+    return float(f"{value:.4g}")
+
+
+def update_rates(config: RatesConfig) -> Rates:
+    """Measure and write; the result holds the tasks of earlier runs, too.
+
+    Raises:
+        UserError: nothing is collected in ``out``, or a task that is no more.
+    """
+    before = load_rates(config.to)
+    found, driver_bytes = measure(config.out / "shards")
+    for name in found:
+        select_tasks(name)
+    tasks = {**before.tasks, **found}
+    rates = Rates(
+        {name: tasks[name] for name in sorted(tasks)}, before.estimates, max(before.driver_bytes, driver_bytes)
+    )
+    write_json(config.to, asdict(rates))
+    log.info("%d tasks measured, %d in %s", len(found), len(tasks), config.to)
+    return rates
+
+
+def main() -> None:
+    update_rates(parse(RatesConfig))
+
+
+if __name__ == "__main__":
+    run("collectors.rates")

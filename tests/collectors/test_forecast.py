@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from collectors.collect import RECIPES, CollectConfig
+from collectors.forecast import Cost, ForecastConfig, costs, forecast, time_planning
+from collectors.rates import Rate, Rates, load_rates
+from pipeline.errors import UserError
+from pipeline.shards import finished_shards
+from pipeline.tasks import select_tasks
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
+
+RATES = Rates(
+    {"fake-count": Rate(100.0, 50.0, 20.0, 9, "sac")},
+    {"toy": Rate(10.0, 1000.0, 3.0, 0, "somebody guessed")},
+    150_000_000,
+)
+
+
+def test_the_cost_of_a_task_is_arithmetic() -> None:
+    config = CollectConfig("*", episodes="10,toy=2000steps", test_share=0.25, shard_episodes="4,toy=100")
+    found = costs(config, FAKE_TASKS, RATES)
+    # 10 + 3 episodes of 100 steps at 50 steps/s, in shards of 4: 3 + 1.
+    assert found["fake-count"] == Cost(1, 1, 13, 1300.0, 26.0, 26_000.0, 4)
+    assert found["fake-count"].files == 4 * 3 + 1
+    # 200 + 50 episodes of 10 steps.
+    assert found["toy-grid"] == Cost(1, 0, 250, 2500.0, 2.5, 7500.0, 3)
+    total = found["fake-count"] + found["toy-grid"]
+    assert total == Cost(2, 1, 263, 3800.0, 28.5, 33_500.0, 7)
+
+
+def test_the_table_has_domains_or_tasks_and_says_what_is_an_estimate() -> None:
+    def printed(config: ForecastConfig) -> str:
+        console = Console(file=io.StringIO(), width=200)
+        console.print(forecast(config, FAKE_TASKS, RATES))
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    config = ForecastConfig(episodes="10", shard_episodes="4", workers=2)
+    text = printed(config)
+    assert "ESTIMATE: somebody guessed" in text and "1 of 2 tasks measured" in text
+    assert "2 workers with a core each" in text and "list of 8 jobs" in text
+    assert "fake-count" not in text
+    by_task = printed(ForecastConfig(episodes="10", shard_episodes="4", workers=2, by_task=True))
+    assert "fake-count" in by_task and "toy-grid" in by_task
+
+
+def test_planning_is_done_for_real_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = []
+
+    def watch(root: Path, name: str) -> list[object]:
+        found: list[object] = list(finished_shards(root, name))
+        seen.append((root.name, name, len(found)))
+        return found
+
+    monkeypatch.setattr("collectors.collect.finished_shards", watch)
+    config = CollectConfig("*", episodes="10", test_share=0.25, shard_episodes="4")
+    planning = time_planning(config, [FAKE_COUNT, FAKE_GRID], RATES)
+    assert planning.jobs == 8 and planning.jobs_bytes > 0
+    assert ("empty", "fake-count", 0) in seen and ("done", "fake-count", 4) in seen and ("done", "toy-grid", 4) in seen
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_of_jat_is_planned_and_resumed_in_seconds_and_megabytes() -> None:
+    config, tasks = RECIPES["jat"](), select_tasks("*")
+    planning = time_planning(config, tasks, load_rates())
+    assert sum(cost.episodes for cost in costs(config, tasks, load_rates()).values()) > 4_000_000
+    assert planning.empty_s + planning.done_s < 5
+    assert planning.jobs < 3000 and planning.jobs_bytes < 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": "toy=3"}, "says nothing about fake-count"),
+        ({"shard_episodes": "toy=3"}, "--shard-episodes 'toy=3' says nothing about fake-count"),
+        ({"episodes": "9,nobody=3"}, "'nobody' is neither a task nor a domain"),
+    ],
+)
+def test_options_that_say_nothing_of_a_task_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        forecast(ForecastConfig(**options), FAKE_TASKS, RATES)
+
+
+def test_no_worker_is_none() -> None:
+    with pytest.raises(UserError, match="--workers is 0"):
+        ForecastConfig(workers=0)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from collectors.collect import CollectConfig, collect
+from collectors.rates import RATES, Rate, Rates, RatesConfig, load_rates, measure, update_rates
+from collectors.status import PROGRESS
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.tasks import all_tasks, select_tasks
+from tests.fakes import FAKE_COUNT, FAKE_GRID, num_steps
+
+pytestmark = pytest.mark.usefixtures("nothing_embedded")
+RATE = Rate(10.0, 100.0, 5.0, 3, "bot")
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_figures_are_those_of_the_shards_and_of_all_runs_that_made_them(tmp_path: Path) -> None:
+    root = tmp_path / "shards"
+    config = CollectConfig("*", tmp_path, "10", 0.1, "5", 1, 2, "random", max_rejected=1.0)
+    collect(config, [FAKE_COUNT])
+    collect(replace(config, episodes="20"), [FAKE_COUNT])
+    collect(config, [FAKE_GRID])
+    progress = read_json(root / PROGRESS)
+    # What an earlier run spent is not forgotten by a later one, of other tasks or of more episodes.
+    assert {name: task["timed"] for name, task in progress["tasks"].items()} == {"fake-count": 22, "toy-grid": 11}
+    assert all(0 < task["busy_s"] < 60 for task in progress["tasks"].values())
+    progress["tasks"]["fake-count"]["busy_s"] = 11.0
+    write_json(root / PROGRESS, progress)
+    found, driver_bytes = measure(root)
+    length = sum(num_steps(s) for s in [*range(20), *range(1_000_000_000, 1_000_000_002)]) / 22
+    num_bytes = sum(path.stat().st_size for path in (root / "fake-count").glob("*.parquet"))
+    rate = found["fake-count"]
+    assert rate.steps_per_episode == pytest.approx(length, rel=1e-3)
+    assert rate.steps_per_second == pytest.approx(2 * length, rel=1e-3)
+    assert rate.bytes_per_step == pytest.approx(num_bytes / (22 * length), rel=1e-3)
+    assert (rate.episodes, rate.source) == (22, "random") and driver_bytes > 10**7
+
+
+def test_where_nothing_was_timed_there_is_nothing_to_note(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no shard in .* is finished and timed; run `make collect`"):
+        update_rates(RatesConfig(tmp_path, tmp_path / "rates.json"))
+
+
+def test_tasks_of_other_runs_and_estimates_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rates.json"
+    monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-synth": RATE}, 7))
+    update_rates(RatesConfig(tmp_path, path))
+    write_json(path, {**read_json(path), "estimates": {"atari": read_json(path)["tasks"]["babyai-synth"]}})
+    faster = replace(RATE, steps_per_second=200.0)
+    monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-goto": faster}, 5))
+    monkeypatch.setattr("collectors.rates.select_tasks", lambda name: ())
+    update_rates(RatesConfig(tmp_path, path))
+    assert load_rates(path) == Rates({"babyai-goto": faster, "babyai-synth": RATE}, {"atari": RATE}, 7)
+
+
+def test_a_task_without_figures_takes_the_mean_of_its_domain_then_the_estimate() -> None:
+    a, b = RATE, Rate(30.0, 300.0, 7.0, 9, "bot")
+    rates = Rates({"babyai-goto": a, "babyai-synth": b}, {"atari": RATE, "babyai": RATE})
+    other, pong, ant = select_tasks("babyai-boss-level,atari-pong,mujoco-ant")
+    pong, other, ant = (next(t for t in (other, pong, ant) if t.domain == d) for d in ("atari", "babyai", "mujoco"))
+    long = Rates({"mujoco-ant": replace(RATE, steps_per_episode=1000.0)})
+    (pusher,) = select_tasks("mujoco-pusher")
+    assert long.of_task(pusher).steps_per_episode == pusher.max_steps == 100
+    # Half the steps at 100/s and half at 300/s: 150/s.
+    assert rates.of_task(other) == Rate(20.0, pytest.approx(150.0), 6.0, 0, "mean of 2 tasks")
+    assert rates.of_task(pong) == RATE
+    with pytest.raises(UserError, match="nothing is known of what mujoco-ant costs"):
+        rates.of_task(ant)
+
+
+def test_the_figures_that_come_with_this_package_cover_every_domain() -> None:
+    rates = load_rates(RATES)
+    assert set(rates.tasks) <= {task.name for task in all_tasks()}
+    for task in all_tasks():
+        rate = rates.of_task(task)
+        assert 0 < rate.steps_per_episode <= task.max_steps
+        assert rate.steps_per_second > 0 and rate.bytes_per_step > 0
