@@ -1,15 +1,19 @@
-"""What collection costs over bare environment stepping, on one core.
+"""What collection costs over bare environment stepping, and gains over the plain way, on one core.
 
-    python -m collectors.bench --task babyai-go-to-local,metaworld-reach
+    python -m collectors.bench --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
 
-Three ways over the same seeds, alternating so that a slow moment of the machine hits all of them: the environment
-alone with the expert's actions replayed, environment and expert in the rollout, and the whole way to a finished shard.
+Four ways over the same task, alternating so that a slow moment of the machine hits all of them: the environment alone
+with an expert's actions replayed, environment and expert in the rollout, the whole way to a shard that is checked, and
+the plain way of ``collectors/plain.py``. Grid worlds and arms are played by their rules, MuJoCo and Atari by an
+untrained network of Sample Factory's, so that no figure depends on what has been trained.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,70 +22,121 @@ from statistics import median
 import numpy as np
 
 from collectors.collect import CollectJob, collect_shard
+from collectors.plain import Begin, collect_plainly, rule_actor, sample_factory_actor
 from experts.choice import Mix
 from experts.registry import RANDOM, experts_of
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.episode import Episode
 from pipeline.errors import UserError
 from pipeline.plan import ShardJob
 from pipeline.rollout import rollout
 from pipeline.tasks import Task, select_tasks
+from pipeline.validate import check_shard
+
+STEPPING, ACTING, COLLECTING, PLAIN = "stepping", "with expert", "to a checked shard", "plain way"
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Time stepping, stepping + expert, and collection, side by side on one core."""
+    """Time stepping, stepping + expert, collection, and the plain way, side by side on one core."""
 
-    task: str = "babyai-go-to-local,babyai-open-door,metaworld-reach,metaworld-drawer-close"
+    task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
     """Task name, domain, glob, or comma list of these."""
-    steps: int = 4000
-    """Environment steps per measurement, about."""
+    steps: int = 16000
+    """Environment steps per measurement, about; the plain way plays an eighth of the episodes."""
     rounds: int = 5
-    """Alternating measurements; the median is shown."""
+    """Alternating measurements; the median is shown, and the median of the ratios within a round."""
     envs: int = 16
     """Environments in lockstep."""
-    out: Path = Path("runs/default")
-    """Root of a run whose experts are taken before the embedded ones and the rules."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "steps", "rounds", "envs")
 
 
-def bench_task(config: BenchConfig, task: Task) -> dict[str, float]:
-    """Median steps per second of each way.
+@dataclass(frozen=True)
+class Measured:
+    """What came of one task.
+
+    Attributes:
+        rates: steps per second of each way, by round.
+        bytes_per_step: of the shard's data file, and of the plain way's.
+    """
+
+    rates: dict[str, list[float]]
+    bytes_per_step: tuple[float, float]
+
+    def rate(self, way: str) -> float:
+        return median(self.rates[way])
+
+    def ratio(self, way: str, other: str) -> float:
+        """Median over the rounds of how much faster ``way`` is."""
+        return median(a / b for a, b in zip(self.rates[way], self.rates[other], strict=True))
+
+
+def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
+    """Measure one task.
+
+    Args:
+        config: how much and how often.
+        task: what to play.
+        folder: an empty one, for what is written.
 
     Raises:
-        UserError: the task has no expert.
+        UserError: Sample Factory is needed and not installed.
     """
-    experts = [expert for expert in experts_of(config.out, task) if expert.record.kind != RANDOM]
-    if not experts:
-        raise UserError(f"{task.name} has no expert to time; run `make experts TASK={task.name}` first")
-    mix = Mix((experts[-1],), (1.0,))  # a rule where there is one, so that figures compare over time
+    begin, mix = _expert(task, folder)
     policy = mix.make_policy(task)
-    episodes = list(rollout(task, policy, range(8), config.envs))
-    num_episodes = max(8, int(config.steps / np.mean([len(e) for e in episodes])))
-    episodes = list(rollout(task, policy, range(num_episodes), config.envs))
+    lengths = [len(episode) for episode in rollout(task, policy, range(4), 4, keep_observations=False)]
+    num_episodes = max(config.envs, round(config.steps / np.mean(lengths)))
+    seeds = range(num_episodes)
+    plain_seeds = range(max(1, num_episodes // 8))
+    episodes = list(rollout(task, policy, seeds, config.envs, keep_observations=False))
     num_steps = sum(map(len, episodes))
     env = task.make_env()
+    shard = ShardJob(task, "train", 0, num_episodes, mix.kind)
+    plain_file = folder / "plain.parquet"
 
-    def step() -> None:
+    def step() -> int:
         _replay(env, episodes)
+        return num_steps
 
-    def act() -> None:
-        for _ in rollout(task, policy, range(num_episodes), config.envs):
-            pass
+    def act() -> int:
+        return sum(len(episode) for episode in rollout(task, policy, seeds, config.envs, keep_observations=False))
 
-    def collect() -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            shard = ShardJob(task, "train", 0, num_episodes, mix.kind)
-            collect_shard(CollectJob(shard, mix, Path(directory), config.envs))
+    def collect() -> int:
+        manifest = collect_shard(CollectJob(shard, mix, folder, config.envs))
+        check_shard(task, folder / task.name, manifest)
+        return manifest.num_steps
 
-    ways: dict[str, Callable[[], None]] = {"stepping": step, "with expert": act, "to a shard": collect}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    def plainly() -> int:
+        return collect_plainly(task, begin, plain_seeds, plain_file)
+
+    ways: dict[str, Callable[[], int]] = {STEPPING: step, ACTING: act, COLLECTING: collect, PLAIN: plainly}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    sizes = {}
     for _ in range(config.rounds):
         for name, way in ways.items():
             started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
+            done = way()
+            rates[name].append(done / (time.perf_counter() - started))
+            if name in (COLLECTING, PLAIN):
+                file = plain_file if name == PLAIN else folder / task.name / f"{shard.stem}.parquet"
+                sizes[name] = file.stat().st_size / done
     env.close()
-    return {name: num_steps / median(values) for name, values in seconds.items()}
+    return Measured(rates, (sizes[COLLECTING], sizes[PLAIN]))
+
+
+def _expert(task: Task, folder: Path) -> tuple[Begin, Mix]:
+    """Who plays, the plain way and ours."""
+    rules = [expert for expert in experts_of(folder, task) if expert.record.network is None]
+    rules = [expert for expert in rules if expert.record.kind != RANDOM]
+    if rules:
+        return rule_actor(task, rules[0]), Mix((rules[0],), (1.0,))
+    try:
+        begin, expert = sample_factory_actor(task, folder)
+    except ImportError as error:
+        raise UserError(f"{task.name} is timed with a network of Sample Factory's; run `make setup-experts`") from error
+    return begin, Mix((expert,), (1.0,))
 
 
 def _replay(env: object, episodes: Sequence[Episode]) -> None:
@@ -92,15 +147,34 @@ def _replay(env: object, episodes: Sequence[Episode]) -> None:
 
 
 def main() -> None:
+    import torch
+    from datasets.utils.logging import disable_progress_bar
     from rich.table import Table
 
     config = parse(BenchConfig)
-    table = Table("task", "stepping", "with expert", "to a shard", "shard / expert", title="steps/s on one core")
+    # One core for everything, threads of simulators and libraries included.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    warnings.simplefilter("ignore")
+    headings = (STEPPING, ACTING, COLLECTING, PLAIN, "shard / expert", "shard / plain", "bytes per step", "plain way's")
+    table = Table(title="steps/s on one core")
+    table.add_column("task", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
     for task in select_tasks(config.task):
-        rates = bench_task(config, task)
-        ratio = rates["to a shard"] / rates["with expert"]
-        table.add_row(task.name, *(f"{rate:,.0f}" for rate in rates.values()), f"{ratio:.2f}")
-    print_table(table)
+        with tempfile.TemporaryDirectory() as directory:
+            found = bench_task(config, task, Path(directory))
+        ours, plain = found.bytes_per_step
+        table.add_row(
+            task.name,
+            *(f"{found.rate(way):,.0f}" for way in (STEPPING, ACTING, COLLECTING, PLAIN)),
+            f"{found.ratio(COLLECTING, ACTING):.2f}",
+            f"{found.ratio(COLLECTING, PLAIN):.1f}",
+            f"{ours:,.0f}",
+            f"{plain:,.0f} ({ours / plain:.2f})",
+        )
+    print_table(table, min_width=130)
 
 
 if __name__ == "__main__":

@@ -79,9 +79,10 @@ class PolicyNetwork(nn.Module):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
         """``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
         spec = self.spec
-        x = (observations - spec.subtract) / spec.scale
+        # One copy, then in place: for images every pass over memory counts.
+        x = observations.sub(spec.subtract).div_(spec.scale)
         if spec.normalise:
-            x = ((x - self.mean) / torch.sqrt(self.var + spec.epsilon)).clamp(-spec.clip, spec.clip)
+            x.sub_(self.mean).div_(torch.sqrt(self.var + spec.epsilon)).clamp_(-spec.clip, spec.clip)
         x = self._convolve(x)
         for layer in self.hidden:
             x = self._activate(layer(x))

@@ -140,7 +140,9 @@ def pack(frames: np.ndarray) -> list[bytes]:
 
 
 def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    """Images as ``(T, *shape)`` uint8: those of ``encode_stacks``, or any that Pillow reads, such as JAT's PNG.
+    """Images as ``(T, *shape)`` uint8, channels apart in memory.
+
+    They may be those of ``encode_stacks``, or any that Pillow reads, such as JAT's PNG.
 
     Raises:
         ValueError: an image of another shape.
@@ -149,14 +151,14 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
 
     height, width, _ = shape
     head = _head(height, width)
-    stacks = np.empty((len(files), *shape), np.uint8)
+    planes = np.empty((len(files), CHANNELS, height, width), np.uint8)
     before: list[bytes] = []
     for index, file in enumerate(files):
         if not file.startswith(head):
             image = np.asarray(Image.open(io.BytesIO(file)))
             if image.shape != shape:
                 raise ValueError(f"an image of shape {image.shape}, expected {shape}")
-            stacks[index] = image
+            planes[index] = np.moveaxis(image, -1, 0)
             before = []
             continue
         tables = _TABLES.unpack_from(file, _BITS_AT)
@@ -164,11 +166,9 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
         strips = [file[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
         fresh = 0
         if before and strips[:-1] == before[1:]:
-            stacks[index, ..., :-1] = stacks[index - 1, ..., 1:]
+            planes[index, :-1] = planes[index - 1, 1:]
             fresh = CHANNELS - 1
         for channel in range(fresh, CHANNELS):
-            stacks[index, ..., channel] = np.asarray(
-                Image.frombytes("L", (width, height), strips[channel], "packbits", "L")
-            )
+            planes[index, channel] = np.asarray(Image.frombytes("L", (width, height), strips[channel], "packbits", "L"))
         before = strips
-    return stacks
+    return np.moveaxis(planes, 1, -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,7 @@ def rollout(
     task: Task,
     policy: Policy,
     seeds: Sequence[int],
-    num_envs: int = 16,
+    num_envs: int | None = None,
     listener: StepListener | None = None,
     keep_observations: bool = True,
 ) -> Iterator[Episode]:
@@ -87,7 +87,7 @@ def rollout(
         policy: who plays; it sees at most ``num_envs`` slots.
         seeds: one episode each. Where the environment raises, the episode is played once more in a new environment,
             then rejected with the error as its reason.
-        num_envs: environments in lockstep.
+        num_envs: environments in lockstep; the task's own number if None.
         listener: called after each reset and step.
         keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
             750 MB. The episodes' ``observations`` and ``texts`` are then empty.
@@ -95,6 +95,7 @@ def rollout(
     Raises:
         ValueError: a seed is listed twice, or there is no environment to play in.
     """
+    num_envs = task.lockstep if num_envs is None else num_envs
     if num_envs < 1 or len(set(seeds)) != len(seeds):
         raise ValueError(f"{num_envs} environments and {len(seeds)} seeds, {len(set(seeds))} of them different")
 
@@ -151,7 +152,7 @@ def rollout(
     try:
         running = begin(range(len(slots)))
         while running:
-            actions = policy.act(running, _observe(task, slots, running))
+            actions = _executable(task, policy.act(running, _observe(task, slots, running)))
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
             PULSE.beats += 1
             if done:
@@ -181,19 +182,26 @@ def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
     return np.moveaxis(np.stack([np.moveaxis(observation, -1, 0) for observation in observations]), 1, -1)
 
 
+def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
+    """Actions as the environments are given them and as they are stored: in range; None for one that is not finite."""
+    chosen = list(actions)
+    if task.action.kind == "discrete":
+        return [action if isinstance(action, GiveUp) else int(action) for action in chosen]
+    rows = [row for row, action in enumerate(chosen) if not isinstance(action, GiveUp)]
+    if rows:
+        # The environments clip what they execute but not what they charge for.
+        given = np.array([chosen[row] for row in rows], np.float32).clip(task.action.low, task.action.high)
+        for row, action, is_finite in zip(rows, given, np.isfinite(given).all(axis=1), strict=True):
+            chosen[row] = action if is_finite else None
+    return chosen
+
+
 def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode], listener: StepListener | None) -> bool:
     """Step one environment; True, with the episode in ``finished``, when its episode is over."""
-    if isinstance(action, GiveUp):
-        finished[slot.seed] = _episode(task, slot, "rejected", f"policy: {action.reason}")
+    if action is None or isinstance(action, GiveUp):
+        reason = "action not finite" if action is None else f"policy: {action.reason}"
+        finished[slot.seed] = _episode(task, slot, "rejected", reason)
         return True
-    if task.action.kind == "continuous":
-        # The environments clip what they execute but not what they charge for; stored = given = in range.
-        action = np.clip(np.asarray(action, np.float32), task.action.low, task.action.high)
-        if not np.isfinite(action).all():
-            finished[slot.seed] = _episode(task, slot, "rejected", "action not finite")
-            return True
-    else:
-        action = int(action)
     slot.note_observation(task)
     slot.actions.append(action)
     try:

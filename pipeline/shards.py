@@ -5,7 +5,7 @@
     <root>/<task>/train-0000000000-000250.json               ShardManifest, written last
     <root>/<task>/index.json                                 copies of the manifests, to read many of them at once
 
-Memory is bounded by one row group: episodes are flushed as they come.
+Memory is bounded by two row groups: one is written while the next is played.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,24 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     task = job.task
     buffer: list[Episode] = []
     buffered_bytes = 0
-    with pq.ParquetWriter(
-        path,
-        features(task).arrow_schema,
-        compression=COMPRESSION,
-        use_dictionary=task.observation != IMAGE,  # no image occurs twice; what they share, zstd finds
-        write_page_index=True,
-        use_content_defined_chunking=True,
-    ) as writer:
+
+    def write(episodes: Sequence[Episode]) -> None:
+        writer.write_table(data_table(task, episodes))
+
+    # A thread writes while the next episodes are played; compression holds no lock of Python's. Leaving it waits for
+    # it, before the file is closed.
+    with (
+        pq.ParquetWriter(
+            path,
+            features(task).arrow_schema,
+            compression=COMPRESSION,
+            use_dictionary=task.observation != IMAGE,  # no image occurs twice; what they share, zstd finds
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        ) as writer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        written: Future[None] | None = None
         for episode in episodes:
             totals.side_rows.append(_side_row(episode, None if episode.rejected else totals.num_episodes))
             if episode.rejected:
@@ -132,10 +143,14 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
             buffer.append(episode)
             buffered_bytes += episode.observations.nbytes
             if buffered_bytes >= ROW_GROUP_BYTES:
-                writer.write_table(data_table(task, buffer))
+                if written:
+                    written.result()  # one row group waits at most, and its error stops the rest
+                written = thread.submit(write, buffer)
                 buffer, buffered_bytes = [], 0
+        if written:
+            written.result()
         if buffer or totals.num_episodes == 0:
-            writer.write_table(data_table(task, buffer))
+            write(buffer)
 
 
 def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:

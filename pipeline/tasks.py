@@ -61,6 +61,8 @@ class Task:
         success: where success is read: ``info`` (``info["success"]`` at any step), ``reward`` (a positive reward on
             the last step) or ``None`` when the environment has no notion of it.
         packages: the distributions whose versions decide what an episode looks like.
+        lockstep: environments that one core steps fastest at a time. Networks gain from many; simulators lose once
+            their states no longer fit the processor's cache together.
         factory: builds the environment; heavy imports happen inside it.
         drawable_factory: builds one with the same episodes that ``pipeline/render.py`` can draw, where ``factory``'s
             cannot be drawn; None where it can.
@@ -78,6 +80,7 @@ class Task:
     packages: tuple[str, ...]
     factory: Callable[[Task], gym.Env[Any, Any]]
     has_text: bool = False
+    lockstep: int = 16
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
 
     def make_env(self, drawable: bool = False) -> gym.Env[Any, Any]:

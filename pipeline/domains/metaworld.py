@@ -87,6 +87,7 @@ TASKS = tuple(
         action=Action("continuous", 4),
         max_steps=MAX_STEPS,
         success="info",
+        lockstep=2,  # measured with script and network: 1.9 times the speed of 16
         packages=("metaworld", "mujoco", "gymnasium", "numpy"),
         factory=make_env,
     )

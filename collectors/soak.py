@@ -1,0 +1,158 @@
+"""What a long collection and more workers do to speed and memory.
+
+    python -m collectors.soak --episodes 100000
+
+First the same episodes with one worker and with two, in turn; then one long run, whose speed and memory are compared
+early and late. Everything is the real command in folders that are removed afterwards; speeds are read off the times at
+which finished shards appeared, so that starting Ray is left out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from collectors.status import Progress, read_progress
+from experts.prepare import ExpertsConfig, prepare
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.errors import JobsFailedError
+from pipeline.shards import finished_shards
+from pipeline.tasks import Task, select_tasks
+
+SAMPLE_S = 2.0
+
+
+@dataclass(frozen=True)
+class SoakConfig:
+    """Compare one worker with two, and the beginning of a long run with its end."""
+
+    task: str = "babyai-go-to-local"
+    """Task name, domain, glob, or comma list of these; one with a rule as its expert."""
+    workers_episodes: int = 8000
+    """Training episodes per task of each run with one and with two workers; 0 leaves these runs out."""
+    rounds: int = 3
+    """Runs with one and with two workers each."""
+    episodes: int = 100_000
+    """Training episodes per task of the long run; 0 leaves it out."""
+    window: int = 10_000
+    """Episodes over which speed is averaged, from episode 1,000 on and up to the last."""
+    shard_episodes: int = 250
+    """Episodes per shard."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "rounds", "window", "shard_episodes")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A collector at one moment: episodes done, bytes of the driver and of the largest worker."""
+
+    episodes: int
+    driver_bytes: int
+    worker_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a collection left behind.
+
+    Attributes:
+        finished_at: seconds at which shards were finished, ascending.
+        episodes: in these shards.
+        samples: taken while it ran.
+    """
+
+    finished_at: np.ndarray
+    episodes: np.ndarray
+    samples: list[Sample]
+
+    def rate(self, first: int = 0, last: int | None = None) -> float:
+        """Episodes per second from episode ``first`` to episode ``last``."""
+        done = np.cumsum(self.episodes)
+        chosen = np.flatnonzero((done >= first) & (done <= (done[-1] if last is None else last)))
+        begin, end = chosen[0], chosen[-1]
+        return float((done[end] - done[begin]) / (self.finished_at[end] - self.finished_at[begin]))
+
+
+def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, workers: int, experts: Path) -> Run:
+    """Collect in a process of its own and look at it every few seconds.
+
+    Raises:
+        JobsFailedError: the collector failed.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory)
+        (out / "experts").symlink_to(experts)
+        command = [sys.executable, "-m", "collectors.collect", "--task", config.task, "--out", directory]
+        command += ["--episodes", str(episodes), "--workers", str(workers), "--expert", "scripted,bot"]
+        command += ["--shard-episodes", str(config.shard_episodes)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        samples: list[Sample] = []
+        try:
+            while process.poll() is None:
+                progress: Progress | None = read_progress(out / "shards")
+                if progress and progress.worker_bytes and progress.is_running:
+                    samples.append(Sample(progress.episodes, progress.driver_bytes, progress.worker_bytes))
+                time.sleep(SAMPLE_S)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            raise JobsFailedError(
+                f"{' '.join(command)} ended with code {process.returncode}; run it by hand to see why"
+            )
+        times, counts = [], []
+        for task in tasks:
+            for shard in finished_shards(out / "shards", task.name):
+                times.append((out / "shards" / task.name / f"{shard.stem}.json").stat().st_mtime)
+                counts.append(shard.num_seeds)
+    order = np.argsort(times)
+    return Run(np.array(times)[order], np.array(counts)[order], samples)
+
+
+def main() -> None:
+    from rich.table import Table
+
+    config = parse(SoakConfig)
+    tasks = select_tasks(config.task)
+    with tempfile.TemporaryDirectory() as directory:
+        prepare(ExpertsConfig(config.task, Path(directory), "scripted,bot", episodes=20), tasks)
+        experts = Path(directory) / "experts"
+        if config.workers_episodes:
+            one, two = [], []
+            for _ in range(config.rounds):
+                one.append(collect_and_watch(config, tasks, config.workers_episodes, 1, experts).rate())
+                two.append(collect_and_watch(config, tasks, config.workers_episodes, 2, experts).rate())
+            table = Table("1 worker", "2 workers", "ratio", title=f"episodes/s, {config.task}")
+            ratio = median(b / a for a, b in zip(one, two, strict=True))
+            table.add_row(f"{median(one):.1f}", f"{median(two):.1f}", f"{ratio:.2f}")
+            print_table(table)
+        if config.episodes:
+            _show_long_run(config, collect_and_watch(config, tasks, config.episodes, 2, experts))
+
+
+def _show_long_run(config: SoakConfig, found: Run) -> None:
+    from rich.table import Table
+
+    total = int(found.episodes.sum())
+    windows = ((1000, 1000 + config.window), (total - config.window, total))
+    table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"a long run, {config.task}")
+    rates = [found.rate(*window) for window in windows]
+    for (first, last), rate in zip(windows, rates, strict=True):
+        sample = min(found.samples, key=lambda s: abs(s.episodes - last))
+        memory = (f"{num_bytes / 2**20:,.0f}" for num_bytes in (sample.driver_bytes, sample.worker_bytes))
+        table.add_row(f"{first:,} to {last:,}", f"{rate:.1f}", *memory)
+    table.add_row("last / first", f"{rates[1] / rates[0]:.3f}", "", "")
+    print_table(table)
+
+
+if __name__ == "__main__":
+    run("collectors.soak")
