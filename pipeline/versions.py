@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterable
+from functools import cache
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Installed version of each distribution, in the order given."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    return {name: _installed(name) for name in packages}
+
+
+@cache  # reading it takes a millisecond, and planning asks for each of 157 tasks and its experts
+def _installed(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 def format_versions(versions: dict[str, str]) -> str:

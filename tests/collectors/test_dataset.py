@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
 from collectors.dataset import DatasetConfig, build_dataset
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, sha256_of
+from pipeline.files import digest_of, read_json, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.tasks import Task, select_tasks
@@ -107,7 +108,8 @@ def test_the_side_table_points_at_the_rows_of_the_data(tmp_path: Path) -> None:
     data = load(dataset, "fake-nan-reward")["train"]
     side = load(dataset, "fake-nan-reward-episodes")["train"]
     assert list(side.features) == [
-        "seed", "row", "expert", "expert_revision", "return", "length", "success", "ended", "rejected", "versions",
+        "seed", "row", "expert", "expert_revision", "return", "length", "success", "ended", "rejected", "noise",
+        "versions",
     ]  # fmt: skip
     assert side["seed"][:] == [0, 1, 2, 3, 4, 5]
     assert side["row"][:] == [0, None, 1, 2, None, 3]
@@ -118,6 +120,20 @@ def test_the_side_table_points_at_the_rows_of_the_data(tmp_path: Path) -> None:
             assert episode["return"] == sum(rewards)
             assert episode["length"] == len(rewards)
             assert rewards == expected_episode(FAKE_NAN_REWARD, episode["seed"]).rewards.tolist()
+
+
+def test_side_tables_from_before_there_was_noise_stand_beside_later_ones(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    folder = tmp_path / "shards" / "fake-count"
+    side = folder / "train-0000000000-000003.episodes.parquet"
+    pq.write_table(pq.read_table(side).drop_columns(["noise"]), side)
+    manifest = read_json(folder / "train-0000000000-000003.json")
+    del manifest["noise"]
+    manifest["episodes"] |= {"num_bytes": side.stat().st_size, "sha256": sha256_of(side)}
+    write_json(folder / "train-0000000000-000003.json", manifest)
+    opened = load(build(tmp_path), "fake-count-episodes")["train"]
+    assert opened["seed"][:] == [0, 1, 2, 3, 4]
+    assert opened["noise"][:] == [None] * 5
 
 
 def test_no_seed_is_in_both_splits(tmp_path: Path) -> None:
