@@ -46,11 +46,11 @@ class BenchConfig:
     """Environment steps per measurement, about; the plain way plays an eighth of the episodes."""
     rounds: int = 5
     """Alternating measurements; the median is shown, and the median of the ratios within a round."""
-    envs: int = 16
-    """Environments in lockstep."""
+    envs: int | None = None
+    """Environments in lockstep; what is fastest for each task if not given."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "steps", "rounds", "envs")
+        check_at_least_one(self, "steps", "rounds", *(["envs"] if self.envs is not None else []))
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
     begin, mix = _expert(task, folder)
     policy = mix.make_policy(task)
     lengths = [len(episode) for episode in rollout(task, policy, range(4), 4, keep_observations=False)]
-    num_episodes = max(config.envs, round(config.steps / np.mean(lengths)))
+    num_episodes = max(config.envs or task.lockstep, round(config.steps / np.mean(lengths)))
     seeds = range(num_episodes)
     plain_seeds = range(max(1, num_episodes // 8))
     episodes = list(rollout(task, policy, seeds, config.envs, keep_observations=False))

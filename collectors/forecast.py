@@ -21,7 +21,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collectors.collect import RECIPES, CollectConfig, CollectJob, check_amounts, plan_jobs, plan_tasks
+from collectors.collect import CollectJob, plan_jobs, plan_tasks
+from collectors.config import RECIPES, CollectConfig, check_amounts
 from collectors.rates import Rates, load_rates
 from collectors.status import format_seconds
 from experts.choice import Mix

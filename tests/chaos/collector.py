@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from collectors.collect import CollectConfig, collect
+from collectors.collect import collect
+from collectors.config import CollectConfig
 from pipeline.cli import configure_logging
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import location

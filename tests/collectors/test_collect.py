@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import RECIPES, CollectConfig, CollectJob, check_amounts, collect, collect_shard
+from collectors.collect import CollectJob, collect, collect_shard
+from collectors.config import RECIPES, CollectConfig, check_amounts
 from experts.babyai_bot import BabyAIBotPolicy
 from experts.choice import Mix
 from experts.noise import parse_noise

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import CollectConfig, collect
+from collectors.collect import collect
+from collectors.config import CollectConfig
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json
 from pipeline.shards import finished_shards

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from collectors.collect import RECIPES, CollectConfig
+from collectors.config import RECIPES, CollectConfig
 from collectors.forecast import Cost, ForecastConfig, costs, forecast, time_planning
 from collectors.rates import Rate, Rates, load_rates
 from pipeline.errors import UserError

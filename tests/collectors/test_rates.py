@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from collectors.collect import CollectConfig, collect
+from collectors.collect import collect
+from collectors.config import CollectConfig
 from collectors.rates import RATES, Rate, Rates, RatesConfig, load_rates, measure, update_rates
 from collectors.status import PROGRESS
 from pipeline.errors import UserError

@@ -1,0 +1,207 @@
+"""The options of a collection, and its recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experts.choice import BEST, parse_choice
+from experts.noise import parse_noise
+from pipeline.cli import check_at_least_one
+from pipeline.errors import UserError
+from pipeline.tasks import DEMO_TASKS, Task, all_tasks
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Collect episodes of experts into shards."""
+
+    task: str
+    """Task name, domain, glob, or comma list of these."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    episodes: str = "1000"
+    """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`.
+    `atari=444000steps` means as many as make about so many steps, by the mean length of the expert's measured ones."""
+    test_share: float = 0.1
+    """Test episodes as a share of the training episodes; at least one."""
+    shard_episodes: str = "250"
+    """Episodes per shard at most, the unit of work and what a kill can cost: a number, or numbers by task or domain."""
+    workers: int = 2
+    """Worker processes."""
+    envs: int | None = None
+    """Environments each worker steps in lockstep; what is fastest for each task if not given."""
+    expert: str = BEST
+    """Who acts: `best` or `best-success` as measured, a kind, a revision, the first there is of a comma list, or a mix
+    such as `0.7*best+0.3*scripted`, in which each seed is played by one of them."""
+    noise: str = ""
+    """Noise in the actions: `epsilon=0.05` replaces discrete ones by random ones with this probability, `gaussian=0.1`
+    shifts continuous ones by this share of half their range (standard deviation); a comma list of both for tasks of
+    both kinds; `0.5*epsilon=0.05` in this share of the episodes only. The side table tells each episode's."""
+    allow_weak: bool = False
+    """Collect with experts that are not clearly better than random, too."""
+    max_rejected: float = 0.25
+    """Share of a task's episodes that may be rejected; above it the command ends with an error once all is done."""
+    stall_s: float = 300.0
+    """Seconds without a single environment step after which a worker is held to be hung and replaced."""
+    worker_gb: float = 4.0
+    """Memory a worker may hold between shards; one that holds more is replaced."""
+    cpus_per_worker: float = 1.0
+    """CPU cores the scheduler sets aside for a worker."""
+    memory_gb_per_worker: float = 0.0
+    """Memory the scheduler sets aside for a worker; 0 leaves memory out of its account."""
+    resources: str = ""
+    """What else a node must have for a worker, as declared with `ray start --resources`, such as `simulator=1`."""
+
+    def __post_init__(self) -> None:
+        _parse_amounts("--episodes", self.episodes)
+        if any(amount.unit == STEPS for amount in _parse_amounts("--shard-episodes", self.shard_episodes).values()):
+            raise UserError(f"--shard-episodes {self.shard_episodes!r}: shards are cut by episodes, not by steps")
+        parse_choice(self.expert)
+        parse_noise(self.noise)
+        parse_resources(self.resources)
+        check_at_least_one(self, "workers", *(["envs"] if self.envs is not None else []))
+        for name in ("stall_s", "worker_gb", "cpus_per_worker"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be above 0")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
+        if not 0 < self.test_share <= 1:
+            raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
+
+    def num_episodes(self, task: Task, split: str, mean_steps: float | None = None) -> int:
+        """Episodes wanted of a split.
+
+        Args:
+            task: of which task.
+            split: ``train`` or ``test``.
+            mean_steps: steps of an episode of the expert, where ``episodes`` gives steps.
+
+        Raises:
+            UserError: ``episodes`` names neither the task nor its domain nor a number for the rest, or it gives steps
+                and nobody knows how many an episode has.
+        """
+        amount = _amount_for("--episodes", self.episodes, task)
+        count = amount.number
+        if amount.unit == STEPS:
+            if not mean_steps:
+                raise UserError(
+                    f"--episodes {self.episodes!r}: the length of an episode of {task.name} is not known, as its "
+                    f"expert is not measured; give a number of episodes, or run `make experts TASK={task.name}`"
+                )
+            count = max(1, round(amount.number / mean_steps))
+        # Not above a whole number by what a float cannot hold: 95,000 episodes with a share of 1/19 are 5,000.
+        return count if split == "train" else math.ceil(round(count * self.test_share, 6))
+
+    def counts_steps(self, task: Task) -> bool:
+        """Whether ``episodes`` gives steps of a task, not episodes."""
+        return _amount_for("--episodes", self.episodes, task).unit == STEPS
+
+    def shard_size(self, task: Task) -> int:
+        """Episodes per shard of a task.
+
+        Raises:
+            UserError: ``shard_episodes`` says nothing about the task.
+        """
+        return _amount_for("--shard-episodes", self.shard_episodes, task).number
+
+
+def parse_resources(text: str) -> dict[str, float]:
+    """``simulator=1,licence=0.5`` as amounts by name."""
+    amounts = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, amount = part.partition("=")
+        try:
+            amounts[name] = float(amount)
+        except ValueError as error:
+            raise UserError(f"--resources {text!r}: {part!r} is not name=amount") from error
+    return amounts
+
+
+@dataclass(frozen=True)
+class _Amount:
+    number: int
+    unit: str
+
+
+EPISODES, STEPS = "episodes", "steps"
+
+
+def _parse_amounts(flag: str, text: str) -> dict[str, _Amount]:
+    """``300,babyai=10000,atari=444000steps`` as amounts by name; the one for the rest has the name ``""``."""
+    amounts = {}
+    for part in text.split(","):
+        name, _, amount = part.strip().rpartition("=")
+        number = amount.removesuffix(STEPS)
+        if not number.isdecimal() or int(number) < 1:
+            raise UserError(f"{flag} {text!r}: {part!r} is not a number of at least 1, nor name=number")
+        amounts[name] = _Amount(int(number), EPISODES if number == amount else STEPS)
+    return amounts
+
+
+def _amount_for(flag: str, text: str, task: Task) -> _Amount:
+    """The task's own amount, else its domain's, else that for the rest."""
+    amounts = _parse_amounts(flag, text)
+    for name in (task.name, task.domain, ""):
+        if name in amounts:
+            return amounts[name]
+    raise UserError(f"{flag} {text!r} says nothing about {task.name}; add a number for the rest")
+
+
+def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
+    """Check that ``episodes`` and ``shard_episodes`` say something of every chosen task and name none that is not.
+
+    A domain that is not chosen may be named: a recipe for all of them serves for one, too.
+
+    Raises:
+        UserError: names the first that is wrong.
+    """
+    known = {name for task in (*tasks, *all_tasks()) for name in (task.name, task.domain)} | {""}
+    for flag, text in (("--episodes", config.episodes), ("--shard-episodes", config.shard_episodes)):
+        for name in _parse_amounts(flag, text):
+            if name not in known:
+                raise UserError(f"{flag} {text!r}: {name!r} is neither a task nor a domain; `make tasks` lists them")
+        for task in tasks:
+            _amount_for(flag, text, task)
+
+
+def demo() -> CollectConfig:
+    """The demo's six tasks, as much as minutes allow: a grid-world episode is short, an arm's has 100 steps."""
+    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes="500", expert="scripted,bot")
+
+
+def laptop() -> CollectConfig:
+    """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night; about a fifth of JAT.
+
+    By `make plan RECIPE=laptop`: Meta-World makes 500 to 900 steps/s on a core, so 4,000 episodes of 100 steps for each
+    of 50 tasks take most of the night. BabyAI and MuJoCo make thousands, so as large a share of JAT's numbers takes an
+    hour or two.
+    """
+    return CollectConfig(
+        task="babyai,metaworld,mujoco",
+        episodes="babyai=20000,metaworld=4000,mujoco=2000",
+        shard_episodes="babyai=10000,metaworld=1000,mujoco=200",
+    )
+
+
+# Of each BabyAI task JAT has 95,000 episodes for training and 5,000 for testing.
+JAT_TEST_SHARE = 5_000 / 95_000
+
+
+def jat() -> CollectConfig:
+    """JAT's numbers of training episodes, in Atari of steps, and its share of test episodes in BabyAI everywhere.
+
+    A shard is half an hour of one core at most, and larger than the tens of megabytes of most of them only where steps
+    are large, as the humanoid's.
+    """
+    return CollectConfig(
+        task="*",
+        episodes="babyai=95000,metaworld=16000,mujoco=9000,atari=444000steps",
+        test_share=JAT_TEST_SHARE,
+        shard_episodes="babyai=50000,metaworld=8000,mujoco=500,atari=25",
+    )
+
+
+RECIPES = {"demo": demo, "laptop": laptop, "jat": jat}
