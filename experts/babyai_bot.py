@@ -36,10 +36,10 @@ class BabyAIBotPolicy:
         self._bots: dict[int, Any] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
-        from minigrid.utils.baby_ai_bot import BabyAIBot
+        from experts.babyai_planner import FastBot
 
         for slot, env in zip(slots, envs, strict=True):
-            bot = BabyAIBot(env)
+            bot = FastBot(env)
             bot.stack = _BoundedStack(bot.stack)
             self._bots[slot] = bot
 
