@@ -34,6 +34,8 @@ class BabyAIBotPolicy:
 
     def __init__(self, task: Task) -> None:
         self._bots: dict[int, Any] = {}
+        self._envs: dict[int, gym.Env[Any, Any]] = {}
+        self._planned: dict[int, int | None] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         from experts.babyai_planner import FastBot
@@ -41,13 +43,17 @@ class BabyAIBotPolicy:
         for slot, env in zip(slots, envs, strict=True):
             bot = FastBot(env)
             bot.stack = _BoundedStack(bot.stack)
-            self._bots[slot] = bot
+            self._bots[slot], self._envs[slot], self._planned[slot] = bot, env, None
 
     def act(self, slots: Sequence[int], observations: Observations) -> Sequence[Any]:
-        return [self._plan(self._bots[slot]) for slot in slots]
+        return [self._plan(slot) for slot in slots]
 
-    def _plan(self, bot: Any) -> int | GiveUp:
+    def _plan(self, slot: int) -> int | GiveUp:
+        # Where noise replaced what was planned, the bot must know, to undo it.
+        done = self._envs[slot].get_wrapper_attr("last_action")
+        replaced = done if done != self._planned[slot] else None
         try:
-            return int(bot.replan())
+            action = self._planned[slot] = int(self._bots[slot].replan(replaced))
         except Exception as error:  # noqa: BLE001  the planner raises whatever its assumptions break with; counted, never hidden
             return GiveUp(f"bot: {type(error).__name__}: {error}")
+        return action

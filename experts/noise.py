@@ -114,9 +114,8 @@ def check_noise(text: str, tasks: Sequence[Task]) -> None:
 class NoisyPolicy:
     """Lets another policy act and adds the noise of each episode.
 
-    That policy is not told what became of its actions. Networks and scripted policies act on what they see next; the
-    BabyAI bot takes its own action for done, and gives up where a lost one breaks its plan (5 % of the episodes with
-    epsilon=0.05, 14 % with 0.2, measured on seven levels), which rejects the episode.
+    Networks and scripted policies act on what they see next. The BabyAI bot plans ahead; it looks up in the environment
+    what was really done, and undoes it (0 of 280 episodes given up on seven levels with epsilon=0.05, 1 with 0.2).
     """
 
     def __init__(self, task: Task, policy: Policy, noise: Noise) -> None:

@@ -77,6 +77,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
     """Direction and view as one integer vector, the mission as text, the reward as a float.
 
     Attributes:
+        last_action: what was done last in this episode; None at its beginning.
         visible_cells: indices ``y * width + x`` into the level's list of cells, of those seen in the last observation.
     """
 
@@ -86,6 +87,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
         # gymnasium's Text space would have to list every character of every mission; the level's own knows them.
         mission = env.observation_space["mission"]  # type: ignore[index]
         self.observation_space = gym.spaces.Dict({DISCRETE: gym.spaces.MultiDiscrete(sizes), TEXT: mission})
+        self.last_action: int | None = None
         self.visible_cells: list[int] = []
         level: Any = env.unwrapped
         self._level = level
@@ -97,12 +99,14 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.last_action = None
         # minigrid prints a line for every layout it rejects while it draws a level.
         with contextlib.redirect_stdout(io.StringIO()):
             observation, info = self.env.reset(seed=seed, options=options)
         return _flatten(observation), info
 
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.last_action = action
         observation, reward, terminated, truncated, info = self.env.step(action)
         return _flatten(observation), float(reward), terminated, truncated, info
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experts.babyai_bot import MAX_SUBGOALS, BabyAIBotPolicy, LoopingError
+from experts.noise import Noise, NoisyPolicy
 from pipeline.domains import babyai
 from pipeline.episode import Episode
 from pipeline.policy import GiveUp, Observations
@@ -44,6 +45,14 @@ def test_a_bot_that_loops_gives_up_with_a_reason_and_the_others_go_on() -> None:
     assert looping.rejected == f"policy: bot: LoopingError: over {MAX_SUBGOALS} sub-goals"
     assert (looping.ended, len(looping)) == ("rejected", 2)
     assert [before.success, after.success] == [True, True]
+
+
+def test_a_bot_whose_actions_are_replaced_still_solves_its_level() -> None:
+    task = task_named("babyai-put-next-local")
+    policy = NoisyPolicy(task, BabyAIBotPolicy(task), Noise("epsilon", 0.2))
+    episodes = list(rollout(task, policy, range(40), num_envs=4))
+    assert [episode.rejected for episode in episodes] == [None] * 40
+    assert all(episode.success for episode in episodes)
 
 
 class MinigridView(gym.Wrapper[Any, Any, Any, Any]):
