@@ -14,7 +14,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect rates status \
-	dataset train evaluate report bench clean
+	dataset train evaluate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -90,10 +90,13 @@ evaluate: setup ## play unseen seeds with the trained agent
 report: setup ## write OUT/report/index.html
 	$(PY) -m trainer.report --out '$(OUT)'
 
-bench: setup ## measure experts, collection, loading, training and acting on this machine
+bench: setup ## measure experts, loading, training and acting on this machine
 	$(PY) -m experts.bench --out '$(OUT)'
-	$(PY) -m collectors.bench --out '$(OUT)'
 	$(PY) -m trainer.bench $(STAGE)
+
+bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over a long run, in 15 min
+	$(PY) -m collectors.bench $(TASKS)
+	$(PY) -m collectors.soak
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
