@@ -42,9 +42,9 @@ class BenchConfig:
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
     """Task name, domain, glob, or comma list of these."""
-    steps: int = 16000
+    steps: int = 40_000
     """Environment steps per measurement, about; the plain way plays an eighth of the episodes."""
-    rounds: int = 5
+    rounds: int = 3
     """Alternating measurements; the median is shown, and the median of the ratios within a round."""
     envs: int | None = None
     """Environments in lockstep; what is fastest for each task if not given."""

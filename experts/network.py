@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -102,6 +103,23 @@ class PolicyNetwork(nn.Module):
         return x.flatten(1)
 
 
+class _Rows:
+    """Rows of random numbers, drawn many at a time because each draw has a price; the same as one after another."""
+
+    BLOCK = 64
+
+    def __init__(self, draw: Callable[[tuple[int, int]], np.ndarray], size: int) -> None:
+        self._draw, self._size = draw, size
+        self._block, self._next = np.empty((0, size)), 0
+
+    def next(self) -> np.ndarray:
+        if self._next == len(self._block):
+            self._block, self._next = self._draw((self.BLOCK, self._size)), 0
+        row: np.ndarray = self._block[self._next]
+        self._next += 1
+        return row
+
+
 class NetworkPolicy:
     """Batched inference of a ``PolicyNetwork`` over the running slots.
 
@@ -126,13 +144,17 @@ class NetworkPolicy:
             self._network.double()
         self._dtype = next(self._network.parameters()).dtype
         self._is_image = len(spec.observation_shape) == 3
-        self._generators: dict[int, np.random.Generator] = {}
+        self._noise: dict[int, _Rows] = {}
         self._goals: dict[int, np.ndarray] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         for slot, seed, env in zip(slots, seeds, envs, strict=True):
             if self._spec.sampled:
-                self._generators[slot] = policy_generator(seed)
+                generator = policy_generator(seed)
+                draw = (
+                    generator.standard_normal if self._spec.head != "categorical" else partial(generator.gumbel, 0, 1)
+                )
+                self._noise[slot] = _Rows(draw, self._spec.action_size)
             if self._spec.sees_goal:
                 self._goals[slot] = goal_of(env)
 
@@ -148,11 +170,11 @@ class NetworkPolicy:
         if log_std is None:
             logits = out.numpy()
             if self._spec.sampled:
-                logits = logits + np.stack([self._generators[slot].gumbel(size=logits.shape[1]) for slot in slots])
+                logits = logits + np.stack([self._noise[slot].next() for slot in slots])
             return logits.argmax(axis=1)
         actions = out.numpy()
         if self._spec.sampled:
-            noise = np.stack([self._generators[slot].standard_normal(actions.shape[1]) for slot in slots])
+            noise = np.stack([self._noise[slot].next() for slot in slots])
             actions = actions + noise * np.exp(log_std.numpy())
         if self._spec.head == "squashed":
             low, high = self._spec.action_low, self._spec.action_high

@@ -27,7 +27,7 @@ from pipeline.files import list_sizes, read_json, replacing, sha256_of, update_j
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.schema import data_table, episode_features, features
-from pipeline.tasks import IMAGE
+from pipeline.tasks import DISCRETE
 from pipeline.versions import format_versions, versions_of
 
 # Uncompressed numbers per row group: large enough to compress and scan well, small enough to hold twice.
@@ -124,7 +124,9 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
             path,
             features(task).arrow_schema,
             compression=COMPRESSION,
-            use_dictionary=task.observation != IMAGE,  # no image occurs twice; what they share, zstd finds
+            # Measured values hardly ever occur twice, nor do images: without a dictionary a half-cheetah's step takes
+            # 72 bytes, with one 99, and twice the time. A grid world's takes 42 without and 20 with one.
+            use_dictionary=task.observation == DISCRETE,
             write_page_index=True,
             use_content_defined_chunking=True,
         ) as writer,

@@ -61,6 +61,7 @@ TASKS = tuple(
         action=Action("continuous", action_size, -bound, bound),
         max_steps=max_steps,
         success=None,
+        lockstep=32,
         packages=("gymnasium", "mujoco", "numpy"),
         factory=make_env,
     )

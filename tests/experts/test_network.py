@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experts.network import NetworkPolicy, PolicyNetwork, build_network
+from experts.network import NetworkPolicy, PolicyNetwork, _Rows, build_network
 from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
@@ -179,3 +180,13 @@ def test_arrays_that_are_not_the_network_s_are_refused(changes: dict[str, Tensor
     arrays = {name: array for name, array in {**ARRAYS, **changes}.items() if array is not None}
     with pytest.raises(UserError, match=message):
         build_network(TINY, arrays, "somewhere")
+
+
+@pytest.mark.parametrize("name", ["standard_normal", "gumbel"])
+def test_numbers_drawn_in_blocks_are_those_drawn_one_row_at_a_time(name: str) -> None:
+    together, apart = policy_generator(3), policy_generator(3)
+    draw = together.standard_normal if name == "standard_normal" else partial(together.gumbel, 0, 1)
+    rows = _Rows(draw, 3)
+    for _ in range(2 * _Rows.BLOCK + 1):
+        expected = apart.standard_normal(3) if name == "standard_normal" else apart.gumbel(size=3)
+        np.testing.assert_array_equal(rows.next(), expected)
