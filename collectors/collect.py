@@ -27,7 +27,7 @@ from pipeline.cli import parse, run
 from pipeline.cluster import Resources, Supervision, run_jobs
 from pipeline.episode import Episode
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import exclusive, read_json, update_json
+from pipeline.files import exclusive, read_json, remove_leftovers, update_json
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
 from pipeline.policy import Policy
@@ -133,6 +133,7 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
             _collect_all(config, root, jobs)
         finally:
             for task in tasks:
+                remove_leftovers(root / task.name)
                 index_shards(root, task.name)
         _check_rejected(config, root, tasks)
 

@@ -21,7 +21,6 @@ from statistics import median
 import numpy as np
 
 from collectors.status import Progress, read_progress
-from experts.prepare import ExpertsConfig, prepare
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import JobsFailedError
 from pipeline.shards import finished_shards
@@ -35,7 +34,7 @@ class SoakConfig:
     """Compare one worker with two, and the beginning of a long run with its end."""
 
     task: str = "babyai-go-to-local"
-    """Task name, domain, glob, or comma list of these; one with a rule as its expert."""
+    """Task name, domain, glob, or comma list of these; one whose expert is a rule, as these need no training."""
     workers_episodes: int = 8000
     """Training episodes per task of each run with one and with two workers; 0 leaves these runs out."""
     rounds: int = 3
@@ -82,7 +81,7 @@ class Run:
         return float((done[end] - done[begin]) / (self.finished_at[end] - self.finished_at[begin]))
 
 
-def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, workers: int, experts: Path) -> Run:
+def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, workers: int) -> Run:
     """Collect in a process of its own and look at it every few seconds.
 
     Raises:
@@ -90,7 +89,6 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
     """
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory)
-        (out / "experts").symlink_to(experts)
         command = [sys.executable, "-m", "collectors.collect", "--task", config.task, "--out", directory]
         command += ["--episodes", str(episodes), "--workers", str(workers), "--expert", "scripted,bot"]
         command += ["--shard-episodes", str(config.shard_episodes)]
@@ -123,20 +121,17 @@ def main() -> None:
 
     config = parse(SoakConfig)
     tasks = select_tasks(config.task)
-    with tempfile.TemporaryDirectory() as directory:
-        prepare(ExpertsConfig(config.task, Path(directory), "scripted,bot", episodes=20), tasks)
-        experts = Path(directory) / "experts"
-        if config.workers_episodes:
-            one, two = [], []
-            for _ in range(config.rounds):
-                one.append(collect_and_watch(config, tasks, config.workers_episodes, 1, experts).rate())
-                two.append(collect_and_watch(config, tasks, config.workers_episodes, 2, experts).rate())
-            table = Table("1 worker", "2 workers", "ratio", title=f"episodes/s, {config.task}")
-            ratio = median(b / a for a, b in zip(one, two, strict=True))
-            table.add_row(f"{median(one):.1f}", f"{median(two):.1f}", f"{ratio:.2f}")
-            print_table(table)
-        if config.episodes:
-            _show_long_run(config, collect_and_watch(config, tasks, config.episodes, 2, experts))
+    if config.workers_episodes:
+        one, two = [], []
+        for _ in range(config.rounds):
+            one.append(collect_and_watch(config, tasks, config.workers_episodes, 1).rate())
+            two.append(collect_and_watch(config, tasks, config.workers_episodes, 2).rate())
+        table = Table("1 worker", "2 workers", "ratio", title=f"episodes/s, {config.task}")
+        ratio = median(b / a for a, b in zip(one, two, strict=True))
+        table.add_row(f"{median(one):.1f}", f"{median(two):.1f}", f"{ratio:.2f}")
+        print_table(table)
+    if config.episodes:
+        _show_long_run(config, collect_and_watch(config, tasks, config.episodes, 2))
 
 
 def _show_long_run(config: SoakConfig, found: Run) -> None:

@@ -99,6 +99,8 @@ class Mix:
 
     def index_of(self, seed: int) -> int:
         """Which expert plays ``seed``. Not the policy's own stream of numbers (``seeds.policy_generator``)."""
+        if len(self.experts) == 1:
+            return 0
         bounds = np.cumsum(self.weights)
         return int(np.searchsorted(bounds, np.random.default_rng((seed, 2)).random() * bounds[-1], side="right"))
 

@@ -151,9 +151,9 @@ class NetworkPolicy:
         for slot, seed, env in zip(slots, seeds, envs, strict=True):
             if self._spec.sampled:
                 generator = policy_generator(seed)
-                draw = (
-                    generator.standard_normal if self._spec.head != "categorical" else partial(generator.gumbel, 0, 1)
-                )
+                draw: Any = generator.standard_normal
+                if self._spec.head == "categorical":
+                    draw = partial(generator.gumbel, 0, 1)
                 self._noise[slot] = _Rows(draw, self._spec.action_size)
             if self._spec.sees_goal:
                 self._goals[slot] = goal_of(env)

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -71,20 +72,33 @@ def replacing(path: Path) -> Iterator[Path]:
 def temporary_beside(path: Path) -> Iterator[Path]:
     """A hidden name for a new version of a local file or folder, which the caller moves to ``path`` when complete.
 
-    What is left under that name is removed at the end, and so is what killed processes of this machine left there.
+    What is left under that name is removed at the end. What killed processes left in the folder is removed when this
+    process first writes there: looking for it takes longer the more files there are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.{socket.gethostname()}."
-    temporary = path.with_name(f"{prefix}{os.getpid()}.tmp")
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     _remove(temporary)
     try:
         yield temporary
     finally:
         _remove(temporary)
-        for entry in os.scandir(path.parent):
-            process = entry.name.removeprefix(prefix).removesuffix(".tmp")
-            if entry.name.startswith(prefix) and process.isdecimal() and not _is_running(int(process)):
-                _remove(Path(entry.path))
+
+
+_swept: set[Path] = set()
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove from a local folder what ``temporary_beside`` of killed processes of this machine left there."""
+    if not is_local(directory) or not directory.is_dir():
+        return
+    leftover = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
+    for entry in os.scandir(directory):
+        match = leftover.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
+            _remove(Path(entry.path))
 
 
 def _remove(path: Path) -> None:

@@ -81,9 +81,10 @@ def write_shard(
     with replacing(data_path) as temporary:
         _write_data(temporary, job, episodes, totals)
         data = _entry(data_path.name, temporary)
+    made_with = format_versions(versions)
     for row in totals.side_rows:
         who = actor(row["seed"]) if actor else Actor(job.expert, expert_revision, job.noise)
-        row.update(expert=who.expert, expert_revision=who.revision, noise=who.noise, versions=format_versions(versions))
+        row.update(expert=who.expert, expert_revision=who.revision, noise=who.noise, versions=made_with)
     schema = episode_features().arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)

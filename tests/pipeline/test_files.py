@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.files import digest_of, read_json, replacing, sha256_of, write_json
+from pipeline.files import digest_of, read_json, remove_leftovers, replacing, sha256_of, write_json
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,26 @@ def test_a_digest_depends_on_the_value_and_not_on_the_order_of_keys() -> None:
     assert digest_of([1, 2]) != digest_of([2, 1])
     assert digest_of(Settings("a", Path("x"))) == digest_of({"name": "a", "out": "x"})
     assert len(digest_of(None)) == 16
+
+
+def leave_behind(path: Path) -> Path:
+    """What a process that was killed while writing ``path`` leaves."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = path.with_name(f".{path.name}.{socket.gethostname()}.{int(dead.stdout)}.tmp")
+    left.mkdir() if path.suffix == "" else left.write_text("half")
+    return left
+
+
+def test_what_killed_processes_left_is_removed_and_what_running_ones_write_is_not(tmp_path: Path) -> None:
+    file, folder = leave_behind(tmp_path / "file.txt"), leave_behind(tmp_path / "folder")
+    other = tmp_path / f".file.txt.another-host.{os.getpid()}.tmp"
+    other.write_text("half")
+    with replacing(tmp_path / "new.txt") as temporary:  # the first file that this process writes here
+        assert not file.exists() and not folder.exists()
+        temporary.write_text("new")
+        remove_leftovers(tmp_path)
+        assert temporary.exists() and other.exists()
+    again = leave_behind(tmp_path / "file.txt")
+    remove_leftovers(tmp_path)
+    assert not again.exists()
+    remove_leftovers(tmp_path / "nowhere")
