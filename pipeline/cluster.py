@@ -7,11 +7,14 @@ is large, a job writes to files itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import faulthandler
 import logging
 import math
 import os
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +35,8 @@ ResultT = TypeVar("ResultT")
 MAX_ATTEMPTS = 3
 # How often supervised workers are asked for their pulse.
 POLL_S = 2.0
+# How long Ray may take to start or to connect.
+START_S = 120.0
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -54,12 +59,28 @@ def connect(workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)
-        ray.init(address=address, logging_level=logging.WARNING)
-    else:
+    with _no_longer_than(START_S):
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+            return
         try:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
         except Exception as error:  # Ray raises this very class when one of its processes does not come up
             raise JobsFailedError(f"Ray did not start ({error}); run the same command again") from error
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float) -> Iterator[None]:
+    """End this process with exit code 1 and a traceback if the block takes longer.
+
+    Now and then Ray waits for ever for a process of its own, in C++, where no Python can interrupt it (seen once, with
+    several clusters on one machine). A process that has ended can be started again; one that hangs must be noticed.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _check_answers(address: str) -> None:
@@ -309,6 +330,8 @@ def _cut_to_largest_node(wanted: Resources) -> Resources:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not nodes:
+        raise JobsFailedError("no node of the Ray cluster is alive any more; run the same command again")
 
     def most(name: str) -> float:
         return max(node.get(name, 0) for node in nodes)

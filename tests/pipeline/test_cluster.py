@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -245,3 +247,16 @@ def test_without_space_no_more_jobs_are_begun() -> None:
 def test_a_resource_that_no_node_declares_is_left_out_and_memory_is_cut() -> None:
     needed = Resources(memory=2**60, custom={"simulator": 1.0})
     assert list(run_jobs(square, [2], 1, needed)) == [(2, 4)]
+
+
+def test_what_hangs_where_python_cannot_interrupt_it_ends_the_process() -> None:
+    code = (
+        "import ctypes, sys\n"
+        "from pipeline.cluster import _no_longer_than\n"
+        "with _no_longer_than(30): pass\n"
+        "with _no_longer_than(0.5): ctypes.PyDLL(None).sleep(60)\n"  # holds Python's lock all the time
+    )
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (result.returncode, time.monotonic() - started < 30) == (1, True)
+    assert "Timeout" in result.stderr
