@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,7 +75,7 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
     Now and then Ray waits for ever for a process of its own, in C++, where no Python can interrupt it (seen once, with
     several clusters on one machine). A process that has ended can be started again; one that hangs must be noticed.
     """
-    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield
     finally:
