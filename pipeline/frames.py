@@ -46,7 +46,7 @@ def stacked(observations: Sequence[np.ndarray]) -> np.ndarray:
     if not all((new[:-1] == old[1:]).all() for old, new in itertools.pairwise(planes)):
         return np.array(observations)
     frames = np.concatenate([planes[0][:-1], [plane[-1] for plane in planes]])
-    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(frames, CHANNELS, axis=0), 1, 1)
+    return np.lib.stride_tricks.sliding_window_view(frames, CHANNELS, axis=0)
 
 
 def encode_stacks(stacks: np.ndarray) -> list[bytes]:

@@ -109,7 +109,6 @@ class VectorGame(gym.Env[Any, Any]):
     """
 
     def __init__(self, task: Task) -> None:
-        # Imported for its side effect: the interface finds the games' files by their names in snake case.
         from ale_py.vector_env import AtariVectorEnv
 
         self._vector = AtariVectorEnv(
@@ -242,9 +241,7 @@ def _waits_for_fire(actions: Any) -> bool:
 
 
 def _rom_name(env_id: str) -> str:
-    """``ms_pacman`` of ``ALE/MsPacman-v5``."""
-    import ale_py.registration  # noqa: F401
-
+    """``ms_pacman`` of ``ALE/MsPacman-v5``, the name of the game's file."""
     game = env_id.removeprefix("ALE/").removesuffix("-v5")
     return re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()
 
