@@ -79,7 +79,7 @@ status: setup ## how far the collection in OUT is: done, running, rejected, epis
 	@$(PY) -m collectors.status --out '$(OUT)'
 
 dataset: setup ## build OUT/dataset from the shards
-	$(PY) -m collectors.dataset --out '$(OUT)' $(TASKS)
+	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS)
 
 train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
 	$(PY) -m trainer.train $(STAGE) $(TASKS)

@@ -32,7 +32,7 @@ class Stage:
 STAGES = (
     Stage("experts", "experts.prepare", ("recipe", "task", "workers")),
     Stage("collect", "collectors.collect", ("recipe", "task", "workers", "episodes")),
-    Stage("dataset", "collectors.dataset", ()),
+    Stage("dataset", "collectors.dataset.build", ()),
     Stage("train", "trainer.train", ("recipe", "task")),
     Stage("evaluate", "trainer.evaluate", ("recipe", "task", "workers")),
     Stage("report", "trainer.report", ()),

@@ -236,7 +236,7 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
         else:
             victim.unlink()
         build = subprocess.run(
-            [sys.executable, "-m", "collectors.dataset", "--out", str(out), "--task", TASKS],
+            [sys.executable, "-m", "collectors.dataset.build", "--out", str(out), "--task", TASKS],
             capture_output=True,
             text=True,
             check=False,

@@ -25,7 +25,7 @@ COMMANDS = {
     "collect": [
         "collectors.collect", "--task", TASKS, "--episodes", "24", "--shard-episodes", "6", "--envs", "4", *WORKERS,
     ],
-    "dataset": ["collectors.dataset"],
+    "dataset": ["collectors.dataset.build"],
     "train": [
         "trainer.train", "--steps", "40", "--batch-steps", "256", "--micro-batches", "1", "--checkpoint-every", "10",
         "--context-steps", "100", "--text-tokens", "8", "--threads", "1", "--model.hidden-size", "50",
@@ -158,7 +158,7 @@ def test_stages_run_in_order_and_the_first_failure_ends_the_chain(
     with pytest.raises(SystemExit) as ended:
         run_chain(ChainConfig(out=tmp_path))
     assert ended.value.code == 3
-    assert started == ["experts.prepare", "collectors.collect", "collectors.dataset", "trainer.train"]
+    assert started == ["experts.prepare", "collectors.collect", "collectors.dataset.build", "trainer.train"]
 
 
 def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:
@@ -168,7 +168,7 @@ def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:
         "collectors.collect", "--out", "o", "--recipe", "demo", "--task", "babyai", "--workers", "3",
         "--episodes", "5",
     ]  # fmt: skip
-    assert words["dataset"] == ["collectors.dataset", "--out", "o"]
+    assert words["dataset"] == ["collectors.dataset.build", "--out", "o"]
     assert words["train"] == ["trainer.train", "--out", "o", "--recipe", "demo", "--task", "babyai"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from collectors.dataset import DatasetConfig, build_dataset
+from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.plan import ShardJob
 from pipeline.shards import write_shard
 from tests.fakes import FAKE_TASKS, expected_episode

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from collectors.card import write_card
+from collectors.dataset.card import write_card
 from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.tasks import select_tasks
 

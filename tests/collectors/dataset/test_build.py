@@ -10,7 +10,7 @@ import pytest
 from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.dataset import DatasetConfig, build_dataset
+from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, ShardManifest
@@ -271,7 +271,7 @@ def test_a_build_that_was_killed_does_not_show(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("collectors.dataset.write_card", killed)
+        patch.setattr("collectors.dataset.build.write_card", killed)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path)
     assert states(dataset) == before

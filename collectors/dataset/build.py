@@ -1,6 +1,6 @@
 """Build a dataset directory from finished shards.
 
-    python -m collectors.dataset --out runs/default
+    python -m collectors.dataset.build --out runs/default
 
 Writes ``OUT/dataset``: ``data/<task>/<split>-00000-of-0000N.parquet``, side tables under ``episodes/``, the card
 ``README.md`` that tells ``datasets`` where everything is, and ``manifest.json`` last. Files are hard links to the
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.card import write_card
+from collectors.dataset.card import write_card
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, write_json
@@ -182,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("collectors.dataset")
+    run("collectors.dataset.build")
