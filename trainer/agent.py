@@ -93,7 +93,7 @@ class Agent:
         """Append one position per slot; hidden states ``(n, hidden)``."""
         index, positions = torch.from_numpy(slots), torch.from_numpy(self._positions[slots])
         self._past[index, positions] = embeddings
-        hidden = self._model.transformer.extend(embeddings[:, None], self._cache, index, positions[:, None])
+        hidden = self._model.extend(embeddings[:, None], self._cache, index, positions[:, None])
         self._positions[slots] += 1
         return hidden[:, 0]
 
@@ -107,7 +107,7 @@ class Agent:
         kept = self._past[index, self._max_positions - keep :]
         self._past[index, :keep] = kept
         positions = torch.arange(keep).expand(len(full), keep)
-        self._model.transformer.extend(kept, self._cache, index, positions)
+        self._model.extend(kept, self._cache, index, positions)
         self._positions[full] = keep
 
     def _choose(self, slot: int, logits: np.ndarray) -> int:

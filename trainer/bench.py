@@ -57,7 +57,7 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
 
     from trainer.agent import Agent
     from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.model import JatModel
+    from trainer.jat_model import JatModel
     from trainer.tokenizer import train_tokenizer
 
     torch.set_num_threads(config.threads)

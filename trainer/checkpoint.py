@@ -26,7 +26,8 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
 from trainer.config import ModelConfig
 from trainer.data import Normaliser
-from trainer.model import JatModel
+from trainer.jat_model import JatModel
+from trainer.model import Model
 from trainer.tokenizer import load_tokenizer, save_tokenizer
 
 
@@ -56,7 +57,7 @@ class AgentConfig:
 class Checkpoint:
     """Everything of a checkpoint but the optimiser."""
 
-    model: JatModel
+    model: Model
     tokenizer: Tokenizer
     normalisers: dict[str, Normaliser]
     config: AgentConfig

@@ -158,7 +158,7 @@ class TrainingRun:
     def __init__(self, config: TrainConfig, tasks: Sequence[Task], directory: Path) -> None:
         import torch
 
-        from trainer.model import JatModel
+        from trainer.jat_model import JatModel
 
         self.config, self.tasks, self.directory = config, tasks, directory
         self.digest = _manifest(config).digest

@@ -15,7 +15,8 @@ import torch
 
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
 from trainer.config import ModelConfig
-from trainer.model import JatModel, StepBatch
+from trainer.jat_model import JatModel
+from trainer.model import StepBatch
 
 HERE = Path(__file__).parent
 PARITY = json.loads((HERE / "jat_parity.json").read_text())

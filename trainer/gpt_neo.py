@@ -1,0 +1,147 @@
+"""JAT's trunk: GPT-Neo's blocks over embeddings, all positions at once or a few at a time with a cache.
+
+Parameter names and shapes are those of the released model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+
+
+class SelfAttention(nn.Module):
+    """GPT-Neo's attention: causal, no scaling of the scores, no bias in the projections of query, key and value."""
+
+    def __init__(self, config: ModelConfig, is_local: bool) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_heads
+        self.window_size = config.window_size if is_local else None
+        self.k_proj = nn.Linear(size, size, bias=False)
+        self.v_proj = nn.Linear(size, size, bias=False)
+        self.q_proj = nn.Linear(size, size, bias=False)
+        self.out_proj = nn.Linear(size, size)
+
+    def _split(self, x: Tensor) -> Tensor:
+        batch, length, size = x.shape
+        return x.view(batch, length, self.num_heads, size // self.num_heads).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, P, hidden)`` -> the same shape."""
+        length = x.shape[1]
+        query, key, value = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
+        mask = None
+        if self.window_size is not None and length > self.window_size:
+            positions = torch.arange(length, device=x.device)
+            mask = self._visible(positions[:, None], positions[None, :])
+        mixed = _attend(query, key, value, mask, is_causal=mask is None)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        """Attend from k new positions per slot to everything before them, keeping keys and values in ``cache``.
+
+        Args:
+            x: ``(n, k, hidden)``.
+            cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place.
+            slots: ``(n,)`` rows of the cache.
+            positions: ``(n, k)`` positions of the new entries.
+        """
+        query = self._split(self.q_proj(x))
+        for kind, new in enumerate((self.k_proj(x), self.v_proj(x))):
+            cache[kind, slots[:, None], :, positions] = self._split(new).transpose(1, 2)
+        past = cache[:, slots, :, : int(positions.max()) + 1]
+        key_positions = torch.arange(past.shape[3], device=x.device)
+        mask = self._visible(positions[:, None, :, None], key_positions)
+        mixed = _attend(query, past[0], past[1], mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        visible = key_positions <= query_positions
+        if self.window_size is not None:
+            visible = visible & (query_positions - key_positions < self.window_size)
+        return visible
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float = 1.0,
+) -> Tensor:
+    """Attention where ``mask`` is True, to the past, or to everything; ``(B, heads, P, size)`` each.
+
+    On a CPU always in float32, as GPT-Neo computes its scores: torch's CPU kernel takes seven times as long in
+    bfloat16 to go backwards through short sequences.
+    """
+    on_cpu = query.device.type == "cpu"
+    if on_cpu:
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast(query.device.type, enabled=not on_cpu and torch.is_autocast_enabled(query.device.type)):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale)
+
+
+class Attention(nn.Module):
+    """Only there for the released parameter names (``attn.attention.*``)."""
+
+    def __init__(self, config: ModelConfig, is_local: bool) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config, is_local)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.c_proj = nn.Linear(4 * config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, is_local: bool) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.hidden_size)
+        self.attn = Attention(config, is_local)
+        self.ln_2 = nn.LayerNorm(config.hidden_size)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn.attention(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+    def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        x = x + self.attn.attention.extend(self.ln_1(x), cache, slots, positions)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """The trunk: embeddings in, hidden states out, both ``(B, P, hidden)``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.wpe = nn.Embedding(config.max_positions, config.hidden_size)
+        self.h = nn.ModuleList(Block(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
+        self.ln_f = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        x = embeddings + self.wpe.weight[: embeddings.shape[1]]
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+    def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        """As ``forward`` for k new positions ``(n, k)`` of some slots; see ``new_cache``."""
+        x = embeddings + self.wpe(positions)
+        for layer, block in enumerate(cast(Iterable[Block], self.h)):
+            x = block.extend(x, cache[layer], slots, positions)
+        return self.ln_f(x)
