@@ -196,12 +196,12 @@ def test_a_few_kills_leave_no_trace(undisturbed: Path, out: Path) -> None:
         try:
             assert killer.disturb(process, role), (out / "collector.log").read_text()[-3000:]
             if role == "worker":
-                assert process.wait(LIMIT_S) == 0
+                assert process.wait(LIMIT_S) == 0, (out / "collector.log").read_text()[-3000:]
                 for path in sorted((out / "shards").glob("*/*-*.json"))[::2]:
                     path.unlink()
         finally:
             kill_tree(process)
-    assert finish(out, TASKS, "48") == 0
+    assert finish(out, TASKS, "48") == 0, (out / "collector.log").read_text()[-3000:]
     assert_equal(out, undisturbed)
 
 
