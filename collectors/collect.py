@@ -13,6 +13,7 @@ cannot finish. ``python -m collectors.status`` tells how far it is.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from collectors.config import RECIPES, CollectConfig, check_amounts, parse_resources
-from collectors.status import Monitor, summarise
+from collectors.progress import Monitor
+from collectors.status import summarise
 from experts.choice import Mix, choose
 from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
 from pipeline.cli import parse, run
@@ -123,7 +125,7 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
     root = out / "shards"
     mixes = _choose(config, out, tasks)
     plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task))
-    with exclusive(root / ".lock", "wait for it, stop it, or use another --out; `make status` shows how far it is"):
+    with _locked(root, tasks):
         jobs = plan_jobs(config, tasks, mixes, plan, root)
         extend_plan(root, plan)
         update_json(root / "config.json", config)
@@ -136,6 +138,20 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
                 remove_leftovers(root / task.name)
                 index_shards(root, task.name)
         _check_rejected(config, root, tasks)
+
+
+@contextlib.contextmanager
+def _locked(root: Path, tasks: Sequence[Task]) -> Iterator[None]:
+    """Be the only collector of these tasks; others may work on other tasks in the same place.
+
+    Raises:
+        UserError: another process collects one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for task in tasks:
+            fix = "wait for it, stop it, or use another --out; `make status` shows how far it is"
+            stack.enter_context(exclusive(root / task.name / ".lock", fix))
+        yield
 
 
 def plan_tasks(

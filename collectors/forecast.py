@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from collectors.collect import CollectJob, plan_jobs, plan_tasks
 from collectors.config import RECIPES, CollectConfig, check_amounts
+from collectors.progress import format_seconds
 from collectors.rates import Rates, load_rates
-from collectors.status import format_seconds
 from experts.choice import Mix
 from experts.registry import RANDOM, rule_record
 from experts.store import StoredExpert

@@ -2,7 +2,7 @@
 
     python -m collectors.rates --out runs/default
 
-Reads the finished shards of a run and its ``progress.json`` and writes ``collectors/rates.json``, which
+Reads the finished shards of a run and the progress of its collectors and writes ``collectors/rates.json``, which
 ``make plan`` reckons with. Tasks of other runs stay in it as they are.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
-from collectors.status import read_progress, summarise
+from collectors.progress import read_progresses
+from collectors.status import summarise, task_progress
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
@@ -115,11 +116,12 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
     Raises:
         UserError: there is none.
     """
-    progress = read_progress(root)
+    progresses = read_progresses(root)
+    tasks = task_progress(progresses)
     found = {}
     for name, plan in read_plan(root).items():
         done = summarise(finished_shards(root, name))
-        timed = progress.tasks.get(name) if progress else None
+        timed = tasks.get(name)
         if timed is None or timed.rate is None or not done.num_steps:
             continue
         length = done.num_steps / done.num_seeds
@@ -128,9 +130,9 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
             _rounded(length), _rounded(timed.rate * length), _rounded(done.num_bytes / done.num_steps),
             done.num_seeds, source,
         )  # fmt: skip
-    if not found or progress is None:
+    if not found:
         raise UserError(f"no shard in {root} is finished and timed; run `make collect` with the same OUT first")
-    return found, progress.driver_bytes
+    return found, max(progress.driver_bytes for progress in progresses)
 
 
 def _rounded(value: float) -> float:

@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 
-from collectors.status import Progress, read_progress
+from collectors.progress import read_progresses
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import JobsFailedError
 from pipeline.shards import finished_shards
@@ -96,9 +96,9 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
         samples: list[Sample] = []
         try:
             while process.poll() is None:
-                progress: Progress | None = read_progress(out / "shards")
-                if progress and progress.worker_bytes and progress.is_running:
-                    samples.append(Sample(progress.episodes, progress.driver_bytes, progress.worker_bytes))
+                for progress in read_progresses(out / "shards"):
+                    if progress.worker_bytes and progress.is_running:
+                        samples.append(Sample(progress.episodes, progress.driver_bytes, progress.worker_bytes))
                 time.sleep(SAMPLE_S)
         finally:
             process.kill()

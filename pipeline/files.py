@@ -195,6 +195,17 @@ def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
     }
 
 
+def list_folders(directory: Path) -> list[Path]:
+    """The folders in a folder, hidden ones left out; empty if there is no such folder."""
+    if not is_local(directory):
+        remote: Any = directory
+        remote.fs.invalidate_cache(remote.path)
+    try:
+        return sorted(path for path in directory.iterdir() if path.name[0] != "." and path.is_dir())
+    except FileNotFoundError:
+        return []
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,7 +1,8 @@
 """What is to be collected: the plan of a folder of shards, and which of them are still missing.
 
-``<root>/plan.json`` is written before the first shard. It says for every task how many episodes of each split are
-wanted, who plays them and with which package versions; with it, the shards follow by arithmetic on seeds alone.
+``<root>/<task>/plan.json`` is written before the task's first shard. It says how many episodes of each split are
+wanted, who plays them and with which package versions; with it, the shards follow by arithmetic on seeds alone. A file
+per task, so that several collectors may work on different tasks in one place.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.files import read_json, update_json
+from pipeline.files import list_folders, read_json, update_json
 from pipeline.manifest import ShardManifest, shard_stem
 from pipeline.seeds import FIRST_SEED
 from pipeline.tasks import Task
@@ -61,20 +62,28 @@ class TaskPlan:
     noise: str | None = None  # plans written before there was any do not say
 
 
+PLAN = "plan.json"
+
+
 def read_plan(root: Path) -> dict[str, TaskPlan]:
-    """The plan of a folder of shards by task name; empty if nothing was planned there."""
-    path = root / "plan.json"
-    return {name: TaskPlan(**raw) for name, raw in read_json(path).items()} if path.exists() else {}
+    """The plans of a folder of shards by task name; empty if nothing was planned there."""
+    plans = {folder.name: read_task_plan(root, folder.name) for folder in list_folders(root)}
+    return {name: plan for name, plan in sorted(plans.items()) if plan is not None}
+
+
+def read_task_plan(root: Path, task_name: str) -> TaskPlan | None:
+    """The plan of one task, or None."""
+    path = root / task_name / PLAN
+    return TaskPlan(**read_json(path)) if path.exists() else None
 
 
 def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:
-    """Write what is wanted into the plan. Tasks of earlier runs stay, and so do their larger numbers of episodes."""
-    plan = read_plan(root)
+    """Write what is wanted into the plans. Larger numbers of episodes of earlier runs stay."""
     for name, task in wanted.items():
-        before = plan[name].episodes if name in plan else {}
-        episodes = {split: max(count, before.get(split, 0)) for split, count in task.episodes.items()}
-        plan[name] = replace(task, episodes=episodes)
-    update_json(root / "plan.json", {name: vars(plan[name]) for name in sorted(plan)})
+        before = read_task_plan(root, name)
+        earlier = before.episodes if before else {}
+        episodes = {split: max(count, earlier.get(split, 0)) for split, count in task.episodes.items()}
+        update_json(root / name / PLAN, replace(task, episodes=episodes))
 
 
 def interleaved(jobs: Sequence[Sequence[ShardJob]]) -> list[ShardJob]:

@@ -127,7 +127,7 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
     again = start_collector(store, 1, 400, {}, log)
     assert again.wait(120) == 0
     assert "0 shards with 0 episodes to collect" in log.read_text()
-    assert read_json(root / "plan.json")[TASK]["episodes"] == {"train": 400, "test": 40}
+    assert read_json(root / TASK / "plan.json")["episodes"] == {"train": 400, "test": 40}
 
 
 def test_a_store_that_nobody_speaks_to_is_one_readable_line(tmp_path: Path) -> None:

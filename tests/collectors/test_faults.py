@@ -15,7 +15,7 @@ from pipeline.files import read_json
 from pipeline.shards import finished_shards
 from pipeline.tasks import Task
 from pipeline.validate import check_shard
-from tests.fakes import FAKE_COUNT, FAKE_NAN_REWARD, FAULTY
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAULTY
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded", "one_worker")
 
@@ -62,13 +62,18 @@ def test_too_many_rejected_episodes_end_the_run_with_an_error_and_are_kept(tmp_p
 
 
 def test_a_second_collector_in_the_same_place_says_so_and_stops(tmp_path: Path) -> None:
-    (tmp_path / "shards").mkdir()
-    with (tmp_path / "shards" / ".lock").open("a") as held:
+    lock = tmp_path / "shards" / FAKE_COUNT.name / ".lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"another process works on .*; wait for it, stop it, or use another --out"):
-            collect(config(tmp_path), [FAKE_COUNT])
+        with pytest.raises(
+            UserError, match=r"another process works on .*fake-count; wait for it, stop it, or use another --out"
+        ):
+            collect(config(tmp_path), [FAKE_GRID, FAKE_COUNT])
+        # Another task is not held.
+        collect(config(tmp_path), [FAKE_GRID])
     collect(config(tmp_path), [FAKE_COUNT])
-    assert reasons(tmp_path, FAKE_COUNT) == {}
+    assert reasons(tmp_path, FAKE_COUNT) == reasons(tmp_path, FAKE_GRID) == {}
 
 
 def test_a_shard_that_changed_behind_the_index_is_seen(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from collectors.collect import collect
 from collectors.config import CollectConfig
+from collectors.progress import FOLDER
 from collectors.rates import RATES, Rate, Rates, RatesConfig, load_rates, measure, update_rates
-from collectors.status import PROGRESS
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.tasks import all_tasks, select_tasks
@@ -25,12 +25,13 @@ def test_figures_are_those_of_the_shards_and_of_all_runs_that_made_them(tmp_path
     collect(config, [FAKE_COUNT])
     collect(replace(config, episodes="20"), [FAKE_COUNT])
     collect(config, [FAKE_GRID])
-    progress = read_json(root / PROGRESS)
+    (path,) = (root / FOLDER).iterdir()
+    progress = read_json(path)
     # What an earlier run spent is not forgotten by a later one, of other tasks or of more episodes.
     assert {name: task["timed"] for name, task in progress["tasks"].items()} == {"fake-count": 22, "toy-grid": 11}
     assert all(0 < task["busy_s"] < 60 for task in progress["tasks"].values())
     progress["tasks"]["fake-count"]["busy_s"] = 11.0
-    write_json(root / PROGRESS, progress)
+    write_json(path, progress)
     found, driver_bytes = measure(root)
     length = sum(num_steps(s) for s in [*range(20), *range(1_000_000_000, 1_000_000_002)]) / 22
     num_bytes = sum(path.stat().st_size for path in (root / "fake-count").glob("*.parquet"))

@@ -8,14 +8,8 @@ import pytest
 from rich.console import Console
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.status import (
-    PROGRESS,
-    Monitor,
-    format_seconds,
-    read_progress,
-    status_table,
-    statuses,
-)
+from collectors.progress import FOLDER, Monitor, format_seconds, read_progresses
+from collectors.status import status_table, statuses
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, read_plan
@@ -47,8 +41,7 @@ def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(tmp_
         monitor.update([("fake-nan-reward", jobs[0].shard.stem, 1, 50 * 2**20), ("toy-grid", jobs[2].shard.stem, 3, 0)])
         monitor.add(collect_shard(jobs[0]), 0.1)
         monitor.update([("fake-nan-reward", jobs[1].shard.stem, 2, 0), ("toy-grid", jobs[2].shard.stem, 9, 0)])
-        progress = read_progress(root)
-        assert progress is not None
+        (progress,) = read_progresses(root)
         assert progress.is_running
         # 4 in a finished shard; 2 and 4, never more than the shard has, in those under way.
         assert (progress.episodes, progress.left) == (10, 2)
@@ -70,10 +63,33 @@ def test_a_collector_that_went_silent_is_not_said_to_run(tmp_path: Path) -> None
     extend_plan(root, {"toy-grid": PLAN})
     with Monitor(root, {("toy-grid", "train-0000000000-000004"): 4}) as monitor:
         monitor.update([("toy-grid", "train-0000000000-000004", 1, 0)])
-        raw = read_json(root / PROGRESS)
-    write_json(root / PROGRESS, {**raw, "updated": raw["updated"] - 3600})
+        (path,) = (root / FOLDER).iterdir()
+        raw = read_json(path)
+    write_json(path, {**raw, "updated": raw["updated"] - 3600})
     assert "stopped without a word" in printed(root)
     assert statuses(root)[0].num_running == 0
+
+
+def test_several_collectors_in_one_place_are_told_together(tmp_path: Path) -> None:
+    root = tmp_path / "shards"
+    extend_plan(root, {"fake-nan-reward": PLAN, "toy-grid": PLAN})
+    jobs = [shard(root), shard(root, FAKE_GRID)]
+    with Monitor(root, {("fake-nan-reward", jobs[0].shard.stem): 4}) as monitor:
+        monitor.update([("fake-nan-reward", jobs[0].shard.stem, 3, 0)])
+        # The same from another machine, on another task, and one that ended there long ago.
+        (path,) = (root / FOLDER).iterdir()
+        other = {**read_json(path), "host": "elsewhere", "tasks": {}}
+        write_json(root / FOLDER / "elsewhere-1.json", {**other, "process": 1, "ended": 1.0, "tasks": {
+            "toy-grid": {"todo": 8, "done": 8, "running": {}, "timed": 8, "busy_s": 2.0}}})  # fmt: skip
+        write_json(root / FOLDER / "elsewhere-2.json", {**other, "process": 2, "tasks": {
+            "toy-grid": {"todo": 4, "done": 0, "running": {"x": 2}, "timed": 0, "busy_s": 0.0}}})  # fmt: skip
+        assert [row.num_running for row in statuses(root)] == [3, 2]
+        assert [row.rate for row in statuses(root)] == [None, 4.0]
+        assert printed(root).count("is collecting") == 2
+        # The next collector takes over the times of the one that ended, not the file of the one that runs.
+        monitor._take_over()
+        assert sorted(path.name for path in (root / FOLDER).iterdir())[0] == "elsewhere-2.json"
+        assert monitor.progress.tasks["toy-grid"].timed == 8
 
 
 def test_a_place_without_a_plan_is_an_error(tmp_path: Path) -> None:
