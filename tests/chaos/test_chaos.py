@@ -86,7 +86,7 @@ def kill(process: psutil.Process) -> bool:
 
 def checksums(out: Path) -> dict[str, str]:
     """Of every shard's three files."""
-    files = [path for path in (out / "shards").glob("*/*-*") if path.name[0] != "."]
+    files = [path for path in (out / "shards").glob("*-*/*-*") if path.name[0] != "."]
     return {str(path.relative_to(out)): sha256_of(path) for path in files}
 
 
@@ -160,7 +160,7 @@ def collect_while_dying(out: Path, episodes: str, killer: Killer, kills: int) ->
         if process.returncode == 0 and done >= kills:
             return
         if process.returncode == 0:  # nothing left to disturb: make some of it anew, alone
-            for path in random.Random(done).sample(sorted((out / "shards").glob("*/*-*.json")), 12):
+            for path in random.Random(done).sample(sorted((out / "shards").glob("*-*/*-*.json")), 12):
                 path.unlink()
 
 
@@ -197,7 +197,7 @@ def test_a_few_kills_leave_no_trace(undisturbed: Path, out: Path) -> None:
             assert killer.disturb(process, role), (out / "collector.log").read_text()[-3000:]
             if role == "worker":
                 assert process.wait(LIMIT_S) == 0, (out / "collector.log").read_text()[-3000:]
-                for path in sorted((out / "shards").glob("*/*-*.json"))[::2]:
+                for path in sorted((out / "shards").glob("*-*/*-*.json"))[::2]:
                     path.unlink()
         finally:
             kill_tree(process)
