@@ -96,7 +96,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not (path / "config.json").exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
     raw = read_json(path / "config.json")
-    config = AgentConfig(**{**raw, "model": ModelConfig(**raw["model"])})
+    # Checkpoints made before there were pictures have none of their parameters.
+    model_config = ModelConfig(**{"picture_size": 0, "idle_decoder": False, **raw["model"]})
+    config = AgentConfig(**{**raw, "model": model_config})
     model = JatModel(config.model)
     model.load_state_dict(load_file(path / "model.safetensors"))
     arrays = load_arrays_file(path / "normalisers.safetensors")

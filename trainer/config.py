@@ -32,6 +32,13 @@ class ModelConfig:
     """Width that continuous vectors are repeated to; at least observation + 1 and action size of every task."""
     max_discrete_size: int = 212
     """Integers of a discrete observation, 148, plus its text tokens, 64."""
+    picture_size: int = 224
+    """Side in pixels of a picture that comes before a text; 0 for a network without pictures."""
+    patch_size: int = 16
+    """Side in pixels of the patches of a picture; each is one position."""
+    idle_decoder: bool = True
+    """Have the released network's decoder of discrete observations, which it never calls: only for its weights to go
+    in and out whole."""
     discrete_encoder: Literal["flat", "cells"] = "flat"
     """How a discrete observation becomes one embedding: `flat` is JAT's; `cells`, for grid worlds with a mission, lets
     the mission modulate every cell first."""
@@ -41,6 +48,11 @@ class ModelConfig:
     """kappa: weight of the loss that predicts the next observation."""
     action_loss_coef: float = 0.995
     """Weight of the loss that predicts the action."""
+
+    @property
+    def num_patches(self) -> int:
+        """Positions of a picture."""
+        return (self.picture_size // self.patch_size) ** 2
 
     @property
     def token_size(self) -> int:
@@ -150,6 +162,8 @@ def small() -> TrainConfig:
             max_positions=256,
             vocab_size=512,
             max_discrete_size=148 + text_tokens,
+            picture_size=0,
+            idle_decoder=False,
             discrete_encoder="cells",
             cell_size=32,
         ),

@@ -66,6 +66,17 @@ class ImageDecoder(nn.Module):
         return torch.tanh(self.deconv3(x))
 
 
+class PatchEncoder(nn.Module):
+    """Pictures ``(B, 3, size, size)`` -> one embedding per patch, row by row, ``(B, patches, hidden)``."""
+
+    def __init__(self, hidden_size: int, patch_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(3, hidden_size, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.projection(pictures).flatten(2).transpose(1, 2)
+
+
 class PerStep(nn.Module):
     """Applies a module made for ``(B, ...)`` to ``(B, T, ...)``; its name is in the released parameter names."""
 

@@ -32,14 +32,16 @@ class SelfAttention(nn.Module):
         batch, length, size = x.shape
         return x.view(batch, length, self.num_heads, size // self.num_heads).transpose(1, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, P, hidden)`` -> the same shape."""
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """``(B, P, hidden)`` -> the same shape; see ``Transformer.forward``."""
         length = x.shape[1]
         query, key, value = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
         mask = None
-        if self.window_size is not None and length > self.window_size:
+        if real is not None or (self.window_size is not None and length > self.window_size):
             positions = torch.arange(length, device=x.device)
             mask = self._visible(positions[:, None], positions[None, :])
+        if real is not None and mask is not None:
+            mask = _penalty(mask) + _penalty(real[:, None, None, :])
         mixed = _attend(query, key, value, mask, is_causal=mask is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
@@ -68,6 +70,11 @@ class SelfAttention(nn.Module):
         return visible
 
 
+def _penalty(visible: Tensor) -> Tensor:
+    """What GPT-Neo adds to scores: the lowest float where not visible, so that two of these are minus infinity."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -76,7 +83,9 @@ def _attend(
     is_causal: bool = False,
     scale: float = 1.0,
 ) -> Tensor:
-    """Attention where ``mask`` is True, to the past, or to everything; ``(B, heads, P, size)`` each.
+    """Attention where ``mask`` is True (or to scores plus a float mask), to the past, or to everything.
+
+    ``(B, heads, P, size)`` each.
 
     On a CPU always in float32, as GPT-Neo computes its scores: torch's CPU kernel takes seven times as long in
     bfloat16 to go backwards through short sequences.
@@ -114,8 +123,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.hidden_size)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn.attention(self.ln_1(x))
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        x = x + self.attn.attention(self.ln_1(x), real)
         return x + self.mlp(self.ln_2(x))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
@@ -133,10 +142,17 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, real: Tensor | None = None) -> Tensor:
+        """Hidden states of whole sequences.
+
+        Args:
+            embeddings: ``(B, P, hidden)``.
+            real: ``(B, P)`` bool: hide the other positions, padding at the end, from attention, as the released code
+                does. Causality hides them from every real position anyway, so no loss depends on it.
+        """
         x = embeddings + self.wpe.weight[: embeddings.shape[1]]
         for block in self.h:
-            x = block(x)
+            x = block(x, real)
         return self.ln_f(x)
 
     def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:

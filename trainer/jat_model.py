@@ -1,8 +1,10 @@
 """The JAT network: GPT-Neo over interleaved observation and action embeddings (arXiv 2402.09844, section 4).
 
 Each time step is two positions: [observation with the previous reward, action]. The hidden state at an observation
-predicts the action, the one at an action predicts the next observation. Parameter names and shapes are those of the
-released model, whose numbers ``tests/trainer/test_jat_model.py`` reproduces.
+predicts the action, the one at an action predicts the next observation. A text is one position per token, after one
+per patch of its picture if it has one, and every hidden state at a token predicts the next token. Parameter names and
+shapes are those of the released model, whose numbers ``tests/trainer/test_jat_model.py`` reproduces; ``docs/jat.md``
+says which of its peculiarities are kept.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.tasks import CONTINUOUS, DISCRETE
 from trainer.config import ModelConfig
-from trainer.encoders import CellEncoder, ImageDecoder, ImageEncoder, PerStep
+from trainer.encoders import CellEncoder, ImageDecoder, ImageEncoder, PatchEncoder, PerStep
 from trainer.gpt_neo import Transformer
-from trainer.model import Losses, Model, StepBatch
+from trainer.model import Batch, Losses, Model, StepBatch, TextBatch
 
 
 class JatModel(Model):
@@ -40,6 +42,16 @@ class JatModel(Model):
         self.single_discrete_decoder = nn.Linear(hidden, config.vocab_size, bias=False)
         self.continuous_decoder = nn.Linear(hidden, config.max_continuous_size)
         self.image_decoder = PerStep(ImageDecoder(hidden))
+        if config.picture_size:
+            self.vit_encoder = PatchEncoder(hidden, config.patch_size)
+        if config.idle_decoder:
+            self.multi_discrete_decoder = nn.ModuleDict(
+                {
+                    "0": nn.Linear(hidden, config.max_discrete_size * config.token_size),
+                    "3": nn.Linear(config.token_size, hidden),
+                    "5": nn.Linear(hidden, 8, bias=False),
+                }
+            )
         self.apply(self._initialise)
         if config.discrete_encoder == "cells":
             self.cell_encoder.initialise()
@@ -74,13 +86,31 @@ class JatModel(Model):
             return self.transformer.wte(actions)
         return self.continuous_encoder(self._repeat(actions))
 
+    def embed_text(self, tokens: Tensor, pictures: Tensor | None = None) -> Tensor:
+        """``(B, L)`` and ``(B, 3, size, size)`` -> ``(B, patches + L, hidden)``."""
+        embedded = self.transformer.wte(tokens)
+        if pictures is None:
+            return embedded
+        size = self.config.picture_size
+        if tuple(pictures.shape[1:]) != (3, size, size):
+            raise ValueError(f"pictures of {tuple(pictures.shape[1:])} do not fit picture_size {size}")
+        return torch.cat([self.vit_encoder(pictures).to(embedded.dtype), embedded], dim=1)
+
+    def decode_tokens(self, hidden: Tensor) -> Tensor:
+        """Hidden states at tokens -> logits of the next token, ``(..., vocab)``."""
+        return self.single_discrete_decoder(hidden)
+
     def decode_actions(self, hidden: Tensor, discrete: bool, size: int) -> Tensor:
         """Hidden states at observations -> logits, or means, of the ``size`` action dimensions."""
         decoder = self.single_discrete_decoder if discrete else self.continuous_decoder
         return decoder(hidden)[..., :size]
 
-    def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+    def forward(self, batch: StepBatch, hide_padding: bool = False) -> tuple[Tensor, Tensor | None]:
         """Predictions before any slicing to a task's sizes.
+
+        Args:
+            batch: B windows.
+            hide_padding: what is predicted on padding is what the released code predicts there; it counts nowhere.
 
         Returns:
             actions ``(B, T, vocab or max_continuous_size)``, and next observations ``(B, T, max_continuous_size)`` or
@@ -89,7 +119,8 @@ class JatModel(Model):
         observations = self.embed_observations(batch.kind, batch.observations, batch.previous_rewards)
         actions = self.embed_actions(batch.actions)
         interleaved = torch.stack([observations, actions.to(observations.dtype)], dim=2).flatten(1, 2)
-        hidden = self.transformer(interleaved)
+        real = batch.mask.repeat_interleave(2, dim=1) if hide_padding else None
+        hidden = self.transformer(interleaved, real)
         at_observations, at_actions = hidden[:, ::2], hidden[:, 1::2]
         discrete = batch.actions.dtype == torch.int64
         predicted_actions = (self.single_discrete_decoder if discrete else self.continuous_decoder)(at_observations)
@@ -99,8 +130,20 @@ class JatModel(Model):
             predicted_observations = decoder(at_actions)
         return predicted_actions, predicted_observations
 
-    def losses(self, batch: StepBatch) -> Losses:
-        """Cross-entropy or mean squared error of actions and next observations, averaged over real time steps."""
+    def text_logits(self, batch: TextBatch, hide_padding: bool = False) -> Tensor:
+        """Logits of the next token at every patch and token, ``(B, patches + L, vocab)``; see ``forward``."""
+        embedded = self.embed_text(batch.tokens, batch.pictures)
+        real = F.pad(batch.mask, (embedded.shape[1] - batch.mask.shape[1], 0), value=True) if hide_padding else None
+        return self.decode_tokens(self.transformer(embedded, real))
+
+    def losses(self, batch: Batch) -> Losses:
+        """Cross-entropy of tokens, or of actions, or mean squared error of these and of next observations.
+
+        Each is averaged over the real time steps or tokens. The first token of a text is not predicted, not even after
+        a picture.
+        """
+        if isinstance(batch, TextBatch):
+            return self._text_losses(batch)
         actions, observations = self(batch)
         mask = batch.mask
         if batch.actions.dtype == torch.int64:
@@ -116,6 +159,15 @@ class JatModel(Model):
         config = self.config
         total = config.observation_loss_coef * observation_loss + config.action_loss_coef * action_loss
         return Losses(total, observation_loss, action_loss)
+
+    def _text_losses(self, batch: TextBatch) -> Losses:
+        hidden = self.transformer(self.embed_text(batch.tokens, batch.pictures))
+        targets = batch.mask[:, 1:]
+        # The vocabulary is wide: only what counts is decoded.
+        logits = self.decode_tokens(hidden[:, -batch.tokens.shape[1] : -1][targets])
+        summed = F.cross_entropy(logits.float(), batch.tokens[:, 1:][targets], reduction="sum")
+        loss = summed / targets.sum().clamp(min=1)
+        return Losses(loss, torch.zeros_like(loss), loss)
 
     def new_cache(self, num_slots: int) -> Tensor:
         """Keys and values of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""

@@ -31,8 +31,29 @@ class StepBatch:
 
 
 @dataclass(frozen=True)
+class TextBatch:
+    """B texts of at most L tokens, shorter ones padded at their end, each after a picture if there are any.
+
+    Attributes:
+        tokens: ``(B, L)`` int64.
+        mask: ``(B, L)`` bool, False on padding.
+        pictures: ``(B, 3, size, size)`` float, normalised as ``trainer.text_data.prepare_picture`` does; or None.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pictures: Tensor | None = None
+
+
+Batch = StepBatch | TextBatch
+
+
+@dataclass(frozen=True)
 class Losses:
-    """Scalars. ``total`` is what is minimised; ``observation`` is zero where observations are not predicted."""
+    """Scalars. ``total`` is what is minimised; ``observation`` is zero where observations are not predicted.
+
+    Of texts, ``action`` is the loss of the next token.
+    """
 
     total: Tensor
     observation: Tensor
@@ -49,8 +70,8 @@ class Model(nn.Module, ABC):
     config: ModelConfig
 
     @abstractmethod
-    def losses(self, batch: StepBatch) -> Losses:
-        """Losses of one batch, averaged over its real (not padded) time steps."""
+    def losses(self, batch: Batch) -> Losses:
+        """Losses of one batch, averaged over its real (not padded) time steps or tokens."""
 
     @abstractmethod
     def embed_observations(self, kind: str, observations: Tensor, previous_rewards: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,10 @@ import torch
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
 from trainer.config import ModelConfig
 from trainer.jat_model import JatModel
-from trainer.model import StepBatch
+from trainer.model import StepBatch, TextBatch
 
 HERE = Path(__file__).parent
 PARITY = json.loads((HERE / "jat_parity.json").read_text())
-# Kept by the released model for other uses: text with images, and a decoder it never calls.
-NOT_USED_IN_RL = ("vit_encoder.", "multi_discrete_decoder.")
 # Other names of ``transformer.wte.weight`` in the released file.
 ALIASES = ("multi_discrete_encoder.0.weight", "single_discrete_encoder.weight")
 B, T = 2, 9
@@ -49,6 +48,12 @@ BATCHES = {
 }
 
 
+TEXTS = {
+    "text": lambda: TextBatch(ints((B, T), 97, 5), mask()),
+    "text_and_image": lambda: TextBatch(ints((B, T), 97, 6), mask(), wave((B, 3, 32, 32), 0.9)),
+}
+
+
 @pytest.fixture(scope="module")
 def model() -> JatModel:
     config = ModelConfig(
@@ -60,6 +65,7 @@ def model() -> JatModel:
         vocab_size=97,
         max_continuous_size=13,
         max_discrete_size=11,
+        picture_size=32,
     )
     model = JatModel(config)
     state = {}
@@ -67,10 +73,17 @@ def model() -> JatModel:
         values = 0.05 * torch.sin(0.7311 * torch.arange(math.prod(shape), dtype=torch.float64) + number + 1)
         is_norm = len(shape) == 1 and name.endswith("weight")
         state[name] = values.float().view(shape) + (1.0 if is_norm else 0.0)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not missing
-    assert all(name.startswith(NOT_USED_IN_RL) for name in unexpected)
+    model.load_state_dict(state)
     return model.eval()
+
+
+def assert_same_output(output: torch.Tensor, expected: dict[str, Any]) -> None:
+    """On every position, padding included: first values, sum and sum of squares."""
+    assert list(output.shape) == expected["shape"]
+    first = torch.tensor(expected["first"])
+    torch.testing.assert_close(output.flatten()[: len(first)], first, atol=1e-5, rtol=0)
+    assert output.double().sum().item() == pytest.approx(expected["sum"], abs=1e-4, rel=1e-4)
+    assert output.double().square().sum().item() == pytest.approx(expected["square_sum"], rel=1e-4)
 
 
 @pytest.mark.parametrize("case", BATCHES)
@@ -79,7 +92,7 @@ def test_losses_and_predictions_are_the_released_ones(model: JatModel, case: str
     batch = BATCHES[case]()
     with torch.no_grad():
         losses = model.losses(batch)
-        actions, observations = model(batch)
+        actions, observations = model(batch, hide_padding=True)
     assert losses.total.item() == pytest.approx(expected["loss"], abs=1e-5)
     assert losses.observation.item() == pytest.approx(expected["observation_loss"], abs=1e-5)
     assert losses.action.item() == pytest.approx(expected["action_loss"], abs=1e-5)
@@ -87,23 +100,60 @@ def test_losses_and_predictions_are_the_released_ones(model: JatModel, case: str
         if name not in expected:
             assert output is None
             continue
-        shape = expected[name]["shape"]
         # The fixture has the task's own width, the network the width all tasks share.
-        predicted = output if len(shape) > 3 else output[..., : shape[-1]]
-        assert list(predicted.shape) == shape
-        first = torch.tensor(expected[name]["first"])
-        torch.testing.assert_close(predicted.flatten()[: len(first)], first, atol=1e-5, rtol=0)
-        # The fixture's sums include padded positions, where the released code attends to other padding than ours;
-        # the losses above cover every real position.
-        assert predicted.double().square().sum().item() == pytest.approx(expected[name]["square_sum"], rel=5e-3)
+        shape = expected[name]["shape"]
+        assert_same_output(output if len(shape) > 3 else output[..., : shape[-1]], expected[name])
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_texts_and_pictures_give_the_released_loss_and_logits(model: JatModel, case: str) -> None:
+    batch = TEXTS[case]()
+    with torch.no_grad():
+        losses = model.losses(batch)
+        logits = model.text_logits(batch, hide_padding=True)
+    assert losses.total.item() == pytest.approx(PARITY["cases"][case]["loss"], abs=1e-5)
+    assert losses.observation.item() == 0
+    assert_same_output(logits, PARITY["cases"][case]["logits"])
+
+
+def test_every_case_of_the_fixture_is_tested() -> None:
+    assert {*BATCHES, *TEXTS} == set(PARITY["cases"])
 
 
 def test_parameters_have_the_released_names_and_shapes() -> None:
     released = json.loads((HERE / "jat_parameters.json").read_text())
-    expected = {n: tuple(s) for n, s in released.items() if not n.startswith(NOT_USED_IN_RL) and n not in ALIASES}
+    expected = {name: tuple(shape) for name, shape in released.items() if name not in ALIASES}
     with torch.device("meta"):
-        ours = {name: tuple(p.shape) for name, p in JatModel(ModelConfig()).named_parameters()}
-    assert ours == expected
+        model = JatModel(ModelConfig())
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == expected
+    assert sum(p.numel() for p in model.parameters()) == 192_701_771
+
+
+def test_what_padding_hides_counts_nowhere(model: JatModel) -> None:
+    """The training path, which does not hide padding, says the same on every real position."""
+    for batch in (BATCHES["continuous"](), BATCHES["image"]()):
+        with torch.no_grad():
+            shown, hidden = model(batch)[0], model(batch, hide_padding=True)[0]
+        torch.testing.assert_close(shown[mask()], hidden[mask()], atol=1e-6, rtol=1e-5)
+        assert not torch.allclose(shown[~mask()], hidden[~mask()])
+
+
+def test_padding_of_a_text_changes_no_loss(model: JatModel) -> None:
+    batch = TEXTS["text_and_image"]()
+    other = TextBatch(torch.where(mask(), batch.tokens, 0), batch.mask, batch.pictures)
+    assert model.losses(other).total.item() == model.losses(batch).total.item()
+
+
+def test_a_picture_changes_what_a_text_is_predicted_to_be(model: JatModel) -> None:
+    batch = TEXTS["text_and_image"]()
+    assert batch.pictures is not None
+    darker = TextBatch(batch.tokens, batch.mask, batch.pictures - 0.5)
+    assert model.losses(darker).total.item() != pytest.approx(model.losses(batch).total.item(), abs=1e-4)
+
+
+def test_a_picture_of_another_size_is_named(model: JatModel) -> None:
+    with pytest.raises(ValueError, match=r"\(3, 48, 48\) do not fit picture_size 32"):
+        model.losses(TextBatch(ints((B, T), 97, 6), mask(), torch.zeros(B, 3, 48, 48)))
 
 
 def test_padding_changes_no_loss(model: JatModel) -> None:
