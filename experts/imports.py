@@ -7,7 +7,6 @@ files that matter are downloaded, into the Hub's usual cache. Nothing in a sourc
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,8 @@ from pathlib import Path
 from experts.network import build_network
 from experts.store import CURVE, RECORD, WEIGHTS, CurvePoint, StoredExpert, read_arrays, read_expert, write_expert
 from pipeline.errors import UserError
+from pipeline.hub import HUB, download
 from pipeline.tasks import Task
-
-log = logging.getLogger(__name__)
-
-HUB = "hub:"
-# Until the Hub has answered the first question.
-HUB_TIMEOUT_S = 10.0
-_HUB_SOURCE = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 # What Sample Factory and Stable-Baselines3 name their files.
 _CHECKPOINTS, _CONFIGS = "checkpoint_p0", ("config.json", "cfg.json")
@@ -64,8 +57,9 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
         UserError: the source is missing, cannot be reached, damaged, of an unknown kind, or for another task.
     """
     if source.startswith(HUB):
-        repository, commit, folder = _download(source, task)
-        return _import(task, folder, out, sampled, f"{repository} on the Hugging Face Hub, commit {commit}")
+        found = download(source, _WANTED, _UNWANTED, _suggestion(task))
+        origin = f"{found.repository} on the Hugging Face Hub, commit {found.commit}"
+        return _import(task, found.folder, out, sampled, origin)
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"{source} does not exist; {_EXPECTED}, or hub:owner/name{_suggestion(task)}")
@@ -179,73 +173,3 @@ def _import_stored(task: Task, folder: Path, out: Path, sampled: bool, origin: s
     return write_expert(
         out, task.name, record.kind, spec, arrays, record.origin, record.training, record.versions, curve
     )
-
-
-def _download(source: str, task: Task) -> tuple[str, str, Path]:
-    """Repository, commit, and the folder of the files that matter."""
-    match = _HUB_SOURCE.fullmatch(source)
-    if not match:
-        raise UserError(f"{source!r} names no repository; expected hub:owner/name or hub:owner/name@revision")
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repository, revision = match["repository"], match["revision"]
-    try:
-        return repository, *_snapshot(repository, revision)
-    except HFValidationError as error:
-        raise UserError(f"{source!r} names no repository ({error}); expected hub:owner/name") from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"there is no public repository {repository} on the Hugging Face Hub; check its name{_suggestion(task)}. "
-            "For a private one, log in with `hf auth login`"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
-    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: an answer that is not the Hub's
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{repository} cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason}); check "
-            "the network, or download the repository elsewhere and give its folder"
-        ) from error
-
-
-def _snapshot(repository: str, revision: str | None) -> tuple[str, Path]:
-    """Commit and folder of a revision; without a connection, what the Hub's cache holds of it."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    def fetch(local_files_only: bool) -> tuple[str, Path]:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(_WANTED),
-                ignore_patterns=list(_UNWANTED),
-                local_files_only=local_files_only,
-            )
-        )
-        return folder.name, folder  # the cache names snapshots by their commits
-
-    try:
-        # Only this request can be given a limit of time: without an answer to it, no other is made.
-        HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
-    except HfHubHTTPError:
-        raise
-    except (HTTPError, OfflineModeIsEnabled) as unreachable:
-        try:
-            commit, folder = fetch(local_files_only=True)
-        except LocalEntryNotFoundError:
-            raise unreachable from None
-        log.warning(
-            "%s: the Hub cannot be reached (%s); commit %s of the cache is taken", repository, unreachable, commit
-        )
-        return commit, folder
-    return fetch(local_files_only=False)

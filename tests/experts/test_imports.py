@@ -226,11 +226,12 @@ RUN = """
 import json, sys
 from pathlib import Path
 from experts import imports
+from pipeline import hub
 from pipeline.errors import UserError
 from pipeline.tasks import select_tasks
 
 job = json.load(sys.stdin)
-imports.HUB_TIMEOUT_S = job["timeout_s"]
+hub.HUB_TIMEOUT_S = job["timeout_s"]
 (task,) = select_tasks("mujoco-hopper")
 answers = []
 for source in job["sources"]:

@@ -1,0 +1,111 @@
+"""Reading repositories of the Hugging Face Hub: only the files that matter, into the Hub's usual cache.
+
+A source is ``hub:owner/name`` or ``hub:owner/name@revision``. Without a connection, what the cache holds is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+
+HUB = "hub:"
+# Until the Hub has answered the first question.
+HUB_TIMEOUT_S = 10.0
+_SOURCE = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Files of one commit of a repository, in a local folder."""
+
+    repository: str
+    commit: str
+    folder: Path
+
+
+def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), hint: str = "") -> Snapshot:
+    """Fetch what is wanted of a repository.
+
+    Args:
+        source: ``hub:owner/name[@revision]``.
+        wanted: globs of the files to fetch.
+        unwanted: globs of those among them to leave out.
+        hint: what to add where there is no such repository.
+
+    Raises:
+        UserError: the source is malformed, there is no such repository or revision, or the Hub cannot be reached and
+            nothing of it was downloaded before.
+    """
+    match = _SOURCE.fullmatch(source)
+    if not match:
+        raise UserError(f"{source!r} names no repository; expected hub:owner/name or hub:owner/name@revision")
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, revision = match["repository"], match["revision"]
+    try:
+        return Snapshot(repository, *_snapshot(repository, revision, list(wanted), list(unwanted)))
+    except HFValidationError as error:
+        raise UserError(f"{source!r} names no repository ({error}); expected hub:owner/name") from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no public repository {repository} on the Hugging Face Hub; check its name{hint}. "
+            "For a private one, log in with `hf auth login`"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
+    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: an answer that is not the Hub's
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{repository} cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason}); check "
+            "the network, or download the repository elsewhere and give its folder"
+        ) from error
+
+
+def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> tuple[str, Path]:
+    """Commit and folder of a revision; without a connection, what the Hub's cache holds of it."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    def fetch(local_files_only: bool) -> tuple[str, Path]:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+                local_files_only=local_files_only,
+            )
+        )
+        return folder.name, folder  # the cache names snapshots by their commits
+
+    try:
+        # Only this request can be given a limit of time: without an answer to it, no other is made.
+        HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        raise
+    except (HTTPError, OfflineModeIsEnabled) as unreachable:
+        try:
+            commit, folder = fetch(local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise unreachable from None
+        log.warning(
+            "%s: the Hub cannot be reached (%s); commit %s of the cache is taken", repository, unreachable, commit
+        )
+        return commit, folder
+    return fetch(local_files_only=False)
