@@ -80,6 +80,9 @@ class TrainConfig:
     """Longest window in time steps; the agent looks back as far."""
     text_tokens: int = 64
     """Tokens a mission is cut or padded to."""
+    tokenizer: str = "bpe"
+    """`bpe` is trained on the run's own texts, without network; else a folder with a `tokenizer.json`, or a repository
+    on the Hugging Face Hub such as `gpt2`, JAT's."""
     learning_rate: float = 3e-4
     """Peak of AdamW's learning rate; linear warm-up, then a cosine down to a tenth."""
     warmup_steps: int = 200
@@ -131,6 +134,7 @@ def jat() -> TrainConfig:
         steps=250_000,
         batch_steps=20 * 256,
         micro_batches=16,
+        tokenizer="gpt2",
         normalise=False,
         weight_decay=0.0,
         loss_weights={"mujoco": 10.0, "mujoco-pendulum": 50.0, "mujoco-doublependulum": 20.0, "metaworld": 50.0},

@@ -1,7 +1,8 @@
-"""Mission texts <-> token ids, without network: a byte-level BPE trained on the dataset's own missions.
+"""Texts <-> token ids: a byte-level BPE trained on the dataset's own texts, without network, or a given tokenizer.
 
 The released JAT uses GPT-2's tokenizer. The token embedding is shared with the integers of observations and the
-discrete actions, so the lowest ids are reserved for those.
+discrete actions. The lowest ids of our own are reserved for those; with GPT-2's, as in JAT, an integer and the
+character of the same id share one embedding.
 """
 
 from __future__ import annotations
@@ -12,23 +13,131 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pipeline.errors import UserError
+
 NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
-PAD = 0
+BPE = "bpe"  # the choice that needs nothing from elsewhere
+FILE_NAME = "tokenizer.json"
+# What pads: our own, the usual ones, and what JAT took of GPT-2, which has none.
+PADS = ("<pad>", "[PAD]", "<|endoftext|>", "</s>")
+
+
+def choose_tokenizer(choice: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """The tokenizer of a training run.
+
+    Args:
+        choice: ``bpe``, trained on ``texts``; a folder with a ``tokenizer.json``, or that file; or a repository on the
+            Hugging Face Hub such as ``gpt2``.
+        texts: what the run trains on.
+        vocab_size: ids the network has embeddings for.
+
+    Raises:
+        UserError: there is no such tokenizer, it cannot be downloaded or read, or it has more ids than the network.
+    """
+    if choice == BPE:
+        return train_tokenizer(texts, vocab_size)
+    tokenizer = _read(_locate(choice), choice)
+    num_ids = max(tokenizer.get_vocab().values()) + 1
+    if num_ids > vocab_size:
+        raise UserError(
+            f"the tokenizer {choice} has {num_ids} ids, the network embeddings for {vocab_size}; "
+            f"give --model.vocab-size {num_ids} or --tokenizer {BPE}"
+        )
+    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most ``vocab_size`` ids, at least ``NUM_RESERVED`` + 256 for the bytes."""
+    """A tokenizer of at most ``vocab_size`` ids.
+
+    Raises:
+        UserError: ``vocab_size`` has no room for the reserved ids and the 256 bytes.
+    """
+    if vocab_size < NUM_RESERVED + 256:
+        raise UserError(
+            f"--model.vocab-size {vocab_size} has no room for {NUM_RESERVED} reserved ids and 256 bytes; "
+            f"it must be at least {NUM_RESERVED + 256}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<pad>", *(f"<{i}>" for i in range(1, NUM_RESERVED))],
+        special_tokens=[PADS[0], *(f"<{i}>" for i in range(1, NUM_RESERVED))],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def _locate(choice: str) -> Path:
+    path = Path(choice).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise UserError(f"{choice} has no {FILE_NAME}; save one there, or give a repository of the Hub or {BPE!r}")
+        return path / FILE_NAME
+    return _download(choice)
+
+
+def _download(choice: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    elsewhere = f"give a folder with a {FILE_NAME}, or --tokenizer {BPE}, which is trained on the dataset"
+    try:
+        return Path(hf_hub_download(choice, FILE_NAME))
+    except HFValidationError as error:
+        raise UserError(f"--tokenizer {choice!r} is neither a file or folder nor a repository's name") from error
+    except GatedRepoError as error:
+        raise UserError(
+            f"{choice} on the Hub asks for consent: give it there and `hf auth login`; or {elsewhere}"
+        ) from (error)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no folder {choice} and no public repository of that name on the Hugging Face Hub; {elsewhere}"
+        ) from error
+    except LocalEntryNotFoundError as error:  # neither reached nor in the cache
+        raise UserError(
+            f"the tokenizer {choice} cannot be downloaded from the Hugging Face Hub and is not in its cache; check the "
+            f"network, or {elsewhere}"
+        ) from error
+    except EntryNotFoundError as error:
+        raise UserError(f"{choice} on the Hugging Face Hub has no {FILE_NAME}; {elsewhere}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise UserError(f"the Hugging Face Hub answered {status} for {choice}; try again, or {elsewhere}") from error
+    except (HTTPError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the tokenizer {choice} cannot be downloaded ({reason}); {elsewhere}") from error
+
+
+def _read(path: Path, choice: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises this very class
+        raise UserError(f"{path} is no {FILE_NAME} of the `tokenizers` library ({error})") from error
+    # Cutting and padding is `encode`'s, whatever the file says.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if all(tokenizer.token_to_id(token) is None for token in PADS):
+        raise UserError(f"the tokenizer {choice} has no token to pad with; one of {', '.join(PADS)} is needed")
+    return tokenizer
+
+
+def pad_id(tokenizer: Tokenizer) -> int:
+    """The id that fills what a text leaves empty; in JAT the end of text."""
+    found = (tokenizer.token_to_id(token) for token in PADS)
+    return next(number for number in found if number is not None)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -41,7 +150,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int) -> np.ndarray:
     """``(len(texts), num_tokens)`` int64, cut or padded at the end."""
-    ids = np.full((len(texts), num_tokens), PAD, np.int64)
+    ids = np.full((len(texts), num_tokens), pad_id(tokenizer), np.int64)
     for row, encoding in zip(ids, tokenizer.encode_batch(list(texts)), strict=True):
         tokens = encoding.ids[:num_tokens]
         row[: len(tokens)] = tokens

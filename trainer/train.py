@@ -176,14 +176,14 @@ class TrainingRun:
 
     def _load_data(self) -> None:
         from trainer.data import Mixture, TaskBatches, load_arrays
-        from trainer.tokenizer import encode, train_tokenizer
+        from trainer.tokenizer import choose_tokenizer, encode
 
         config = self.config
         log.info("laying out %d tasks of %s", len(self.tasks), config.dataset_dir)
         cache = config.out / "train" / "cache"
         arrays = [load_arrays(config.dataset_dir, task, "train", cache) for task in self.tasks]
         texts = sorted({text for a in arrays for text in a.texts})
-        self.tokenizer = train_tokenizer(texts, config.model.vocab_size)
+        self.tokenizer = choose_tokenizer(config.tokenizer, texts, config.model.vocab_size)
         normalisers = [a.normaliser() if config.normalise else None for a in arrays]
         self.normalisers = {a.task.name: n for a, n in zip(arrays, normalisers, strict=True) if n is not None}
         self.batches: list[TaskBatches] = [
