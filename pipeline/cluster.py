@@ -8,7 +8,6 @@ is large, a job writes to files itself.
 from __future__ import annotations
 
 import contextlib
-import errno
 import faulthandler
 import logging
 import math
@@ -23,6 +22,7 @@ from typing import Any, Generic, TypeVar
 from pipeline import heartbeat
 from pipeline.cli import configure_logging
 from pipeline.errors import JobFailure, JobsFailedError, UserError
+from pipeline.files import NO_SPACE
 from pipeline.heartbeat import Pulse
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ MAX_ATTEMPTS = 3
 POLL_S = 2.0
 # How long Ray may take to start or to connect.
 START_S = 120.0
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def connect(workers: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what writing raises on a disk that takes no more
 
 
 def location(text: str) -> Path:
@@ -164,7 +167,15 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file says.
+
+    Raises:
+        UserError: it is no JSON, which a file of ``write_json`` is only after damage.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: no JSON ({error}); delete it and run what writes it again") from error
 
 
 def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:

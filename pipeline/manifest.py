@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.files import read_json
 
 
@@ -50,7 +51,13 @@ class ShardManifest:
 
     @staticmethod
     def load(path: Path) -> ShardManifest:
-        return ShardManifest.from_json(read_json(path))
+        """Raises UserError if the file is not the manifest of a shard."""
+        try:
+            return ShardManifest.from_json(read_json(path))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the manifest of a shard ({error}); delete it and run `make collect` again"
+            ) from error
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> ShardManifest:
@@ -97,7 +104,14 @@ class DatasetManifest:
 
     @staticmethod
     def load(path: Path) -> DatasetManifest:
-        raw = read_json(path)
+        """Raises UserError if the file is not the manifest of a dataset."""
+        try:
+            return DatasetManifest._from_json(read_json(path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not the manifest of a dataset ({error}); build the dataset again") from error
+
+    @staticmethod
+    def _from_json(raw: dict[str, Any]) -> DatasetManifest:
         tasks = {}
         for name, task in raw["tasks"].items():
             for split, value in task["splits"].items():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REWARDS = "rewards"
 TEXTS = "text_observations"
+EPISODE_COLUMNS_ADDED = ("noise",)  # to the side table since the first shards were written, which lack them
 EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this
 
 

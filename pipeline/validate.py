@@ -1,44 +1,62 @@
-"""The rules an episode file must keep. What breaks one is refused with the file, the row and the reason."""
+"""The rules a shard must keep: its bytes, its manifest, its side table, its episodes, and its place among others.
+
+``check_shard`` refuses what breaks one with the file, the row and the reason; ``scan_shard`` tells all that does.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.episode_rules import (
+    COLUMN_TYPE,
+    EXTRA_COLUMN,
+    LENGTHS,
+    NO_COLUMN,
+    UNREADABLE,
+    Problem,
+    Report,
+    scan_episodes,
+)
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.manifest import FileEntry, ShardManifest
-from pipeline.schema import EpisodeBlock, features, read_blocks
+from pipeline.schema import EPISODE_COLUMNS_ADDED, episode_features
+from pipeline.seeds import FIRST_SEED, SPLITS
 from pipeline.tasks import Task
+from pipeline.versions import format_versions
+
+MISSING_FILE = "file missing"
+CHECKSUM = "checksum"
+OTHER_TASK = "shard of another task"
+SEEDS = "seeds"
+ROWS = "rows of the side table"
+TOTALS = "manifest and files disagree"
+OVERLAP = "seeds in two shards"
+MIXED_VERSIONS = "mixed package versions"
+FIXES = {
+    MISSING_FILE: "; run `make collect` again to make it anew",
+    CHECKSUM: "; delete it and run `make collect` again to make it anew",
+    UNREADABLE: "; delete it and run `make collect` again to make it anew",
+}
 
 
 def check_shard(task: Task, directory: Path, shard: ShardManifest) -> None:
-    """Check both files of a shard against its manifest and the rules, reading one row group at a time.
+    """Check both files of a shard against its manifest and the rules, a few episodes at a time.
 
     Raises:
         UserError: a checksum, a column, a length, a value or a seed is wrong.
     """
-    check_bytes(directory, shard)
-    data_path, side_path = directory / shard.data.name, directory / shard.episodes.name
-    _check_columns(task, data_path)
-    side = pq.read_table(side_path)
-    accepted = side.filter(pa.compute.is_valid(side["row"]))
-    if accepted["row"].to_pylist() != list(range(shard.num_episodes)):
-        raise UserError(f"{side_path}: accepted rows are not 0 to {shard.num_episodes - 1} in order")
-    expected_seeds = list(range(shard.first_seed, shard.first_seed + shard.num_seeds))
-    if side["seed"].to_pylist() != expected_seeds:
-        raise UserError(f"{side_path}: seeds are not {shard.first_seed} to {expected_seeds[-1]}, each once")
-    lengths = accepted["length"].to_numpy()
-    num_rows = pq.read_metadata(data_path).num_rows
-    if num_rows != shard.num_episodes:
-        raise UserError(f"{data_path}: {num_rows} episodes, the manifest says {shard.num_episodes}")
-    row = 0
-    for block in read_blocks(task, data_path):
-        _check_block(task, data_path, row, block, lengths[row : row + len(block.lengths)])
-        row += len(block.lengths)
+    scan_shard(task, directory, shard, refuse)
+
+
+def refuse(problem: Problem) -> None:
+    """Raise the ``UserError`` of a problem in a shard; the strictest ``Report``."""
+    raise UserError(f"{problem}{FIXES.get(problem.kind, '')}")
 
 
 def check_bytes(directory: Path, shard: ShardManifest) -> None:
@@ -48,46 +66,135 @@ def check_bytes(directory: Path, shard: ShardManifest) -> None:
         UserError: one is missing or damaged.
     """
     for entry in (shard.data, shard.episodes):
-        _check_file(directory, entry)
+        scan_file(directory, entry, refuse)
 
 
-def _check_file(directory: Path, entry: FileEntry) -> None:
+def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report) -> None:
+    """Tell everything that is wrong with a shard on its own.
+
+    Args:
+        task: whose shard it should be.
+        directory: where its files are.
+        shard: what its sidecar says.
+        report: gets each problem; what it raises ends the scan.
+    """
+    sidecar = directory / f"{shard.stem}.json"
+    if shard.task != task.name:
+        report(Problem(OTHER_TASK, sidecar, f"is a shard of {shard.task}, in the folder of {task.name}; move it away"))
+        return
+    for problem in _seed_range_problems(sidecar, shard):
+        report(problem)
+    sound = [scan_file(directory, entry, report) for entry in (shard.data, shard.episodes)]
+    lengths = scan_episodes(task, directory / shard.data.name, report) if sound[0] else None
+    if sound[1]:
+        _scan_side(directory, shard, lengths, report)
+
+
+def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Problem]:
+    if shard.split not in SPLITS:
+        yield Problem(SEEDS, sidecar, f"split {shard.split!r}, expected one of {', '.join(SPLITS)}")
+        return
+    first = FIRST_SEED[shard.split]
+    end = min((value for value in FIRST_SEED.values() if value > first), default=2**31)
+    last = shard.first_seed + shard.num_seeds - 1
+    if shard.num_seeds < 1 or shard.first_seed < first or last >= end:
+        yield Problem(
+            SEEDS,
+            sidecar,
+            f"seeds {shard.first_seed} to {last} are not of {shard.split}, which has {first} to {end - 1}",
+        )
+
+
+def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
+    """Whether a file is the one its manifest was written for; if not, tell why."""
     path = directory / entry.name
     if not path.exists():
-        raise UserError(f"{path} is missing; delete {path.stem}.json beside it and run `make collect` again")
+        report(Problem(MISSING_FILE, path, "the file is missing"))
+        return False
     found = sha256_of(path)
     if found != entry.sha256:
-        raise UserError(
-            f"{path} is damaged: SHA-256 {found[:12]}..., expected {entry.sha256[:12]}...; "
-            f"delete it and run `make collect` again to make it anew"
-        )
+        reason = f"the file is damaged: SHA-256 {found[:12]}..., expected {entry.sha256[:12]}..."
+        report(Problem(CHECKSUM, path, reason))
+        return False
+    return True
 
 
-def _check_columns(task: Task, path: Path) -> None:
-    found, expected = pq.read_schema(path), features(task).arrow_schema
-    if found.remove_metadata() != expected.remove_metadata():
-        raise UserError(f"{path}: columns are {found.remove_metadata()}, expected {expected.remove_metadata()}")
-
-
-def _check_block(task: Task, path: Path, first_row: int, block: EpisodeBlock, lengths: np.ndarray) -> None:
-    wrong = np.flatnonzero((block.lengths != lengths) | (block.lengths < 1))
-    if len(wrong):
-        row = int(wrong[0])
-        raise UserError(
-            f"{path}, row {first_row + row}: {block.lengths[row]} steps, the side table says {lengths[row]}"
-        )
-    action = task.action
-    low, high = (0, action.size - 1) if action.kind == "discrete" else (action.low, action.high)
-    _check_steps(path, first_row, block, np.isfinite(block.rewards), "reward not finite")
-    in_range = (block.actions >= low) & (block.actions <= high)
-    _check_steps(path, first_row, block, in_range, f"action outside [{low}, {high}]")
-    if block.observations.dtype.kind == "f":
-        _check_steps(path, first_row, block, np.isfinite(block.observations), "observation not finite")
-
-
-def _check_steps(path: Path, first_row: int, block: EpisodeBlock, good: np.ndarray, reason: str) -> None:
-    if good.all():
+def _scan_side(directory: Path, shard: ShardManifest, lengths: np.ndarray | None, report: Report) -> None:
+    """The side table against the manifest and, unless the data could not be read, against the episodes' lengths."""
+    path = directory / shard.episodes.name
+    try:
+        side = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        report(Problem(UNREADABLE, path, f"cannot be read ({str(error).splitlines()[0]})"))
         return
-    step = int(np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))[0])
-    row = int(np.searchsorted(np.cumsum(block.lengths), step, side="right"))
-    raise UserError(f"{path}, row {first_row + row}: {reason}")
+    wrong_columns = list(_side_column_problems(path, side.schema))
+    for problem in wrong_columns:
+        report(problem)
+    if wrong_columns:
+        return
+    accepted = side.filter(pa.compute.is_valid(side["row"]))
+    if accepted["row"].to_pylist() != list(range(shard.num_episodes)):
+        report(Problem(ROWS, path, f"accepted rows are not 0 to {shard.num_episodes - 1} in order"))
+    last_seed = shard.first_seed + shard.num_seeds - 1
+    if side["seed"].to_pylist() != list(range(shard.first_seed, last_seed + 1)):
+        report(Problem(SEEDS, path, f"seeds are not {shard.first_seed} to {last_seed}, each once"))
+    if set(side["versions"].to_pylist()) - {format_versions(shard.versions)}:
+        report(Problem(MIXED_VERSIONS, path, f"not all episodes are made with {format_versions(shard.versions)}"))
+    num_rejected = len(side) - len(accepted)
+    if num_rejected != shard.num_rejected:
+        report(Problem(TOTALS, path, f"{num_rejected} rejected, the manifest says {shard.num_rejected}"))
+    if lengths is not None:
+        for problem in _length_problems(directory / shard.data.name, shard, lengths, accepted["length"].to_numpy()):
+            report(problem)
+
+
+def _side_column_problems(path: Path, found: pa.Schema) -> Iterator[Problem]:
+    expected = episode_features().arrow_schema
+    for field in expected:
+        index = found.get_field_index(field.name)
+        if index < 0 and field.name not in EPISODE_COLUMNS_ADDED:
+            yield Problem(NO_COLUMN, path, f"there is no column {field.name}; there are {', '.join(found.names)}")
+        elif index >= 0 and found.field(index).type != field.type:
+            yield Problem(COLUMN_TYPE, path, f"{field.name} is {found.field(index).type}, expected {field.type}")
+    extra = [name for name in found.names if expected.get_field_index(name) < 0]
+    if extra:
+        yield Problem(EXTRA_COLUMN, path, f"unexpected columns: {', '.join(extra)}")
+
+
+def _length_problems(path: Path, shard: ShardManifest, found: np.ndarray, said: np.ndarray) -> Iterator[Problem]:
+    if len(found) != shard.num_episodes:
+        yield Problem(TOTALS, path, f"{len(found)} episodes, the manifest says {shard.num_episodes}")
+    elif found.sum() != shard.num_steps:
+        yield Problem(TOTALS, path, f"{found.sum()} steps, the manifest says {shard.num_steps}")
+    if len(found) == len(said):
+        wrong = np.flatnonzero(found != said)
+        if len(wrong):
+            row = int(wrong[0])
+            yield Problem(LENGTHS, path, f"{found[row]} steps, the side table says {said[row]}", row, len(wrong))
+
+
+def scan_together(shards: Iterable[tuple[Path, ShardManifest]], report: Report) -> None:
+    """Tell what is wrong between the shards of one task: seeds that are in two of them, or several environments.
+
+    Args:
+        shards: the folder and the manifest of each.
+        report: gets each problem.
+    """
+    ordered = sorted(shards, key=lambda shard: (shard[1].first_seed, shard[1].num_seeds))
+    end, holder = -1, Path()
+    for directory, shard in ordered:
+        sidecar = directory / f"{shard.stem}.json"
+        shared = end - shard.first_seed
+        if shared > 0:
+            last = min(end, shard.first_seed + shard.num_seeds) - 1
+            reason = f"seeds {shard.first_seed} to {last} are in {holder}, too; move one of the two shards away"
+            report(Problem(OVERLAP, sidecar, reason, count=last - shard.first_seed + 1))
+        if shard.first_seed + shard.num_seeds > end:
+            end, holder = shard.first_seed + shard.num_seeds, sidecar
+        first = ordered[0][1]
+        if shard.versions != first.versions:
+            reason = (
+                f"made with {format_versions(shard.versions)}, but {first.stem} with "
+                f"{format_versions(first.versions)}; a task has one environment: delete one and collect again"
+            )
+            report(Problem(MIXED_VERSIONS, directory / f"{shard.stem}.json", reason))

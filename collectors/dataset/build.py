@@ -4,8 +4,8 @@
 
 Writes ``OUT/dataset``: ``data/<task>/<split>-00000-of-0000N.parquet``, side tables under ``episodes/``, the card
 ``README.md`` that tells ``datasets`` where everything is, and ``manifest.json`` last. Files are hard links to the
-shards where the file system allows it, so building costs a checksum per file and no space. The directory is built
-beside its final place and renamed, so a reader never sees half of one.
+shards where the file system allows it, so building costs no space, and reading only of what was not checked before.
+The directory is built beside its final place and renamed, so a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from collectors.dataset.card import write_card
+from collectors.dataset.checks import CheckedShard, check_all
+from collectors.dataset.sources import Shard, check_root, find_shards
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
-from pipeline.files import digest_of, write_json
-from pipeline.manifest import DatasetManifest, FileEntry, ShardManifest, SplitManifest, TaskManifest
-from pipeline.progress import Progress
+from pipeline.files import NO_SPACE, digest_of, exclusive, write_json
+from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.seeds import SPLITS
-from pipeline.shards import finished_shards
-from pipeline.tasks import Task, select_tasks
-from pipeline.validate import check_bytes, check_shard
+from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
+
+FORMAT = 2  # raise it when the same shards would give another dataset, so that `make dataset` builds it anew
 
 
 @dataclass(frozen=True)
@@ -42,69 +44,61 @@ class DatasetConfig:
 
 
 def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) -> None:
-    """Build or refresh the dataset.
+    """Build or refresh the dataset. The one there was stays whole until its successor is.
 
     Args:
         config: what to build.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
-        UserError: nothing collected, or a shard that breaks a rule (the message names file, row and reason).
+        UserError: nothing collected, a shard that breaks a rule (the message names file, row and reason), shards that
+            do not go together, or no space.
     """
-    root, dataset = config.out / "shards", config.out / "dataset"
+    check_root(config.out)
+    if not (config.out / "shards").is_dir():
+        raise UserError(
+            f"nothing is collected in {config.out / 'shards'} for {config.task!r}; run `make collect` with the same "
+            f"OUT first"
+        )
+    with exclusive(config.out / "shards" / ".dataset.lock", "wait until it has built its dataset"):
+        with _naming_a_full_disk(config.out):
+            _build(config, tasks)
+
+
+def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
+    dataset = config.out / "dataset"
     retired = _retired(dataset)
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
     before = _manifest_or_none(dataset)
-    shards = _collected(config, before, tasks)
-    digest = digest_of(
-        {task.name: [shard.data.sha256 + shard.episodes.sha256 for shard in s] for task, s in shards.items()}
-    )
-    if before is not None and before.digest == digest:
+    shards = find_shards(config.out, config.task, before.tasks if before else (), tasks)
+    checked = check_all(shards)
+    digest = digest_of({"format": FORMAT} | {task.name: [shard.key for shard in s] for task, s in shards.items()})
+    if before is not None and before.digest == digest and _is_whole(dataset, before):
         log.info("up to date: %s", dataset)
         return
-    known = _known_checksums(before)
-    progress = Progress("shards checked", sum(map(len, shards.values())))
-    for task, found in shards.items():
-        for shard in found:
-            if (shard.data.sha256, shard.episodes.sha256) in known:
-                check_bytes(root / task.name, shard)
-            else:
-                check_shard(task, root / task.name, shard)
-            progress.advance()
-    _assemble(config, shards, digest, root, dataset)
+    _assemble(config, shards, checked, digest)
     log.info("%d tasks in %s", len(shards), dataset)
 
 
-def _collected(
-    config: DatasetConfig, before: DatasetManifest | None, tasks: Sequence[Task] | None
-) -> dict[Task, list[ShardManifest]]:
-    """Finished shards of the tasks chosen and of those the dataset already has."""
-    root = config.out / "shards"
-    chosen = {task.name for task in select_tasks(config.task, tasks)}
-    kept = set(before.tasks) if before else set()
-    table = [task for task in select_tasks("*", tasks) if task.name in chosen | kept]
-    shards = {task: found for task in table if (found := finished_shards(root, task.name))}
-    collected = {task.name for task in shards}
-    asked_by_name = {part.strip() for part in config.task.split(",")} & chosen
-    for name in sorted(asked_by_name - collected):
-        raise UserError(f"{name} is not collected in {root}; run `make collect TASK={name}` with the same OUT first")
-    for name in sorted(kept - collected):
+@contextmanager
+def _naming_a_full_disk(out: Path) -> Iterator[None]:
+    """Turn the error of a disk that takes no more into one that says what to do; nothing half-written stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        shutil.rmtree(_building(out / "dataset"), ignore_errors=True)
         raise UserError(
-            f"{name} is in {config.out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
-            f"bring them back, or remove that dataset to build one without it"
-        )
-    if not shards:
-        raise UserError(
-            f"nothing is collected in {root} for {config.task!r}; run `make collect` with the same OUT first"
-        )
-    for task, found in shards.items():
-        absent = set(SPLITS) - {shard.split for shard in found}
-        if absent:
-            raise UserError(
-                f"{task.name} has no finished {' or '.join(sorted(absent))} shard; run `make collect` again"
-            )
-    return shards
+            f"{out} takes no more data ({error.strerror}); the dataset there is as it was: free some space, or check "
+            f"that shards and dataset are on one file system, where files are linked and take none"
+        ) from error
+
+
+def _building(dataset: Path) -> Path:
+    """Where a dataset is until it is complete."""
+    return dataset.with_name(".dataset.building")
 
 
 def _retired(dataset: Path) -> Path:
@@ -117,30 +111,29 @@ def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
     return DatasetManifest.load(path) if path.exists() else None
 
 
-def _known_checksums(manifest: DatasetManifest | None) -> set[tuple[str, str]]:
-    """Checksums of the data file and side table of every shard an earlier build has checked."""
-    if manifest is None:
-        return set()
+def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
+    """Whether every file the manifest names is there with the size it says."""
     splits = [split for task in manifest.tasks.values() for split in task.splits.values()]
-    return {(d.sha256, e.sha256) for split in splits for d, e in zip(split.data, split.episodes, strict=True)}
+    entries = [entry for split in splits for entry in split.data + split.episodes]
+    paths = [dataset / entry.name for entry in entries]
+    return all(
+        path.is_file() and path.stat().st_size == entry.num_bytes for path, entry in zip(paths, entries, strict=True)
+    )
 
 
 def _assemble(
-    config: DatasetConfig, shards: dict[Task, list[ShardManifest]], digest: str, root: Path, dataset: Path
+    config: DatasetConfig,
+    shards: Mapping[Task, Sequence[Shard]],
+    checked: Mapping[Task, Sequence[CheckedShard]],
+    digest: str,
 ) -> None:
-    building = dataset.with_name(".dataset.building")
+    dataset = config.out / "dataset"
+    building, retired = _building(dataset), _retired(dataset)
     shutil.rmtree(building, ignore_errors=True)
-    tasks = {}
-    for task, found in shards.items():
-        splits = {
-            split: _link_split(task, split, [s for s in found if s.split == split], root, building) for split in SPLITS
-        }
-        tasks[task.name] = TaskManifest(found[0].expert, found[0].expert_revision, found[0].versions, splits)
-    manifest = DatasetManifest(digest, tasks)
+    manifest = DatasetManifest(digest, {task.name: _add_task(task, s, building) for task, s in shards.items()})
     write_card(building / "README.md", manifest, list(shards))
     write_json(building / "config.json", config)
     write_json(building / DatasetManifest.FILE_NAME, manifest)
-    retired = _retired(dataset)
     shutil.rmtree(retired, ignore_errors=True)
     if dataset.exists():
         dataset.rename(retired)
@@ -148,23 +141,36 @@ def _assemble(
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _link_split(task: Task, split: str, shards: Sequence[ShardManifest], root: Path, dataset: Path) -> SplitManifest:
+def _add_task(task: Task, shards: Sequence[Shard], dataset: Path) -> TaskManifest:
+    splits = {
+        split: _add_split(task, split, [shard for shard in shards if shard.manifest.split == split], dataset)
+        for split in SPLITS
+    }
+    first = shards[0].manifest
+    return TaskManifest(first.expert, first.expert_revision, first.versions, splits)
+
+
+def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -> SplitManifest:
     data: list[FileEntry] = []
     episodes: list[FileEntry] = []
     for index, shard in enumerate(shards):
         name = f"{split}-{index:05d}-of-{len(shards):05d}.parquet"
-        for kind, entry, entries in (("data", shard.data, data), ("episodes", shard.episodes, episodes)):
+        for kind, entry, entries in (
+            ("data", shard.manifest.data, data),
+            ("episodes", shard.manifest.episodes, episodes),
+        ):
             target = dataset / kind / task.name / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(root / task.name / entry.name, target)
+            _link_or_copy(shard.directory / entry.name, target)
             entries.append(FileEntry(str(target.relative_to(dataset)), entry.num_bytes, entry.sha256))
-    num_episodes = sum(shard.num_episodes for shard in shards)
+    manifests = [shard.manifest for shard in shards]
+    num_episodes = sum(manifest.num_episodes for manifest in manifests)
     return SplitManifest(
         num_episodes=num_episodes,
-        num_steps=sum(shard.num_steps for shard in shards),
-        num_rejected=sum(shard.num_rejected for shard in shards),
-        num_successes=None if task.success is None else sum(shard.num_successes or 0 for shard in shards),
-        mean_return=sum(shard.return_sum for shard in shards) / max(1, num_episodes),
+        num_steps=sum(manifest.num_steps for manifest in manifests),
+        num_rejected=sum(manifest.num_rejected for manifest in manifests),
+        num_successes=None if task.success is None else sum(manifest.num_successes or 0 for manifest in manifests),
+        mean_return=sum(manifest.return_sum for manifest in manifests) / max(1, num_episodes),
         data=tuple(data),
         episodes=tuple(episodes),
     )

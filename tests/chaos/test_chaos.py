@@ -243,7 +243,7 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_made_again_alone(
         )
         if damage == "flip":  # same size: only the checksum tells, and the message says what to do
             assert build.returncode == 2, build.stderr
-            assert f"{victim} is damaged" in build.stderr
+            assert f"{victim}: the file is damaged" in build.stderr
             victim.unlink()
         assert finish(out, TASKS, "48") == 0
         assert checksums(out) == whole, damage

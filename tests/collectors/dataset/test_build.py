@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, sha256_of, write_json
+from pipeline.files import digest_of, exclusive, location, read_json, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.tasks import Task, select_tasks
+from pipeline.validate import check_shard
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_GRID,
@@ -234,7 +237,7 @@ def test_a_damaged_shard_is_refused_by_name_and_the_old_dataset_stays(kind: str,
     before = states(dataset)
     name = getattr(write(tmp_path, FAKE_COUNT, "train", 5, 2), kind).name
     damage(tmp_path / "shards" / "fake-count" / name)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name}: the file is damaged"):
         build(tmp_path)
     assert states(dataset) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
@@ -246,7 +249,7 @@ def test_a_shard_damaged_after_an_earlier_build_is_refused(tmp_path: Path) -> No
     name = "train-0000000000-000003.parquet"
     damage(tmp_path / "shards" / "fake-count" / name)
     write_task(tmp_path, FAKE_GRID)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name}: the file is damaged"):
         build(tmp_path)
 
 
@@ -257,7 +260,7 @@ def test_a_damaged_side_table_of_a_shard_without_episodes_is_refused(tmp_path: P
     build(tmp_path)
     name = write(tmp_path, FAKE_NAN_REWARD, "train", 4, 1).episodes.name
     damage(tmp_path / "shards" / "fake-nan-reward" / name)
-    with pytest.raises(UserError, match=f"{name} is damaged"):
+    with pytest.raises(UserError, match=f"{name}: the file is damaged"):
         build(tmp_path)
 
 
@@ -347,3 +350,191 @@ def test_the_settings_are_saved_beside_the_data(tmp_path: Path) -> None:
     dataset = build(tmp_path, "fake-count")
     assert read_json(dataset / "config.json") == {"task": "fake-count", "out": str(tmp_path)}
     assert len(digest_of({})) == len(DatasetManifest.load(dataset / "manifest.json").digest)
+
+
+def visits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the shards that the builds from here on look into."""
+    seen: list[str] = []
+
+    def watched(task: Task, directory: Path, shard: ShardManifest) -> None:
+        seen.append(f"{task.name}/{shard.stem}")
+        check_shard(task, directory, shard)
+
+    monkeypatch.setattr("collectors.dataset.checks.check_shard", watched)
+    return seen
+
+
+def test_only_new_and_changed_shards_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for task in (FAKE_COUNT, FAKE_GRID):
+        write_task(tmp_path, task)
+    build(tmp_path)
+    seen = visits(monkeypatch)
+    build(tmp_path)
+    assert seen == []
+    new = write(tmp_path, FAKE_COUNT, "train", 5, 1)
+    build(tmp_path)
+    assert seen == [f"fake-count/{new.stem}"]
+    path = tmp_path / "shards" / "toy-grid" / "train-0000000003-000002.parquet"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)  # the same bytes, but who knows that without reading them
+    build(tmp_path)
+    assert seen[1:] == ["toy-grid/train-0000000003-000002"]
+
+
+def test_what_was_checked_before_a_kill_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+
+    def killed(task: Task, directory: Path, shard: ShardManifest) -> None:
+        if shard.first_seed == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("collectors.dataset.checks.check_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path)
+    seen = visits(monkeypatch)
+    build(tmp_path)
+    assert seen == ["fake-count/train-0000000003-000002"]
+
+
+def test_new_rules_look_into_every_shard_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    build(tmp_path)
+    seen = visits(monkeypatch)
+    monkeypatch.setattr("collectors.dataset.checks.RULES", 1_000)
+    build(tmp_path)
+    assert len(seen) == 3
+
+
+def test_a_dataset_that_lost_a_file_is_built_anew(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    dataset = build(tmp_path)
+    lost = dataset / "data" / "fake-count" / "train-00001-of-00002.parquet"
+    lost.unlink()
+    build(tmp_path)
+    assert lost.exists()
+
+
+def test_two_shards_with_the_same_seed_are_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    write(tmp_path, FAKE_COUNT, "train", 2, 4)
+    with pytest.raises(UserError, match=r"train-0000000002-000004.json: seeds 2 to 2 are in .*train-0000000000-000003"):
+        build(tmp_path)
+    assert not (tmp_path / "dataset").exists()
+
+
+def resign(path: Path, **changes: Any) -> None:
+    """Change what a sidecar says."""
+    write_json(path, read_json(path) | changes)
+
+
+def test_shards_of_different_package_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    dataset = build(tmp_path)
+    before = states(dataset)
+    monkeypatch.setattr("pipeline.shards.versions_of", lambda _: {"numpy": "1.0.0"})
+    write(tmp_path, FAKE_COUNT, "train", 5, 1)
+    with pytest.raises(
+        UserError, match=r"train-0000000005-000001.json: made with numpy 1.0.0, but train-0000000000-0000"
+    ):
+        build(tmp_path)
+    assert states(dataset) == before
+
+
+def test_a_side_table_of_other_versions_than_its_manifest_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    for path in (tmp_path / "shards" / "fake-count").glob("*-??????.json"):
+        resign(path, versions={"numpy": "1.0.0"})
+    with pytest.raises(UserError, match=r"episodes.parquet: not all episodes are made with numpy 1.0.0"):
+        build(tmp_path)
+
+
+def test_a_shard_of_another_task_is_refused(tmp_path: Path) -> None:
+    # The columns of both tasks are the same, so only the manifest tells.
+    write_task(tmp_path, FAKE_COUNT)
+    write(tmp_path, FAKE_NAN_REWARD, "train", 3, 1)
+    write(tmp_path, FAKE_NAN_REWARD, "train", 5, 1)
+    strange = tmp_path / "shards" / "fake-nan-reward"
+    for path in strange.glob("train-0000000005*"):
+        path.rename(tmp_path / "shards" / "fake-count" / path.name)
+    shutil.rmtree(strange)
+    with pytest.raises(
+        UserError, match=r"000005-000001.json: is a shard of fake-nan-reward, in the folder of fake-count"
+    ):
+        build(tmp_path)
+
+
+def test_training_seeds_in_the_test_split_are_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    write(tmp_path, FAKE_COUNT, "test", 10, 2)
+    with pytest.raises(UserError, match=r"seeds 10 to 11 are not of test, which has 1000000000 to 1499999999"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["data", "episodes"])
+def test_a_file_that_is_no_parquet_is_refused_although_its_checksum_is_right(kind: str, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    sidecar = tmp_path / "shards" / "fake-count" / "train-0000000000-000003.json"
+    path = sidecar.parent / read_json(sidecar)[kind]["name"]
+    path.write_bytes(path.read_bytes()[:-100])
+    resign(sidecar, **{kind: {"name": path.name, "num_bytes": path.stat().st_size, "sha256": sha256_of(path)}})
+    with pytest.raises(UserError, match=rf"{path.name}: cannot be read"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("content", ['{"task": "fake-count"}', '{"task', "[]"])
+def test_a_damaged_sidecar_is_named(content: str, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    sidecar = tmp_path / "shards" / "fake-count" / "train-0000000000-000003.json"
+    sidecar.write_text(content)
+    with pytest.raises(UserError, match=rf"{sidecar.name} is .*; delete it and run"):
+        build(tmp_path)
+
+
+def test_a_damaged_dataset_manifest_is_named(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    dataset = build(tmp_path)
+    (dataset / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"manifest.json is not the manifest of a dataset"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["shards", "dataset"])
+def test_a_folder_inside_a_run_is_not_a_run(inside: str, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    build(tmp_path)
+    write_json(tmp_path / "shards" / "plan.json", {})
+    with pytest.raises(UserError, match=f"not the root of a run; try --out {tmp_path}$"):
+        build(tmp_path / inside)
+
+
+def test_an_object_store_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="memory://run: a dataset is built on a disk"):
+        build(location("memory://run"))
+
+
+def test_a_full_disk_leaves_the_dataset_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    dataset = build(tmp_path)
+    before = states(dataset)
+    write(tmp_path, FAKE_COUNT, "train", 5, 1)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", full)
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(
+        UserError, match=r"takes no more data \(No space left on device\); the dataset there is as it was"
+    ):
+        build(tmp_path)
+    assert states(dataset) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "shards"]
+
+
+def test_two_builds_at_once_do_not_meet(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    with exclusive(tmp_path / "shards" / ".dataset.lock", ""):
+        with pytest.raises(UserError, match=r"another process works on .*shards; wait until it has built its dataset"):
+            build(tmp_path)
