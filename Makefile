@@ -1,5 +1,5 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1.
+# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -14,7 +14,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect rates status \
-	dataset train evaluate report bench bench-collect clean
+	dataset train evaluate generate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -84,8 +84,13 @@ dataset: setup ## build OUT/dataset from the shards
 train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
 	$(PY) -m trainer.train $(STAGE) $(TASKS)
 
-evaluate: setup ## play unseen seeds with the trained agent
-	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
+	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \
+		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT= (a folder or a repository of the Hub)
+	@$(PY) -m trainer.generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \
+		$(call option,image,IMAGE)
 
 report: setup ## write OUT/report/index.html
 	$(PY) -m trainer.report --out '$(OUT)'

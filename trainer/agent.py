@@ -20,6 +20,7 @@ from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 from trainer.checkpoint import Checkpoint
+from trainer.config import of_task
 from trainer.data import prepare_observations, prepare_rewards
 from trainer.tokenizer import encode
 
@@ -32,12 +33,20 @@ class Agent:
         task: where; the checkpoint must have been trained on it.
         num_slots: most environments at once.
         temperature: discrete actions are sampled from ``softmax(logits / temperature)``; 0 takes the likeliest.
+        context_steps: time steps it looks back; as many as it was trained to if None.
 
     Raises:
-        UserError: the checkpoint was not trained on the task.
+        UserError: the checkpoint was not trained on the task, or has no positions for so many time steps.
     """
 
-    def __init__(self, checkpoint: Checkpoint, task: Task, num_slots: int, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: Task,
+        num_slots: int,
+        temperature: float = 1.0,
+        context_steps: int | None = None,
+    ) -> None:
         config = checkpoint.config
         if task.name not in config.tasks:
             raise UserError(f"the checkpoint was not trained on {task.name}, only on: {', '.join(config.tasks)}")
@@ -45,7 +54,14 @@ class Agent:
         self._model = checkpoint.model.eval()
         self._tokenizer, self._text_tokens = checkpoint.tokenizer, config.text_tokens
         self._normaliser = checkpoint.normalisers.get(task.name)
-        self._max_positions = 2 * config.context_steps
+        self._max_positions = 2 * (
+            context_steps or of_task(config.contexts, task.name, task.domain, config.context_steps)
+        )
+        if self._max_positions > config.model.max_positions:
+            raise UserError(
+                f"--contexts for {task.name} needs {self._max_positions} positions; the checkpoint has "
+                f"{config.model.max_positions}"
+            )
         self._cache = self._model.new_cache(num_slots)
         # Embeddings of the positions in the cache, to rebuild it when it is full.
         self._past = torch.zeros(num_slots, self._max_positions, config.model.hidden_size)

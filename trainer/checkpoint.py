@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class AgentConfig:
         tasks: names of the tasks it was trained on.
         dataset_digest: of the dataset it was trained on.
         step: optimiser steps done.
+        contexts: as ``context_steps`` for tasks or domains where it was another.
+        text_boundaries: whether the end-of-text token stood around the texts it was trained on.
         trained_timesteps: real (not padded) time steps seen.
     """
 
@@ -51,6 +53,8 @@ class AgentConfig:
     dataset_digest: str
     step: int
     trained_timesteps: int
+    contexts: dict[str, int] = field(default_factory=dict)
+    text_boundaries: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,15 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, optimizer: torch.op
     final = directory / f"step-{checkpoint.config.step:08d}"
     with temporary_beside(final) as temporary:
         temporary.mkdir()
-        _write(temporary, checkpoint, optimizer)
+        write_agent(temporary, checkpoint)
+        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     return final
 
 
-def _write(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+def write_agent(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write into a folder all that acting needs: everything but the optimiser."""
     save_file(checkpoint.model.state_dict(), directory / "model.safetensors")
     arrays = {}
     for task, normaliser in checkpoint.normalisers.items():
@@ -83,7 +89,6 @@ def _write(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optim
         arrays[f"{task}/reward_std"] = torch.tensor([normaliser.reward_std], dtype=torch.float64).numpy()
     save_arrays_file(arrays, directory / "normalisers.safetensors")
     save_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
     write_json(directory / "config.json", dataclasses.asdict(checkpoint.config))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pipeline.cli import check_at_least_one
 from pipeline.errors import UserError
 from pipeline.tasks import DEMO_TASKS
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,16 @@ class TrainConfig:
     """Micro-batches per optimiser step, each from a task drawn by sampling weight."""
     context_steps: int = 256
     """Longest window in time steps; the agent looks back as far."""
+    contexts: dict[str, int] = field(default_factory=dict)
+    """Longest window of a task, by task or domain name; --context-steps where not named."""
     text_tokens: int = 64
     """Tokens a mission is cut or padded to."""
     tokenizer: str = "bpe"
     """`bpe` is trained on the run's own texts, without network; else a folder with a `tokenizer.json`, or a repository
     on the Hugging Face Hub such as `gpt2`, JAT's."""
+    text_boundaries: bool = True
+    """Put the end-of-text token before and after every document of a corpus, so that its first word is learned too and
+    writing knows where to end. JAT has no such token."""
     learning_rate: float = 3e-4
     """Peak of AdamW's learning rate; linear warm-up, then a cosine down to a tenth."""
     warmup_steps: int = 200
@@ -94,9 +102,9 @@ class TrainConfig:
     normalise: bool = True
     """Standardise continuous observations and rewards with the dataset's statistics. JAT does not."""
     loss_weights: dict[str, float] = field(default_factory=dict)
-    """Weight of a task's loss, by task or domain name; 1 where not named."""
+    """Weight of a task's or corpus' loss, by its name or domain; 1 where not named."""
     sampling_weights: dict[str, float] = field(default_factory=dict)
-    """How often a task is drawn, by task or domain name; 1 where not named."""
+    """How often a task or corpus is drawn, by its name or domain; 1 where not named."""
     seed: int = 0
     """Initial weights and order of the data follow from it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -116,28 +124,39 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads")
-        if 2 * self.context_steps > self.model.max_positions:
+        longest = max([self.context_steps, *self.contexts.values()])
+        if 2 * longest > self.model.max_positions:
             raise UserError(
-                f"--context-steps {self.context_steps} needs {2 * self.context_steps} positions, "
+                f"--context-steps {longest} needs {2 * longest} positions, "
                 f"--model.max-positions is {self.model.max_positions}"
             )
-        if self.batch_steps < self.context_steps:
-            raise UserError(f"--batch-steps {self.batch_steps} holds no window of --context-steps {self.context_steps}")
+        if self.batch_steps < longest:
+            raise UserError(f"--batch-steps {self.batch_steps} holds no window of --context-steps {longest}")
+        if min(self.contexts.values(), default=1) < 1:
+            raise UserError(f"--contexts {self.contexts}: each must be at least 1")
+
+
+def of_task(values: Mapping[str, Value], name: str, domain: str, default: Value) -> Value:
+    """A setting given by task or by domain name: that of the task, else of its domain, else the default."""
+    return values.get(name, values.get(domain, default))
 
 
 def jat() -> TrainConfig:
     """The released JAT: sizes, loss and weights of arXiv 2402.09844. For a GPU.
 
-    Its 250,000 steps saw about 320 sequences each; sampling weight 1 per task.
+    Its 250,000 steps saw about 320 sequences each. Which peculiarities of the released code are kept: docs/jat.md.
     """
     return TrainConfig(
         steps=250_000,
         batch_steps=20 * 256,
         micro_batches=16,
+        contexts={"atari": 32},
         tokenizer="gpt2",
+        text_boundaries=False,
         normalise=False,
         weight_decay=0.0,
         loss_weights={"mujoco": 10.0, "mujoco-pendulum": 50.0, "mujoco-doublependulum": 20.0, "metaworld": 50.0},
+        sampling_weights={"wikipedia": 10.0, "oscar": 10.0, "conceptual-captions": 10.0, "ok-vqa": 10.0},
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pipeline.scores import Interval, is_scorable, jat_scores, mean_interval, no
 from pipeline.seeds import seeds_of
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
+from trainer.config import of_task
 from trainer.train import TrainManifest, train_manifest_path
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,14 @@ class EvaluateConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder; the one `make train` finished with if not given."""
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `make train` finished with
+    if not given."""
     episodes: int = 20
     """Episodes per task."""
     temperature: float = 1.0
     """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
+    contexts: dict[str, int] = field(default_factory=dict)
+    """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
     workers: int = 2
     """Worker processes; each plays one task at a time."""
     video_episodes: int = 3
@@ -64,6 +68,8 @@ class EvaluateConfig:
         check_at_least_one(self, "episodes", "workers")
         if self.temperature < 0:
             raise UserError(f"--temperature is {self.temperature}; it must be at least 0")
+        if min(self.contexts.values(), default=1) < 1:
+            raise UserError(f"--contexts {self.contexts}: each must be at least 1")
 
 
 def demo() -> EvaluateConfig:
@@ -71,7 +77,12 @@ def demo() -> EvaluateConfig:
     return EvaluateConfig(task=DEMO_TASKS)
 
 
-RECIPES = {"demo": demo}
+def jat() -> EvaluateConfig:
+    """As JAT was evaluated: sampled actions, 128 time steps, 16 in Atari."""
+    return EvaluateConfig(episodes=100, contexts={"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128})
+
+
+RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig}
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class EvaluateJob:
     revision: str
     num_episodes: int
     temperature: float
+    context_steps: int | None
     num_video_episodes: int
     directory: Path
     num_threads: int
@@ -147,12 +159,12 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     import torch
 
     from trainer.agent import Agent
-    from trainer.checkpoint import load_checkpoint
+    from trainer.pretrained import load_pretrained
 
     torch.set_num_threads(job.num_threads)
     seeds = seeds_of("evaluate", job.num_episodes)
     num_envs = min(len(seeds), MAX_ENVS)
-    agent = Agent(load_checkpoint(job.checkpoint), job.task, num_envs, job.temperature)
+    agent = Agent(load_pretrained(job.checkpoint), job.task, num_envs, job.temperature, job.context_steps)
     film = _Film(job.task, seeds[: job.num_video_episodes])
     episodes = rollout(job.task, agent, seeds, num_envs, film.listen, keep_observations=False)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
@@ -172,8 +184,10 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
     Raises:
         UserError: no checkpoint, a task it was not trained on, or random or expert not measured.
     """
+    from trainer.pretrained import trained_tasks
+
     checkpoint = _checkpoint(config)
-    trained = read_json(checkpoint / "config.json")["tasks"]
+    trained = trained_tasks(checkpoint)
     chosen = [task for task in select_tasks(config.task, tasks) if task.name in trained]
     if not chosen:
         raise UserError(f"the checkpoint was not trained on {config.task}, only on: {', '.join(trained)}")
@@ -181,6 +195,9 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
         _references(config.out, task)
     directory = config.out / "evaluation"
     revision = f"{sha256_of(checkpoint / 'model.safetensors')[:16]} at temperature {config.temperature:g}"
+    if config.contexts:
+        looks_back = ", ".join(f"{name} {steps}" for name, steps in sorted(config.contexts.items()))
+        revision += f", looking back {looks_back}"
     num_threads = max(1, (os.cpu_count() or 1) // config.workers)
     jobs = [
         EvaluateJob(
@@ -189,6 +206,7 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
             revision,
             config.episodes,
             config.temperature,
+            of_task(config.contexts, task.name, task.domain, None),
             config.video_episodes,
             directory.absolute(),
             num_threads,
@@ -236,9 +254,12 @@ def _checkpoint(config: EvaluateConfig) -> Path:
         if not path.exists():
             raise UserError(f"no finished training in {config.out}; run `make train`, or pass --checkpoint FOLDER")
         return config.out / TrainManifest(**read_json(path)).checkpoint
-    if not (config.checkpoint / "config.json").exists():
+    from trainer.pretrained import locate
+
+    folder = locate(config.checkpoint)
+    if not (folder / "config.json").exists():
         raise UserError(f"{config.checkpoint} is not a checkpoint: it has no config.json. Pass a step-... folder")
-    return config.checkpoint
+    return folder
 
 
 def _references(out: Path, task: Task) -> tuple[Measurement, Measurement]:

@@ -19,7 +19,8 @@ NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
 BPE = "bpe"  # the choice that needs nothing from elsewhere
 FILE_NAME = "tokenizer.json"
 # What pads: our own, the usual ones, and what JAT took of GPT-2, which has none.
-PADS = ("<pad>", "[PAD]", "<|endoftext|>", "</s>")
+END_OF_TEXT = "<|endoftext|>"
+PADS = ("<pad>", "[PAD]", END_OF_TEXT, "</s>")
 
 
 def choose_tokenizer(choice: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -62,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PADS[0], *(f"<{i}>" for i in range(1, NUM_RESERVED))],
+        special_tokens=[PADS[0], *(f"<{i}>" for i in range(1, NUM_RESERVED - 1)), END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -138,6 +139,19 @@ def pad_id(tokenizer: Tokenizer) -> int:
     """The id that fills what a text leaves empty; in JAT the end of text."""
     found = (tokenizer.token_to_id(token) for token in PADS)
     return next(number for number in found if number is not None)
+
+
+def end_id(tokenizer: Tokenizer) -> int:
+    """The id that separates texts.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+    found = (tokenizer.token_to_id(token) for token in (END_OF_TEXT, "</s>", "[SEP]"))
+    end = next((number for number in found if number is not None), None)
+    if end is None:
+        raise UserError(f"the tokenizer has no {END_OF_TEXT}; take one that has, such as gpt2")
+    return end
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

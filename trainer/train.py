@@ -25,7 +25,7 @@ from pipeline.files import digest_of, read_json, replacing, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.progress import Progress
 from pipeline.tasks import CONTINUOUS, DISCRETE, Task, select_tasks
-from trainer.config import RECIPES, TrainConfig
+from trainer.config import RECIPES, TrainConfig, of_task
 
 if TYPE_CHECKING:
     import torch
@@ -191,7 +191,7 @@ class TrainingRun:
                 a,
                 encode(self.tokenizer, a.texts, config.text_tokens) if a.task.has_text else None,
                 normaliser,
-                config.context_steps,
+                of_task(config.contexts, a.task.name, a.task.domain, config.context_steps),
                 config.batch_steps,
                 seed=(config.seed, index),
             )
@@ -290,6 +290,8 @@ class TrainingRun:
             dataset_digest=self.digest,
             step=self.step,
             trained_timesteps=self.timesteps,
+            contexts=self.config.contexts,
+            text_boundaries=self.config.text_boundaries,
         )
         checkpoint = Checkpoint(self.model, self.tokenizer, self.normalisers, config)
         return save_checkpoint(self.directory / "checkpoints", checkpoint, self.optimizer)
@@ -320,7 +322,7 @@ def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _weight(weights: dict[str, float], task: Task) -> float:
-    return weights.get(task.name, weights.get(task.domain, 1.0))
+    return of_task(weights, task.name, task.domain, 1.0)
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

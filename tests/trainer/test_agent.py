@@ -128,3 +128,21 @@ def test_temperature_zero_takes_the_likeliest_and_a_high_one_explores(checkpoint
 def test_a_task_it_was_not_trained_on_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(UserError, match="not trained on pixel-count, only on: fake-count, toy-grid"):
         Agent(checkpoint, FAKE_PIXELS, 1)
+
+
+def test_a_shorter_context_is_all_that_it_sees(checkpoint: Checkpoint) -> None:
+    """Of 2 steps: at step 2 the agent must see steps 1 and 2 alone."""
+    agent = Agent(checkpoint, FAKE_COUNT, num_slots=1, context_steps=2)
+    agent.reset([0], [11], [])
+    taken = []
+    for t in range(4):
+        (action,) = agent.act([0], observations(FAKE_COUNT, [11], t))
+        taken.append(action)
+        first = max(0, t - 1)
+        expected = predict_whole(checkpoint, FAKE_COUNT, 11, range(first, t + 1), taken[first:])
+        np.testing.assert_allclose(action, np.clip(expected, -1, 1), atol=1e-5)
+
+
+def test_a_context_longer_than_the_positions_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UserError, match="--contexts for fake-count needs 10 positions; the checkpoint has 8"):
+        Agent(checkpoint, FAKE_COUNT, 1, context_steps=5)

@@ -1,0 +1,190 @@
+"""The released JAT (``jat-project/jat``) as a checkpoint of this project: its files are read, none of its code is run.
+
+What is read: ``config.json``, ``model.safetensors`` and GPT-2's ``tokenizer.json`` (or ``vocab.json`` and
+``merges.txt``). Parameters have the same names and shapes here, so they are taken as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from pipeline.errors import UserError
+from pipeline.files import read_json
+from pipeline.tasks import CONTINUOUS, DISCRETE, Task, all_tasks
+from trainer.checkpoint import AgentConfig, Checkpoint
+from trainer.config import ModelConfig
+from trainer.jat_model import JatModel
+from trainer.tokenizer import FILE_NAME, choose_tokenizer
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FILES = (CONFIG, WEIGHTS, FILE_NAME, "vocab.json", "merges.txt")
+
+# JAT's evaluation looked back 256 positions, 32 in Atari; two are one time step.
+CONTEXT_STEPS, ATARI_CONTEXT_STEPS = 128, 16
+
+_SIZES = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_layers",
+    "num_heads": "num_heads",
+    "window_size": "window_size",
+    "max_position_embeddings": "max_positions",
+    "vocab_size": "vocab_size",
+    "max_continuous_size": "max_continuous_size",
+    "max_discrete_value": "max_discrete_size",
+    "image_size": "picture_size",
+    "patch_size": "patch_size",
+    "observation_loss_coef": "observation_loss_coef",
+    "action_loss_coef": "action_loss_coef",
+}
+# What the network here has no option for.
+_FIXED = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "num_channels": 3}
+
+# The shared token embedding has three names in the released state; a file may hold any of them.
+_EMBEDDING = "transformer.wte.weight"
+_ALIASES = ("single_discrete_encoder.weight", "multi_discrete_encoder.0.weight")
+# Constants that versions of transformers have stored beside the parameters.
+_CONSTANT = re.compile(r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)")
+_MOST_NAMED = 5
+
+
+def is_released(config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` is one of the released format."""
+    return config.get("model_type") == "jat"
+
+
+def read_released(folder: Path, origin: str) -> Checkpoint:
+    """The checkpoint in a folder with the released files.
+
+    Args:
+        folder: where they are.
+        origin: what to call it in messages.
+
+    Raises:
+        UserError: a file is missing or damaged, an option is unknown here, or parameters differ; the message says
+            which, and from what.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            pickled = " (a pytorch_model.bin is not read: it could run code)" if name == WEIGHTS else ""
+            raise UserError(f"{origin} has no {name}{pickled}")
+    agent = read_agent_config(read_json(folder / CONFIG), origin)
+    with torch.device("meta"):
+        model = JatModel(agent.model)
+    state = _read_parameters(folder / WEIGHTS, model, origin)
+    model.load_state_dict(state, assign=True)
+    return Checkpoint(model, _read_tokenizer(folder, agent.model.vocab_size, origin), {}, agent)
+
+
+def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
+    """What acting with the released network takes, from its ``config.json``.
+
+    Raises:
+        UserError: as ``read_model_config``.
+    """
+    config = read_model_config(raw, origin)
+    text_tokens = config.max_discrete_size - 148
+    return AgentConfig(
+        model=config,
+        context_steps=min(CONTEXT_STEPS, config.max_positions // 2),
+        contexts={"atari": min(ATARI_CONTEXT_STEPS, config.max_positions // 2)},
+        text_tokens=text_tokens,
+        tasks=[task.name for task in all_tasks() if _fits(task, config, text_tokens)],
+        dataset_digest="",
+        step=0,
+        trained_timesteps=0,
+    )
+
+
+def read_model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    """Sizes from the released ``config.json``.
+
+    Raises:
+        UserError: it is of another kind of model, lacks a size, or has an option that is unknown here.
+    """
+    if not is_released(raw):
+        raise UserError(f"{origin}: {CONFIG} is of a {raw.get('model_type', 'nameless')} model, not of jat")
+    absent = sorted(set(_SIZES) - set(raw))
+    if absent:
+        raise UserError(f"{origin}: {CONFIG} lacks {', '.join(absent)}")
+    config = ModelConfig(**{ours: raw[theirs] for theirs, ours in _SIZES.items()})
+    fixed = {
+        **_FIXED,
+        "intermediate_size": (None, 4 * config.hidden_size),
+        "attention_layers": [("global", "local")[layer % 2] for layer in range(config.num_layers)],
+    }
+    found = {**raw, "attention_layers": _attention_layers(raw, config.num_layers)}
+    for name, wanted in fixed.items():
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        if name in found and found[name] not in allowed:
+            raise UserError(f"{origin}: {CONFIG} has {name} {found[name]}; only {allowed[-1]} can be loaded")
+    return config
+
+
+def _attention_layers(raw: dict[str, Any], num_layers: int) -> list[str]:
+    """Kinds of attention by layer; ``attention_types`` lists them as (kinds, repetitions)."""
+    if "attention_layers" in raw:
+        return list(raw["attention_layers"])
+    pairs = raw.get("attention_types", [[["global", "local"], num_layers // 2]])
+    return [kind for kinds, count in pairs for _ in range(count) for kind in kinds]
+
+
+def _read_parameters(path: Path, model: JatModel, origin: str) -> dict[str, torch.Tensor]:
+    """Parameters by our names as float32; their shapes are compared before any is read."""
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = {name: name for name in file.keys() if not _CONSTANT.fullmatch(name)}  # noqa: SIM118
+            aliases = [name for name in _ALIASES if name in names]
+            if _EMBEDDING not in names and aliases:
+                names[_EMBEDDING] = aliases[0]
+            for alias in aliases:
+                del names[alias]
+            found = {ours: file.get_slice(theirs).get_shape() for ours, theirs in names.items()}
+            _check_shapes(found, expected, origin)
+            return {ours: file.get_tensor(theirs).float() for ours, theirs in names.items()}
+    except SafetensorError as error:
+        raise UserError(f"{origin}: {WEIGHTS} is damaged ({error}); download it again") from error
+
+
+def _check_shapes(found: dict[str, list[int]], expected: dict[str, list[int]], origin: str) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [
+        f"{name} is {shape}, not {expected[name]}"
+        for name, shape in found.items()
+        if name in expected and shape != expected[name]
+    ]
+    if problems:
+        more = f" and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
+        raise UserError(
+            f"{origin}: {WEIGHTS} does not fit the network that its {CONFIG} describes: "
+            f"{'; '.join(problems[:_MOST_NAMED])}{more}"
+        )
+
+
+def _read_tokenizer(folder: Path, vocab_size: int, origin: str) -> Tokenizer:
+    if (folder / FILE_NAME).is_file():
+        return choose_tokenizer(str(folder), [], vocab_size)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    if not (vocabulary.is_file() and merges.is_file()):
+        raise UserError(f"{origin} has no {FILE_NAME}, nor vocab.json and merges.txt")
+    tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+def _fits(task: Task, config: ModelConfig, text_tokens: int) -> bool:
+    if task.observation == DISCRETE:
+        return task.observation_shape[0] + text_tokens * task.has_text == config.max_discrete_size
+    widest = task.action.size if task.action.kind == "continuous" else 0
+    if task.observation == CONTINUOUS:
+        widest = max(widest, task.observation_shape[0] + 1)  # the reward is appended
+    return widest <= config.max_continuous_size
