@@ -14,7 +14,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect rates status \
-	dataset train evaluate generate report bench bench-collect clean
+	dataset validate train evaluate generate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ status: setup ## how far the collection in OUT is: done, running, rejected, epis
 
 dataset: setup ## build OUT/dataset from the shards
 	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS)
+
+validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
+	@$(PY) -m collectors.dataset.validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
 
 train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
 	$(PY) -m trainer.train $(STAGE) $(TASKS)

@@ -74,11 +74,12 @@ def scan_episodes(task: Task, path: Path, report: Report) -> np.ndarray:
                 lengths.append(_scan_batch(task, path, row, batch, report))
                 row += len(batch)
     except (pa.ArrowException, OSError, struct.error) as error:
-        report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({_first_line(error)})"))
+        report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
     return np.concatenate(lengths) if lengths else np.empty(0, np.int64)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of a message; that of Arrow goes on with what it did, line by line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -183,26 +184,24 @@ def _list_lengths(column: pa.Array) -> np.ndarray:
 
 def _step_problems(task: Task, name: str, steps: pa.Array) -> Iterator[tuple[str, np.ndarray, str]]:
     """What is wrong with S steps of one column: the kind, the steps concerned and the reason."""
-    nulls = np.flatnonzero(steps.is_null().to_numpy(zero_copy_only=False))
-    if len(nulls):
-        yield MISSING_VALUE, nulls, f"a step of {name} is null"
-        return
-    if name == TEXTS:
-        return
+    is_null = steps.is_null().to_numpy(zero_copy_only=False)
+    place = np.arange(len(steps))  # of a step, or of the step that a number is of
+    if is_null.any():
+        yield MISSING_VALUE, place[is_null], f"a step of {name} is null"
+        steps, place = steps.drop_null(), place[~is_null]
     if name == observation_column(task) and task.observation == IMAGE:
-        yield from _image_problems(task, steps)
-        return
-    size = _vector_size(task, name)
-    step_of_value = np.arange(len(steps))
-    if size is not None:
-        sizes = _list_lengths(steps)
-        wrong = np.flatnonzero(sizes != size)
-        if len(wrong):
-            yield SIZE, wrong, f"{sizes[wrong[0]]} numbers in a step of {name}, expected {size}"
-        right = np.flatnonzero(sizes == size)
-        step_of_value = np.repeat(right, size)
-        steps = (steps if len(right) == len(steps) else steps.take(pa.array(right))).flatten()
-    yield from _value_problems(task, name, steps, step_of_value)
+        yield from _image_problems(task, steps, place)
+    elif name != TEXTS:
+        size = _vector_size(task, name)
+        if size is not None:
+            sizes = _list_lengths(steps)
+            is_right = sizes == size
+            if not is_right.all():
+                reason = f"{sizes[~is_right][0]} numbers in a step of {name}, expected {size}"
+                yield SIZE, place[~is_right], reason
+                steps, place = steps.filter(pa.array(is_right)), place[is_right]
+            steps, place = steps.flatten(), np.repeat(place, size)
+        yield from _value_problems(task, name, steps, place)
 
 
 def _vector_size(task: Task, name: str) -> int | None:
@@ -215,7 +214,7 @@ def _vector_size(task: Task, name: str) -> int | None:
 
 
 def _value_problems(
-    task: Task, name: str, values: pa.Array, step_of_value: np.ndarray
+    task: Task, name: str, values: pa.Array, place: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, str]]:
     numbers = values.to_numpy(zero_copy_only=False)  # nulls become NaN
     what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
@@ -224,14 +223,14 @@ def _value_problems(
         low, high = (0, action.size - 1) if action.kind == "discrete" else (action.low, action.high)
         outside = ~((numbers >= low) & (numbers <= high))  # NaN is outside, too
         if outside.any():
-            yield OUTSIDE, step_of_value[outside], f"{what} outside [{low}, {high}]"
+            yield OUTSIDE, place[outside], f"{what} outside [{low}, {high}]"
     elif numbers.dtype.kind == "f":
         wild = ~np.isfinite(numbers)
         if wild.any():
-            yield NOT_FINITE, step_of_value[wild], f"{what} not finite"
+            yield NOT_FINITE, place[wild], f"{what} not finite"
 
 
-def _image_problems(task: Task, steps: pa.Array) -> Iterator[tuple[str, np.ndarray, str]]:
+def _image_problems(task: Task, steps: pa.Array, place: np.ndarray) -> Iterator[tuple[str, np.ndarray, str]]:
     broken: list[int] = []
     stacks: list[int] = []
     reason = ""
@@ -246,9 +245,9 @@ def _image_problems(task: Task, steps: pa.Array) -> Iterator[tuple[str, np.ndarr
                 reason = reason or fault
                 broken.append(begin + index)
     if broken:
-        yield IMAGE_BROKEN, np.array(broken), reason
+        yield IMAGE_BROKEN, place[broken], reason
     if stacks:
-        yield PNG_STACKS, np.array(stacks), "an image is a PNG of stacked frames"
+        yield PNG_STACKS, place[stacks], "an image is a PNG of stacked frames"
 
 
 def _image_fault(task: Task, files: Sequence[bytes | None]) -> str:
@@ -258,5 +257,5 @@ def _image_fault(task: Task, files: Sequence[bytes | None]) -> str:
     try:
         decode_stacks([file for file in files if file is not None], task.observation_shape)
     except (ValueError, OSError, SyntaxError, struct.error) as error:  # what Pillow raises on broken files
-        return f"an image cannot be used ({_first_line(error)})"
+        return f"an image cannot be used ({first_line(error)})"
     return ""

@@ -20,6 +20,7 @@ from pipeline.episode_rules import (
     UNREADABLE,
     Problem,
     Report,
+    first_line,
     scan_episodes,
 )
 from pipeline.errors import UserError
@@ -121,31 +122,70 @@ def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
 
 def _scan_side(directory: Path, shard: ShardManifest, lengths: np.ndarray | None, report: Report) -> None:
     """The side table against the manifest and, unless the data could not be read, against the episodes' lengths."""
-    path = directory / shard.episodes.name
-    try:
-        side = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        report(Problem(UNREADABLE, path, f"cannot be read ({str(error).splitlines()[0]})"))
+    path, data_path = directory / shard.episodes.name, directory / shard.data.name
+    side = read_side(path, report)
+    if side is None:
         return
-    wrong_columns = list(_side_column_problems(path, side.schema))
-    for problem in wrong_columns:
-        report(problem)
-    if wrong_columns:
-        return
-    accepted = side.filter(pa.compute.is_valid(side["row"]))
-    if accepted["row"].to_pylist() != list(range(shard.num_episodes)):
-        report(Problem(ROWS, path, f"accepted rows are not 0 to {shard.num_episodes - 1} in order"))
+    scan_rows(path, side, shard.num_episodes, data_path, lengths, report)
     last_seed = shard.first_seed + shard.num_seeds - 1
     if side["seed"].to_pylist() != list(range(shard.first_seed, last_seed + 1)):
         report(Problem(SEEDS, path, f"seeds are not {shard.first_seed} to {last_seed}, each once"))
-    if set(side["versions"].to_pylist()) - {format_versions(shard.versions)}:
-        report(Problem(MIXED_VERSIONS, path, f"not all episodes are made with {format_versions(shard.versions)}"))
-    num_rejected = len(side) - len(accepted)
+    scan_versions(path, side, shard.versions, report)
+    num_rejected = side["row"].null_count
     if num_rejected != shard.num_rejected:
         report(Problem(TOTALS, path, f"{num_rejected} rejected, the manifest says {shard.num_rejected}"))
-    if lengths is not None:
-        for problem in _length_problems(directory / shard.data.name, shard, lengths, accepted["length"].to_numpy()):
-            report(problem)
+    if lengths is not None and len(lengths) == shard.num_episodes and lengths.sum() != shard.num_steps:
+        report(Problem(TOTALS, data_path, f"{lengths.sum()} steps, the manifest says {shard.num_steps}"))
+
+
+def read_side(path: Path, report: Report) -> pa.Table | None:
+    """A side table, or None if it cannot be read or has not the columns, which is told."""
+    try:
+        side = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
+        return None
+    problems = list(_side_column_problems(path, side.schema))
+    for problem in problems:
+        report(problem)
+    return None if problems else side
+
+
+def scan_rows(
+    path: Path, side: pa.Table, num_episodes: int, data_path: Path, lengths: np.ndarray | None, report: Report
+) -> None:
+    """Tell where a side table and its data file do not belong together.
+
+    Args:
+        path: of the side table.
+        side: the table itself.
+        num_episodes: how many there should be.
+        data_path: of the data file.
+        lengths: ``(E,)`` steps of each episode in it, or None if it could not be read.
+        report: gets each problem.
+    """
+    accepted = side.filter(pa.compute.is_valid(side["row"]))
+    if accepted["row"].to_pylist() != list(range(num_episodes)):
+        report(Problem(ROWS, path, f"accepted rows are not 0 to {num_episodes - 1} in order"))
+    if lengths is None:
+        return
+    if len(lengths) != num_episodes:
+        report(Problem(TOTALS, data_path, f"{len(lengths)} episodes, expected {num_episodes}"))
+    if len(lengths) == len(accepted):
+        said = accepted["length"].to_numpy()
+        wrong = np.flatnonzero(lengths != said)
+        if len(wrong):
+            row = int(wrong[0])
+            reason = f"{lengths[row]} steps, the side table says {said[row]}"
+            report(Problem(LENGTHS, data_path, reason, row, len(wrong)))
+
+
+def scan_versions(path: Path, side: pa.Table, versions: dict[str, str], report: Report) -> None:
+    """Tell if a side table names other package versions than its manifest."""
+    expected = format_versions(versions)
+    strange = set(side["versions"].to_pylist()) - {expected}
+    if strange:
+        report(Problem(MIXED_VERSIONS, path, f"made with {sorted(map(str, strange))[0]}, the manifest says {expected}"))
 
 
 def _side_column_problems(path: Path, found: pa.Schema) -> Iterator[Problem]:
@@ -159,18 +199,6 @@ def _side_column_problems(path: Path, found: pa.Schema) -> Iterator[Problem]:
     extra = [name for name in found.names if expected.get_field_index(name) < 0]
     if extra:
         yield Problem(EXTRA_COLUMN, path, f"unexpected columns: {', '.join(extra)}")
-
-
-def _length_problems(path: Path, shard: ShardManifest, found: np.ndarray, said: np.ndarray) -> Iterator[Problem]:
-    if len(found) != shard.num_episodes:
-        yield Problem(TOTALS, path, f"{len(found)} episodes, the manifest says {shard.num_episodes}")
-    elif found.sum() != shard.num_steps:
-        yield Problem(TOTALS, path, f"{found.sum()} steps, the manifest says {shard.num_steps}")
-    if len(found) == len(said):
-        wrong = np.flatnonzero(found != said)
-        if len(wrong):
-            row = int(wrong[0])
-            yield Problem(LENGTHS, path, f"{found[row]} steps, the side table says {said[row]}", row, len(wrong))
 
 
 def scan_together(shards: Iterable[tuple[Path, ShardManifest]], report: Report) -> None:

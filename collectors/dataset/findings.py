@@ -1,0 +1,71 @@
+"""What the validation of a dataset found: problems by kind, and how much there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.episode_rules import Problem
+
+
+@dataclass
+class Kind:
+    """Problems of one kind: how many episodes or files they concern, in which files, and the first of them."""
+
+    first: Problem
+    count: int = 0
+    files: set[Path] = field(default_factory=set)
+
+
+@dataclass
+class Totals:
+    """What was read of one domain."""
+
+    tasks: set[str] = field(default_factory=set)
+    episodes: dict[str, int] = field(default_factory=dict)  # by split; for texts and pictures, rows
+    steps: int = 0
+    num_bytes: int = 0
+
+
+@dataclass
+class Findings:
+    """Everything a validation found; ``add`` is the ``Report`` of all checks."""
+
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    totals: dict[str, Totals] = field(default_factory=dict)
+
+    def add(self, problem: Problem) -> None:
+        kind = self.kinds.setdefault(problem.kind, Kind(problem))
+        kind.count += problem.count
+        kind.files.add(problem.file)
+
+    def count(self, domain: str, name: str, split: str, episodes: int, steps: int, num_bytes: int) -> None:
+        totals = self.totals.setdefault(domain, Totals())
+        totals.tasks.add(name)
+        totals.episodes[split] = totals.episodes.get(split, 0) + episodes
+        totals.steps += steps
+        totals.num_bytes += num_bytes
+
+
+def problem_table(findings: Findings) -> Table:
+    """One row per kind of problem, the most frequent first."""
+    table = Table("problem", "count", "files", "first")
+    for name, kind in sorted(findings.kinds.items(), key=lambda item: (-item[1].count, item[0])):
+        table.add_row(name, f"{kind.count:,}", f"{len(kind.files):,}", str(kind.first))
+    return table
+
+
+def total_table(findings: Findings) -> Table:
+    """One row per domain, and their sum."""
+    splits = list(dict.fromkeys(split for totals in findings.totals.values() for split in totals.episodes))
+    table = Table("domain", "tasks", *(f"{split} episodes" for split in splits), "steps", "MB")
+    rows = [
+        (name, len(t.tasks), *(t.episodes.get(split, 0) for split in splits), t.steps, t.num_bytes / 1e6)
+        for name, t in findings.totals.items()
+    ]
+    rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])) if rows else ("all", 0, 0, 0.0))
+    for name, *numbers, megabytes in rows:
+        table.add_row(str(name), *(f"{number:,}" for number in numbers), f"{megabytes:,.1f}")
+    return table

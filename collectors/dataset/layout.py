@@ -1,0 +1,119 @@
+"""Which files of a folder belong to which task and split, in a dataset of ours or of anybody's.
+
+As ``datasets`` does it: the ``configs`` in the front matter of ``README.md`` decide; without them the names do, of
+folders (``<task>/train/0000.parquet``) or files (``data/<task>/train-00000-of-00002.parquet``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.episode_rules import Problem, Report
+
+CARD = "README.md"
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+NO_FILE = "no file where the card says there are some"
+BAD_CARD = "card that cannot be read"
+UNPLACED = "file of no task or split"
+
+
+@dataclass
+class Layout:
+    """Files by configuration and split, training first, each list in order; and those that belong nowhere."""
+
+    files: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
+    unplaced: list[Path] = field(default_factory=list)
+    absent: list[tuple[str, Problem]] = field(default_factory=list)  # by configuration: what its card promises in vain
+
+    def add(self, config: str, split: str, path: Path) -> None:
+        self.files.setdefault(config, {}).setdefault(split, []).append(path)
+
+
+def read_layout(dataset: Path, names: Collection[str], report: Report) -> Layout:
+    """Find the Parquet files of a folder.
+
+    Args:
+        dataset: the folder.
+        names: of the configurations that folders may be named after, where no card says.
+        report: gets why the card cannot be read.
+    """
+    everything = sorted(path for path in dataset.rglob("*.parquet") if not _is_hidden(path, dataset))
+    layout = Layout()
+    for config, split, pattern in _read_card(dataset, report):
+        found = _match(dataset, pattern)
+        if not found:
+            reason = f"nothing matches {pattern!r} of {config}, {split}"
+            layout.absent.append((config, Problem(NO_FILE, dataset / CARD, reason)))
+        for path in found:
+            layout.add(config, split, path)
+    if layout.files:
+        placed = {path for splits in layout.files.values() for files in splits.values() for path in files}
+        layout.unplaced += [path for path in everything if path not in placed]
+        return layout
+    for path in everything:
+        named, its_split = _by_name(path.relative_to(dataset), names)
+        if named is None or its_split is None:
+            layout.unplaced.append(path)
+        else:
+            layout.add(named, its_split, path)
+    order = list(SPLIT_NAMES.values())
+    for config, splits in layout.files.items():
+        layout.files[config] = dict(sorted(splits.items(), key=lambda item: order.index(item[0])))
+    return layout
+
+
+def _is_hidden(path: Path, dataset: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.relative_to(dataset).parts)
+
+
+def _match(dataset: Path, pattern: str) -> list[Path]:
+    """Files below a folder that a pattern of its card means; a card that points out of it means none."""
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        return []
+    return sorted(path for path in dataset.glob(pattern) if path.is_file())
+
+
+def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
+    """Configuration, split and pattern of every entry in the front matter."""
+    path = dataset / CARD
+    if not path.exists():
+        return
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return  # no front matter: legal, it says nothing
+    try:
+        front = yaml.load(parts[1], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        configs = front.get("configs", []) if isinstance(front, dict) else []
+        entries = [(str(config["config_name"]), *entry) for config in configs for entry in _data_files(config)]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        report(Problem(BAD_CARD, path, f"the front matter cannot be understood ({str(error).splitlines()[0]})"))
+        return
+    yield from entries
+
+
+def _data_files(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Split and pattern of the files of one configuration, in each of the ways that ``datasets`` allows."""
+    prefix = f"{config['data_dir']}/" if config.get("data_dir") else ""
+    files = config.get("data_files")
+    if files is None:
+        yield from (("train", f"{prefix}train*"), ("test", f"{prefix}test*"))
+        return
+    for entry in files if isinstance(files, list) else [files]:
+        split, paths = (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
+        yield from ((split, prefix + path) for path in (paths if isinstance(paths, list) else [paths]))
+
+
+def _by_name(path: Path, names: Collection[str]) -> tuple[str | None, str | None]:
+    """Configuration and split by the folders and the file's name, either or both of them None."""
+    words = [*path.parts[:-1], path.stem]
+    config = next((word for word in reversed(words) if word in names), None)
+    for word in reversed(words):
+        start = word.split("-")[0].split("_")[0].split(".")[0]
+        if start in SPLIT_NAMES and word != config:
+            return config, SPLIT_NAMES[start]
+    return config, None

@@ -1,0 +1,269 @@
+"""Check a dataset, whoever made it, and list everything that is wrong with it.
+
+    python -m collectors.dataset.validate --dataset runs/default/dataset
+
+Ours (with a ``manifest.json``): every byte, every side table, every episode, the totals, and what lies between files.
+Others, such as a copy of JAT's: whatever their files can tell. Nothing is trusted that an earlier check has found, and
+nothing is changed. Exit code 1 if there are problems.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from collectors.dataset.findings import Findings, problem_table, total_table
+from collectors.dataset.layout import UNPLACED, Layout, read_layout
+from pipeline.cli import parse, print_table, run
+from pipeline.episode_rules import UNREADABLE, Problem, first_line, scan_episodes
+from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import is_local
+from pipeline.manifest import DatasetManifest, SplitManifest
+from pipeline.progress import Progress
+from pipeline.schema import EPISODES_SUFFIX
+from pipeline.seeds import FIRST_SEED, SPLITS
+from pipeline.tasks import Task, select_tasks
+from pipeline.validate import OVERLAP, SEEDS, TOTALS, read_side, scan_file, scan_rows, scan_versions
+
+log = logging.getLogger(__name__)
+
+TEXT_SETS = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")  # JAT's, which hold no episodes
+UNKNOWN = "configuration of no known task"
+NO_SEEDS = "no seeds: no episode can be made again"
+CARD_DIFFERS = "card and manifest disagree"
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Check a dataset and list everything that is wrong with it."""
+
+    dataset: Path = Path("runs/default/dataset")
+    """Folder of the dataset: one of `make dataset`, or any with Parquet files in JAT's columns."""
+    task: str = "*"
+    """Tasks to check: name, domain, glob, or comma list."""
+
+
+def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Findings:
+    """Check everything of the chosen tasks in a dataset.
+
+    Args:
+        config: what to check.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: there is no such folder, or no dataset in it.
+    """
+    dataset = config.dataset
+    _check_is_dataset(dataset)
+    findings = Findings()
+    chosen = {task.name: task for task in select_tasks(config.task, tasks)}
+    everything = {task.name: task for task in select_tasks("*", tasks)}
+    side_names = {name + EPISODES_SUFFIX for name in everything}
+    layout = read_layout(dataset, {*everything, *side_names, *TEXT_SETS}, findings.add)
+    for name, problem in layout.absent:
+        if name.removesuffix(EPISODES_SUFFIX) in chosen or config.task == "*":
+            findings.add(problem)
+    manifest_path = dataset / DatasetManifest.FILE_NAME
+    if not manifest_path.exists():
+        if not layout.files and not layout.unplaced:
+            raise UserError(
+                f"{dataset} holds no Parquet files; name a folder made by `make dataset`, or a download of a dataset "
+                f"(what `datasets` keeps in its cache or writes with save_to_disk is Arrow, not Parquet)"
+            )
+        _validate_foreign(layout, chosen, everything, findings, with_texts=config.task == "*")
+        return findings
+    manifest = DatasetManifest.load(manifest_path)
+    for name in sorted(set(manifest.tasks) - set(everything)):
+        findings.add(Problem(UNKNOWN, manifest_path, f"{name} is no task"))
+    names = [name for name in manifest.tasks if name in chosen]
+    files = sum(len(s.data) + len(s.episodes) for n in names for s in manifest.tasks[n].splits.values())
+    progress = Progress("files checked", files)
+    for name in names:
+        _validate_task(dataset, chosen[name], manifest, progress, findings)
+        _compare_with_card(dataset, name, manifest, layout, findings)
+    if len(names) == len(manifest.tasks):
+        named = {e.name for t in manifest.tasks.values() for s in t.splits.values() for e in s.data + s.episodes}
+        _report_unplaced([path for path in layout.unplaced if str(path.relative_to(dataset)) not in named], findings)
+    return findings
+
+
+def _check_is_dataset(dataset: Path) -> None:
+    if not is_local(dataset):
+        raise UserError(f"--dataset {dataset}: only a dataset on a disk can be checked; copy it to one first")
+    if not dataset.is_dir():
+        raise UserError(f"--dataset {dataset} is no folder; name one made by `make dataset`, or a download of another")
+    if not (dataset / DatasetManifest.FILE_NAME).exists():
+        for inside in ("dataset", "../dataset"):
+            other = (dataset / inside).resolve()
+            if (other / DatasetManifest.FILE_NAME).exists():
+                raise UserError(f"--dataset {dataset} is a folder of a run, not a dataset; try --dataset {other}")
+
+
+# Ours: with a manifest.
+
+
+def _validate_task(
+    dataset: Path, task: Task, manifest: DatasetManifest, progress: Progress, findings: Findings
+) -> None:
+    info = manifest.tasks[task.name]
+    seeds: list[tuple[Path, np.ndarray]] = []
+    for split, of_split in info.splits.items():
+        if split not in SPLITS:
+            findings.add(Problem(SEEDS, dataset / DatasetManifest.FILE_NAME, f"{task.name} has a split {split!r}"))
+            continue
+        seeds += _validate_split(dataset, task, split, of_split, info.versions, progress, findings)
+    _scan_seeds(seeds, findings)
+
+
+def _validate_split(
+    dataset: Path,
+    task: Task,
+    split: str,
+    info: SplitManifest,
+    versions: dict[str, str],
+    progress: Progress,
+    findings: Findings,
+) -> list[tuple[Path, np.ndarray]]:
+    """Check the files of a split; returns the seeds of each side table."""
+    seeds = []
+    found = {"episodes": 0, "steps": 0, "rejected": 0}
+    is_complete = len(info.data) == len(info.episodes)
+    if not is_complete:
+        reason = f"{task.name}, {split}: {len(info.data)} data files and {len(info.episodes)} side tables"
+        findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
+    for data, episodes in zip(info.data, info.episodes, strict=False):
+        data_path, side_path = dataset / data.name, dataset / episodes.name
+        lengths = None
+        if scan_file(dataset, data, findings.add):
+            lengths = scan_episodes(task, data_path, findings.add)
+            findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), data.num_bytes)
+        side = read_side(side_path, findings.add) if scan_file(dataset, episodes, findings.add) else None
+        progress.advance(2)
+        is_complete &= lengths is not None and side is not None
+        if side is not None:
+            num_rejected = side["row"].null_count
+            scan_rows(side_path, side, len(side) - num_rejected, data_path, lengths, findings.add)
+            scan_versions(side_path, side, versions, findings.add)
+            found["rejected"] += num_rejected
+            values = side["seed"].drop_null().to_numpy()
+            seeds.append((side_path, values))
+            _scan_seed_range(side_path, split, values, findings)
+        if lengths is not None:
+            found["episodes"] += len(lengths)
+            found["steps"] += int(lengths.sum())
+    said = {"episodes": info.num_episodes, "steps": info.num_steps, "rejected": info.num_rejected}
+    for what, number in said.items() if is_complete else ():
+        if found[what] != number:
+            reason = f"{task.name}, {split}: {number} {what}, the files have {found[what]}"
+            findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
+    return seeds
+
+
+def _scan_seed_range(path: Path, split: str, seeds: np.ndarray, findings: Findings) -> None:
+    first = FIRST_SEED[split]
+    end = min(value for value in (*FIRST_SEED.values(), 2**31) if value > first)
+    strange = np.flatnonzero((seeds < first) | (seeds >= end))
+    if len(strange):
+        reason = f"seed {seeds[strange[0]]} is not of {split}, which has {first} to {end - 1}"
+        findings.add(Problem(SEEDS, path, reason, int(strange[0]), len(strange)))
+
+
+def _scan_seeds(tables: Sequence[tuple[Path, np.ndarray]], findings: Findings) -> None:
+    """Tell which seeds of a task were played twice, in one file, in two, or in both splits."""
+    if not tables:
+        return
+    seeds = np.concatenate([values for _, values in tables])
+    table_of = np.repeat(np.arange(len(tables)), [len(values) for _, values in tables])
+    row_of = np.concatenate([np.arange(len(values)) for _, values in tables])
+    order = np.argsort(seeds, kind="stable")
+    twice = order[1:][seeds[order[1:]] == seeds[order[:-1]]]
+    if len(twice):
+        where = twice.min()
+        first = order[np.searchsorted(seeds[order], seeds[where])]
+        path = tables[table_of[where]][0]
+        reason = f"seed {seeds[where]} is in row {row_of[first]} of {tables[table_of[first]][0].name}, too"
+        findings.add(Problem(OVERLAP, path, reason, int(row_of[where]), len(twice)))
+
+
+def _compare_with_card(dataset: Path, name: str, manifest: DatasetManifest, layout: Layout, findings: Findings) -> None:
+    """What ``load_dataset`` will find by the card must be what the manifest names."""
+    for config, kind in ((name, "data"), (name + EPISODES_SUFFIX, "episodes")):
+        for split, info in manifest.tasks[name].splits.items():
+            said = {dataset / entry.name for entry in getattr(info, kind)}
+            found = set(layout.files.get(config, {}).get(split, []))
+            there = {path for path in said if path.exists()}  # what is not is told already
+            for path in sorted(there ^ found):
+                whose = "manifest" if path in said else "card"
+                findings.add(Problem(CARD_DIFFERS, path, f"only the {whose} names it, as {config}, {split}"))
+
+
+# Other people's: without one.
+
+
+def _validate_foreign(
+    layout: Layout, chosen: Mapping[str, Task], everything: Mapping[str, Task], findings: Findings, with_texts: bool
+) -> None:
+    wanted = {
+        config: splits
+        for config, splits in layout.files.items()
+        if config in chosen or (config in TEXT_SETS and with_texts)
+    }
+    progress = Progress("files checked", sum(len(files) for splits in wanted.values() for files in splits.values()))
+    for config, splits in layout.files.items():
+        if config in wanted:
+            for split, files in splits.items():
+                for path in files:
+                    if config in TEXT_SETS:
+                        _count_rows(config, split, path, findings)
+                    else:
+                        _scan_foreign_file(everything[config], split, path, findings)
+                    progress.advance()
+            if config in chosen and config + EPISODES_SUFFIX not in layout.files:
+                for files in splits.values():
+                    findings.add(Problem(NO_SEEDS, files[0].parent, f"{config} has no side table", count=len(files)))
+        elif config.removesuffix(EPISODES_SUFFIX) not in everything and config not in TEXT_SETS:
+            findings.add(Problem(UNKNOWN, next(iter(splits.values()))[0], f"{config} is no task"))
+    _report_unplaced(layout.unplaced, findings)
+
+
+def _scan_foreign_file(task: Task, split: str, path: Path, findings: Findings) -> None:
+    lengths = scan_episodes(task, path, findings.add)
+    findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), path.stat().st_size)
+
+
+def _count_rows(name: str, split: str, path: Path, findings: Findings) -> None:
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        findings.add(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
+        return
+    findings.count("texts and pictures", name, split, rows, 0, path.stat().st_size)
+
+
+def _report_unplaced(paths: Sequence[Path], findings: Findings) -> None:
+    for path in paths:
+        findings.add(Problem(UNPLACED, path, "neither card nor names say which task and split it is of"))
+
+
+def main() -> None:
+    config = parse(ValidateConfig)
+    started = time.monotonic()
+    findings = validate(config)
+    print_table(total_table(findings))
+    log.info("%s checked in %.1f s", config.dataset, time.monotonic() - started)
+    if findings.kinds:
+        print_table(problem_table(findings), min_width=160)
+        count = sum(kind.count for kind in findings.kinds.values())
+        raise JobsFailedError(f"{count:,} problems of {len(findings.kinds)} kinds in {config.dataset}")
+    log.info("0 problems")
+
+
+if __name__ == "__main__":
+    run("collectors.dataset.validate")
