@@ -42,7 +42,8 @@ class AgentConfig:
         dataset_digest: of the dataset it was trained on.
         step: optimiser steps done.
         contexts: as ``context_steps`` for tasks or domains where it was another.
-        text_boundaries: whether the end-of-text token stood around the texts it was trained on.
+        corpora: names of the corpora it was trained on.
+        text_boundaries: whether the end-of-text token stood around their texts.
         trained_timesteps: real (not padded) time steps seen.
     """
 
@@ -54,6 +55,7 @@ class AgentConfig:
     step: int
     trained_timesteps: int
     contexts: dict[str, int] = field(default_factory=dict)
+    corpora: list[str] = field(default_factory=list)
     text_boundaries: bool = False
 
 

@@ -159,12 +159,12 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     import torch
 
     from trainer.agent import Agent
-    from trainer.pretrained import load_pretrained
+    from trainer.pretrained import from_pretrained
 
     torch.set_num_threads(job.num_threads)
     seeds = seeds_of("evaluate", job.num_episodes)
     num_envs = min(len(seeds), MAX_ENVS)
-    agent = Agent(load_pretrained(job.checkpoint), job.task, num_envs, job.temperature, job.context_steps)
+    agent = Agent(from_pretrained(job.checkpoint), job.task, num_envs, job.temperature, job.context_steps)
     film = _Film(job.task, seeds[: job.num_video_episodes])
     episodes = rollout(job.task, agent, seeds, num_envs, film.listen, keep_observations=False)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))

@@ -107,6 +107,10 @@ def _text_model(checkpoint: Checkpoint, picture: np.ndarray | None) -> JatModel:
     model = checkpoint.model
     if not isinstance(model, JatModel):
         raise UserError("this network acts but neither reads nor writes texts; take one trained with --recipe jat")
+    if not checkpoint.config.corpora:
+        raise UserError(
+            "this network was trained on no corpus; train one on texts too (docs/jat.md), or take jat-project/jat"
+        )
     if picture is not None and not model.config.picture_size:
         raise UserError("this network has no pictures (--model.picture-size was 0 when it was trained)")
     return model.eval()
@@ -130,13 +134,13 @@ def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator
 def main() -> None:
     from rich.console import Console
 
-    from trainer.pretrained import load_pretrained
+    from trainer.pretrained import from_pretrained
     from trainer.text_data import prepare_picture
 
     config = parse(GenerateConfig)
     if config.image is not None and not config.image.is_file():
         raise UserError(f"--image {config.image} is not a file")
-    checkpoint = load_pretrained(config.checkpoint)
+    checkpoint = from_pretrained(config.checkpoint)
     picture = None
     if config.image is not None:
         size = _text_model(checkpoint, None).config.picture_size

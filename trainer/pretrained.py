@@ -38,7 +38,7 @@ def locate(source: str | Path) -> Path:
     raise UserError(f"{text} is neither a folder nor a repository owner/name of the Hugging Face Hub")
 
 
-def load_pretrained(source: str | Path) -> Checkpoint:
+def from_pretrained(source: str | Path) -> Checkpoint:
     """A trained network that acts (``trainer.agent.Agent``) and writes (``trainer.generate.generate``).
 
     Args:
@@ -66,7 +66,7 @@ def trained_tasks(folder: Path) -> list[str]:
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:
-    """Write a folder that ``load_pretrained`` reads, complete or not at all.
+    """Write a folder that ``from_pretrained`` reads, complete or not at all.
 
     Args:
         checkpoint: what to save.

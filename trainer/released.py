@@ -25,6 +25,7 @@ from trainer.tokenizer import FILE_NAME, choose_tokenizer
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, WEIGHTS, FILE_NAME, "vocab.json", "merges.txt")
 
+CORPORA = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")
 # JAT's evaluation looked back 256 positions, 32 in Atari; two are one time step.
 CONTEXT_STEPS, ATARI_CONTEXT_STEPS = 128, 16
 
@@ -98,6 +99,7 @@ def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
         dataset_digest="",
         step=0,
         trained_timesteps=0,
+        corpora=list(CORPORA),
     )
 
 

@@ -7,6 +7,7 @@ order is a pure function of (seed, index). A picture is decoded when its batch i
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -157,16 +158,13 @@ class TextBatches:
             self._starts = arrays.starts[:-1]
             self._lengths = np.minimum(np.diff(arrays.starts), longest)
             self._documents = np.arange(len(self._starts))
-        self._epoch = -1
-        self._order: list[np.ndarray] = []
-        self.num_batches = len(self._plan_epoch(0))
+        # Of the epoch before too: at a turn, threads may be in both.
+        self._order = functools.lru_cache(maxsize=2)(self._plan_epoch)
+        self.num_batches = len(self._order(0))
 
     def batch(self, index: int) -> TextBatch:
-        """The ``index``-th batch of an endless sequence of epochs."""
-        epoch, position = divmod(index, self.num_batches)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._plan_epoch(epoch)
-        chosen = self._order[position]
+        """The ``index``-th batch of an endless sequence of epochs. Threads may ask at once."""
+        chosen = self._windows_of(index)
         starts, lengths = self._starts[chosen], self._lengths[chosen]
         offsets = np.arange(int(lengths.max()))
         # Padding repeats a window's last token; the mask keeps it out of the loss and causality out of the rest.
@@ -179,6 +177,17 @@ class TextBatches:
             mask=torch.from_numpy(offsets < lengths[:, None]),
             pictures=pictures,
         )
+
+    def describe(self, index: int) -> str:
+        """Corpus and rows of the documents in a batch, for messages."""
+        starts = self._starts[self._windows_of(index)]
+        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1).tolist()
+        shown = ", ".join(map(str, rows[:20])) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
+        return f"{self._arrays.name}, documents {shown}"
+
+    def _windows_of(self, index: int) -> np.ndarray:
+        epoch, position = divmod(index, self.num_batches)
+        return self._order(epoch)[position]
 
     def _picture(self, document: int) -> np.ndarray:
         return prepare_picture(self._arrays.picture(document), self._picture_size, f"{self._arrays.name} {document}")

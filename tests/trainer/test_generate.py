@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ def make_checkpoint(boundaries: bool = False) -> Checkpoint:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8)
-    config = AgentConfig(read_model_config(CONFIG, "here"), 20, 4, [], "", 0, 0, text_boundaries=boundaries)
+    config = AgentConfig(
+        read_model_config(CONFIG, "here"), 20, 4, [], "", 0, 0, corpora=["wikipedia"], text_boundaries=boundaries
+    )
     return Checkpoint(model, make_tokenizer(), {}, config)
 
 
@@ -104,6 +107,13 @@ def test_without_a_prompt_it_begins_after_the_end_of_text() -> None:
     checkpoint = make_checkpoint()
     expected = greedy(checkpoint, [end_id(checkpoint.tokenizer)], None, 5)
     assert generate(checkpoint, "", None, 5, 0) == checkpoint.tokenizer.decode(expected)
+
+
+def test_a_network_that_read_no_corpus_is_refused() -> None:
+    checkpoint = make_checkpoint()
+    config = dataclasses.replace(checkpoint.config, corpora=[])
+    with pytest.raises(UserError, match="trained on no corpus"):
+        generate(dataclasses.replace(checkpoint, config=config), PROMPT)
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -21,7 +21,7 @@ from trainer.agent import Agent
 from trainer.config import ModelConfig
 from trainer.jat_model import JatModel
 from trainer.model import StepBatch
-from trainer.pretrained import load_pretrained
+from trainer.pretrained import from_pretrained
 from trainer.released import read_model_config
 from trainer.tokenizer import encode, pad_id
 
@@ -100,7 +100,7 @@ def task_named(name: str) -> Task:
 
 
 def test_it_acts_as_the_network_whose_weights_they_are(tmp_path: Path) -> None:
-    checkpoint = load_pretrained(make_folder(tmp_path / "jat"))
+    checkpoint = from_pretrained(make_folder(tmp_path / "jat"))
     agent = Agent(checkpoint, task_named("metaworld-reach"), 1)
     agent.reset([0], [5], [])
     generator = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_it_acts_as_the_network_whose_weights_they_are(tmp_path: Path) -> None:
 
 
 def test_its_tasks_contexts_and_text_are_those_of_the_released_model(tmp_path: Path) -> None:
-    config = load_pretrained(make_folder(tmp_path / "jat")).config
+    config = from_pretrained(make_folder(tmp_path / "jat")).config
     domains = {name.split("-")[0] for name in config.tasks}
     assert domains == {"atari", "babyai", "metaworld", "mujoco"}
     assert "mujoco-humanoid" not in config.tasks  # 377 numbers do not fit 41
@@ -135,12 +135,12 @@ def test_contexts_are_128_steps_and_16_in_atari(tmp_path: Path) -> None:
         state["transformer.wpe.weight"] = torch.zeros(512, 50)
 
     folder = make_folder(tmp_path / "jat", CONFIG | {"max_position_embeddings": 512}, widen)
-    config = load_pretrained(folder).config
+    config = from_pretrained(folder).config
     assert (config.context_steps, config.contexts) == (128, {"atari": 16})
 
 
 def test_missions_are_padded_with_the_end_of_text_as_in_jat(tmp_path: Path) -> None:
-    tokenizer = load_pretrained(make_folder(tmp_path / "jat")).tokenizer
+    tokenizer = from_pretrained(make_folder(tmp_path / "jat")).tokenizer
     end = tokenizer.token_to_id("<|endoftext|>")
     assert pad_id(tokenizer) == end > 255
     assert encode(tokenizer, ["go to"], 64)[0, -60:].tolist() == [end] * 60
@@ -151,7 +151,7 @@ def test_the_shared_embedding_may_have_any_of_its_names(tmp_path: Path, kept: st
     def rename(state: dict[str, torch.Tensor]) -> None:
         state[kept] = state.pop("transformer.wte.weight")
 
-    model = load_pretrained(make_folder(tmp_path / "jat", change=rename)).model
+    model = from_pretrained(make_folder(tmp_path / "jat", change=rename)).model
     for name, value in make_model().state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 
@@ -165,7 +165,7 @@ def test_all_three_names_and_stored_constants_and_half_precision_are_read(tmp_pa
         state["transformer.h.0.attn.attention.bias"] = torch.ones(1, 1, 40, 40, dtype=torch.bool)
         state["transformer.h.0.attn.attention.masked_bias"] = torch.tensor(-1e9)
 
-    model = load_pretrained(make_folder(tmp_path / "jat", change=add)).model
+    model = from_pretrained(make_folder(tmp_path / "jat", change=add)).model
     for name, value in make_model().state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
         assert torch.equal(model.state_dict()[name], value.half().float()), name
@@ -173,13 +173,13 @@ def test_all_three_names_and_stored_constants_and_half_precision_are_read(tmp_pa
 
 def test_vocab_and_merges_stand_in_for_a_tokenizer_file(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "jat")
-    original = load_pretrained(folder).tokenizer
+    original = from_pretrained(folder).tokenizer
     original.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text())
     vocabulary["<|endoftext|>"] = original.token_to_id("<|endoftext|>")
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "tokenizer.json").unlink()
-    rebuilt = load_pretrained(folder).tokenizer
+    rebuilt = from_pretrained(folder).tokenizer
     text = "pick up the blue key, <|endoftext|> now"
     assert rebuilt.encode(text).ids == original.encode(text).ids
     assert pad_id(rebuilt) == pad_id(original)
@@ -204,7 +204,7 @@ def test_a_sparse_file_of_the_full_size_passes_the_comparison_of_shapes(tmp_path
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)  # takes no space on disk
     with pytest.raises(UserError) as refused:
-        load_pretrained(folder)
+        from_pretrained(folder)
     assert str(refused.value).endswith("describes: continuous_decoder.bias is [376], not [377]")
 
 
@@ -219,7 +219,7 @@ def test_parameters_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
     folder = make_folder(tmp_path / "jat", change=spoil)
     with pytest.raises(UserError, match=r"transformer\.ln_f\.bias is missing.* and 2 more"):
-        load_pretrained(folder)
+        from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_parameters_that_do_not_fit_are_named(tmp_path: Path) -> None:
 )
 def test_another_kind_of_model_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_pretrained(make_folder(tmp_path / "jat", CONFIG | changes))
+        from_pretrained(make_folder(tmp_path / "jat", CONFIG | changes))
 
 
 def test_a_config_without_its_sizes_is_refused(tmp_path: Path) -> None:
     short = {key: value for key, value in CONFIG.items() if key not in ("hidden_size", "image_size")}
     with pytest.raises(UserError, match=r"config\.json lacks hidden_size, image_size"):
-        load_pretrained(make_folder(tmp_path / "jat", short))
+        from_pretrained(make_folder(tmp_path / "jat", short))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str, message: str) -> Non
     folder = make_folder(tmp_path / "jat")
     (folder / name).unlink()
     with pytest.raises(UserError, match=message):
-        load_pretrained(folder)
+        from_pretrained(folder)
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
@@ -263,14 +263,14 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
-        load_pretrained(folder)
+        from_pretrained(folder)
 
 
 def test_what_is_neither_a_folder_nor_a_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is neither a folder nor a repository owner/name"):
-        load_pretrained(tmp_path / "nothing" / "here")
+        from_pretrained(tmp_path / "nothing" / "here")
 
 
 def test_without_network_the_repository_is_named() -> None:
     with pytest.raises(UserError, match=r"jat-project/jat cannot be downloaded from the Hugging Face Hub"):
-        load_pretrained("jat-project/jat")
+        from_pretrained("jat-project/jat")

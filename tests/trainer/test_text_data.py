@@ -155,3 +155,11 @@ def test_pictures_of_any_mode_become_three_colours(mode: str) -> None:
 def test_a_file_that_is_no_picture_is_named() -> None:
     with pytest.raises(UserError, match="captions 3 is not a picture that can be read"):
         prepare_picture(b"<html>", 16, "captions 3")
+
+
+def test_a_batch_tells_which_documents_it_is_made_of(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    loader = batches(captions(tokenizer, tmp_path))
+    seen = [loader.describe(index) for index in range(loader.num_batches)]
+    assert all(text.startswith("captions, documents ") for text in seen)
+    named = [int(row) for text in seen for row in text.removeprefix("captions, documents ").split(", ")]
+    assert sorted(named) == list(range(len(TEXTS)))

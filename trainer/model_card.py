@@ -1,0 +1,136 @@
+"""The card of a published network: what it is, what it was trained on, how good it is, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.scores import Interval
+from trainer.evaluate import TaskScore, domain_scores
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import Checkpoint
+
+TEXT = """
+# {name}
+
+One transformer, {parameters:.1f} M parameters, that acts in {num_tasks} tasks{domains}{corpora}. Made with JAT
+pipeline, in which it loads:
+
+```python
+from pipeline.tasks import select_tasks
+from trainer.agent import Agent
+from trainer.pretrained import from_pretrained
+
+checkpoint = from_pretrained("{name}")
+(task,) = select_tasks("{example}")
+agent = Agent(checkpoint, task, num_slots=1)
+```
+
+or `make evaluate CHECKPOINT={name} TASK={example}`. The folder is numbers and descriptions; nothing in it is executed.
+
+## Training
+
+| | |
+|---|---|
+{training}
+
+## Scores
+
+{scores}
+"""
+
+SCORES = """The agent plays seeds that are in no dataset. Score: 0 is a random policy, 1 the expert that was imitated;
+95 % intervals over episodes.
+
+| domain | tasks | score |
+|---|---|---|
+{domains}
+
+| task | random | expert | agent | score | success | episodes |
+|---|---|---|---|---|---|---|
+{tasks}
+"""
+
+
+def model_card(checkpoint: Checkpoint, name: str, scores: Sequence[TaskScore] = ()) -> str:
+    """The text of a README.md.
+
+    Args:
+        checkpoint: what is published.
+        name: ``owner/name``, or whatever the network is called.
+        scores: of this checkpoint; may be of some of its tasks, or none.
+    """
+    import yaml
+
+    config = checkpoint.config
+    counts: dict[str, int] = {}
+    for task in config.tasks:
+        counts[task.split("-")[0]] = counts.get(task.split("-")[0], 0) + 1
+    body = TEXT.format(
+        name=name,
+        parameters=sum(p.numel() for p in checkpoint.model.parameters()) / 1e6,
+        num_tasks=len(config.tasks),
+        corpora=f" and goes on with texts ({', '.join(config.corpora)})" if config.corpora else "",
+        domains=f" ({', '.join(f'{domain} {count}' for domain, count in counts.items())})" if counts else "",
+        example=config.tasks[0] if config.tasks else "TASK",
+        training="\n".join(f"| {key} | {value} |" for key, value in _training(checkpoint).items()),
+        scores=_scores(scores) if scores else "Not evaluated yet: `make evaluate`.",
+    )
+    front = yaml.safe_dump(_front_matter(name, scores), sort_keys=False, width=1000)
+    return f"---\n{front}---\n{body}"
+
+
+def _training(checkpoint: Checkpoint) -> dict[str, str]:
+    config = checkpoint.config
+    steps = ", ".join([str(config.context_steps), *(f"{name} {steps}" for name, steps in config.contexts.items())])
+    found = {
+        "optimiser steps": f"{config.step:,}",
+        "time steps seen": f"{config.trained_timesteps:,}",
+        "looks back, in time steps": steps,
+        "digest of the dataset": f"`{config.dataset_digest}`",
+        "options of the network": f"`{config.model}`",
+    }
+    return {key: value for key, value in found.items() if value not in ("0", "``")}
+
+
+def _scores(scores: Sequence[TaskScore]) -> str:
+    domains = [
+        f"| {domain} | {sum(score.domain == domain for score in scores)} | {_format(interval)} |"
+        for domain, interval in domain_scores(scores).items()
+    ]
+    tasks = [
+        f"| {s.task} | {s.random:.2f} | {s.expert:.2f} | {s.agent.mean:.2f} | {_format(s.score)} "
+        f"| {'' if s.success_rate is None else f'{s.success_rate:.2f}'} | {s.num_episodes} |"
+        for s in scores
+    ]
+    return SCORES.format(domains="\n".join(domains), tasks="\n".join(tasks)).rstrip()
+
+
+def _format(interval: Interval | None) -> str:
+    return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]" if interval else "not scorable"
+
+
+def _front_matter(name: str, scores: Sequence[TaskScore]) -> dict[str, Any]:
+    """What the Hub reads: kind, tags and results by task."""
+    results = [
+        {
+            "task": {"type": "reinforcement-learning", "name": "Reinforcement Learning"},
+            "dataset": {"name": score.task, "type": score.task},
+            "metrics": [
+                {"type": "total_reward", "name": "Mean return", "value": round(score.agent.mean, 4)},
+                *(
+                    [{"type": "expert_normalized_total_reward", "name": "Score", "value": round(score.score.mean, 4)}]
+                    if score.score
+                    else []
+                ),
+            ],
+        }
+        for score in scores
+    ]
+    front: dict[str, Any] = {
+        "license": "apache-2.0",
+        "pipeline_tag": "reinforcement-learning",
+        "tags": ["reinforcement-learning", "imitation-learning", "jat"],
+    }
+    return front | ({"model-index": [{"name": name, "results": results}]} if results else {})
