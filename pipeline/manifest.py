@@ -65,6 +65,55 @@ class ShardManifest:
         return ShardManifest(**{**raw, **entries})
 
 
+@dataclass(frozen=True)
+class DocumentShard:
+    """Sidecar of one shard of a corpus: which rows of the source it covers, and what came of those of its split.
+
+    Attributes:
+        source: where the rows come from, as ``--source`` spells it.
+        revision: of the source: a commit of the Hub, or a digest of local files.
+        first_row: number of the first row of the source that was looked at.
+        count: how many were wanted; the source ended if ``num_rows`` is less.
+        num_rows: how many were read, those of the other split included.
+        next_file: number of the source's file in which the next row stands, and
+        next_row: its number there, from which the next shard goes on.
+        options: what else decides what a document looks like.
+    """
+
+    corpus: str
+    split: str
+    source: str
+    revision: str
+    first_row: int
+    count: int
+    num_rows: int
+    next_file: int
+    next_row: int
+    options: dict[str, str]
+    versions: dict[str, str]
+    num_documents: int
+    num_characters: int
+    num_images: int
+    rejected: dict[str, int]  # documents by reason
+    data: FileEntry
+    documents: FileEntry
+
+    @property
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix."""
+        return shard_stem(self.split, self.first_row, self.count)
+
+    @staticmethod
+    def load(path: Path) -> DocumentShard:
+        raw = read_json(path)
+        entries = {name: FileEntry(**raw[name]) for name in ("data", "documents")}
+        return DocumentShard(**{**raw, **entries})
+
+
 def shard_stem(split: str, first_seed: int, num_seeds: int) -> str:
     """Name of a shard's files without suffix, e.g. ``train-0000000250-000250``; in the order of the seeds."""
     return f"{split}-{first_seed:010d}-{num_seeds:06d}"

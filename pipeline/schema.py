@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from pipeline.corpora import Corpus, Document
 from pipeline.episode import Episode
 from pipeline.errors import UserError
 from pipeline.frames import decode_stacks, encode_stacks
@@ -193,3 +194,88 @@ def _matrix(steps: pa.Array) -> np.ndarray:
         return steps.to_numpy()
     flat = steps.flatten().to_numpy()
     return flat.reshape(len(steps), -1) if len(steps) else flat.reshape(0, 0)
+
+
+# Corpora: one row is one document. ``Corpus`` says which have images.
+
+DOCUMENT_TEXT = "text"
+DOCUMENT_IMAGE = "images"  # JAT's name for the one image of a document
+DOCUMENTS_SUFFIX = "-documents"  # config name of a corpus's side table = its name + this
+
+
+def document_features(corpus: Corpus) -> Features:
+    """The columns of a corpus as ``datasets`` sees them: JAT's."""
+    from datasets import Features, Image, Value
+
+    image = {DOCUMENT_IMAGE: Image()} if corpus.has_images else {}
+    return Features({**image, DOCUMENT_TEXT: Value("string")})
+
+
+def document_side_features() -> Features:
+    """The columns of a corpus's side table, one row per row of the source that belongs to the split."""
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "index": Value("int64"),  # among the rows of the source
+            "row": Value("int32"),  # row of the data file of the same number; null if rejected
+            "characters": Value("int32"),  # of the text
+            "image_bytes": Value("int32"),  # null without an image
+            "origin": Value("string"),  # where it comes from, such as an address; null if the source does not say
+            "rejected": Value("string"),  # the reason, or null
+        }
+    )
+
+
+def documents_table(corpus: Corpus, documents: Sequence[Document]) -> pa.Table:
+    """Documents, none of them rejected, as rows."""
+    schema = document_features(corpus).arrow_schema
+    arrays = []
+    for field in schema:
+        if field.name == DOCUMENT_IMAGE:
+            values: list[Any] = [{"bytes": document.image, "path": None} for document in documents]
+        else:
+            values = [document.text for document in documents]
+        arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def document_side_table(documents: Sequence[Document], first_row: int = 0) -> pa.Table:
+    """The side table of documents, rejected ones included; ``first_row`` of the data file is the first accepted one."""
+    rows, num_rows = [], first_row
+    for document in documents:
+        rows.append(
+            {
+                "index": document.index,
+                "row": None if document.rejected else num_rows,
+                "characters": len(document.text),
+                "image_bytes": None if document.image is None else len(document.image),
+                "origin": document.origin,
+                "rejected": document.rejected,
+            }
+        )
+        num_rows += document.rejected is None
+    return pa.Table.from_pylist(rows, document_side_features().arrow_schema)
+
+
+@dataclass(frozen=True)
+class DocumentBlock:
+    """Consecutive documents.
+
+    Attributes:
+        texts: D texts as an Arrow array.
+        images: D JPEG or PNG files as an Arrow array, or None.
+    """
+
+    texts: pa.Array
+    images: pa.Array | None
+
+
+def read_documents(path: Path) -> Iterator[DocumentBlock]:
+    """Read a data file of a corpus, one row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            # A row group is one record batch unless its strings exceed 2 GiB, far above what the writer puts in one.
+            for batch in file.read_row_group(group).to_batches():
+                images = batch.column(DOCUMENT_IMAGE).field("bytes") if DOCUMENT_IMAGE in batch.schema.names else None
+                yield DocumentBlock(batch.column(DOCUMENT_TEXT), images)

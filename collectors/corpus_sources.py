@@ -1,0 +1,252 @@
+"""Where the rows of a corpus come from: a repository on the Hub or local files, streamed by ``datasets``.
+
+    hub:owner/name                       every data file of a dataset repository, at its present commit
+    hub:owner/name@revision/folder       one folder of it, at a branch, tag or commit
+    hub:owner/name/folder/*.parquet      what a glob matches
+    folder, file or glob of this machine
+
+Data files are Parquet or JSON lines, these also compressed (.gz, .zst, .bz2, .xz). A file belongs to the test split if
+a part of its name below the source says so, as in ``validation-00000-of-00001.parquet``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import digest_of
+from pipeline.seeds import SPLITS
+
+HUB = "hub:"
+PARQUET = ".parquet"
+JSON = (".jsonl", ".json")
+COMPRESSIONS = ("", ".gz", ".zst", ".bz2", ".xz")
+SUFFIXES = (PARQUET, *(suffix + compression for suffix in JSON for compression in COMPRESSIONS))
+HUB_TIMEOUT_S = 10.0
+# Rows decoded at a time; a row group of images may be large.
+BATCH_ROWS = 256
+# Of each local file, this much of its end is in the revision: for Parquet its footer with sizes and statistics.
+TAIL_BYTES = 64 * 2**10
+
+_HUB_SOURCE = re.compile(
+    r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>[^@]+))?", re.ASCII
+)
+_TEST = re.compile(r"(?:^|[/._-])(?:test|validation|valid|val|dev)(?:\d|[/._-])", re.IGNORECASE)
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a source.
+
+    Attributes:
+        text: how it was given.
+        revision: what fixes their content: a commit, or a digest of local names, sizes and ends.
+        files: by split, what ``datasets`` can open, in the order in which they are read. Without test files the
+            training files serve both splits.
+    """
+
+    text: str
+    revision: str
+    files: dict[str, tuple[str, ...]]
+
+
+def resolve_source(text: str, known_revision: str | None = None) -> Source:
+    """Find the files of a source.
+
+    Args:
+        text: what the module's docstring lists.
+        known_revision: the commit to stay at where the source names none: that of an earlier run.
+
+    Raises:
+        UserError: it cannot be reached, does not exist, or has no data files.
+    """
+    if text.startswith(HUB):
+        return _resolve_hub(text, known_revision)
+    return _resolve_local(text)
+
+
+def _resolve_local(text: str) -> Source:
+    path = Path(text).expanduser()
+    if _GLOB.search(text) and not path.exists():
+        parts = path.absolute().parts
+        fixed = next(i for i, part in enumerate(parts) if _GLOB.search(part))
+        base = Path(*parts[:fixed])
+        found = sorted(base.glob(str(Path(*parts[fixed:]))))
+    elif path.is_dir():
+        base = path.absolute()
+        found = sorted(base.rglob("*"))
+    elif path.is_file():
+        base, found = path.absolute().parent, [path.absolute()]
+    else:
+        raise UserError(f"there is no file or folder {text}; give one, or hub:owner/name of a dataset on the Hub")
+    files = [str(file.relative_to(base)) for file in found if file.is_file()]
+    names = _data_files(text, [name for name in files if not any(part.startswith(".") for part in Path(name).parts)])
+    revision = digest_of([(name, (base / name).stat().st_size, _tail_digest(base / name)) for name in names])
+    return Source(text, revision, _by_split(names, lambda name: str(base / name)))
+
+
+def _tail_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def _resolve_hub(text: str, known_revision: str | None) -> Source:
+    match = _HUB_SOURCE.fullmatch(text)
+    if not match:
+        raise UserError(f"{text!r} names no dataset; expected hub:owner/name, perhaps with @revision, then /folder")
+    repository, path = match["repository"], (match["path"] or "").strip("/")
+    commit, names = _list_hub(repository, match["revision"] or known_revision)
+    if _GLOB.search(path):
+        names = [name for name in names if fnmatch.fnmatchcase(name, path)]
+    elif path:
+        names = [name for name in names if name == path or name.startswith(path + "/")]
+    base = re.match(r"(?:[^*?\[/]+/)*", path + "/" if path and not _GLOB.search(path) else path)
+    prefix = base[0] if base else ""
+    shown = [name.removeprefix(prefix) for name in _data_files(text, names)]
+    return Source(text, commit, _by_split(shown, lambda name: f"hf://datasets/{repository}@{commit}/{prefix}{name}"))
+
+
+def _list_hub(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """Commit and file names of a dataset repository."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        info = HfApi().dataset_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
+    except GatedRepoError as error:
+        raise UserError(
+            f"{repository} on the Hugging Face Hub asks for consent: give it on its page, then `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"there is no public dataset {repository} on the Hugging Face Hub; check its name, or give local files "
+            "with --source. For a private one, log in with `hf auth login`"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
+    except (HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{repository} cannot be reached on the Hugging Face Hub ({type(error).__name__}: {reason}); check the "
+            "network, or give local files with --source"
+        ) from error
+    return str(info.sha), sorted(sibling.rfilename for sibling in info.siblings or ())
+
+
+def _data_files(text: str, names: Sequence[str]) -> list[str]:
+    files = sorted(name for name in names if name.endswith(SUFFIXES))
+    if not files:
+        raise UserError(
+            f"{text} has no data files among {len(names)}; expected Parquet or JSON lines ({', '.join(SUFFIXES)})"
+        )
+    return files
+
+
+def _by_split(names: Sequence[str], address: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
+    train, test = SPLITS
+    tests = [name for name in names if _TEST.search(name)]
+    # A source that is a test split as a whole, such as a benchmark, has rows for both.
+    if len(tests) == len(names):
+        tests = []
+    rest = [name for name in names if name not in set(tests)]
+    files = {train: tuple(map(address, rest)), test: tuple(map(address, tests))}
+    return {split: found for split, found in files.items() if found}
+
+
+def columns_of(file: str) -> list[str]:
+    """Names of the columns of a data file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        features = _open(file, None).features
+        if features is None:  # found by looking at the first rows
+            features = _open(file, None)._resolve_features().features
+    except Exception as error:  # what `datasets` raises depends on the format
+        raise UserError(f"{file} cannot be read ({str(error).partition(chr(10))[0]})") from error
+    return list(features)
+
+
+def _open(file: str, columns: Sequence[str] | None) -> Any:
+    """A streaming dataset of one file; images stay files."""
+    from datasets import load_dataset
+
+    if file.endswith(PARQUET):
+        options = {"columns": list(columns) if columns else None, "batch_size": BATCH_ROWS}
+        dataset = load_dataset("parquet", data_files=[file], split="train", streaming=True, **options)
+        return dataset.decode(False)
+    return load_dataset("json", data_files=[file], split="train", streaming=True)
+
+
+class SourceReader:
+    """Rows of a source from some position on; ``next_file`` and ``next_row`` say where the next one stands.
+
+    Args:
+        files: of one split of a ``Source``.
+        columns: the ones that are needed; of Parquet no others are read.
+        next_file: number of the file to begin with.
+        next_row: number of the row to begin with there. Row groups of Parquet before it are not read; of JSON lines
+            everything before it in this file is.
+    """
+
+    def __init__(self, files: Sequence[str], columns: Sequence[str], next_file: int = 0, next_row: int = 0) -> None:
+        self.next_file, self.next_row = next_file, next_row
+        self._files, self._columns = files, columns
+        self._rows = self._read()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._rows
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        while self.next_file < len(self._files):
+            for row in _read_file(self._files[self.next_file], self._columns, self.next_row):
+                self.next_row += 1
+                yield row
+            self.next_file, self.next_row = self.next_file + 1, 0
+
+
+def _read_file(file: str, columns: Sequence[str], skip: int) -> Iterator[dict[str, Any]]:
+    dataset = _open(file, columns)
+    if not skip or not file.endswith(PARQUET):
+        yield from islice(iter(dataset), skip, None)
+        return
+    first, num_groups, skip = _group_of_row(file, skip)
+    groups = dataset.reshard()
+    for number in range(first, num_groups):
+        yield from islice(iter(groups.shard(num_groups, number)), skip, None)
+        skip = 0
+
+
+def _group_of_row(file: str, row: int) -> tuple[int, int, int]:
+    """Number of the row group that holds ``row``, number of all groups, and the rows of that group before it."""
+    import fsspec
+    import pyarrow.parquet as pq
+
+    with fsspec.open(file, "rb") as handle:
+        metadata = pq.read_metadata(handle)
+    for number in range(metadata.num_row_groups):
+        num_rows = metadata.row_group(number).num_rows
+        if row < num_rows:
+            return number, metadata.num_row_groups, row
+        row -= num_rows
+    return metadata.num_row_groups, metadata.num_row_groups, 0
