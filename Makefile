@@ -13,7 +13,7 @@ MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISO
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect rates status \
+.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect corpora rates status \
 	dataset validate train evaluate generate report bench bench-collect clean
 
 help: ## list the targets
@@ -74,6 +74,10 @@ rates: setup ## note what the collection in OUT has cost, for `make plan`
 collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, NOISE=, ALLOW_WEAK=1)
 	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
 		$(call option,noise,NOISE) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+corpora: setup ## collect EPISODES= documents of TASK= (wikipedia, oscar, ok-vqa, conceptual-captions; SOURCE=) into shards
+	$(PY) -m collectors.corpora $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,source,SOURCE) \
+		$(call option,workers,WORKERS)
 
 status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
 	@$(PY) -m collectors.status --out '$(OUT)'
