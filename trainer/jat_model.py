@@ -72,11 +72,14 @@ class JatModel(Model):
             if self.config.discrete_encoder == "cells":
                 embedded = self.cell_encoder(observations)
                 return torch.cat([embedded, previous_rewards[..., None].to(embedded.dtype)], dim=-1)
-            # Squeezing the 97 to 50,257 embeddings once and looking the results up equals squeezing every token of
-            # the batch, at a hundredth of the arithmetic.
-            table = F.relu(self.multi_discrete_encoder["1"](self.transformer.wte.weight))
-            flat = F.embedding(observations, table).flatten(2)
-            embedded = self.multi_discrete_encoder["4"](flat)
+            squeeze = self.multi_discrete_encoder["1"]
+            if observations.numel() < self.config.vocab_size:
+                squeezed = F.relu(squeeze(self.transformer.wte(observations)))
+            else:
+                # Squeezing the 97 to 50,257 embeddings once and looking the results up equals squeezing every token of
+                # the batch, at a hundredth of the arithmetic.
+                squeezed = F.embedding(observations, F.relu(squeeze(self.transformer.wte.weight)))
+            embedded = self.multi_discrete_encoder["4"](squeezed.flatten(2))
             return torch.cat([embedded, previous_rewards[..., None].to(embedded.dtype)], dim=-1)
         return self.image_encoder(observations)
 

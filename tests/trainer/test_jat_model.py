@@ -226,3 +226,13 @@ def test_the_cell_encoder_sees_every_integer_and_every_word() -> None:
             changed[..., position] = 2
             assert not torch.equal(model.embed_observations(DISCRETE, changed, rewards), before), position
         assert model.embed_observations(DISCRETE, ids, rewards + 0.5)[0, 0, -1] == 0.5
+
+
+def test_few_discrete_observations_are_embedded_as_many_are(model: JatModel) -> None:
+    """Few are squeezed token by token, many by way of the whole vocabulary."""
+    ids = ints((3, 4, 11), 97, 1)
+    with torch.no_grad():
+        together = model.embed_observations(DISCRETE, ids, torch.zeros(3, 4))
+        alone = model.embed_observations(DISCRETE, ids[1:2, :2], torch.zeros(1, 2))
+    assert ids[1:2, :2].numel() < 97 < ids.numel()
+    torch.testing.assert_close(alone, together[1:2, :2], atol=1e-6, rtol=1e-6)
