@@ -1,5 +1,5 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE.
+# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE, SEED, DATASET.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -14,7 +14,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect corpora rates status \
-	dataset validate train evaluate generate report bench bench-collect clean
+	replay video dataset validate train evaluate generate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,14 @@ corpora: setup ## collect EPISODES= documents of TASK= (wikipedia, oscar, ok-vqa
 
 status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
 	@$(PY) -m collectors.status --out '$(OUT)'
+
+replay: setup ## play SEED= of TASK= again and compare with what is stored (ACTIONS=1: the stored actions)
+	$(PY) -m collectors.replay --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
+		$(if $(ACTIONS),--actions)
+
+video: setup ## render SEED= of TASK= to mp4 (FPS=, TO=)
+	$(PY) -m collectors.video --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
+		$(call option,fps,FPS) $(call option,to,TO)
 
 dataset: setup ## build OUT/dataset from the shards
 	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS)

@@ -15,6 +15,7 @@ import numpy as np
 
 FRAME_SIZE = 240  # pixels, square, of ray-cast frames
 CAPTION_HEIGHT = 22  # pixels, of a frame of that width
+MIN_FONT_SIZE = 4  # pixels; a mission that is longer than that allows is cut off at both ends
 SKY = np.array([0.75, 0.82, 0.90])
 SITE_COLOUR_WEIGHT = 0.85  # goal markers are drawn nearly opaque
 FAR = 50.0  # where a ray that hits nothing ends, metres
@@ -37,7 +38,12 @@ def _with_caption(frame: np.ndarray, text: str) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (frame.shape[1], CAPTION_HEIGHT * frame.shape[1] // FRAME_SIZE))
-    font = ImageFont.load_default(size=strip.height * 0.6)
+    size = strip.height * 0.6
+    font = ImageFont.load_default(size)
+    # A long mission in smaller letters: all frames of a video have one size.
+    while font.getlength(text) > strip.width - 4 and size > MIN_FONT_SIZE:
+        size *= 0.9
+        font = ImageFont.load_default(size)
     ImageDraw.Draw(strip).text((strip.width / 2, strip.height / 2), text, "white", font, anchor="mm")
     return np.concatenate([frame, np.asarray(strip)])
 

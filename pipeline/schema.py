@@ -153,6 +153,24 @@ def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
             row += table.num_rows
 
 
+def read_episode(task: Task, path: Path, row: int) -> EpisodeBlock:
+    """One episode of a data file, of which only its row group is read.
+
+    Raises:
+        UserError: there is no such row, or its columns disagree about its length.
+    """
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
+            if first <= row < first + num_rows:
+                table = file.read_row_group(group).slice(row - first, 1)
+                _check_lengths(path, row, table)
+                return _block(task, table)
+            first += num_rows
+    raise UserError(f"{path} has {first} rows, so there is no row {row}; its side table belongs to another file")
+
+
 def _check_lengths(path: Path, first_row: int, table: pa.Table) -> None:
     lengths = {name: pa.compute.list_value_length(table[name]).to_numpy() for name in table.column_names}
     for name, found in lengths.items():

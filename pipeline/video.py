@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.files import replacing
 
 
-def write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_s: int) -> None:
-    """Write ``(H, W, 3)`` uint8 frames as H.264, which every browser plays. Odd sizes lose their last row or column.
+@contextlib.contextmanager
+def mp4_writer(path: Path, frames_per_s: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends a ``(H, W, 3)`` uint8 frame to an H.264 video, which every browser plays.
+
+    No frame is kept, so a video may be of any length. All frames have one size; odd sizes lose their last row or
+    column. The file is there when the context is left without an exception, and not before.
 
     Raises:
+        UserError: PyAV, or the encoder in it, is missing.
         ValueError: no frames.
     """
-    import av
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"writing a video needs the package av, which is missing ({error}); pip install av") from error
 
-    if not frames:
-        raise ValueError(f"no frames for {path}")
-    height, width = (size // 2 * 2 for size in frames[0].shape[:2])  # H.264 with 4:2:0 colour needs even sizes
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": "26", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
+        try:
+            stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": "26", "preset": "veryfast"})
+        except ValueError as error:
+            raise UserError(f"this build of av has no H.264 encoder ({error}); install av from PyPI") from error
+        num_frames = 0
+
+        def add(frame: np.ndarray) -> None:
+            nonlocal num_frames
+            height, width = (size // 2 * 2 for size in frame.shape[:2])  # 4:2:0 colour needs even sizes
+            if num_frames == 0:
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             container.mux(stream.encode(picture))
+            num_frames += 1
+
+        yield add
+        if num_frames == 0:
+            raise ValueError(f"no frames for {path}")
         container.mux(stream.encode())
+
+
+def write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_s: int) -> None:
+    """Write ``(H, W, 3)`` uint8 frames that are all there already; see ``mp4_writer``."""
+    with mp4_writer(path, frames_per_s) as add:
+        for frame in frames:
+            add(frame)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.render import render_frame
+from pipeline.render import _with_caption, render_frame
 from pipeline.tasks import select_tasks
 
 
@@ -43,3 +43,13 @@ def test_the_goal_of_metaworld_is_drawn() -> None:
     unwrapped.data.site_xpos[marker] += [0.0, 0.0, 0.15]
     assert (render_frame(env) != before).any(axis=-1).sum() > 20
     env.close()
+
+
+def test_a_long_mission_is_drawn_whole() -> None:
+    frame = np.zeros((10, 528, 3), np.uint8)
+    missions = ("open the door", "pick up the red key, then open a door and go to the ball after you put it down " * 2)
+    short, long = (_with_caption(frame, mission)[10:] for mission in missions)
+    assert short.shape == long.shape == (48, 528, 3)
+    for strip in (short, long):
+        assert strip.any()
+        assert not strip[:, [0, -1]].any()  # nothing reaches the edges

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Features, Image, List, Value
 
-from pipeline.schema import data_table, episode_features, features, read_blocks
+from pipeline.errors import UserError
+from pipeline.schema import data_table, episode_features, features, read_blocks, read_episode
 from pipeline.tasks import Task, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode
 
@@ -122,3 +123,28 @@ def test_lists_of_variable_length_as_in_jat_s_own_files_are_read_too(tmp_path: P
     assert block.lengths.tolist() == [2, 1]
     assert block.observations.tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     np.testing.assert_array_equal(block.actions, np.array([[0.05, 0.0], [0.05, 0.05], [0.0, 0.0]], np.float32))
+
+
+def test_one_episode_is_read_without_the_other_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    pq.write_table(
+        data_table(FAKE_GRID, [expected_episode(FAKE_GRID, seed) for seed in range(5)]), path, row_group_size=2
+    )
+    metadata = pq.read_metadata(path)
+    other = metadata.row_group(0).column(1)
+    damaged = bytearray(path.read_bytes())
+    damaged[other.data_page_offset : other.data_page_offset + other.total_compressed_size // 2] = b"\xff" * (
+        other.total_compressed_size // 2
+    )
+    path.write_bytes(damaged)
+    block = read_episode(FAKE_GRID, path, 3)
+    expected = expected_episode(FAKE_GRID, 3)
+    assert block.lengths.tolist() == [4]
+    np.testing.assert_array_equal(block.observations, expected.observations)
+    np.testing.assert_array_equal(block.actions, expected.actions)
+    np.testing.assert_array_equal(block.rewards, expected.rewards)
+    assert block.texts is not None and tuple(block.texts.to_pylist()) == expected.texts
+    with pytest.raises((OSError, pa.ArrowException), match=r"\w"):
+        read_episode(FAKE_GRID, path, 0)
+    with pytest.raises(UserError, match="has 5 rows, so there is no row 5"):
+        read_episode(FAKE_GRID, path, 5)

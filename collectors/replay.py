@@ -1,0 +1,202 @@
+"""Play a stored episode again from its seed and tell whether the same comes out.
+
+    python -m collectors.replay --task metaworld-reach --seed 17 --out runs/default
+
+The expert that the side table names acts, with the noise it names, in the rollout that collected the episode. Where
+that expert is not there, and with ``--actions``, the stored actions are played instead, which checks the environment
+alone. Every column is compared, bit for bit. Exit code 0: equal; 1: not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from collectors.stored import StoredEpisode, find_episode, naming_missing_packages, one_task
+from experts.noise import NoisyPolicy, noise_of_task
+from experts.registry import experts_of, make_policy
+from pipeline.cli import parse, run
+from pipeline.episode import Episode
+from pipeline.errors import JobsFailedError
+from pipeline.policy import GiveUp, Observations, Policy
+from pipeline.rollout import rollout
+from pipeline.schema import REWARDS, TEXTS, action_column, observation_column
+from pipeline.tasks import Task
+from pipeline.versions import versions_of
+
+log = logging.getLogger(__name__)
+
+STEPS_AT_ONCE = 256  # compared: a long game's images are hundreds of megabytes
+ACTIONS_END = "the stored actions end here"
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Re-create a stored episode from its seed and compare."""
+
+    task: str
+    """Name of the task."""
+    seed: int
+    """Seed of the episode."""
+    out: Path = Path("runs/default")
+    """Root of a run, for its dataset, shards and experts."""
+    dataset: Path | None = None
+    """Compare with the episode in this dataset; if not given, in OUT/dataset, or else in OUT/shards."""
+    actions: bool = False
+    """Play the stored actions; the expert does not act."""
+
+
+class StoredActions:
+    """Does what was done, in one slot."""
+
+    def __init__(self, stored: StoredEpisode) -> None:
+        self._actions, self._next = stored.steps.actions, 0
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self._next = 0
+
+    def act(self, slots: Sequence[int], observations: Observations) -> list[Any]:
+        if self._next == len(self._actions):
+            return [GiveUp(ACTIONS_END)]
+        self._next += 1
+        return [self._actions[self._next - 1]]
+
+
+def replay(config: ReplayConfig, tasks: Sequence[Task] | None = None) -> None:
+    """Re-create an episode and compare it with the stored one.
+
+    Args:
+        config: which one.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: there is no such episode.
+        JobsFailedError: it came out differently; names the first step and column that differ, and by how much.
+    """
+    task = one_task(config.task, tasks)
+    stored = find_episode(task, config.seed, config.out, config.dataset)
+    log.info("stored: %s", stored.place)
+    with naming_missing_packages(task):
+        differing = warn_of_versions(stored)
+        policy = None if config.actions else _expert(config.out, stored)
+        if policy is None:
+            who, policy = "the stored actions", StoredActions(stored)
+        else:
+            who = stored.expert_revision + (f" and noise {stored.noise}" if stored.noise else "")
+        (replayed,) = rollout(task, policy, [stored.seed], 1)
+    difference = first_difference(stored, replayed)
+    if difference:
+        why = f"; package versions differ: {', '.join(differing)}" if differing else ""
+        raise JobsFailedError(
+            f"{task.name}, seed {stored.seed}, played again with {who}, is different: {difference}{why}"
+        )
+    log.info(
+        "%s, seed %d, played again with %s: equal in all columns, %d steps, return %.6g",
+        task.name,
+        stored.seed,
+        who,
+        len(replayed),
+        replayed.total_reward,
+    )
+
+
+def warn_of_versions(stored: StoredEpisode) -> list[str]:
+    """Packages that are installed in another version than the episode was made with, in words; warns if there are."""
+    installed = versions_of(stored.task.packages)
+    differing = [
+        f"{name} {recorded} then, {installed[name]} now"
+        for name, recorded in stored.versions.items()
+        if name in installed and installed[name] != recorded
+    ]
+    if differing:
+        log.warning("made with other package versions: %s; the episode may come out differently", "; ".join(differing))
+    return differing
+
+
+def _expert(out: Path, stored: StoredEpisode) -> Policy | None:
+    """Who played it, noise included; None if that expert is not there."""
+    task = stored.task
+    for expert in experts_of(out, task):
+        if expert.record.revision == stored.expert_revision:
+            policy = make_policy(task, expert)
+            noise = noise_of_task(stored.noise or "", task)
+            return NoisyPolicy(task, policy, noise) if noise else policy
+    log.warning(
+        "expert %s is neither in %s nor embedded, nor a rule as it is installed; the stored actions are played",
+        stored.expert_revision,
+        out / "experts" / task.name,
+    )
+    return None
+
+
+def first_difference(stored: StoredEpisode, replayed: Episode) -> str:
+    """The first step and column that differ, and by how much, in words; empty if nothing does."""
+    num_steps = min(stored.length, len(replayed))
+    found = [(first, name) for name, a, b in _columns(stored, replayed) if (first := _first_step(a, b, num_steps))]
+    if found:
+        (step, words), name = min(found, key=lambda pair: pair[0][0])  # of several columns in a step the first
+        return f"step {step}, {name}{words}"
+    if stored.length != len(replayed):
+        reason = f" ({replayed.rejected})" if replayed.rejected else ""
+        return f"{stored.length} steps stored, {len(replayed)} played{reason}, the first {num_steps} of them equal"
+    if replayed.rejected:
+        if replayed.rejected.endswith(ACTIONS_END):
+            return f"the stored episode is {stored.ended} after {stored.length} steps, the one played is not over then"
+        return f"the episode played was rejected: {replayed.rejected}"
+    for name, a, b in (
+        ("ended", stored.ended, replayed.ended),
+        ("success", stored.success, replayed.success),
+        ("return", stored.total_reward, replayed.total_reward),
+    ):
+        if a != b:
+            return f"{name} is {a} in the side table, {b} when played, though all steps are equal"
+    return ""
+
+
+def _columns(stored: StoredEpisode, replayed: Episode) -> Iterator[tuple[str, Any, Any]]:
+    """Name, stored steps and replayed steps of each column, in the order in which things happen within a step."""
+    task, steps = stored.task, stored.steps
+    if steps.texts is not None:
+        yield TEXTS, np.array(steps.texts.to_pylist(), object), np.array(replayed.texts, object)
+    yield observation_column(task), steps.observations, replayed.observations
+    yield action_column(task), steps.actions, replayed.actions
+    yield REWARDS, steps.rewards, replayed.rewards
+
+
+def _first_step(stored: np.ndarray, replayed: np.ndarray, num_steps: int) -> tuple[int, str] | None:
+    """The first of ``num_steps`` steps in which two columns differ, and how, in words."""
+    for begin in range(0, num_steps, STEPS_AT_ONCE):
+        a = stored[begin : min(begin + STEPS_AT_ONCE, num_steps)]
+        b = replayed[begin : begin + len(a)].astype(a.dtype)
+        wrong = np.flatnonzero((a != b).reshape(len(a), -1).any(axis=1))
+        if len(wrong):
+            return begin + int(wrong[0]), _describe(a[wrong[0]], b[wrong[0]])
+    return None
+
+
+def _describe(stored: Any, replayed: Any) -> str:
+    """How the values of one step differ: ``[3]: 0.5 stored, 0.25 played, 0.25 apart``."""
+    a, b = np.asarray(stored), np.asarray(replayed)
+    differ = a != b
+    first = tuple(int(index) for index in np.argwhere(differ)[0]) if a.ndim else ()
+    words = f"{list(first) if first else ''}: {a[first]!s} stored, {b[first]!s} played"
+    if a.dtype.kind not in "fiu":
+        return words
+    apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    words += f", {apart[first]:.3g} apart"
+    count = int(differ.sum())
+    return words + (f" ({count} of {a.size} numbers of the step differ, by at most {apart.max():.3g})" if first else "")
+
+
+def main() -> None:
+    replay(parse(ReplayConfig))
+
+
+if __name__ == "__main__":
+    run("collectors.replay")

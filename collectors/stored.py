@@ -1,0 +1,180 @@
+"""One stored episode by its task and seed, from a dataset or from shards, without reading the others."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.manifest import DatasetManifest
+from pipeline.schema import EpisodeBlock, read_episode
+from pipeline.shards import finished_shards
+from pipeline.tasks import Task, select_tasks
+
+MAX_RANGES = 5  # of seeds shown in an error
+
+
+@dataclass(frozen=True)
+class StoredEpisode:
+    """What is stored of one seed.
+
+    Attributes:
+        place: data file and row, for people.
+        steps: its data, a block of one episode.
+        expert, expert_revision: who acted.
+        noise: in the actions, as ``--noise`` spells it, or None.
+        total_reward, length, success, ended: as the side table says.
+        versions: of the packages it was made with, by name.
+    """
+
+    task: Task
+    seed: int
+    place: str
+    steps: EpisodeBlock
+    expert: str
+    expert_revision: str
+    noise: str | None
+    total_reward: float
+    length: int
+    success: bool | None
+    ended: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A data file and its side table."""
+
+    data: Path
+    side: Path
+
+
+def one_task(pattern: str, tasks: Sequence[Task] | None = None) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: the pattern matches none, or several.
+    """
+    found = select_tasks(pattern, tasks)
+    if len(found) > 1:
+        raise UserError(f"--task {pattern!r} matches {len(found)} tasks; name one, such as {found[0].name}")
+    return found[0]
+
+
+@contextlib.contextmanager
+def naming_missing_packages(task: Task) -> Iterator[None]:
+    """Turn the lack of a package that a task's environment, expert or picture needs into a ``UserError``."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{task.name} cannot be played here: {error}; install jat-pipeline[all]") from error
+
+
+def find_episode(task: Task, seed: int, out: Path, dataset: Path | None = None) -> StoredEpisode:
+    """The episode of a seed.
+
+    Args:
+        task: its task.
+        seed: its seed.
+        out: root of a run: its dataset is looked into, then its shards.
+        dataset: look into this dataset only.
+
+    Raises:
+        UserError: nothing of the task is there, the seed was not played, or its episode was rejected.
+    """
+    files = _files_of_dataset(task, dataset) if dataset else _files_of_run(task, out)
+    for pair in files:
+        rows = pq.read_table(pair.side, filters=[("seed", "==", seed)]).to_pylist()
+        if not rows:
+            continue
+        side = rows[0]
+        if side["row"] is None:
+            raise UserError(
+                f"seed {seed} of {task.name} was played, but its episode was rejected, so there are no steps: "
+                f"{side['rejected']}. {_seeds_there(files)}"
+            )
+        return StoredEpisode(
+            task=task,
+            seed=seed,
+            place=f"{pair.data}, row {side['row']}",
+            steps=read_episode(task, pair.data, side["row"]),
+            expert=side["expert"],
+            expert_revision=side["expert_revision"],
+            noise=side.get("noise"),
+            total_reward=side["return"],
+            length=side["length"],
+            success=side["success"],
+            ended=side["ended"],
+            versions=_parse_versions(side["versions"]),
+        )
+    raise UserError(f"seed {seed} of {task.name} is not in {dataset or out}. {_seeds_there(files)}")
+
+
+def _files_of_run(task: Task, out: Path) -> list[_Files]:
+    dataset = out / "dataset"
+    files = []
+    if (dataset / DatasetManifest.FILE_NAME).exists():
+        files += list(_named_by_manifest(task, dataset))
+    directory = out / "shards" / task.name
+    for shard in finished_shards(out / "shards", task.name):
+        files.append(_Files(directory / shard.data.name, directory / shard.episodes.name))
+    if not files:
+        raise UserError(
+            f"{out} has no episodes of {task.name}, neither in dataset/ nor in shards/; "
+            f"name another run (OUT=), or collect some with `make collect TASK={task.name}`"
+        )
+    return files
+
+
+def _files_of_dataset(task: Task, dataset: Path) -> list[_Files]:
+    if not (dataset / DatasetManifest.FILE_NAME).exists():
+        raise UserError(f"{dataset} is no dataset: it has no {DatasetManifest.FILE_NAME}; `make dataset` builds one")
+    files = list(_named_by_manifest(task, dataset))
+    if not files:
+        there = ", ".join(DatasetManifest.load(dataset / DatasetManifest.FILE_NAME).tasks)
+        raise UserError(f"{dataset} has no {task.name}; it has: {there}")
+    return files
+
+
+def _named_by_manifest(task: Task, dataset: Path) -> Iterator[_Files]:
+    manifest = DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
+    if task.name in manifest.tasks:
+        for split in manifest.tasks[task.name].splits.values():
+            for data, side in zip(split.data, split.episodes, strict=True):
+                yield _Files(dataset / data.name, dataset / side.name)
+
+
+def _seeds_there(files: Sequence[_Files]) -> str:
+    """Which seeds have an episode, in words."""
+    seeds: set[int] = set()
+    num_without_seed = 0
+    for pair in files:
+        side = pq.read_table(pair.side, columns=["seed", "row"])
+        accepted = side.filter(side["row"].is_valid())
+        seeds.update(accepted["seed"].drop_null().to_pylist())
+        num_without_seed += accepted["seed"].null_count
+    words = [f"There are seeds {_ranges(sorted(seeds))}."] if seeds else []
+    if num_without_seed:
+        words.append(f"{num_without_seed} imported episodes have no seed and cannot be re-created.")
+    return " ".join(words) or "No seed has an episode."
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """``0 to 109, 1000000000 to 1000000009``."""
+    numbers = np.array(seeds)
+    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    words = [str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
+    shown = list(itertools.islice(words, MAX_RANGES))
+    return ", ".join(shown) + (f" and {len(words) - len(shown)} more ranges" if len(words) > len(shown) else "")
+
+
+def _parse_versions(text: str) -> dict[str, str]:
+    """``metaworld 3.1.1, mujoco 3.3.0`` by name, as ``format_versions`` wrote it."""
+    pairs = (part.split(" ", 1) for part in text.split(", ") if part)
+    return {pair[0]: pair[-1] for pair in pairs}

@@ -1,0 +1,129 @@
+"""A stored episode as an mp4.
+
+    python -m collectors.video --task metaworld-reach --seed 17 --out runs/default
+
+The stored actions are played again from the seed, in an environment that can be drawn, and a frame is taken of each
+step. It needs no display; frames are encoded as they come, so a long game takes no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from collectors.replay import StoredActions, first_difference, warn_of_versions
+from collectors.stored import StoredEpisode, find_episode, naming_missing_packages, one_task
+from pipeline.cli import check_at_least_one, parse, run
+from pipeline.episode import Episode
+from pipeline.errors import UserError
+from pipeline.render import render_frame
+from pipeline.rollout import rollout
+from pipeline.tasks import Task
+from pipeline.video import mp4_writer
+
+log = logging.getLogger(__name__)
+
+# Steps per second where an environment's own clock says nothing useful: a grid world has none, an Atari game's counts
+# frames, of which a step is four.
+STEPS_PER_S = {"babyai": 5, "atari": 15}
+MAX_FRAMES_PER_S = 50  # of a video in real time: steps between are left out
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Render a stored episode to mp4."""
+
+    task: str
+    """Name of the task."""
+    seed: int
+    """Seed of the episode."""
+    out: Path = Path("runs/default")
+    """Root of a run, for its dataset and shards."""
+    dataset: Path | None = None
+    """Take the episode from this dataset; if not given, from OUT/dataset, or else from OUT/shards."""
+    fps: int | None = None
+    """Frames per second, one frame per step. If not given: real time with at most 50 frames per second, and 5 steps per
+    second in a grid world."""
+    to: Path | None = None
+    """The mp4 to write; OUT/videos/TASK/SEED.mp4 if not given."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, *(["fps"] if self.fps is not None else []))
+
+
+def make_video(config: VideoConfig, tasks: Sequence[Task] | None = None) -> Path:
+    """Render an episode, and return the path of its video.
+
+    Args:
+        config: which one.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: there is no such episode, or what it takes to draw it is missing.
+    """
+    task = one_task(config.task, tasks)
+    stored = find_episode(task, config.seed, config.out, config.dataset)
+    path = config.to or config.out / "videos" / task.name / f"{stored.seed}.mp4"
+    with naming_missing_packages(task):
+        warn_of_versions(stored)
+        replayed = _film(config, stored, path)
+    difference = first_difference(stored, replayed)
+    if difference:
+        log.warning("what is shown is not what is stored: %s", difference)
+    log.info("%d steps of %s: %s", len(replayed), stored.place, path)
+    return path
+
+
+def _film(config: VideoConfig, stored: StoredEpisode, path: Path) -> Episode:
+    task = stored.task
+    frames_per_s, stride = _pace(config, task)
+    step = 0
+
+    with mp4_writer(path, frames_per_s) as add_frame:
+
+        def film(seed: int, env: gym.Env[Any, Any]) -> None:
+            nonlocal step
+            # The last state is shown whatever the stride: it is the result.
+            if step % stride == 0 or step == stored.length:
+                add_frame(_frame(task, env))
+            step += 1
+
+        (replayed,) = rollout(task, StoredActions(stored), [stored.seed], 1, film)
+    return replayed
+
+
+def _pace(config: VideoConfig, task: Task) -> tuple[int, int]:
+    """Frames per second, and steps per frame."""
+    if config.fps is not None:
+        return config.fps, 1
+    steps_per_s = STEPS_PER_S.get(task.domain)
+    if steps_per_s is None:
+        env = task.make_env(drawable=True)
+        steps_per_s = int(env.metadata.get("render_fps") or MAX_FRAMES_PER_S)
+        env.close()
+    stride = math.ceil(steps_per_s / MAX_FRAMES_PER_S)
+    return max(1, round(steps_per_s / stride)), stride
+
+
+def _frame(task: Task, env: gym.Env[Any, Any]) -> Any:
+    try:
+        frame = render_frame(env)
+    except NotImplementedError as error:
+        raise UserError(f"{task.name} cannot be drawn: its environment {task.env_id} has no way to render") from error
+    if frame.ndim != 3:
+        raise UserError(f"{task.name} cannot be drawn: its environment {task.env_id} was made without a render mode")
+    return frame
+
+
+def main() -> None:
+    make_video(parse(VideoConfig))
+
+
+if __name__ == "__main__":
+    run("collectors.video")
