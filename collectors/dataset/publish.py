@@ -1,0 +1,79 @@
+"""Publish a dataset to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
+
+    python -m collectors.dataset.publish --out runs/default --to owner/name
+
+Everything below ``OUT/dataset`` is checked against its manifest and goes up; what is there already does not move.
+Killed and started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or
+``hf auth login``, for other stores from where their own clients look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli import parse, run
+from pipeline.errors import UserError
+from pipeline.files import is_local, write_json
+from pipeline.manifest import DatasetManifest, FileEntry
+from pipeline.publish import Options, publish
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Publish OUT/dataset."""
+
+    to: str = ""
+    """Where: owner/name or hf://datasets/owner/name on the Hub (@branch may follow), a URL such as s3://bucket/path,
+    or a folder (./name)."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    branch: str | None = None
+    """Branch of the repository, made from main if it is not there; main if not given."""
+    tag: str | None = None
+    """Tag to put on what is published."""
+    public: bool = False
+    """Everybody may see a repository that is made; otherwise it is private."""
+    create: bool = True
+    """Make the repository if there is none."""
+    dry_run: bool = False
+    """Only say what would move."""
+    workers: int = 5
+    """Files that go up to the Hub at the same time."""
+
+
+def publish_dataset(config: PublishConfig) -> None:
+    """Publish the dataset of a run.
+
+    Raises:
+        UserError: bad input, or a dataset, place or right that is not as it must be; nothing was published.
+        JobsFailedError: the place failed for longer than retries last; what arrived stays.
+    """
+    directory = config.out / "dataset"
+    if not is_local(directory):
+        raise UserError(f"{directory} is not on this machine; only a local dataset can be published")
+    path = directory / DatasetManifest.FILE_NAME
+    if not path.is_file():
+        raise UserError(f"{directory} holds no finished dataset; run `make dataset` with the same OUT first")
+    entries = _entries(path)
+    options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
+    plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", options)
+    if not config.dry_run and not plan.is_empty:
+        write_json(config.out / "publish" / "config.json", config)
+
+
+def _entries(path: Path) -> list[FileEntry]:
+    try:
+        manifest = DatasetManifest.load(path)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a dataset's manifest ({error!r}); run `make dataset` again") from error
+    splits = [split for task in manifest.tasks.values() for split in task.splits.values()]
+    return [entry for split in splits for entry in (*split.data, *split.episodes)]
+
+
+def main() -> None:
+    publish_dataset(parse(PublishConfig))
+
+
+if __name__ == "__main__":
+    run("collectors.dataset.publish")
