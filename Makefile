@@ -1,5 +1,6 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE, SEED, DATASET.
+# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE, SEED, DATASET,
+# TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -14,7 +15,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect corpora rates status \
-	replay video dataset validate train evaluate generate report bench bench-collect clean
+	replay video dataset validate publish train evaluate generate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -95,6 +96,10 @@ dataset: setup ## build OUT/dataset from the shards
 
 validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
 	@$(PY) -m collectors.dataset.validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
+
+publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
+	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
+		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
 	$(PY) -m trainer.train $(STAGE) $(TASKS)

@@ -71,7 +71,12 @@ def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str,
             (task.name, "data", features(task)),
             (task.name + EPISODES_SUFFIX, "episodes", episode_features()),
         ):
-            files = [{"split": split, "path": f"{kind}/{task.name}/{split}-*.parquet"} for split in splits]
+            # The number of files is in the pattern: where an old and a new version lie side by side for a moment, a
+            # card finds its own files alone.
+            files = [
+                {"split": split, "path": f"{kind}/{task.name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
+                for split, info in splits.items()
+            ]
             configs.append({"config_name": name, "data_files": files})
             counts = [
                 {

@@ -59,12 +59,12 @@ def test_the_front_matter_names_every_configuration_and_its_files(front: dict[st
         "mujoco-ant-episodes",
     ]
     assert front["configs"][0]["data_files"] == [
-        {"split": "train", "path": "data/babyai-open/train-*.parquet"},
-        {"split": "test", "path": "data/babyai-open/test-*.parquet"},
+        {"split": "train", "path": "data/babyai-open/train-*-of-00002.parquet"},
+        {"split": "test", "path": "data/babyai-open/test-*-of-00002.parquet"},
     ]
     assert front["configs"][1]["data_files"] == [
-        {"split": "train", "path": "episodes/babyai-open/train-*.parquet"},
-        {"split": "test", "path": "episodes/babyai-open/test-*.parquet"},
+        {"split": "train", "path": "episodes/babyai-open/train-*-of-00001.parquet"},
+        {"split": "test", "path": "episodes/babyai-open/test-*-of-00001.parquet"},
     ]
     assert front["license"] == "apache-2.0"
     assert {"babyai", "metaworld", "mujoco"} <= set(front["tags"])

@@ -159,6 +159,18 @@ def test_a_grown_dataset_moves_its_new_files_alone_and_the_old_names_go_in_the_s
     assert "4 to delete" in said
 
 
+def test_a_folder_that_holds_the_files_of_two_versions_opens_as_the_one_of_its_card(out: Path, tmp_path: Path) -> None:
+    """What a folder or bucket is for a moment, before the new card is there and before the old files are gone."""
+    grown = Path(shutil.copytree(out, tmp_path / "grown"))
+    write(grown, FAKE_COUNT, "train", 5, 2)
+    build(grown)
+    for number, (card, other) in enumerate(((out, grown), (grown, out))):
+        both = Path(shutil.copytree(other / "dataset", tmp_path / str(number)))
+        shutil.copytree(card / "dataset", both, dirs_exist_ok=True)
+        rows = load_dataset(str(both), "fake-count", cache_dir=str(tmp_path / "cache" / str(number)))
+        assert {split: len(found) for split, found in rows.items()} == {"train": 5 + 2 * number, "test": 2}
+
+
 def test_one_changed_file_moves_one_file(hub: LoopbackHub, out: Path) -> None:
     publish(hub, out)
     hub.forget()
