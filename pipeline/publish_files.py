@@ -8,7 +8,6 @@ that has grown has new names and a reader of the old manifest finds the old file
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import digest_of, is_local, replacing
+from pipeline.files import NO_SPACE, digest_of, is_local, replacing
 from pipeline.inventory import (
     CHECKSUMS,
     UNKNOWN,
@@ -185,7 +184,7 @@ def _readable_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(redacted(f"{path} cannot be written ({error}); create the bucket or folder first")) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise UserError(redacted(f"no room left in {path}; make room and run the same command again")) from error
         raise JobsFailedError(
             redacted(f"{path} failed ({error}); what arrived stays, run the same command again to go on")

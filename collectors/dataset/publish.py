@@ -63,11 +63,7 @@ def publish_dataset(config: PublishConfig) -> None:
 
 
 def _entries(path: Path) -> list[FileEntry]:
-    try:
-        manifest = DatasetManifest.load(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a dataset's manifest ({error!r}); run `make dataset` again") from error
-    splits = [split for task in manifest.tasks.values() for split in task.splits.values()]
+    splits = [split for task in DatasetManifest.load(path).tasks.values() for split in task.splits.values()]
     return [entry for split in splits for entry in (*split.data, *split.episodes)]
 
 
