@@ -3,7 +3,7 @@ existence means "complete"."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +109,15 @@ class DocumentShard:
 
     @staticmethod
     def load(path: Path) -> DocumentShard:
-        raw = read_json(path)
-        entries = {name: FileEntry(**raw[name]) for name in ("data", "documents")}
-        return DocumentShard(**{**raw, **entries})
+        """Raises UserError if the file is not the manifest of a shard of documents."""
+        try:
+            raw = read_json(path)
+            entries = {name: FileEntry(**raw[name]) for name in ("data", "documents")}
+            return DocumentShard(**{**raw, **entries})
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the manifest of a shard of documents ({error}); delete it and run `make corpora` again"
+            ) from error
 
 
 def shard_stem(split: str, first_seed: int, num_seeds: int) -> str:
@@ -143,11 +149,39 @@ class TaskManifest:
 
 
 @dataclass(frozen=True)
+class CorpusSplit:
+    """Totals and files of one split of one corpus; paths are relative to the dataset directory."""
+
+    num_documents: int
+    num_characters: int
+    num_images: int
+    rejected: dict[str, int]  # documents by reason
+    data: tuple[FileEntry, ...]
+    documents: tuple[FileEntry, ...]
+
+    @property
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
+
+
+@dataclass(frozen=True)
+class CorpusManifest:
+    """One corpus of a dataset: where its documents come from, and its splits."""
+
+    source: str
+    revision: str
+    options: dict[str, str]
+    versions: dict[str, str]
+    splits: dict[str, CorpusSplit]
+
+
+@dataclass(frozen=True)
 class DatasetManifest:
     """A dataset directory. ``digest`` covers the content of every file, so equal digests mean equal data."""
 
     digest: str
     tasks: dict[str, TaskManifest]
+    corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # of datasets older than them: none
 
     FILE_NAME = "manifest.json"
 
@@ -168,4 +202,21 @@ class DatasetManifest:
                 value["episodes"] = tuple(FileEntry(**entry) for entry in value["episodes"])
                 task["splits"][split] = SplitManifest(**value)
             tasks[name] = TaskManifest(**task)
-        return DatasetManifest(digest=raw["digest"], tasks=tasks)
+        corpora = {}
+        for name, corpus in raw.get("corpora", {}).items():
+            for split, value in corpus["splits"].items():
+                for kind in ("data", "documents"):
+                    value[kind] = tuple(FileEntry(**entry) for entry in value[kind])
+                corpus["splits"][split] = CorpusSplit(**value)
+            corpora[name] = CorpusManifest(**corpus)
+        return DatasetManifest(digest=raw["digest"], tasks=tasks, corpora=corpora)
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """Every data file and side table of the dataset."""
+        of_tasks = [split for task in self.tasks.values() for split in task.splits.values()]
+        of_corpora = [split for corpus in self.corpora.values() for split in corpus.splits.values()]
+        return [
+            *(entry for split in of_tasks for entry in split.data + split.episodes),
+            *(entry for split in of_corpora for entry in split.data + split.documents),
+        ]

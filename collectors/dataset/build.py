@@ -20,11 +20,13 @@ from pathlib import Path
 
 from collectors.dataset.card import write_card
 from collectors.dataset.checks import CheckedShard, check_all
+from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
 from collectors.dataset.sources import Shard, check_root, find_shards
 from pipeline.cli import parse, run
+from pipeline.corpora import Corpus
 from pipeline.errors import UserError
 from pipeline.files import NO_SPACE, digest_of, exclusive, write_json
-from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
+from pipeline.manifest import DatasetManifest, DocumentShard, FileEntry, SplitManifest, TaskManifest
 from pipeline.seeds import SPLITS
 from pipeline.tasks import Task
 
@@ -38,7 +40,7 @@ class DatasetConfig:
     """Build OUT/dataset from the shards in OUT/shards."""
 
     task: str = "*"
-    """Tasks to add or refresh: name, domain, glob, or comma list. Those already in the dataset stay."""
+    """Tasks and corpora to add or refresh: name, domain, glob, or comma list. Those already in the dataset stay."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
 
@@ -71,14 +73,21 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
     before = _manifest_or_none(dataset)
-    shards = find_shards(config.out, config.task, before.tasks if before else (), tasks)
+    documents = find_documents(config.out, config.task, before.corpora if before else ())
+    pattern = pattern_of_tasks(config.task, tasks)
+    shards = find_shards(config.out, pattern, before.tasks if before else (), tasks, is_optional=bool(documents))
     checked = check_all(shards)
-    digest = digest_of({"format": FORMAT} | {task.name: [shard.key for shard in s] for task, s in shards.items()})
+    check_documents(config.out, documents)
+    digest = digest_of(
+        {"format": FORMAT}
+        | {task.name: [shard.key for shard in s] for task, s in shards.items()}
+        | {corpus.name: [content_key(shard) for shard in s] for corpus, s in documents.items()}
+    )
     if before is not None and before.digest == digest and _is_whole(dataset, before):
         log.info("up to date: %s", dataset)
         return
-    _assemble(config, shards, checked, digest)
-    log.info("%d tasks in %s", len(shards), dataset)
+    _assemble(config, shards, checked, documents, digest)
+    log.info("%d tasks and %d corpora in %s", len(shards), len(documents), dataset)
 
 
 @contextmanager
@@ -113,24 +122,26 @@ def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
 
 def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
     """Whether every file the manifest names is there with the size it says."""
-    splits = [split for task in manifest.tasks.values() for split in task.splits.values()]
-    entries = [entry for split in splits for entry in split.data + split.episodes]
-    paths = [dataset / entry.name for entry in entries]
-    return all(
-        path.is_file() and path.stat().st_size == entry.num_bytes for path, entry in zip(paths, entries, strict=True)
-    )
+    paths = [(dataset / entry.name, entry.num_bytes) for entry in manifest.files]
+    return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
 
 
 def _assemble(
     config: DatasetConfig,
     shards: Mapping[Task, Sequence[Shard]],
     checked: Mapping[Task, Sequence[CheckedShard]],
+    documents: Mapping[Corpus, Sequence[DocumentShard]],
     digest: str,
 ) -> None:
     dataset = config.out / "dataset"
     building, retired = _building(dataset), _retired(dataset)
     shutil.rmtree(building, ignore_errors=True)
-    manifest = DatasetManifest(digest, {task.name: _add_task(task, s, building) for task, s in shards.items()})
+    root = config.out / "shards"
+    manifest = DatasetManifest(
+        digest,
+        {task.name: _add_task(task, s, building) for task, s in shards.items()},
+        {corpus.name: add_corpus(corpus, s, root, building, _link_or_copy) for corpus, s in documents.items()},
+    )
     write_card(building / "README.md", manifest, list(shards))
     write_json(building / "config.json", config)
     write_json(building / DatasetManifest.FILE_NAME, manifest)

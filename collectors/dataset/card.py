@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from collectors.dataset.card_corpora import corpus_categories, corpus_configs, corpus_section
 from pipeline.files import replacing
 from pipeline.manifest import DatasetManifest
 from pipeline.schema import EPISODES_SUFFIX, episode_features, features
@@ -51,16 +52,20 @@ NOTES = {
 
 def write_card(path: Path, manifest: DatasetManifest, tasks: Sequence[Task]) -> None:
     """Write the card of a dataset."""
-    body = TEXT.format(
+    body = _body(manifest, tasks) if tasks else ""
+    front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
+    with replacing(path) as temporary:
+        temporary.write_text(f"---\n{front}---\n{body}{corpus_section(manifest)}", encoding="utf-8")
+
+
+def _body(manifest: DatasetManifest, tasks: Sequence[Task]) -> str:
+    return TEXT.format(
         num_tasks=len(tasks),
         example=tasks[0].name,
         suffix=EPISODES_SUFFIX,
         rows="\n".join(_row(manifest, task) for task in tasks),
         versions="\n".join(_notes(manifest, tasks)),
     )
-    front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
-    with replacing(path) as temporary:
-        temporary.write_text(f"---\n{front}---\n{body}", encoding="utf-8")
 
 
 def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -87,13 +92,15 @@ def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str,
                 for split, info in splits.items()
             ]
             infos.append({"config_name": name, "features": columns._to_yaml_list(), "splits": counts})
+    of_corpora = corpus_configs(manifest)
+    of_tasks = ["reinforcement-learning", "robotics"] if tasks else []
     return {
-        "license": "apache-2.0",
-        "task_categories": ["reinforcement-learning", "robotics"],
+        "license": "other" if manifest.corpora else "apache-2.0",  # texts and images have licences of their own
+        "task_categories": of_tasks + corpus_categories(manifest),
         "tags": sorted({task.domain for task in tasks} | {"imitation-learning", "expert trajectories"}),
         "pretty_name": "Expert episodes",
-        "configs": configs,
-        "dataset_info": infos,
+        "configs": configs + of_corpora[0],
+        "dataset_info": infos + of_corpora[1],
     }
 
 

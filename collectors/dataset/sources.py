@@ -28,22 +28,27 @@ class Shard:
 
 
 def find_shards(
-    out: Path, pattern: str, kept: Collection[str], tasks: Sequence[Task] | None = None
+    out: Path,
+    pattern: str,
+    kept: Collection[str],
+    tasks: Sequence[Task] | None = None,
+    is_optional: bool = False,
 ) -> dict[Task, list[Shard]]:
     """Finished shards of the tasks chosen and of those the dataset already has, by split and first seed.
 
     Args:
         out: root of a run, with its shards in ``shards/``.
-        pattern: which tasks to add.
+        pattern: which tasks to add; empty for none.
         kept: names of the tasks that are in the dataset and stay there.
         tasks: the table to choose from; all 157 if None.
+        is_optional: whether there may be nothing.
 
     Raises:
         UserError: nothing collected, not what was asked for by name, or no longer what the dataset has; one split only.
     """
     check_root(out)
     root = out / "shards"
-    chosen = {task.name for task in select_tasks(pattern, tasks)}
+    chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
     table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
     shards = {task: found for task in table if (found := _shards_of(root, task))}
     collected = {task.name for task in shards}
@@ -55,7 +60,7 @@ def find_shards(
             f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
             f"bring them back, or remove that dataset to build one without it"
         )
-    if not shards:
+    if not shards and not is_optional:
         raise UserError(f"nothing is collected in {root} for {pattern!r}; run `make collect` with the same OUT first")
     for task, found in shards.items():
         absent = set(SPLITS) - {shard.manifest.split for shard in found}

@@ -11,30 +11,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
 from collectors.dataset.layout import UNPLACED, Layout, read_layout
+from collectors.dataset.validate_corpora import scan_document_file, validate_corpus
 from pipeline.cli import parse, print_table, run
-from pipeline.episode_rules import UNREADABLE, Problem, first_line, scan_episodes
+from pipeline.corpora import CORPORA, corpora_named
+from pipeline.episode_rules import Problem, scan_episodes
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import is_local
-from pipeline.manifest import DatasetManifest, SplitManifest
+from pipeline.manifest import CorpusSplit, DatasetManifest, SplitManifest
 from pipeline.progress import Progress
-from pipeline.schema import EPISODES_SUFFIX
+from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
 from pipeline.seeds import FIRST_SEED, SPLITS
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import OVERLAP, SEEDS, TOTALS, read_side, scan_file, scan_rows, scan_versions
 
 log = logging.getLogger(__name__)
 
-TEXT_SETS = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")  # JAT's, which hold no episodes
+TEXT_SETS = {corpus.name: corpus for corpus in CORPORA}  # which hold no episodes
 UNKNOWN = "configuration of no known task"
 NO_SEEDS = "no seeds: no episode can be made again"
 CARD_DIFFERS = "card and manifest disagree"
@@ -47,7 +48,7 @@ class ValidateConfig:
     dataset: Path = Path("runs/default/dataset")
     """Folder of the dataset: one of `make dataset`, or any with Parquet files in JAT's columns."""
     task: str = "*"
-    """Tasks to check: name, domain, glob, or comma list."""
+    """Tasks and corpora to check: name, domain, glob, or comma list."""
 
 
 def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Findings:
@@ -63,9 +64,11 @@ def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Fin
     dataset = config.dataset
     _check_is_dataset(dataset)
     findings = Findings()
-    chosen = {task.name: task for task in select_tasks(config.task, tasks)}
+    pattern = pattern_of_tasks(config.task, tasks)
+    chosen = {task.name: task for task in select_tasks(pattern, tasks)} if pattern else {}
+    texts = {corpus.name for corpus in corpora_named(config.task)}
     everything = {task.name: task for task in select_tasks("*", tasks)}
-    side_names = {name + EPISODES_SUFFIX for name in everything}
+    side_names = {name + EPISODES_SUFFIX for name in everything} | {name + DOCUMENTS_SUFFIX for name in TEXT_SETS}
     layout = read_layout(dataset, {*everything, *side_names, *TEXT_SETS}, findings.add)
     for name, problem in layout.absent:
         if name.removesuffix(EPISODES_SUFFIX) in chosen or config.task == "*":
@@ -77,19 +80,24 @@ def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Fin
                 f"{dataset} holds no Parquet files; name a folder made by `make dataset`, or a download of a dataset "
                 f"(what `datasets` keeps in its cache or writes with save_to_disk is Arrow, not Parquet)"
             )
-        _validate_foreign(layout, chosen, everything, findings, with_texts=config.task == "*")
+        _validate_foreign(layout, chosen, everything, findings, texts)
         return findings
     manifest = DatasetManifest.load(manifest_path)
     for name in sorted(set(manifest.tasks) - set(everything)):
         findings.add(Problem(UNKNOWN, manifest_path, f"{name} is no task"))
     names = [name for name in manifest.tasks if name in chosen]
+    corpora = [name for name in manifest.corpora if name in texts]
     files = sum(len(s.data) + len(s.episodes) for n in names for s in manifest.tasks[n].splits.values())
+    files += sum(len(s.data) + len(s.documents) for n in corpora for s in manifest.corpora[n].splits.values())
     progress = Progress("files checked", files)
     for name in names:
         _validate_task(dataset, chosen[name], manifest, progress, findings)
-        _compare_with_card(dataset, name, manifest, layout, findings)
-    if len(names) == len(manifest.tasks):
-        named = {e.name for t in manifest.tasks.values() for s in t.splits.values() for e in s.data + s.episodes}
+        _compare_with_card(dataset, name, EPISODES_SUFFIX, manifest.tasks[name].splits, layout, findings)
+    for name in corpora:
+        validate_corpus(dataset, TEXT_SETS[name], manifest.corpora[name], progress, findings)
+        _compare_with_card(dataset, name, DOCUMENTS_SUFFIX, manifest.corpora[name].splits, layout, findings)
+    if len(names) + len(corpora) == len(manifest.tasks) + len(manifest.corpora):
+        named = {entry.name for entry in manifest.files}
         _report_unplaced([path for path in layout.unplaced if str(path.relative_to(dataset)) not in named], findings)
     return findings
 
@@ -192,10 +200,26 @@ def _scan_seeds(tables: Sequence[tuple[Path, np.ndarray]], findings: Findings) -
         findings.add(Problem(OVERLAP, path, reason, int(row_of[where]), len(twice)))
 
 
-def _compare_with_card(dataset: Path, name: str, manifest: DatasetManifest, layout: Layout, findings: Findings) -> None:
-    """What ``load_dataset`` will find by the card must be what the manifest names."""
-    for config, kind in ((name, "data"), (name + EPISODES_SUFFIX, "episodes")):
-        for split, info in manifest.tasks[name].splits.items():
+def _compare_with_card(
+    dataset: Path,
+    name: str,
+    suffix: str,
+    splits: Mapping[str, SplitManifest] | Mapping[str, CorpusSplit],
+    layout: Layout,
+    findings: Findings,
+) -> None:
+    """What ``load_dataset`` will find by the card must be what the manifest names.
+
+    Args:
+        dataset: its folder.
+        name: of a task or corpus.
+        suffix: of the configuration of its side tables; without the dash, the field of a split that has them.
+        splits: of the manifest.
+        layout: what the card says.
+        findings: where problems go.
+    """
+    for config, kind in ((name, "data"), (name + suffix, suffix.removeprefix("-"))):
+        for split, info in splits.items():
             said = {dataset / entry.name for entry in getattr(info, kind)}
             found = set(layout.files.get(config, {}).get(split, []))
             there = {path for path in said if path.exists()}  # what is not is told already
@@ -208,27 +232,28 @@ def _compare_with_card(dataset: Path, name: str, manifest: DatasetManifest, layo
 
 
 def _validate_foreign(
-    layout: Layout, chosen: Mapping[str, Task], everything: Mapping[str, Task], findings: Findings, with_texts: bool
+    layout: Layout,
+    chosen: Mapping[str, Task],
+    everything: Mapping[str, Task],
+    findings: Findings,
+    texts: Collection[str],
 ) -> None:
-    wanted = {
-        config: splits
-        for config, splits in layout.files.items()
-        if config in chosen or (config in TEXT_SETS and with_texts)
-    }
+    wanted = {config: splits for config, splits in layout.files.items() if config in chosen or config in texts}
+    known = {*everything, *TEXT_SETS}
     progress = Progress("files checked", sum(len(files) for splits in wanted.values() for files in splits.values()))
     for config, splits in layout.files.items():
         if config in wanted:
             for split, files in splits.items():
                 for path in files:
                     if config in TEXT_SETS:
-                        _count_rows(config, split, path, findings)
+                        scan_document_file(TEXT_SETS[config], split, path, findings)
                     else:
                         _scan_foreign_file(everything[config], split, path, findings)
                     progress.advance()
             if config in chosen and config + EPISODES_SUFFIX not in layout.files:
                 for files in splits.values():
                     findings.add(Problem(NO_SEEDS, files[0].parent, f"{config} has no side table", count=len(files)))
-        elif config.removesuffix(EPISODES_SUFFIX) not in everything and config not in TEXT_SETS:
+        elif not {config.removesuffix(EPISODES_SUFFIX), config.removesuffix(DOCUMENTS_SUFFIX)} & known:
             findings.add(Problem(UNKNOWN, next(iter(splits.values()))[0], f"{config} is no task"))
     _report_unplaced(layout.unplaced, findings)
 
@@ -236,15 +261,6 @@ def _validate_foreign(
 def _scan_foreign_file(task: Task, split: str, path: Path, findings: Findings) -> None:
     lengths = scan_episodes(task, path, findings.add)
     findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), path.stat().st_size)
-
-
-def _count_rows(name: str, split: str, path: Path, findings: Findings) -> None:
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
-        findings.add(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
-        return
-    findings.count("texts and pictures", name, split, rows, 0, path.stat().st_size)
 
 
 def _report_unplaced(paths: Sequence[Path], findings: Findings) -> None:

@@ -1,0 +1,136 @@
+"""The corpora of a dataset: which shards of documents are in it, looked into once, and where their files go."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.corpora import CORPORA, Corpus, corpora_named
+from pipeline.document_rules import scan_document_shard, scan_documents_together
+from pipeline.documents import finished_documents
+from pipeline.errors import UserError
+from pipeline.files import digest_of, list_sizes, read_json, update_json
+from pipeline.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
+from pipeline.progress import Progress
+from pipeline.seeds import SPLITS
+from pipeline.tasks import Task, all_tasks
+from pipeline.validate import refuse
+
+CHECKED = "checked.json"
+RULES = 1  # raise it when what is checked of a document changes
+
+
+def pattern_of_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> str:
+    """What is left of a comma list of tasks and corpora without the parts that only corpora match."""
+    names = [name for task in (all_tasks() if tasks is None else tasks) for name in (task.name, task.domain)]
+    parts = [part.strip() for part in pattern.split(",")]
+    return ",".join(part for part in parts if not corpora_named(part) or fnmatch.filter(names, part))
+
+
+def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpus, list[DocumentShard]]:
+    """Finished shards of the corpora chosen and of those the dataset already has.
+
+    Args:
+        out: root of a run, with its shards in ``shards/``.
+        pattern: which tasks and corpora to add.
+        kept: names of the corpora that are in the dataset and stay there.
+
+    Raises:
+        UserError: not collected what was asked for by name, or no longer what the dataset has; one split only.
+    """
+    root = out / "shards"
+    chosen = {corpus.name for corpus in corpora_named(pattern)}
+    table = [corpus for corpus in CORPORA if corpus.name in chosen | set(kept)]
+    found = {corpus: shards for corpus in table if (shards := finished_documents(root, corpus.name))}
+    collected = {corpus.name for corpus in found}
+    asked_by_name = {part.strip() for part in pattern.split(",")} & chosen
+    for name in sorted(asked_by_name - collected):
+        raise UserError(f"{name} is not collected in {root}; run `make corpora TASK={name}` with the same OUT first")
+    for name in sorted(set(kept) - collected):
+        raise UserError(
+            f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
+            f"bring them back, or remove that dataset to build one without it"
+        )
+    for corpus, shards in found.items():
+        absent = set(SPLITS) - {shard.split for shard in shards}
+        if absent:
+            raise UserError(
+                f"{corpus.name} has no finished {' or '.join(sorted(absent))} shard; run `make corpora` again"
+            )
+    return found
+
+
+def content_key(shard: DocumentShard) -> str:
+    """Tells the content of a shard: equal keys, equal bytes."""
+    return shard.data.sha256 + shard.documents.sha256
+
+
+def check_documents(out: Path, corpora: Mapping[Corpus, Sequence[DocumentShard]]) -> None:
+    """Look into every shard that was not looked into before by these rules, or has changed since.
+
+    Raises:
+        UserError: a shard breaks a rule, or two do not go together.
+    """
+    if not corpora:
+        return
+    progress = Progress("shards of documents checked", sum(map(len, corpora.values())))
+    for corpus, shards in corpora.items():
+        directory = out / "shards" / corpus.name
+        scan_documents_together(directory, list(shards), refuse)
+        sizes = list_sizes(directory)
+        known = read_json(directory / CHECKED) if CHECKED in sizes else {}
+        found = {}
+        try:
+            for shard in shards:
+                stamps = [list(sizes[entry.name]) for entry in (shard.data, shard.documents)]
+                record = {"manifest": digest_of(shard), "stamps": stamps, "rules": RULES}
+                if known.get(shard.stem) != record:
+                    scan_document_shard(corpus, directory, shard, refuse)
+                found[shard.stem] = record
+                progress.advance()
+        finally:
+            if found != known:
+                update_json(directory / CHECKED, known | found, None)
+
+
+def add_corpus(
+    corpus: Corpus,
+    shards: Sequence[DocumentShard],
+    root: Path,
+    dataset: Path,
+    place: Callable[[Path, Path], None],
+) -> CorpusManifest:
+    """Place the files of a corpus in a dataset and return what its manifest says of it.
+
+    Args:
+        corpus: which.
+        shards: all of its shards.
+        root: where shards stand.
+        dataset: the folder that is being built.
+        place: links or copies a file.
+    """
+    splits = {}
+    for split in SPLITS:
+        of_split = [shard for shard in shards if shard.split == split]
+        files: dict[str, list[FileEntry]] = {"data": [], "documents": []}
+        for index, shard in enumerate(of_split):
+            for kind, entry in (("data", shard.data), ("documents", shard.documents)):
+                target = dataset / kind / corpus.name / f"{split}-{index:05d}-of-{len(of_split):05d}.parquet"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                place(root / corpus.name / entry.name, target)
+                files[kind].append(FileEntry(str(target.relative_to(dataset)), entry.num_bytes, entry.sha256))
+        rejected: Counter[str] = Counter()
+        for shard in of_split:
+            rejected.update(shard.rejected)
+        splits[split] = CorpusSplit(
+            num_documents=sum(shard.num_documents for shard in of_split),
+            num_characters=sum(shard.num_characters for shard in of_split),
+            num_images=sum(shard.num_images for shard in of_split),
+            rejected=dict(sorted(rejected.items())),
+            data=tuple(files["data"]),
+            documents=tuple(files["documents"]),
+        )
+    first = shards[0]
+    return CorpusManifest(first.source, first.revision, first.options, first.versions, splits)

@@ -1,0 +1,83 @@
+"""Check the documents of a dataset: part of ``collectors/dataset/validate.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from collectors.dataset.findings import Findings
+from pipeline.corpora import Corpus
+from pipeline.document_rules import DocumentCounts, scan_document_side, scan_documents
+from pipeline.episode_rules import Problem
+from pipeline.manifest import CorpusManifest, CorpusSplit, DatasetManifest
+from pipeline.progress import Progress
+from pipeline.validate import OVERLAP, TOTALS, scan_file
+
+DOMAIN = "texts and pictures"  # where the totals count them
+
+
+def validate_corpus(
+    dataset: Path, corpus: Corpus, info: CorpusManifest, progress: Progress, findings: Findings
+) -> None:
+    """Check every byte, document and side table of one corpus, and the manifest's totals."""
+    for split, of_split in info.splits.items():
+        _validate_split(dataset, corpus, split, of_split, progress, findings)
+
+
+def _validate_split(
+    dataset: Path, corpus: Corpus, split: str, info: CorpusSplit, progress: Progress, findings: Findings
+) -> None:
+    manifest = dataset / DatasetManifest.FILE_NAME
+    found = {"documents": 0, "characters": 0, "images": 0, "rejected": 0}
+    is_complete = len(info.data) == len(info.documents)
+    if not is_complete:
+        reason = f"{corpus.name}, {split}: {len(info.data)} data files and {len(info.documents)} side tables"
+        findings.add(Problem(TOTALS, manifest, reason))
+    last_index = -1
+    for data, side in zip(info.data, info.documents, strict=False):
+        counts = (
+            scan_document_file(corpus, split, dataset / data.name, findings)
+            if scan_file(dataset, data, findings.add)
+            else None
+        )
+        num_rejected = None
+        if counts is not None:
+            for name in ("documents", "characters", "images"):
+                found[name] += getattr(counts, name)
+            if scan_file(dataset, side, findings.add):
+                num_rejected = scan_document_side(dataset / side.name, counts.documents, findings.add)
+        if num_rejected is not None:
+            found["rejected"] += num_rejected
+            last_index = _scan_order(dataset / side.name, last_index, findings)
+        is_complete &= num_rejected is not None
+        progress.advance(2)
+    said = {
+        "documents": info.num_documents,
+        "characters": info.num_characters,
+        "images": info.num_images,
+        "rejected": info.num_rejected,
+    }
+    for what, number in said.items() if is_complete else ():
+        if found[what] != number:
+            reason = f"{corpus.name}, {split}: {number} {what}, the files have {found[what]}"
+            findings.add(Problem(TOTALS, manifest, reason))
+
+
+def _scan_order(path: Path, last_index: int, findings: Findings) -> int:
+    """Tell if rows of the source were in an earlier file, too; returns the last one of this."""
+    indices = pq.read_table(path, columns=["index"])["index"].to_numpy()
+    shared = int(np.count_nonzero(indices <= last_index))
+    if shared:
+        reason = f"row {indices[0]} of the source or a later one is in an earlier file, too"
+        findings.add(Problem(OVERLAP, path, reason, 0, shared))
+    return max(last_index, int(indices[-1])) if len(indices) else last_index
+
+
+def scan_document_file(corpus: Corpus, split: str, path: Path, findings: Findings) -> DocumentCounts | None:
+    """Check the documents of one file, whoever wrote it, and count them."""
+    counts = scan_documents(corpus, path, findings.add)
+    if counts is not None:
+        findings.count(DOMAIN, corpus.name, split, counts.documents, 0, path.stat().st_size)
+    return counts
