@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
 from trainer.config import ModelConfig
-from trainer.data import Normaliser
+from trainer.arrays import Normaliser
 from trainer.jat_model import JatModel
 from trainer.model import Model
 from trainer.tokenizer import load_tokenizer, save_tokenizer

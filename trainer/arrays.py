@@ -1,0 +1,206 @@
+"""The dataset's Parquet files as flat arrays on disk, one row per time step.
+
+Parquet is the published truth; for training it is laid out once, in a folder named after its content, and
+memory-mapped. A window of an episode is then a slice, and nothing needs to fit in memory. Images are decoded here,
+once, and each frame of their stacks is kept once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.files import digest_of, read_json, temporary_beside, write_json
+from pipeline.frames import CHANNELS
+from pipeline.manifest import DatasetManifest, FileEntry
+from pipeline.schema import read_blocks, read_lengths
+from pipeline.seeds import SPLITS
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
+
+LAYOUT_VERSION = 2  # of what is written below; another one is laid out anew
+
+# Below this a dimension counts as constant (Meta-World's hidden goal, for one) and is only centred.
+MIN_STD = 1e-3
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Mean and standard deviation of a task's continuous observations ``(size,)`` and of its rewards."""
+
+    observation_mean: np.ndarray
+    observation_std: np.ndarray
+    reward_std: float
+
+    def observations(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.observation_mean) / self.observation_std
+
+    def rewards(self, values: np.ndarray) -> np.ndarray:
+        return values / np.float32(self.reward_std)
+
+
+@dataclass(frozen=True)
+class TaskArrays:
+    """One split of one task as memory-mapped arrays of S steps in E episodes.
+
+    Attributes:
+        observations: ``(S, *task.observation_shape)`` float32 or int16; of images ``(F, H, W)`` uint8 frames.
+        actions: ``(S,)`` int64 or ``(S, size)`` float32.
+        rewards: ``(S,)`` float32.
+        starts: ``(E + 1,)`` int64; episode e is steps ``starts[e]`` to ``starts[e + 1]``.
+        text_ids: ``(S,)`` int32 rows of ``texts``, or None.
+        texts: the distinct mission texts.
+        last_frames: of images ``(S,)`` int64: a step shows this frame and the three before it; else None.
+    """
+
+    task: Task
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    starts: np.ndarray
+    text_ids: np.ndarray | None
+    texts: list[str]
+    last_frames: np.ndarray | None = None
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.starts[-1])
+
+    def observations_at(self, steps: np.ndarray) -> np.ndarray:
+        """Observations ``(*steps.shape, *task.observation_shape)``; the channels of images lie apart in memory."""
+        if self.last_frames is None:
+            return np.take(self.observations, steps, axis=0)
+        frames = np.take(self.last_frames, steps)[..., None] + np.arange(1 - CHANNELS, 1)
+        return np.moveaxis(np.take(self.observations, frames, axis=0), -3, -1)
+
+    def normaliser(self) -> Normaliser | None:
+        """Statistics of a continuous task, in one pass; None for other tasks."""
+        if self.task.observation != CONTINUOUS:
+            return None
+        mean = self.observations.mean(axis=0, dtype=np.float64)
+        std = self.observations.std(axis=0, dtype=np.float64)
+        std[std < MIN_STD] = 1.0
+        reward_std = float(self.rewards.std(dtype=np.float64))
+        return Normaliser(mean.astype(np.float32), std.astype(np.float32), max(reward_std, MIN_STD))
+
+
+def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes: int) -> None:
+    """Lay out what has images and is not laid out yet, in processes of their own: it is what takes long."""
+    jobs = [(dataset, task, split, cache) for task in tasks if task.observation == IMAGE for split in SPLITS]
+    jobs = [job for job in jobs if not _directory(*job).exists()]
+    if not jobs:
+        return
+    with ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(load_arrays, *job) for job in jobs]:
+            future.result()
+
+
+def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArrays:
+    """Arrays of a split, laid out below ``cache`` if they are not there yet.
+
+    Raises:
+        UserError: the dataset has no such task.
+    """
+    directory = _directory(dataset, task, split, cache)
+    if not directory.exists():
+        with temporary_beside(directory) as temporary:
+            _lay_out(task, [dataset / entry.name for entry in _entries(dataset, task, split)], temporary)
+            temporary.rename(directory)
+    is_image = task.observation == IMAGE
+    return TaskArrays(
+        task=task,
+        observations=_open_frames(directory, task) if is_image else _open(directory, "observations"),
+        actions=_open(directory, "actions"),
+        rewards=_open(directory, "rewards"),
+        starts=np.load(directory / "starts.npy"),
+        text_ids=_open(directory, "text_ids") if task.has_text else None,
+        texts=read_json(directory / "texts.json"),
+        last_frames=_open(directory, "last_frames") if is_image else None,
+    )
+
+
+def _directory(dataset: Path, task: Task, split: str, cache: Path) -> Path:
+    digest = digest_of([LAYOUT_VERSION, [entry.sha256 for entry in _entries(dataset, task, split)]])
+    return cache / f"{task.name}-{split}-{digest}"
+
+
+def _entries(dataset: Path, task: Task, split: str) -> Sequence[FileEntry]:
+    manifest = DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
+    if task.name not in manifest.tasks:
+        raise UserError(f"{task.name} is not in {dataset}; it has: {', '.join(manifest.tasks)}")
+    return manifest.tasks[task.name].splits[split].data
+
+
+def _open(directory: Path, name: str) -> np.ndarray:
+    return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r"))
+
+
+def _open_frames(directory: Path, task: Task) -> np.ndarray:
+    return np.asarray(np.memmap(directory / "frames.bin", np.uint8, "r")).reshape(-1, *task.observation_shape[:2])
+
+
+def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
+    """Stream the files into ``.npy`` arrays in a new folder."""
+    lengths = np.concatenate([read_lengths(file) for file in files])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    num_steps = int(starts[-1])
+    temporary.mkdir()
+    discrete = task.action.kind == "discrete"
+    layout: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "actions": (np.int64 if discrete else np.float32, () if discrete else (task.action.size,)),
+        "rewards": (np.float32, ()),
+    }
+    if task.observation == IMAGE:
+        layout["last_frames"] = (np.int64, ())
+    else:
+        layout["observations"] = (
+            {CONTINUOUS: np.float32, DISCRETE: np.int16}[task.observation],
+            task.observation_shape,
+        )
+    if task.has_text:
+        layout["text_ids"] = (np.int32, ())
+    arrays = {
+        name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype, (num_steps, *shape))
+        for name, (dtype, shape) in layout.items()
+    }
+    known_texts: dict[str, int] = {}
+    position = 0
+    for file in files:
+        for block in read_blocks(task, file):
+            steps = slice(position, position + len(block.rewards))
+            if task.observation == IMAGE:
+                arrays["last_frames"][steps] = _append_frames(temporary / "frames.bin", block.observations)
+            else:
+                arrays["observations"][steps] = block.observations
+            arrays["actions"][steps] = block.actions
+            arrays["rewards"][steps] = block.rewards
+            if block.texts is not None:
+                encoded = block.texts.dictionary_encode()
+                ids = [known_texts.setdefault(text, len(known_texts)) for text in encoded.dictionary.to_pylist()]
+                arrays["text_ids"][steps] = np.array(ids, np.int32)[encoded.indices.to_numpy()]
+            position = steps.stop
+    for array in arrays.values():
+        array.flush()
+    np.save(temporary / "starts.npy", starts)
+    write_json(temporary / "texts.json", list(known_texts))
+
+
+def _append_frames(path: Path, stacks: np.ndarray) -> np.ndarray:
+    """Append the frames of ``(T, H, W, 4)`` stacks, those that go on from one stack to the next once; number of the
+    last frame of each stack."""
+    planes = np.moveaxis(stacks, -1, 1)
+    goes_on = np.zeros(len(planes), bool)
+    goes_on[1:] = [np.array_equal(old[1:], new[:-1]) for old, new in itertools.pairwise(planes)]
+    with path.open("ab") as handle:
+        before = handle.tell() // planes[0, 0].size if len(planes) else 0
+        for follows, plane in zip(goes_on, planes, strict=True):
+            handle.write(np.ascontiguousarray(plane[-1:] if follows else plane).data)
+    last: np.ndarray = before + np.cumsum(np.where(goes_on, 1, CHANNELS)) - 1
+    return last
