@@ -12,11 +12,14 @@ import faulthandler
 import logging
 import math
 import os
+import shutil
 import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pipeline import heartbeat
@@ -340,3 +343,80 @@ def _cut_to_largest_node(wanted: Resources) -> Resources:
         memory=int(min(wanted.memory, most("memory"))),
         custom={name: min(amount, most(name)) for name, amount in wanted.custom.items() if most(name)},
     )
+
+
+def run_group(
+    function: Callable[[JobT], ResultT],
+    job: JobT,
+    workers: int,
+    progress: Callable[[], Any],
+    scratch: Path,
+) -> ResultT:
+    """Run ``function(job)`` in ``workers`` processes at once that form a group of ``torch.distributed`` (Ray Train).
+
+    Each has a GPU if the cluster has one for each, else a CPU. When one is lost all are ended and started again, and it
+    is for the function to go on from what it saved.
+
+    Args:
+        function: a module-level function.
+        job: small and picklable.
+        workers: how many; the cluster must have room for all of them.
+        progress: asked here after a loss; anything that differs once the function has saved more.
+        scratch: a folder for Ray's own notes, which all nodes see; removed at the end.
+
+    Returns:
+        what the function returned in the process of rank 0.
+
+    Raises:
+        UserError: the function raised one in some process.
+        JobsFailedError: workers were lost, or raised anything else, ``MAX_ATTEMPTS`` times in a row without progress.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    connect(workers)
+    attempt = 1
+    try:
+        while True:
+            before = progress()
+            try:
+                return _run_group_once(function, job, workers, scratch)
+            except _LostError as error:
+                attempt = attempt + 1 if progress() == before else 1
+                if attempt > MAX_ATTEMPTS:
+                    raise JobsFailedError(
+                        f"workers were lost {MAX_ATTEMPTS} times without progress ({error}); run the same command again"
+                    ) from error
+                log.warning("a worker was lost (%s); all start again from what was saved last", error)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _LostError(RuntimeError):
+    """A process of a group died, or raised what may be due to another's death."""
+
+
+def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int, scratch: Path) -> ResultT:
+    import ray
+    from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    log_level = log.getEffectiveLevel()
+
+    def work(config: Mapping[str, Any]) -> Any:
+        configure_logging(log_level)
+        return function(config["job"])
+
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(name=uuid.uuid4().hex, storage_path=str(scratch)),
+    )
+    try:
+        result: ResultT = trainer.fit().return_value
+        return result
+    except WorkerGroupError as error:
+        causes = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, UserError)), _LostError(str(causes[0]))) from error
+    except TrainingFailedError as error:
+        raise _LostError(str(error)) from error

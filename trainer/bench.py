@@ -32,23 +32,27 @@ class TrainRates:
 
 def bench_training(config: TrainConfig, num_steps: int = 20) -> TrainRates:
     """Time the loader alone, then optimiser steps, over the same draws."""
-    from trainer.train import TrainingRun, choose_tasks
+    from trainer.train import choose_tasks, make_identity
+    from trainer.training_run import TrainingRun
 
+    tasks = choose_tasks(config)
     with tempfile.TemporaryDirectory() as directory:
-        trained = TrainingRun(config, choose_tasks(config), Path(directory))
+        trained = TrainingRun(config, tasks, Path(directory), make_identity(config, tasks))
         trained.one_step()  # allocations and kernel selection
-        draws = [trained.mixture[draw] for draw in range(num_steps * config.micro_batches)]
+        mixture = trained.data.mixture(config)
+        draws = [mixture[draw] for draw in range(num_steps * config.micro_batches)]
         started = time.perf_counter()
-        batches = [trained.batches[task].batch(index) for task, index in draws]
+        parts = [part for task, index in draws for part in trained.data.sources[task].batches.parts(index)]
         load_seconds = time.perf_counter() - started
-        loaded = sum(int(batch.mask.sum()) for batch in batches)
-        padded = sum(batch.mask.numel() for batch in batches)
-        before = trained.timesteps
+        loaded = sum(int(batch.mask.sum()) for batch in parts)
+        padded = sum(batch.mask.numel() for batch in parts)
+        before = trained.progress.timesteps
         started = time.perf_counter()
         for _ in range(num_steps):
             trained.one_step()
         train_seconds = time.perf_counter() - started
-    return TrainRates(loaded / load_seconds, (trained.timesteps - before) / train_seconds, 1 - loaded / padded)
+    trained_per_s = (trained.progress.timesteps - before) / train_seconds
+    return TrainRates(loaded / load_seconds, trained_per_s, 1 - loaded / padded)
 
 
 def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int = 60) -> float:

@@ -6,6 +6,10 @@ checkpoints/step-00001000/
     tokenizer.json         mission texts to ids
     config.json            architecture, context, tasks, step, digest of the dataset
     optimizer.pt           optimiser state, read as data only
+    training.json          what the run is, how far it is, and its validation loss
+
+The order of the data, the learning rate and all random numbers follow from the seed and the step, so going on needs no
+more than this.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
-from trainer.config import ModelConfig
 from trainer.arrays import Normaliser
+from trainer.config import ModelConfig
 from trainer.jat_model import JatModel
 from trainer.model import Model
 from trainer.tokenizer import load_tokenizer, save_tokenizer
+
+PROGRESS = "training.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,26 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is, and what it is.
+
+    Attributes:
+        identity: what decides its result: settings, tasks, digest of the dataset.
+        timesteps, padded_timesteps: seen so far, without and with padding.
+        seconds, waited_seconds: spent on training so far, and of these on waiting for data.
+        validation_loss: at this step; None if it was not measured.
+    """
+
+    identity: dict[str, Any]
+    step: int = 0
+    timesteps: int = 0
+    padded_timesteps: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Everything of a checkpoint but the optimiser."""
 
@@ -69,13 +95,16 @@ class Checkpoint:
     config: AgentConfig
 
 
-def save_checkpoint(directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, progress: Progress
+) -> Path:
     """Write a checkpoint below ``directory`` and return its path."""
     final = directory / f"step-{checkpoint.config.step:08d}"
     with temporary_beside(final) as temporary:
         temporary.mkdir()
         write_agent(temporary, checkpoint)
         torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        write_json(temporary / PROGRESS, progress)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     return final
@@ -125,12 +154,25 @@ def load_optimizer_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_progress(path: Path) -> Progress:
+    return Progress(**read_json(path / PROGRESS))
+
+
 def latest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint with the most steps, or None."""
     return max(directory.glob("step-*"), default=None)
 
 
+def best_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the least validation loss, the latest of equals; None where none was measured."""
+    losses = {path: load_progress(path).validation_loss for path in sorted(directory.glob("step-*"), reverse=True)}
+    measured = {path: loss for path, loss in losses.items() if loss is not None}
+    return min(measured, key=measured.__getitem__) if measured else None
+
+
 def remove_old_checkpoints(directory: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints."""
+    """Remove all but the newest ``keep`` checkpoints and the best one."""
+    best = best_checkpoint(directory)
     for path in sorted(directory.glob("step-*"))[:-keep]:
-        shutil.rmtree(path)
+        if path != best:
+            shutil.rmtree(path)

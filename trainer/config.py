@@ -110,11 +110,20 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto takes bfloat16 where the processor has instructions for it."""
     threads: int = 2
-    """CPU threads."""
+    """CPU threads of each worker."""
+    workers: int = 1
+    """Processes that train together, each with a GPU where the cluster has them; they share out the micro-batches of a
+    step. One is this process, unless `RAY_ADDRESS` is set."""
+    loader_threads: int = 1
+    """Threads of each worker that read batches ahead."""
     checkpoint_every: int = 500
     """Optimiser steps between checkpoints."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep."""
+    """Newest checkpoints to keep; the one with the least validation loss is kept too."""
+    validation_steps: int = 256
+    """Time steps of each task's test split, a window or more, whose loss every checkpoint measures; 0 for none."""
+    track: str = ""
+    """Where the training curve goes beside `log.jsonl`: comma list of `tensorboard`, `trackio` and `wandb`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Sizes of the network."""
 
@@ -122,8 +131,15 @@ class TrainConfig:
     def dataset_dir(self) -> Path:
         return self.dataset or self.out / "dataset"
 
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.track.split(",") if name.strip())
+
     def __post_init__(self) -> None:
-        check_at_least_one(self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads")
+        check_at_least_one(
+            self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
+            "loader_threads", "checkpoint_every", "keep_checkpoints",
+        )  # fmt: skip
         longest = max([self.context_steps, *self.contexts.values()])
         if 2 * longest > self.model.max_positions:
             raise UserError(

@@ -31,7 +31,7 @@ from pipeline.seeds import seeds_of
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
 from trainer.config import of_task
-from trainer.train import TrainManifest, train_manifest_path
+from trainer.logs import TrainManifest, train_manifest_path
 
 log = logging.getLogger(__name__)
 

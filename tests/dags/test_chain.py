@@ -16,7 +16,7 @@ from datasets import load_dataset
 from dags.chain import STAGES, ChainConfig, command, run_chain, stages_between
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
-from trainer.train import read_log
+from trainer.logs import read_log
 
 TASKS = "babyai-go-to-obj,metaworld-reach"
 WORKERS = ["--workers", "2"]

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import UserError
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, observation_at, reward_at
-from trainer.data import Mixture, Normaliser, TaskArrays, TaskBatches, load_arrays
+from trainer.arrays import Normaliser, TaskArrays, load_arrays
+from trainer.data import TaskBatches
+from trainer.loader import Mixture
 from trainer.model import StepBatch
 
 TRAIN_SEEDS = range(40)
@@ -56,14 +60,24 @@ def test_a_task_that_is_not_in_the_dataset_is_named(run_dir: Path) -> None:
         arrays_of(run_dir, FAKE_PIXELS)
 
 
-def rows_of(batch: StepBatch) -> list[list[list[float]]]:
+def rows_of(parts: Sequence[StepBatch]) -> list[list[list[float]]]:
     """Observations of the real steps of each window."""
-    return [observations[mask].tolist() for observations, mask in zip(batch.observations, batch.mask, strict=True)]
+    return [
+        observations[mask].tolist()
+        for batch in parts
+        for observations, mask in zip(batch.observations, batch.mask, strict=True)
+    ]
+
+
+def windows_of(parts: Sequence[StepBatch]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Observations, previous rewards and mask of each window."""
+    for part in parts:
+        yield from zip(part.observations, part.previous_rewards, part.mask, strict=True)
 
 
 def test_an_epoch_holds_every_step_exactly_once_cut_at_the_context(run_dir: Path) -> None:
     batches = batches_of(run_dir)
-    windows = [row for index in range(batches.num_batches) for row in rows_of(batches.batch(index))]
+    windows = [row for index in range(batches.num_batches) for row in rows_of(batches.parts(index))]
     expected = []
     for seed in TRAIN_SEEDS:
         steps = [observation_at(FAKE_COUNT, seed, t).tolist() for t in range(LENGTHS[seed % 5])]
@@ -74,8 +88,7 @@ def test_an_epoch_holds_every_step_exactly_once_cut_at_the_context(run_dir: Path
 def test_the_reward_shown_is_the_one_before_also_across_a_cut(run_dir: Path) -> None:
     batches = batches_of(run_dir)
     for index in range(batches.num_batches):
-        batch = batches.batch(index)
-        for observations, rewards, mask in zip(batch.observations, batch.previous_rewards, batch.mask, strict=True):
+        for observations, rewards, mask in windows_of(batches.parts(index)):
             for (_, high, low, t), reward in zip(observations[mask].tolist(), rewards[mask].tolist(), strict=True):
                 seed = int(high * 20 + low)
                 assert reward == (reward_at(FAKE_COUNT, seed, int(t) - 1) if t else 0.0)
@@ -83,25 +96,26 @@ def test_the_reward_shown_is_the_one_before_also_across_a_cut(run_dir: Path) -> 
 
 def test_batches_keep_to_their_size_and_pad_little(run_dir: Path) -> None:
     batches = batches_of(run_dir)
-    sizes = [batches.batch(index).mask for index in range(batches.num_batches)]
-    assert max(mask.numel() for mask in sizes) <= 16
-    assert sum(int(mask.sum()) for mask in sizes) / sum(mask.numel() for mask in sizes) > 0.85
+    sizes = [[part.mask for part in batches.parts(index)] for index in range(batches.num_batches)]
+    assert max(sum(mask.numel() for mask in masks) for masks in sizes) <= 16
+    assert sum(int(mask.sum()) for masks in sizes for mask in masks) == 8 * sum(LENGTHS)
+    assert sum(mask.numel() for masks in sizes for mask in masks) == 8 * sum(LENGTHS)
 
 
 def test_a_batch_depends_on_seed_and_index_alone(run_dir: Path) -> None:
     one, other = batches_of(run_dir), batches_of(run_dir)
     far = 3 * one.num_batches + 1
-    ahead = rows_of(other.batch(far))
+    ahead = rows_of(other.parts(far))
     for index in range(far):
-        one.batch(index)
-    assert rows_of(one.batch(far)) == ahead
-    assert rows_of(batches_of(run_dir, seed=1).batch(far)) != ahead
+        one.parts(index)
+    assert rows_of(one.parts(far)) == ahead
+    assert rows_of(batches_of(run_dir, seed=1).parts(far)) != ahead
 
 
 def test_epochs_differ_in_order(run_dir: Path) -> None:
     batches = batches_of(run_dir)
-    first = [rows_of(batches.batch(i)) for i in range(batches.num_batches)]
-    second = [rows_of(batches.batch(batches.num_batches + i)) for i in range(batches.num_batches)]
+    first = [rows_of(batches.parts(i)) for i in range(batches.num_batches)]
+    second = [rows_of(batches.parts(batches.num_batches + i)) for i in range(batches.num_batches)]
     assert first != second
 
 

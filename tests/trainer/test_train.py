@@ -15,7 +15,9 @@ from pipeline.files import read_json
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
-from trainer.train import TrainingRun, read_log, train, train_manifest_path
+from trainer.logs import read_log, train_manifest_path
+from trainer.train import train
+from trainer.training_run import TrainingRun
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -29,7 +31,7 @@ def train_and_die_at(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyP
     one_step = TrainingRun.one_step
 
     def dying_step(run: TrainingRun) -> dict[str, Any]:
-        if run.step == step:
+        if run.progress.step == step:
             raise KilledError
         return one_step(run)
 
@@ -39,7 +41,10 @@ def train_and_die_at(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyP
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(out / "train" / "log.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "waited_seconds")}
+        for row in read_log(out / "train" / "log.jsonl")
+    ]
 
 
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(

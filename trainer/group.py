@@ -1,0 +1,75 @@
+"""The workers of one training: who this process is among them, and what they tell one another.
+
+A process that was not started as one of several is a group of one, and nothing is sent. Several are started by
+``pipeline/cluster.py``, or by anything else that sets up ``torch.distributed`` and ``LOCAL_RANK``, such as torchrun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among ``world_size``, ``local_size`` of them on this machine, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    local_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what one has to write for all."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The values of all workers, added up; of every worker the same number of values."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every worker, by rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def share_gradients(self, module: nn.Module) -> nn.Module:
+        """The module such that a backward pass leaves every worker with the mean of all workers' gradients.
+
+        A pass need not use all parameters: a task uses one encoder of several, and workers may be at different tasks.
+        """
+        if self.world_size == 1:
+            return module
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+
+    def sharing(self, module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around one of several passes whose gradients add up: the last shares what all have left."""
+        if is_last or not isinstance(module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return module.no_sync()
+
+
+def current_group() -> Group:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        return Group(0, 1, 1, device)
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    return Group(dist.get_rank(), dist.get_world_size(), local_size, device)

@@ -1,0 +1,104 @@
+"""Where the training curve goes beside ``log.jsonl``, if asked: TensorBoard, trackio, Weights & Biases.
+
+TensorBoard and trackio write below ``OUT/train`` and need no account: ``tensorboard --logdir OUT/train/tensorboard``,
+``TRACKIO_DIR=OUT/train/trackio trackio show``. W&B sends what it is given to its servers; set ``WANDB_MODE=offline``
+to keep it here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.errors import UserError
+
+# By the name that --track takes: the package it needs.
+PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
+
+
+class Tracker(Protocol):
+    """Takes numbers by name, step after step."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse, before any work, a tracker that is unknown or not installed.
+
+    Raises:
+        UserError: names it and what to do.
+    """
+    for name in names:
+        if name not in PACKAGES:
+            raise UserError(f"--track {name} is unknown; allowed: {', '.join(PACKAGES)}, or a comma list of them")
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise UserError(f"--track {name} needs a package: pip install {PACKAGES[name]}")
+
+
+def open_trackers(names: Sequence[str], directory: Path, step: int, settings: Mapping[str, Any]) -> list[Tracker]:
+    """Trackers of a run that is at ``step``; what they were told of later steps before a kill is replaced.
+
+    Args:
+        names: of ``PACKAGES``.
+        directory: where a run keeps what is below ``OUT/train``.
+        step: optimiser steps done.
+        settings: of the run, as JSON can say them.
+    """
+    makers: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
+        "tensorboard": _TensorBoard,
+        "trackio": _Trackio,
+        "wandb": _Wandb,
+    }
+    return [makers[name](directory, step, settings) for name in names]
+
+
+class _TensorBoard:
+    def __init__(self, directory: Path, step: int, settings: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Trackio:
+    def __init__(self, directory: Path, step: int, settings: Mapping[str, Any]) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(directory / "trackio"))
+        self._trackio: Any = importlib.import_module("trackio")
+        self._trackio.init(project="jat", name=_name(directory), config=dict(settings), resume="allow", embed=False)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._trackio.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._trackio.finish()
+
+
+class _Wandb:
+    def __init__(self, directory: Path, step: int, settings: Mapping[str, Any]) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        name = _name(directory)
+        self._run = wandb.init(
+            project="jat", name=name, id=name, dir=str(directory), config=dict(settings), resume="allow"
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _name(directory: Path) -> str:
+    """``runs/demo/train`` is the run ``demo``."""
+    return directory.absolute().parent.name
