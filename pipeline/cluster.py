@@ -372,6 +372,8 @@ def run_group(
         JobsFailedError: workers were lost, or raised anything else, ``MAX_ATTEMPTS`` times in a row without progress.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Looks for notices of spot machines; the loss of a worker is seen without.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     connect(workers)
     attempt = 1
     try:
@@ -396,8 +398,18 @@ class _LostError(RuntimeError):
 
 def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int, scratch: Path) -> ResultT:
     import ray
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    is_embedded = not os.environ.get("RAY_ADDRESS")
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            """Without, where the cluster ends with this process, what frees the cluster's places after this process:
+            it asks the dashboard, of which there is none."""
+            callbacks = super()._create_default_callbacks()
+            return [c for c in callbacks if not (is_embedded and isinstance(c, PlacementGroupCleanerCallback))]
 
     log_level = log.getEffectiveLevel()
 
@@ -406,11 +418,13 @@ def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int
         return function(config["job"])
 
     use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-    trainer = TorchTrainer(
+    trainer = Trainer(
         work,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name=uuid.uuid4().hex, storage_path=str(scratch)),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex, storage_path=str(scratch), logging_config=LoggingConfig(log_level="WARNING")
+        ),
     )
     try:
         result: ResultT = trainer.fit().return_value

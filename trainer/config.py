@@ -132,6 +132,10 @@ class TrainConfig:
         return self.dataset or self.out / "dataset"
 
     @property
+    def longest_context(self) -> int:
+        return max([self.context_steps, *self.contexts.values()])
+
+    @property
     def trackers(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.track.split(",") if name.strip())
 
@@ -140,7 +144,7 @@ class TrainConfig:
             self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
             "loader_threads", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
-        longest = max([self.context_steps, *self.contexts.values()])
+        longest = self.longest_context
         if 2 * longest > self.model.max_positions:
             raise UserError(
                 f"--context-steps {longest} needs {2 * longest} positions, "

@@ -22,13 +22,43 @@ from trainer.model import StepBatch
 GOOD_PADDING, MAX_PARTS = 0.02, 4
 
 
-class TaskBatches:
-    """Batches of windows of one task, with hardly any padding.
+class BatchPlan:
+    """Which windows are in which batch, in an endless sequence of epochs; batches hold hardly any padding.
 
-    Episodes are cut into windows of at most ``context_steps``. In each epoch windows are shuffled, sorted by length
-    (a stable sort, so equal lengths stay shuffled), cut into batches of at most ``batch_steps`` padded steps, and the
-    batches shuffled. Neighbours in a batch then have similar lengths; where they still differ, the batch comes in parts
-    of different widths. Several threads may ask for batches at once.
+    In each epoch windows are shuffled, sorted by length (a stable sort, so equal lengths stay shuffled), cut into
+    batches, and the batches shuffled. Neighbours in a batch then have similar lengths; where they still differ, the
+    batch comes in parts of different widths. Threads may ask at once.
+
+    Args:
+        lengths: ``(N,)`` of the windows.
+        batch_size: the most that a batch may hold, padding included.
+        seed: the order follows from it.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> None:
+        self._lengths, self._seed = lengths, tuple(seed)
+        # Lengths in ascending order are the same in every epoch, and so are the places to cut.
+        self._cuts = plan_cuts(np.sort(lengths), batch_size)
+        self.num_batches = len(self._cuts)
+        # Of the epoch before too: at a turn, threads may be in both.
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def parts(self, index: int) -> list[np.ndarray]:
+        """Windows of each part of the ``index``-th batch."""
+        epoch, position = divmod(index, self.num_batches)
+        windows, batch_order = self._order(epoch)
+        return [windows[begin:end] for begin, end in itertools.pairwise(self._cuts[batch_order[position]])]
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Windows by length, equal ones in an order of this epoch, and the order of the batches."""
+        generator = np.random.default_rng((*self._seed, epoch))
+        shuffled = generator.permutation(len(self._lengths))
+        ordered = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
+        return ordered, generator.permutation(self.num_batches)
+
+
+class TaskBatches:
+    """Batches of windows of one task: its episodes, cut into windows of at most ``context_steps``.
 
     Args:
         arrays: the steps.
@@ -49,37 +79,19 @@ class TaskBatches:
         seed: Sequence[int],
     ) -> None:
         self._arrays, self._tokens, self._normaliser = arrays, tokens, normaliser
-        self._seed = tuple(seed)
         self._starts, self._lengths, self._begins = _windows(arrays.starts, context_steps)
-        # Lengths in ascending order are the same in every epoch, and so are the places to cut.
-        self._cuts = plan_cuts(np.sort(self._lengths), batch_steps)
-        self.num_batches = len(self._cuts)
-        # Of the epoch before too: at a turn, threads may be in both.
-        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+        self._plan = BatchPlan(self._lengths, batch_steps, seed)
+        self.num_batches = self._plan.num_batches
 
     def parts(self, index: int) -> list[StepBatch]:
-        """The ``index``-th batch of an endless sequence of epochs, in rectangles of different widths."""
-        epoch, position = divmod(index, self.num_batches)
-        windows, batch_order = self._order(epoch)
-        cuts = self._cuts[batch_order[position]]
-        return [self._gather(windows[begin:end]) for begin, end in itertools.pairwise(cuts)]
+        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        return [self._gather(windows) for windows in self._plan.parts(index)]
 
     def describe(self, index: int) -> str:
         """Task and rows of the episodes in a batch, for messages."""
-        epoch, position = divmod(index, self.num_batches)
-        windows, batch_order = self._order(epoch)
-        cuts = self._cuts[batch_order[position]]
-        starts = self._starts[windows[cuts[0] : cuts[-1]]]
-        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1).tolist()
-        shown = ", ".join(map(str, rows[:20])) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
-        return f"{self._arrays.task.name}, episode rows {shown}"
-
-    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Windows by length, equal ones in an order of this epoch, and the order of the batches."""
-        generator = np.random.default_rng((*self._seed, epoch))
-        shuffled = generator.permutation(len(self._lengths))
-        ordered = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
-        return ordered, generator.permutation(self.num_batches)
+        starts = self._starts[np.concatenate(self._plan.parts(index))]
+        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
+        return f"{self._arrays.task.name}, episode rows {shorten(rows)}"
 
     def _gather(self, windows: np.ndarray) -> StepBatch:
         arrays, starts, lengths = self._arrays, self._starts[windows], self._lengths[windows]
@@ -100,12 +112,18 @@ class TaskBatches:
         )
 
 
-def plan_cuts(lengths: np.ndarray, batch_steps: int) -> list[np.ndarray]:
+def shorten(rows: np.ndarray, most: int = 20) -> str:
+    """The first numbers, and how many more there are."""
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(map(str, rows[:most].tolist())) + more
+
+
+def plan_cuts(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Where to cut windows sorted by length into batches, and each batch into parts.
 
     Args:
         lengths: ``(N,)``, ascending.
-        batch_steps: padded steps per batch at most; at least the longest length.
+        batch_size: padded steps per batch at most; a window longer than that is a batch of its own.
 
     Returns:
         per batch the begins of its parts and its end, ``(parts + 1,)`` places in ``lengths``.
@@ -115,13 +133,13 @@ def plan_cuts(lengths: np.ndarray, batch_steps: int) -> list[np.ndarray]:
     end = len(lengths)
     while end > 0:
         # As many as would fit without padding, then fewer until they fit with it. One window always does.
-        begin = int(np.searchsorted(total, total[end] - batch_steps))
+        begin = min(end - 1, int(np.searchsorted(total, total[end] - batch_size)))
         while True:
             cuts = begin + _cut_into_parts(lengths[begin:end])
             padded = int((np.diff(cuts) * lengths[cuts[1:] - 1]).sum())
-            if padded <= batch_steps:
+            if padded <= batch_size or end - begin == 1:
                 break
-            begin = end - min(end - begin - 1, (end - begin) * batch_steps // padded)
+            begin = end - max(1, min(end - begin - 1, (end - begin) * batch_size // padded))
         batches.append(cuts)
         end = begin
     return batches

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.tasks import Task
 from trainer.arrays import Normaliser, TaskArrays, load_arrays
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, of_task
 from trainer.data import TaskBatches
 from trainer.loader import Batches, MicroBatch, Mixture, as_parts
 from trainer.tokenizer import choose_tokenizer, encode
@@ -68,14 +68,15 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
     def batches(a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
         index = [task.name for task in tasks].index(a.task.name)
-        return TaskBatches(a, tokens, normalisers[index], config.context_steps, batch_steps, seed=(seed, index))
+        context_steps = of_task(config.contexts, a.task.name, a.task.domain, config.context_steps)
+        return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, seed=(seed, index))
 
     def validation(index: int, task: Task) -> MicroBatch | None:
         if config.validation_steps == 0:
             return None
         few = batches(
             load_arrays(config.dataset_dir, task, "test", cache),
-            max(config.validation_steps, config.context_steps),
+            max(config.validation_steps, config.longest_context),
             seed=0,  # the same for all runs
         )
         return MicroBatch(index, 0, as_parts(few.parts(0)))
@@ -84,8 +85,8 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         Source(
             name=task.name,
             domain=task.domain,
-            loss_weight=weight_of(config.loss_weights, task),
-            sampling_weight=weight_of(config.sampling_weights, task),
+            loss_weight=of_task(config.loss_weights, task.name, task.domain, 1.0),
+            sampling_weight=of_task(config.sampling_weights, task.name, task.domain, 1.0),
             batches=batches(a, config.batch_steps, config.seed),
             validation=validation(index, task),
         )
@@ -94,11 +95,6 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
     log.info("%d episodes, %d steps", sum(len(a.starts) - 1 for a in arrays), sum(a.num_steps for a in arrays))
     found = {task.name: n for task, n in zip(tasks, normalisers, strict=True) if n is not None}
     return TrainingData(sources, tokenizer, found)
-
-
-def weight_of(weights: dict[str, float], task: Task) -> float:
-    """The weight of a task, named by itself or by its domain."""
-    return weights.get(task.name, weights.get(task.domain, 1.0))
 
 
 def sampling_shares(sources: Sequence[Source]) -> np.ndarray:

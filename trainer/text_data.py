@@ -7,7 +7,6 @@ order is a pure function of (seed, index). A picture is decoded when its batch i
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
+from trainer.data import BatchPlan, shorten
 from trainer.model import TextBatch
 from trainer.tokenizer import end_id
 
@@ -121,7 +121,7 @@ def _write(
 
 
 class TextBatches:
-    """Batches of one corpus, each of windows of nearly the same length.
+    """Batches of one corpus, planned as those of a task are.
 
     Args:
         arrays: the corpus.
@@ -142,9 +142,8 @@ class TextBatches:
         num_patches: int,
         seed: Sequence[int],
     ) -> None:
-        self._arrays, self._picture_size, self._seed = arrays, picture_size, tuple(seed)
+        self._arrays, self._picture_size = arrays, picture_size
         self._overhead = num_patches if arrays.pictures is not None else 0
-        self._batch_positions = batch_positions
         longest = context_positions - self._overhead
         if longest < 2:
             raise UserError(
@@ -158,13 +157,20 @@ class TextBatches:
             self._starts = arrays.starts[:-1]
             self._lengths = np.minimum(np.diff(arrays.starts), longest)
             self._documents = np.arange(len(self._starts))
-        # Of the epoch before too: at a turn, threads may be in both.
-        self._order = functools.lru_cache(maxsize=2)(self._plan_epoch)
-        self.num_batches = len(self._order(0))
+        self._plan = BatchPlan(self._lengths + self._overhead, batch_positions, seed)
+        self.num_batches = self._plan.num_batches
 
-    def batch(self, index: int) -> TextBatch:
-        """The ``index``-th batch of an endless sequence of epochs. Threads may ask at once."""
-        chosen = self._windows_of(index)
+    def parts(self, index: int) -> list[TextBatch]:
+        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        return [self._gather(windows) for windows in self._plan.parts(index)]
+
+    def describe(self, index: int) -> str:
+        """Corpus and rows of the documents in a batch, for messages."""
+        starts = self._starts[np.concatenate(self._plan.parts(index))]
+        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
+        return f"{self._arrays.name}, documents {shorten(rows)}"
+
+    def _gather(self, chosen: np.ndarray) -> TextBatch:
         starts, lengths = self._starts[chosen], self._lengths[chosen]
         offsets = np.arange(int(lengths.max()))
         # Padding repeats a window's last token; the mask keeps it out of the loss and causality out of the rest.
@@ -178,33 +184,8 @@ class TextBatches:
             pictures=pictures,
         )
 
-    def describe(self, index: int) -> str:
-        """Corpus and rows of the documents in a batch, for messages."""
-        starts = self._starts[self._windows_of(index)]
-        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1).tolist()
-        shown = ", ".join(map(str, rows[:20])) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
-        return f"{self._arrays.name}, documents {shown}"
-
-    def _windows_of(self, index: int) -> np.ndarray:
-        epoch, position = divmod(index, self.num_batches)
-        return self._order(epoch)[position]
-
     def _picture(self, document: int) -> np.ndarray:
         return prepare_picture(self._arrays.picture(document), self._picture_size, f"{self._arrays.name} {document}")
-
-    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
-        """Indices of the windows of each batch; as many batches in every epoch."""
-        generator = np.random.default_rng((*self._seed, epoch))
-        shuffled = generator.permutation(len(self._lengths))
-        ordered = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
-        batches = []
-        end = len(ordered)
-        while end > 0:
-            width = int(self._lengths[ordered[end - 1]]) + self._overhead
-            count = max(1, self._batch_positions // width)
-            batches.append(ordered[max(0, end - count) : end])
-            end -= count
-        return [batches[i] for i in generator.permutation(len(batches))]
 
 
 def _windows(document_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:

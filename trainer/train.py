@@ -152,10 +152,10 @@ def deal_out(config: TrainConfig) -> TrainConfig:
     if count == config.micro_batches:
         return config
     batch_steps = config.batch_steps * config.micro_batches // count
-    if batch_steps < config.context_steps:
+    if batch_steps < config.longest_context:
         raise UserError(
             f"--workers {config.workers} would leave {batch_steps} time steps for a micro-batch, too few for a window "
-            f"of --context-steps {config.context_steps}; raise --batch-steps or take fewer workers"
+            f"of {config.longest_context}; raise --batch-steps or take fewer workers"
         )
     log.info("%d micro-batches of %d time steps, to deal them out to %d workers", count, batch_steps, config.workers)
     return dataclasses.replace(config, micro_batches=count, batch_steps=batch_steps)

@@ -288,6 +288,8 @@ class TrainingRun:
             dataset_digest=self.progress.identity["dataset_digest"],
             step=self.progress.step,
             trained_timesteps=self.progress.timesteps,
+            contexts=self.config.contexts,
+            text_boundaries=self.config.text_boundaries,
         )
         checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
         save_checkpoint(self.checkpoints, checkpoint, self.optimizer, self.progress)

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
+from pipeline.plan import ShardJob
+from pipeline.shards import write_shard
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, observation_at, reward_at
-from trainer.arrays import Normaliser, TaskArrays, load_arrays
-from trainer.data import TaskBatches
+from trainer.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays
+from trainer.data import TaskBatches, _cut_into_parts, plan_cuts
 from trainer.loader import Mixture
 from trainer.model import StepBatch
 
@@ -141,3 +146,66 @@ def test_normalised_observations_have_mean_zero_and_deviation_one(run_dir: Path)
     np.testing.assert_allclose(values[:, 1:].std(axis=0), 1, atol=1e-4)
     assert normaliser.rewards(arrays.rewards).std() == pytest.approx(1, abs=1e-4)
     assert arrays_of(run_dir, FAKE_GRID).normaliser() is None
+
+
+def test_windows_of_unlike_lengths_come_in_parts_and_hardly_any_padding_is_left() -> None:
+    lengths = np.sort(np.random.default_rng(0).geometric(1 / 30, 500).clip(1, 128))
+    for batch_size in (128, 2048):
+        cuts = plan_cuts(lengths, batch_size)
+        assert sorted(range(500)) == sorted(i for c in cuts for i in range(c[0], c[-1]))
+        padded = [int((np.diff(c) * lengths[c[1:] - 1]).sum()) for c in cuts]
+        assert max(padded) <= batch_size
+        assert 1 - lengths.sum() / sum(padded) < 0.05
+        assert max(len(c) - 1 for c in cuts) <= 4
+    # One cut, where it leaves the least padding: one step of 182.
+    assert _cut_into_parts(np.array([3, 59, 60, 60])).tolist() == [0, 1, 4]
+
+
+def test_alike_windows_come_in_one_part() -> None:
+    assert [c.tolist() for c in plan_cuts(np.full(5, 10), 30)] == [[2, 5], [0, 2]]
+
+
+def test_threads_may_ask_for_batches_of_different_epochs_at_once(run_dir: Path) -> None:
+    alone, shared = batches_of(run_dir), batches_of(run_dir)
+    indices = list(range(4 * alone.num_batches)) * 3
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda index: rows_of(shared.parts(index)), indices))
+    assert found == [rows_of(alone.parts(index)) for index in indices]
+
+
+def test_a_batch_can_be_described_by_the_rows_of_its_episodes(run_dir: Path) -> None:
+    batches = batches_of(run_dir)
+    for index in range(batches.num_batches):
+        task, rows = batches.describe(index).split(", episode rows ")
+        assert task == FAKE_COUNT.name
+        seeds = {int(steps[0][1] * 20 + steps[0][2]) for steps in rows_of(batches.parts(index))}
+        assert {int(row) for row in rows.split(", ")} == seeds
+
+
+def test_images_are_laid_out_with_every_frame_once_and_come_back_exactly(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (9, 84, 84), np.uint8)
+    stacks = np.lib.stride_tricks.sliding_window_view(frames, 4, axis=0)  # six steps that go on from one another
+    jump = np.moveaxis(frames[[0, 2, 4, 6]], 0, -1)[None]
+    seeds = (0, 1)
+    episodes = [
+        replace(
+            expected_episode(FAKE_PIXELS, seed),
+            observations=observations,
+            actions=np.arange(len(observations)) % 5,
+            rewards=np.ones(len(observations), np.float32),
+        )
+        for seed, observations in zip(seeds, (stacks, jump), strict=True)
+    ]
+    for split, first in (("train", 0), ("test", 1_000_000_000)):
+        job = ShardJob(FAKE_PIXELS, split, first, 2, "random")
+        write_shard(tmp_path / "shards", job, "1", [replace(e, seed=first + e.seed) for e in episodes])
+    build_dataset(DatasetConfig(out=tmp_path), [FAKE_PIXELS])
+    lay_out_images(tmp_path / "dataset", [FAKE_PIXELS], tmp_path / "cache", processes=1)
+    (layout,) = (tmp_path / "cache").glob("*-train-*")
+    arrays = arrays_of(tmp_path, FAKE_PIXELS)
+    assert (layout / "frames.bin").stat().st_size == (9 + 4) * 84 * 84
+    np.testing.assert_array_equal(arrays.observations_at(np.arange(7)), np.concatenate([stacks, jump]))
+    batches = TaskBatches(arrays, None, None, 4, 8, (0,))
+    shown = [p.observations[p.mask] for i in range(batches.num_batches) for p in batches.parts(i)]
+    assert sum(map(len, shown)) == 7
+    assert torch.cat(shown).shape[1:] == (4, 84, 84)

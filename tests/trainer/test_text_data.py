@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
+from trainer.model import TextBatch
 from trainer.text_data import PICTURE_MEAN, PICTURE_STD, Document, TextArrays, TextBatches, lay_out, prepare_picture
 from trainer.tokenizer import end_id, train_tokenizer
 
@@ -43,13 +44,24 @@ def batches(arrays: TextArrays, context: int = 16, budget: int = 64, seed: int =
     return TextBatches(arrays, context, budget, picture_size=16, num_patches=4, seed=(seed, 7))
 
 
+def parts_of_an_epoch(loader: TextBatches) -> Iterator[TextBatch]:
+    for index in range(loader.num_batches):
+        parts = loader.parts(index)
+        overhead = 0 if parts[0].pictures is None else 4
+        assert sum(part.tokens.shape[0] * (part.tokens.shape[1] + overhead) for part in parts) <= 64
+        yield from parts
+
+
+def tokens_of(loader: TextBatches, index: int) -> torch.Tensor:
+    return torch.cat([part.tokens.flatten() for part in loader.parts(index)])
+
+
 def test_every_token_of_every_document_is_in_one_window_of_an_epoch(tokenizer: Tokenizer, tmp_path: Path) -> None:
     end = end_id(tokenizer)
     expected = [[end, *tokenizer.encode(text).ids, end] for text in TEXTS]
     loader = batches(corpus(tokenizer, tmp_path), context=7)
     rows = []
-    for index in range(loader.num_batches):
-        batch = loader.batch(index)
+    for batch in parts_of_an_epoch(loader):
         assert batch.pictures is None
         assert batch.tokens.dtype == torch.int64
         rows += [tokens[mask].tolist() for tokens, mask in zip(batch.tokens, batch.mask, strict=True)]
@@ -69,11 +81,9 @@ def test_without_boundaries_a_document_is_its_own_tokens_as_in_jat(tokenizer: To
 def test_a_caption_stays_with_its_picture(tokenizer: Tokenizer, tmp_path: Path) -> None:
     loader = batches(captions(tokenizer, tmp_path))
     seen = []
-    for index in range(loader.num_batches):
-        batch = loader.batch(index)
+    for batch in parts_of_an_epoch(loader):
         assert batch.pictures is not None
         assert batch.pictures.shape[1:] == (3, 16, 16)
-        assert batch.tokens.shape[0] * (batch.tokens.shape[1] + 4) <= 64
         for tokens, mask, picture in zip(batch.tokens, batch.mask, batch.pictures, strict=True):
             red = picture[0].numpy() * PICTURE_STD[0] + PICTURE_MEAN[0]
             document = round(float(red.mean()) * 25.5)
@@ -89,11 +99,11 @@ def test_order_follows_from_seed_and_index_alone(tokenizer: Tokenizer, tmp_path:
     one, other = batches(arrays), batches(arrays)
     indices = [2 * one.num_batches + 1, 0, one.num_batches, 1]
     for index in indices:
-        torch.testing.assert_close(one.batch(index).tokens, other.batch(index).tokens)
-    epochs = [torch.cat([one.batch(e * one.num_batches + i).tokens.flatten() for i in range(3)]) for e in range(2)]
+        torch.testing.assert_close(tokens_of(one, index), tokens_of(other, index))
+    epochs = [torch.cat([tokens_of(one, e * one.num_batches + i) for i in range(3)]) for e in range(2)]
     assert not torch.equal(*epochs)
     assert any(
-        not torch.equal(one.batch(i).tokens, batches(arrays, seed=1).batch(i).tokens) for i in range(one.num_batches)
+        not torch.equal(tokens_of(one, i), tokens_of(batches(arrays, seed=1), i)) for i in range(one.num_batches)
     )
 
 
