@@ -1,5 +1,5 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, NOISE, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE, SEED, DATASET,
+# EXPERT, NOISE, TRACK, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, PROMPT, IMAGE, SEED, DATASET,
 # TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1.
 PYTHON ?= python3.11
 OUT ?= runs/default
@@ -101,8 +101,8 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo)
-	$(PY) -m trainer.train $(STAGE) $(TASKS)
+train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo) with WORKERS= processes (TRACK=tensorboard)
+	$(PY) -m trainer.train $(STAGE) $(TASKS) $(call option,workers,WORKERS) $(call option,track,TRACK)
 
 evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
 	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \
