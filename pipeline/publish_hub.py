@@ -13,28 +13,22 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from pipeline.errors import JobsFailedError, UserError
+from pipeline.errors import UserError
+from pipeline.hub_calls import ask_hub, set_timeouts
 from pipeline.inventory import CHECKSUMS, Item, Plan, parse_checksums, sum_bytes, write_checksums
 from pipeline.progress import Progress
-from pipeline.secrets import redacted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FILES = 25_000
 BATCH_FILES, BATCH_BYTES = 64, 4e9
-# Each of the client's own requests for data is tried six times before that counts as one attempt here.
-ATTEMPTS = 5
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
-# A commit of many files takes the Hub a while; a server that says nothing for longer is gone.
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S = 10.0, 300.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -69,15 +63,14 @@ class Hub:
     """
 
     def __init__(self, options: HubOptions, records: Path) -> None:
-        import httpx2
-        from huggingface_hub import HfApi, set_client_factory
+        from huggingface_hub import HfApi
         from huggingface_hub.utils import disable_progress_bars
 
         self._options, self._records = options, records
-        timeout = httpx2.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S)
-        set_client_factory(lambda: httpx2.Client(follow_redirects=True, timeout=timeout))
+        set_timeouts()
         disable_progress_bars()
         self._api = HfApi()
+        self._what = f"{options.kind} {options.repo}"
         self._which = {"repo_id": options.repo, "repo_type": options.kind}
         self._check_credentials()
         self._head: str | None = None  # of the branch, or of main if the branch is to be made
@@ -135,8 +128,11 @@ class Hub:
             self._call(lambda: self._api.create_tag(**self._which, tag=options.tag, revision=self._head, exist_ok=True))
         log.info("published in %s, branch %s, commit %s", options.repo, options.branch, self._head)
 
+    def _call(self, function: Callable[[], T]) -> T:
+        return ask_hub(function, self._what)
+
     def _check_credentials(self) -> None:
-        who = self._call(self._api.whoami, is_first=True)
+        who = ask_hub(self._api.whoami, self._what, is_first=True)
         role = who.get("auth", {}).get("accessToken", {}).get("role")
         if role == "read":
             raise UserError(f"the token of {who['name']} may only read; make one that may write and set HF_TOKEN to it")
@@ -244,67 +240,6 @@ class Hub:
 
         self._call(commit)
 
-    def _call(self, function: Callable[[], T], is_first: bool = False) -> T:
-        """Call the client; try again after what passes, give up in words on what does not."""
-        import httpx2
-        from huggingface_hub.errors import HfHubHTTPError
-
-        wait_s = 1.0
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return function()
-            except (HfHubHTTPError, httpx2.TransportError, RuntimeError, ValueError, OSError) as error:
-                cause = _cause(error)
-                is_unreachable = isinstance(cause, httpx2.ConnectError) and is_first
-                if attempt == ATTEMPTS or is_unreachable or not _is_transient(cause):
-                    self._give_up(cause)
-                asked_s = _retry_after_s(cause)
-                log.info("the Hub failed (%s), attempt %d of %d", _describe(cause), attempt, ATTEMPTS)
-                time.sleep(wait_s if asked_s is None else asked_s)
-                wait_s *= 2
-        raise AssertionError("the last attempt returns or raises")
-
-    def _give_up(self, error: BaseException) -> NoReturn:
-        """Raise what a person can act on, without the addresses and headers that may hold credentials."""
-        import httpx2
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            LocalTokenNotFoundError,
-            OfflineModeIsEnabled,
-            RepositoryNotFoundError,
-        )
-
-        repo = self._options.repo
-        if isinstance(error, (UserError, JobsFailedError)):
-            raise error
-        if isinstance(error, LocalTokenNotFoundError):
-            raise UserError("no credentials for the Hub; set HF_TOKEN, or run `hf auth login`") from None
-        if isinstance(error, OfflineModeIsEnabled):
-            raise UserError("HF_HUB_OFFLINE is set; unset it to publish") from None
-        if isinstance(error, httpx2.TransportError):
-            raise JobsFailedError(
-                f"{self._api.endpoint} cannot be reached ({_describe(error)}); what arrived stays, "
-                f"run the same command again to go on"
-            ) from None
-        if isinstance(error, RepositoryNotFoundError):
-            raise UserError(f"there is no {self._options.kind} {repo} that this token may see") from None
-        if not isinstance(error, HfHubHTTPError):
-            raise error
-        status, said = error.response.status_code, _describe(error)
-        if status == 401:
-            raise UserError(f"the Hub refuses the token ({said}); set HF_TOKEN, or run `hf auth login`") from None
-        if status == 403:
-            raise UserError(f"this token may not write to {repo} ({said}); check owner and token") from None
-        if status in (402, 413, 507):
-            raise UserError(f"no room for {repo} on the Hub ({said}); nothing was published") from None
-        if status == 412:
-            raise UserError(f"{repo} has changed while this was uploaded; run the same command again") from None
-        if status in _TRANSIENT:
-            raise JobsFailedError(
-                f"the Hub failed {ATTEMPTS} times ({said}); what arrived stays, run the same command again to go on"
-            ) from None
-        raise UserError(f"the Hub refuses to publish {repo} ({said})") from None
-
 
 def _is_same(item: Item, entry: Any) -> bool:
     """Whether a file of the repository has an item's content: by SHA-256 if it is large, else by git's own checksum."""
@@ -326,33 +261,3 @@ def _batches(items: Sequence[Item]) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The client wraps what goes wrong with one file in a RuntimeError."""
-    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
-
-
-def _is_transient(error: BaseException) -> bool:
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _TRANSIENT
-    return isinstance(error, httpx2.TransportError)
-
-
-def _retry_after_s(error: BaseException) -> float | None:
-    """Seconds that the server asks to be left alone."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    text = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(text) if text.isdigit() else None
-
-
-def _describe(error: BaseException) -> str:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if isinstance(error, HfHubHTTPError):
-        return redacted(f"HTTP {error.response.status_code}: {error.server_message or 'no reason given'}")
-    return redacted(f"{type(error).__name__}: {error}")

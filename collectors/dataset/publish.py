@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import is_local, write_json
-from pipeline.manifest import DatasetManifest, FileEntry
+from pipeline.manifest import DatasetManifest
 from pipeline.publish import Options, publish
 
 
@@ -55,16 +55,11 @@ def publish_dataset(config: PublishConfig) -> None:
     path = directory / DatasetManifest.FILE_NAME
     if not path.is_file():
         raise UserError(f"{directory} holds no finished dataset; run `make dataset` with the same OUT first")
-    entries = _entries(path)
+    entries = DatasetManifest.load(path).files
     options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
     plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", options)
     if not config.dry_run and not plan.is_empty:
         write_json(config.out / "publish" / "config.json", config)
-
-
-def _entries(path: Path) -> list[FileEntry]:
-    splits = [split for task in DatasetManifest.load(path).tasks.values() for split in task.splits.values()]
-    return [entry for split in splits for entry in (*split.data, *split.episodes)]
 
 
 def main() -> None:

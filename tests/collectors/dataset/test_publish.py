@@ -281,7 +281,7 @@ def test_a_public_repository_is_published_to_only_on_purpose(hub: LoopbackHub, o
         (None, (), "no credentials for the Hub; set HF_TOKEN"),
         ("hf_nobody_knows_this_one", (), "the Hub refuses the token"),
         (READER, (), "may only read"),
-        (STRANGER, (), "may not write to owner/jat"),
+        (STRANGER, (), "may not write to dataset owner/jat"),
         (TOKEN, ("--no-create",), "there is no dataset owner/jat"),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_server_that_repeats_the_token_does_not_make_us_repeat_it(hub: Loopbac
 
 def test_a_full_store_is_one_line_and_shows_nothing(hub: LoopbackHub, out: Path) -> None:
     hub.fail({"match": "PUT /_storage", "status": 507, "message": "quota of 100 GB reached", "times": 100})
-    assert "no room for owner/jat on the Hub (HTTP 507: quota of 100 GB reached)" in publish(hub, out, code=2)
+    assert "no room for dataset owner/jat on the Hub (HTTP 507: quota of 100 GB reached)" in publish(hub, out, code=2)
     assert hub.tree() == {}
 
 
@@ -310,6 +310,23 @@ def test_without_a_network_it_says_so_at_once(hub: LoopbackHub, out: Path) -> No
     hub.process.kill()
     hub.process.wait()
     assert f"{hub.url} cannot be reached" in publish(hub, out, code=1)
+
+
+def test_a_model_is_published_by_the_same_code(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(bytes(range(256)) * 40)
+    (folder / "manifest.json").write_text("{}")
+    code = (
+        "from pathlib import Path; from pipeline.publish import Options, publish; "
+        f"publish(Path({str(folder)!r}), [], 'manifest.json', 'hf://owner/agent', 'model', "
+        f"Path({str(tmp_path / 'records')!r}), Options(tag='v1'))"
+    )
+    with serve_hub(tmp_path / "hub") as hub:
+        ran = run([sys.executable, "-c", code], hub.environment(tmp_path / "home"))
+        assert ran.returncode == 0, ran.stderr
+        assert hub.repository("owner/agent", "model")["private"]
+        assert hub.sent() == [sha256_of(folder / "weights.safetensors")]
 
 
 def test_the_client_s_chunks_go_to_a_store_of_chunks(out: Path, tmp_path: Path) -> None:
