@@ -185,12 +185,6 @@ class DatasetManifest:
 
     FILE_NAME = "manifest.json"
 
-    @property
-    def files(self) -> list[FileEntry]:
-        """Data files and side tables of all tasks."""
-        splits = [split for task in self.tasks.values() for split in task.splits.values()]
-        return [entry for split in splits for entry in (*split.data, *split.episodes)]
-
     @staticmethod
     def load(path: Path) -> DatasetManifest:
         """Raises UserError if the file is not the manifest of a dataset."""
