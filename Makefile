@@ -15,7 +15,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect corpora rates status \
-	replay video dataset validate publish train evaluate generate report bench bench-collect clean
+	replay video dataset validate publish train evaluate publish-agent generate report bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -107,6 +107,10 @@ train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo) with 
 evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
 	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+publish-agent: setup ## publish the trained network to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
+	@$(PY) -m trainer.publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \
+		$(call option,tag,TAG) $(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT= (a folder or a repository of the Hub)
 	@$(PY) -m trainer.generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \

@@ -186,7 +186,7 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
     """
     from trainer.pretrained import trained_tasks
 
-    checkpoint = _checkpoint(config)
+    checkpoint = checkpoint_folder(config.out, config.checkpoint)
     trained = trained_tasks(checkpoint)
     chosen = [task for task in select_tasks(config.task, tasks) if task.name in trained]
     if not chosen:
@@ -248,17 +248,35 @@ def load_scores(out: Path) -> list[TaskScore]:
     return [TaskScore(**row) for row in rows]
 
 
-def _checkpoint(config: EvaluateConfig) -> Path:
-    if config.checkpoint is None:
-        path = train_manifest_path(config.out)
+def scores_of(out: Path, checkpoint: Path) -> list[TaskScore]:
+    """Results of the last evaluation, as far as it played this checkpoint; perhaps none."""
+    if not scores_path(out).exists():
+        return []
+    weights = sha256_of(checkpoint / "model.safetensors")[:16]
+    scores = {score.task: score for score in load_scores(out)}
+    return [s for name, s in scores.items() if _revision(out / "evaluation" / f"{name}.json").startswith(weights)]
+
+
+def _revision(path: Path) -> str:
+    return str(read_json(path)["revision"]) if path.exists() else ""
+
+
+def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
+    """The local folder of a checkpoint, downloaded if need be; of the one `make train` finished with if None.
+
+    Raises:
+        UserError: there is none.
+    """
+    if checkpoint is None:
+        path = train_manifest_path(out)
         if not path.exists():
-            raise UserError(f"no finished training in {config.out}; run `make train`, or pass --checkpoint FOLDER")
-        return config.out / TrainManifest(**read_json(path)).checkpoint
+            raise UserError(f"no finished training in {out}; run `make train`, or pass --checkpoint FOLDER")
+        return out / TrainManifest(**read_json(path)).checkpoint
     from trainer.pretrained import locate
 
-    folder = locate(config.checkpoint)
+    folder = locate(checkpoint)
     if not (folder / "config.json").exists():
-        raise UserError(f"{config.checkpoint} is not a checkpoint: it has no config.json. Pass a step-... folder")
+        raise UserError(f"{checkpoint} is not a checkpoint: it has no config.json. Pass a step-... folder")
     return folder
 
 

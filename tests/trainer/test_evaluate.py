@@ -15,7 +15,15 @@ from pipeline.seeds import FIRST_SEED, seeds_of
 from pipeline.versions import versions_of
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
-from trainer.evaluate import EvaluateConfig, TaskScore, domain_scores, evaluate, load_scores
+from trainer.evaluate import (
+    EvaluateConfig,
+    TaskScore,
+    checkpoint_folder,
+    domain_scores,
+    evaluate,
+    load_scores,
+    scores_of,
+)
 from trainer.train import train
 
 RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
@@ -100,6 +108,17 @@ def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: E
     assert [(score.scores, score.score) for score in scores] == [(None, None)] * 2
     assert domain_scores(scores) == {}
     assert load_scores(config.out) == scores
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_scores_of_a_checkpoint_are_those_it_played_itself(config: EvaluateConfig, tmp_path: Path) -> None:
+    assert scores_of(config.out, checkpoint_folder(config.out, None)) == []
+    scores = evaluate(config, FAKE_TASKS)
+    assert scores_of(config.out, checkpoint_folder(config.out, None)) == scores
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"other weights")
+    assert scores_of(config.out, other) == []
 
 
 def test_domains_are_means_over_their_tasks(config: EvaluateConfig) -> None:

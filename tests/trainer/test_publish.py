@@ -1,0 +1,84 @@
+"""`make publish-agent` against a Hub on loopback, with the real client in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.files import read_json
+from tests.hub import TOKEN, LoopbackHub, serve_hub
+from tests.trainer.test_released import make_folder
+from trainer.pretrained import from_pretrained
+from trainer.publish import PublishConfig, publish_network
+
+FILES = {"README.md", "SHA256SUMS", "config.json", "model.safetensors", "normalisers.safetensors", "tokenizer.json"}
+LOAD = """
+import sys
+from trainer.pretrained import from_pretrained
+checkpoint = from_pretrained(sys.argv[1])
+print(len(checkpoint.config.tasks), sum(p.double().sum().item() for p in checkpoint.model.parameters()))
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
+    with serve_hub(tmp_path / "hub") as server:
+        yield server
+
+
+def run(hub: LoopbackHub, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    ran = subprocess.run(
+        [sys.executable, *words], env=hub.environment(home), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert TOKEN not in ran.stdout + ran.stderr
+    return ran
+
+
+def test_what_is_published_loads_from_the_hub(hub: LoopbackHub, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "jat")
+    words = [
+        "-m",
+        "trainer.publish",
+        "--out",
+        str(tmp_path / "out"),
+        "--checkpoint",
+        str(folder),
+        "--to",
+        "owner/agent",
+    ]
+    ran = run(hub, tmp_path / "home", *words)
+    assert ran.returncode == 0, ran.stderr
+    repository = hub.repository("owner/agent", "model")
+    files = repository["commits"][repository["branches"]["main"]]["tree"]
+    assert set(files) - {".gitattributes"} == FILES
+    loaded = run(hub, tmp_path / "elsewhere", "-c", LOAD, "owner/agent")
+    assert loaded.returncode == 0, loaded.stderr
+    checkpoint = from_pretrained(folder)
+    num_tasks, total = loaded.stdout.split()
+    assert int(num_tasks) == len(checkpoint.config.tasks)
+    assert float(total) == sum(p.double().sum().item() for p in checkpoint.model.parameters())
+    assert read_json(tmp_path / "out" / "publish" / "network" / "published.json")["to"] == "owner/agent"
+    hub.forget()
+    again = run(hub, tmp_path / "home", *words)
+    assert again.returncode == 0, again.stderr
+    assert hub.sent() == []
+
+
+def test_a_folder_is_a_place_too(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "jat")
+    publish_network(PublishConfig(to=str(tmp_path / "shelf"), out=tmp_path / "out", checkpoint=folder))
+    assert {path.name for path in (tmp_path / "shelf").iterdir()} == FILES
+    state = from_pretrained(tmp_path / "shelf").model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in from_pretrained(folder).model.state_dict().items())
+
+
+def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "jat")
+    publish_network(PublishConfig(to=str(tmp_path / "shelf"), out=tmp_path / "out", checkpoint=folder, dry_run=True))
+    assert not (tmp_path / "shelf").exists()
+    assert not (tmp_path / "out" / "publish" / "network" / "published.json").exists()
