@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import location
@@ -70,15 +70,16 @@ def parse(
         )
 
     description = f"{config_type.__doc__}\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
+    # Where a part may be one of several classes, it is of the recipe's class.
+    config = (tyro.conf.AvoidSubcommands,)
+    options: dict[str, Any] = {"description": description, "registry": registry, "config": config}
     if chosen.recipe == "default":
-        return tyro.cli(config_type, args=rest, description=description, registry=registry)
-    return tyro.cli(
-        config_type, args=rest, default=recipes[chosen.recipe](), description=description, registry=registry
-    )
+        return tyro.cli(config_type, args=rest, **options)
+    return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), **options)
 
 
-def check_at_least_one(config: object, *names: str) -> None:
-    """Refuse a config whose fields ``names`` are not all 1 or more.
+def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
+    """Refuse a config whose fields ``names`` are not all 1 or more; ``prefix`` is that of a nested config's flags.
 
     Raises:
         UserError: names the flag, its value and what is allowed.
@@ -86,7 +87,7 @@ def check_at_least_one(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+            raise UserError(f"--{prefix}{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def print_table(table: Table, min_width: int = 100) -> None:

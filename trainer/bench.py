@@ -61,13 +61,15 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
 
     from trainer.agent import Agent
     from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.jat_model import JatModel
+    from trainer.layout import layout_of
+    from trainer.networks import build_model
     from trainer.tokenizer import train_tokenizer
 
     torch.set_num_threads(config.threads)
-    agent_config = AgentConfig(config.model, config.context_steps, config.text_tokens, [task.name], "", 0, 0)
+    layouts = [layout_of(task, config.text_tokens)]
+    agent_config = AgentConfig(config.model, config.context_steps, config.text_tokens, [task.name], layouts, "", 0, 0)
     tokenizer = train_tokenizer(["go to the red ball"], config.model.vocab_size)
-    agent = Agent(Checkpoint(JatModel(config.model), tokenizer, {}, agent_config), task, num_slots)
+    agent = Agent(Checkpoint(build_model(config.model, layouts), tokenizer, {}, agent_config), task, num_slots)
     slots = list(range(num_slots))
     agent.reset(slots, slots, [])
     observations = Observations(

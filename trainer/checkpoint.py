@@ -29,9 +29,10 @@ from tokenizers import Tokenizer
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
 from trainer.arrays import Normaliser
-from trainer.config import ModelConfig
-from trainer.jat_model import JatModel
+from trainer.config import BaseModelConfig, ModelConfig
+from trainer.layout import TaskLayout
 from trainer.model import Model
+from trainer.networks import build_model, read_model_config
 from trainer.tokenizer import load_tokenizer, save_tokenizer
 
 PROGRESS = "training.json"
@@ -45,6 +46,7 @@ class AgentConfig:
         context_steps: time steps the model was trained to look back.
         text_tokens: tokens a mission is cut or padded to.
         tasks: names of the tasks it was trained on.
+        layouts: their sizes, in the same order.
         dataset_digest: of the dataset it was trained on.
         step: optimiser steps done.
         contexts: as ``context_steps`` for tasks or domains where it was another.
@@ -53,10 +55,11 @@ class AgentConfig:
         trained_timesteps: real (not padded) time steps seen.
     """
 
-    model: ModelConfig
+    model: ModelConfig | BaseModelConfig
     context_steps: int
     text_tokens: int
     tasks: list[str]
+    layouts: list[TaskLayout]
     dataset_digest: str
     step: int
     trained_timesteps: int
@@ -132,10 +135,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not (path / "config.json").exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
     raw = read_json(path / "config.json")
-    # Checkpoints made before there were pictures have none of their parameters.
-    model_config = ModelConfig(**{"picture_size": 0, "idle_decoder": False, **raw["model"]})
-    config = AgentConfig(**{**raw, "model": model_config})
-    model = JatModel(config.model)
+    layouts = [TaskLayout(**layout) for layout in raw["layouts"]]
+    config = AgentConfig(**{**raw, "model": read_model_config(raw["model"]), "layouts": layouts})
+    model = build_model(config.model, layouts)
     model.load_state_dict(load_file(path / "model.safetensors"))
     arrays = load_arrays_file(path / "normalisers.safetensors")
     normalisers = {

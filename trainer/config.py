@@ -17,8 +17,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the network. The defaults are the released JAT's, 192.7 M parameters."""
+    """Sizes of JAT's network. The defaults are the released one's, 192.7 M parameters."""
 
+    architecture: Literal["jat"] = "jat"
+    """Which network; its options differ by architecture, and a recipe decides it."""
     hidden_size: int = 768
     """Width of the residual stream."""
     num_layers: int = 12
@@ -61,6 +63,85 @@ class ModelConfig:
     def token_size(self) -> int:
         """Width a token of a discrete observation is squeezed to before they are laid side by side."""
         return self.hidden_size // 50
+
+
+@dataclass(frozen=True)
+class BaseModelConfig:
+    """Our own network: sizes, and the choices that docs/ablations.md compares one by one."""
+
+    architecture: Literal["base"] = "base"
+    """Which network; its options differ by architecture, and a recipe decides it."""
+    hidden_size: int = 256
+    """Width of the residual stream."""
+    num_layers: int = 4
+    """Transformer blocks."""
+    num_heads: int = 4
+    """Attention heads per block."""
+    window_steps: int = 32
+    """Time steps that a step attends to, itself included, in training and in acting; deeper blocks see further."""
+    embeddings_per_step: Literal[1, 2] = 1
+    """1: observation, previous reward and previous action in one sum; 2: observation with previous reward, then action,
+    as JAT."""
+    previous_action: bool = False
+    """Whether the network sees its own past actions. Imitating an expert whose next action is much like its last, it
+    can learn to repeat itself."""
+    previous_reward: bool = True
+    """Whether the network sees what the last action earned."""
+    linear_maps: Literal["task", "layout"] = "task"
+    """Linear encoders and decoders of continuous observations and of actions: one per task, or one for all tasks with
+    the same sizes."""
+    task_embedding: bool = True
+    """Whether a learned vector tells the trunk which task it is; a new one of every task is the only way to know it
+    where `linear_maps` is `layout` and the observations do not tell."""
+    positions: Literal["rotary", "none"] = "rotary"
+    """How the attention knows how long ago something was."""
+    norm: Literal["rms", "layer"] = "rms"
+    """Normalisation before attention and feed-forward."""
+    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
+    """Feed-forward with a gate, or with a GELU and as many parameters."""
+    continuous_head: Literal["squared", "bins", "mixture"] = "squared"
+    """How continuous actions are predicted: their mean by squared error; each dimension over bins; a mixture of
+    Gaussians."""
+    num_bins: int = 41
+    """Bins per dimension of the `bins` head."""
+    num_components: int = 5
+    """Gaussians of the `mixture` head."""
+    observation_noise: float = 0.0
+    """Standard deviation of noise added to continuous observations in training, where 1 is that of the observation
+    itself. The agent's own errors lead it where no expert was; noise makes the network smooth there."""
+    observation_limit: float = 5.0
+    """Normalised observations and rewards are clipped to plus and minus this."""
+    dropout: float = 0.0
+    """Share of each block's output that is dropped in training."""
+    observation_loss_coef: float = 0.0
+    """kappa: weight of the loss that predicts the next continuous observation; that of the action is 1 - kappa."""
+    vocab_size: int = 512
+    """Token embeddings of missions and integers of observations."""
+    discrete_encoder: Literal["flat", "cells"] = "cells"
+    """How a discrete observation becomes one embedding: `flat` lays the integers' embeddings side by side, for any;
+    `cells` is for grid worlds with a mission, which modulates every cell first."""
+    cell_size: int = 32
+    """Width of a cell in the `cells` encoder, of an integer in the `flat` one."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(
+            self, "hidden_size", "num_layers", "num_heads", "window_steps", "num_components", prefix="model."
+        )
+        if self.hidden_size % (2 * self.num_heads):
+            raise UserError(
+                f"--model.hidden-size {self.hidden_size} must be a multiple of twice --model.num-heads {self.num_heads}"
+            )
+        if self.embeddings_per_step == 2 and not self.previous_action:
+            raise UserError(
+                "--model.embeddings-per-step 2 gives past actions embeddings of their own, which needs "
+                "--model.previous-action"
+            )
+        if self.num_bins < 2:
+            raise UserError(f"--model.num-bins is {self.num_bins}; it must be at least 2")
+        for name in ("observation_noise", "dropout", "observation_loss_coef"):
+            value = getattr(self, name)
+            if not 0 <= value < (1 if name != "observation_noise" else float("inf")):
+                raise UserError(f"--model.{name.replace('_', '-')} is {value}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -124,8 +205,8 @@ class TrainConfig:
     """Time steps of each task's test split, a window or more, whose loss every checkpoint measures; 0 for none."""
     track: str = ""
     """Where the training curve goes beside `log.jsonl`: comma list of `tensorboard`, `trackio` and `wandb`."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """Sizes of the network."""
+    model: ModelConfig | BaseModelConfig = field(default_factory=ModelConfig)
+    """The network."""
 
     @property
     def dataset_dir(self) -> Path:
@@ -145,7 +226,7 @@ class TrainConfig:
             "loader_threads", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         longest = self.longest_context
-        if 2 * longest > self.model.max_positions:
+        if isinstance(self.model, ModelConfig) and 2 * longest > self.model.max_positions:
             raise UserError(
                 f"--context-steps {longest} needs {2 * longest} positions, "
                 f"--model.max-positions is {self.model.max_positions}"
@@ -216,9 +297,23 @@ def small() -> TrainConfig:
 def demo() -> TrainConfig:
     """``small`` on the demo's six tasks, for about six minutes on two cores."""
     base = small()
+    assert isinstance(base.model, ModelConfig)
     # Meta-World's 39 observations and the reward; the default of 377 is for MuJoCo's humanoid.
     model = dataclasses.replace(base.model, max_continuous_size=40)
     return dataclasses.replace(base, task=DEMO_TASKS, steps=1_700, checkpoint_every=170, model=model)
 
 
-RECIPES = {"jat": jat, "small": small, "demo": demo}
+def base() -> TrainConfig:
+    """Our own network, for two CPU cores: Meta-World in 2.5 hours with ``--task metaworld``."""
+    return TrainConfig(
+        steps=20_000,
+        batch_steps=800,
+        micro_batches=8,
+        context_steps=128,
+        text_tokens=16,
+        learning_rate=1e-3,
+        model=BaseModelConfig(),
+    )
+
+
+RECIPES = {"jat": jat, "small": small, "demo": demo, "base": base}

@@ -67,6 +67,7 @@ class TaskBatches:
         context_steps: the longest window.
         batch_steps: time steps per batch, padding included.
         seed: the order follows from it.
+        task_index: of the task in the network's list.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class TaskBatches:
         context_steps: int,
         batch_steps: int,
         seed: Sequence[int],
+        task_index: int = 0,
     ) -> None:
         self._arrays, self._tokens, self._normaliser = arrays, tokens, normaliser
         self._starts, self._lengths, self._begins = _windows(arrays.starts, context_steps)
+        self._task_index = task_index
         self._plan = BatchPlan(self._lengths, batch_steps, seed)
         self.num_batches = self._plan.num_batches
 
@@ -109,6 +112,7 @@ class TaskBatches:
             previous_rewards=torch.from_numpy(prepare_rewards(rewards, self._normaliser)),
             actions=torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
             mask=torch.from_numpy(mask),
+            tasks=torch.full((len(starts),), self._task_index),
         )
 
 

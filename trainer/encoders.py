@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
-
 
 class ChannelGate(nn.Module):
     """Squeeze-and-excitation: scales each channel by a function of all channels' means (arXiv 1709.01507)."""
@@ -93,17 +91,16 @@ class CellEncoder(nn.Module):
 
     Not JAT's: its flat encoder has to learn "this object is the one named" separately for each of the 49 cells, here
     the weights are shared by all cells. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in arXiv
-    1810.08272). ``(B, T, 148 + text tokens)`` int64 -> ``(B, T, out_size)``.
+    1810.08272). ``(B, T, 148 + num_text)`` int64 -> ``(B, T, out_size)``.
     """
 
     NUM_VALUES = 16  # more than any integer of a cell
     FLAT_SIZE = 16
 
-    def __init__(self, config: ModelConfig, out_size: int) -> None:
+    def __init__(self, vocab_size: int, num_text: int, size: int, out_size: int) -> None:
         super().__init__()
-        size, num_text = config.cell_size, config.max_discrete_size - 148
         self.cell_values = nn.Parameter(torch.empty(3, self.NUM_VALUES, size))
-        self.words = nn.Embedding(config.vocab_size, size)
+        self.words = nn.Embedding(vocab_size, size)
         self.mission = nn.Linear(num_text * size, 2 * size)
         self.modulation = nn.ModuleList(nn.Linear(2 * size, 4 * size) for _ in range(2))
         self.widen = nn.ModuleList(nn.Linear(size, 2 * size) for _ in range(2))

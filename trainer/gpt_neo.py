@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
             mask = self._visible(positions[:, None], positions[None, :])
         if real is not None and mask is not None:
             mask = _penalty(mask) + _penalty(real[:, None, None, :])
-        mixed = _attend(query, key, value, mask, is_causal=mask is None)
+        mixed = attend(query, key, value, mask, is_causal=mask is None)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
         past = cache[:, slots, :, : int(positions.max()) + 1]
         key_positions = torch.arange(past.shape[3], device=x.device)
         mask = self._visible(positions[:, None, :, None], key_positions)
-        mixed = _attend(query, past[0], past[1], mask)
+        mixed = attend(query, past[0], past[1], mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
@@ -75,13 +75,13 @@ def _penalty(visible: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
 
 
-def _attend(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None = None,
     is_causal: bool = False,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Tensor:
     """Attention where ``mask`` is True (or to scores plus a float mask), to the past, or to everything.
 
@@ -137,10 +137,18 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_positions, config.hidden_size)
         self.h = nn.ModuleList(Block(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size)
+
+    def new_cache(self, num_slots: int) -> Tensor:
+        """Keys and values of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""
+        config = self.config
+        head_size = config.hidden_size // config.num_heads
+        shape = (config.num_layers, 2, num_slots, config.num_heads, config.max_positions, head_size)
+        return torch.zeros(shape, device=self.wte.weight.device)
 
     def forward(self, embeddings: Tensor, real: Tensor | None = None) -> Tensor:
         """Hidden states of whole sequences.

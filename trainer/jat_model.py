@@ -9,15 +9,20 @@ says which of its peculiarities are kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, DISCRETE
 from trainer.config import ModelConfig
 from trainer.encoders import CellEncoder, ImageDecoder, ImageEncoder, PatchEncoder, PerStep
 from trainer.gpt_neo import Transformer
-from trainer.model import Batch, Losses, Model, StepBatch, TextBatch
+from trainer.heads import Categorical, Head, Scale, Squared
+from trainer.layout import TaskLayout
+from trainer.model import Batch, Losses, Memory, Model, StepBatch, TextBatch
 
 
 class JatModel(Model):
@@ -37,7 +42,9 @@ class JatModel(Model):
             }
         )
         if config.discrete_encoder == "cells":
-            self.cell_encoder = CellEncoder(config, hidden - 1)
+            self.cell_encoder = CellEncoder(
+                config.vocab_size, config.max_discrete_size - 148, config.cell_size, hidden - 1
+            )
         self.image_encoder = PerStep(ImageEncoder(hidden))
         self.single_discrete_decoder = nn.Linear(hidden, config.vocab_size, bias=False)
         self.continuous_decoder = nn.Linear(hidden, config.max_continuous_size)
@@ -172,15 +179,18 @@ class JatModel(Model):
         loss = summed / targets.sum().clamp(min=1)
         return Losses(loss, torch.zeros_like(loss), loss)
 
-    def new_cache(self, num_slots: int) -> Tensor:
-        """Keys and values of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""
-        config = self.config
-        head_size = config.hidden_size // config.num_heads
-        shape = (config.num_layers, 2, num_slots, config.num_heads, config.max_positions, head_size)
-        return torch.zeros(shape, device=self.transformer.wte.weight.device)
+    def head(self, layout: TaskLayout) -> Head:
+        """The released model regresses raw actions, whatever their bounds."""
+        size = layout.action_size
+        return Categorical(size) if layout.action == "discrete" else Squared(size, Scale())
 
-    def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        return self.transformer.extend(embeddings, cache, slots, positions)
+    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> JatMemory:
+        if 2 * context_steps > self.config.max_positions:
+            raise UserError(
+                f"--contexts of {context_steps} needs {2 * context_steps} positions; the checkpoint has "
+                f"{self.config.max_positions}"
+            )
+        return JatMemory(self, layout, num_slots, context_steps)
 
     def _with_reward(self, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         return self._repeat(torch.cat([observations, previous_rewards[..., None]], dim=-1))
@@ -196,3 +206,53 @@ class JatModel(Model):
 def _masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     per_step = F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(2).mean(dim=2)
     return (per_step * mask).sum() / mask.sum().clamp(min=1)
+
+
+class JatMemory(Memory):
+    """Keys and values of past positions, two per time step; a step costs two positions whatever the episode's length.
+
+    Positions are learned, so none can be dropped from the front alone: when the context is full, its newer half is
+    embedded again at the first positions and the episode goes on. The cost is spread over half a context of steps.
+    """
+
+    def __init__(self, model: JatModel, layout: TaskLayout, num_slots: int, context_steps: int) -> None:
+        self._model, self._layout = model, layout
+        self._max_positions = 2 * context_steps
+        self._cache = model.transformer.new_cache(num_slots)
+        # Embeddings of the positions in the cache, to rebuild it when it is full.
+        self._past = torch.zeros(num_slots, self._max_positions, model.config.hidden_size, device=self._cache.device)
+        self._positions = torch.zeros(num_slots, dtype=torch.int64)
+
+    def forget(self, slots: Sequence[int]) -> None:
+        self._positions[list(slots)] = 0
+
+    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+        self._make_room(slots)
+        embedded = self._model.embed_observations(
+            self._layout.observation, observations[:, None], previous_rewards[:, None]
+        )
+        hidden = self._extend(slots, embedded)
+        return self._model.decode_actions(hidden, self._layout.action == "discrete", self._layout.action_size)
+
+    def act(self, slots: Tensor, actions: Tensor) -> None:
+        self._extend(slots, self._model.embed_actions(actions[:, None]))
+
+    def _extend(self, slots: Tensor, embeddings: Tensor) -> Tensor:
+        """Append one position per slot; hidden states ``(n, hidden)``."""
+        positions = self._positions[slots]
+        self._past[slots, positions] = embeddings[:, 0]
+        hidden = self._model.transformer.extend(embeddings, self._cache, slots, positions[:, None])
+        self._positions[slots] += 1
+        return hidden[:, 0]
+
+    def _make_room(self, slots: Tensor) -> None:
+        """Keep only the newer half of the context where there is no room for another time step."""
+        full = slots[self._positions[slots] + 2 > self._max_positions]
+        if not len(full):
+            return
+        keep = self._max_positions // 4 * 2  # whole time steps
+        kept = self._past[full, self._max_positions - keep :]
+        self._past[full, :keep] = kept
+        positions = torch.arange(keep).expand(len(full), keep)
+        self._model.transformer.extend(kept, self._cache, full, positions)
+        self._positions[full] = keep

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
+from trainer.heads import Head
+from trainer.layout import TaskLayout
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """B windows of T time steps of one task, shorter ones padded at their end.
+    """B windows of T time steps, shorter ones padded at their end.
 
     Attributes:
-        kind: the task's main observation key.
+        kind: the tasks' main observation key.
         observations: continuous ``(B, T, size)`` float; discrete ``(B, T, integers + text tokens)`` int64; image
             ``(B, T, 4, 84, 84)`` float in [-1, 1].
         previous_rewards: ``(B, T)``; what the action before each step earned.
         actions: ``(B, T)`` int64 or ``(B, T, size)`` float.
         mask: ``(B, T)`` bool, False on padding.
+        tasks: ``(B,)`` int64; the windows' tasks as indices in the network's list. They share sizes.
     """
 
     kind: str
@@ -28,6 +31,7 @@ class StepBatch:
     previous_rewards: Tensor
     actions: Tensor
     mask: Tensor
+    tasks: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,42 +64,49 @@ class Losses:
     action: Tensor
 
 
-class Model(nn.Module, ABC):
-    """A network that can be trained on step batches and act.
+class Memory(ABC):
+    """The pasts of some episodes in slots, as one network keeps them; all of one task.
 
-    Training asks for ``losses``. The agent keeps one cache for all its episodes and extends it position by position:
-    it embeds an observation, extends, decodes an action from the hidden state, embeds that action and extends again.
+    Each time step is one ``observe`` and then one ``act``.
     """
 
-    config: ModelConfig
+    @abstractmethod
+    def forget(self, slots: Sequence[int]) -> None:
+        """New episodes begin in ``slots``."""
+
+    @abstractmethod
+    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+        """What the network says of the next action: ``(n, outputs)``, for the task's ``Head``.
+
+        Args:
+            slots: ``(n,)`` int64.
+            observations: ``(n, ...)``, as in ``StepBatch`` without the time.
+            previous_rewards: ``(n,)``.
+        """
+
+    @abstractmethod
+    def act(self, slots: Tensor, actions: Tensor) -> None:
+        """What was done then, ``(n,)`` int64 or ``(n, size)`` float."""
+
+
+class Model(nn.Module, ABC):
+    """A network that can be trained on step batches of the tasks it was made for, and act in them."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
         """Losses of one batch, averaged over its real (not padded) time steps or tokens."""
 
     @abstractmethod
-    def embed_observations(self, kind: str, observations: Tensor, previous_rewards: Tensor) -> Tensor:
-        """``(B, T, ...)`` as in ``StepBatch`` -> ``(B, T, hidden)``."""
+    def head(self, layout: TaskLayout) -> Head:
+        """How to read the network's action outputs for tasks of a layout."""
 
     @abstractmethod
-    def embed_actions(self, actions: Tensor) -> Tensor:
-        """``(B, T)`` int64 or ``(B, T, size)`` float -> ``(B, T, hidden)``."""
-
-    @abstractmethod
-    def decode_actions(self, hidden: Tensor, discrete: bool, size: int) -> Tensor:
-        """Hidden states at observations -> logits, or means, of the ``size`` action dimensions."""
-
-    @abstractmethod
-    def new_cache(self, num_slots: int) -> Tensor:
-        """An empty cache for ``num_slots`` episodes."""
-
-    @abstractmethod
-    def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states ``(n, k, hidden)`` of k new positions in each of n slots; the cache is updated in place.
+    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> Memory:
+        """An empty memory to act in one task with.
 
         Args:
-            embeddings: ``(n, k, hidden)``.
-            cache: from ``new_cache``.
-            slots: ``(n,)`` rows of the cache.
-            positions: ``(n, k)`` positions of the new entries.
+            task: its index in the network's list of tasks.
+            layout: of the task.
+            num_slots: episodes at once.
+            context_steps: time steps that the network was trained to look back.
         """

@@ -20,6 +20,7 @@ from pipeline.tasks import CONTINUOUS, DISCRETE, Task, all_tasks
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.config import ModelConfig
 from trainer.jat_model import JatModel
+from trainer.layout import layout_of
 from trainer.tokenizer import FILE_NAME, choose_tokenizer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -74,9 +75,10 @@ def read_released(folder: Path, origin: str) -> Checkpoint:
         if not (folder / name).is_file():
             pickled = " (a pytorch_model.bin is not read: it could run code)" if name == WEIGHTS else ""
             raise UserError(f"{origin} has no {name}{pickled}")
-    agent = read_agent_config(read_json(folder / CONFIG), origin)
+    raw = read_json(folder / CONFIG)
+    agent = read_agent_config(raw, origin)
     with torch.device("meta"):
-        model = JatModel(agent.model)
+        model = JatModel(read_model_config(raw, origin))
     state = _read_parameters(folder / WEIGHTS, model, origin)
     model.load_state_dict(state, assign=True)
     return Checkpoint(model, _read_tokenizer(folder, agent.model.vocab_size, origin), {}, agent)
@@ -90,12 +92,14 @@ def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
     """
     config = read_model_config(raw, origin)
     text_tokens = config.max_discrete_size - 148
+    tasks = [task for task in all_tasks() if _fits(task, config, text_tokens)]
     return AgentConfig(
         model=config,
         context_steps=min(CONTEXT_STEPS, config.max_positions // 2),
         contexts={"atari": min(ATARI_CONTEXT_STEPS, config.max_positions // 2)},
         text_tokens=text_tokens,
-        tasks=[task.name for task in all_tasks() if _fits(task, config, text_tokens)],
+        tasks=[task.name for task in tasks],
+        layouts=[layout_of(task, text_tokens) for task in tasks],
         dataset_digest="",
         step=0,
         trained_timesteps=0,

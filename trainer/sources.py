@@ -69,7 +69,7 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
         index = [task.name for task in tasks].index(a.task.name)
         context_steps = of_task(config.contexts, a.task.name, a.task.domain, config.context_steps)
-        return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, seed=(seed, index))
+        return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index)
 
     def validation(index: int, task: Task) -> MicroBatch | None:
         if config.validation_steps == 0:

@@ -26,9 +26,10 @@ from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, read_json, write_json
 from pipeline.manifest import DatasetManifest
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task, select_tasks
+from pipeline.tasks import IMAGE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
 from trainer.logs import TrainManifest, check_identity, train_manifest_path
+from trainer.networks import check_model_fits
 from trainer.tracking import check_trackers
 
 log = logging.getLogger(__name__)
@@ -187,31 +188,8 @@ def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tu
     if absent or not chosen:
         missing = ", ".join(absent) or config.task
         raise UserError(f"{missing} is not in {config.dataset_dir}; it has: {', '.join(manifest.tasks)}")
-    _check_sizes(config, chosen)
+    check_model_fits(config.model, chosen, config.text_tokens)
     return chosen
-
-
-def _check_sizes(config: TrainConfig, tasks: Sequence[Task]) -> None:
-    """Refuse a network that a task's observations or actions do not fit."""
-    model = config.model
-    for task in tasks:
-        if task.observation == DISCRETE:
-            size = task.observation_shape[0] + (config.text_tokens if task.has_text else 0)
-            if size != model.max_discrete_size:
-                raise UserError(
-                    f"{task.name} has {size} integers per step, {config.text_tokens} text tokens included; "
-                    f"--model.max-discrete-size is {model.max_discrete_size}"
-                )
-            if model.discrete_encoder == "cells" and (task.observation_shape != (148,) or not task.has_text):
-                raise UserError(f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat")
-        widest = task.action.size if task.action.kind == "continuous" else 0
-        if task.observation == CONTINUOUS:
-            widest = max(widest, task.observation_shape[0] + 1)  # the reward is appended
-        if widest > model.max_continuous_size:
-            raise UserError(
-                f"{task.name} needs {widest} continuous numbers per step; "
-                f"--model.max-continuous-size is {model.max_continuous_size}"
-            )
 
 
 def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:

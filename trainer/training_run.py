@@ -38,10 +38,11 @@ from trainer.checkpoint import (
 from trainer.config import TrainConfig
 from trainer.display import Display
 from trainer.group import current_group
-from trainer.jat_model import JatModel
+from trainer.layout import layout_of
 from trainer.loader import Loader, MicroBatch, Part, to_device
 from trainer.logs import check_identity, read_log
 from trainer.model import Losses, Model
+from trainer.networks import build_model
 from trainer.optimizer import adamw, choose_dtype, learning_rate
 from trainer.sources import open_sources, sampling_shares
 from trainer.tracking import open_trackers
@@ -92,7 +93,8 @@ class TrainingRun:
         self.dtype = choose_dtype(config.dtype, self.group.device)
         self.data = open_sources(config, tasks)
         torch.manual_seed(config.seed)
-        self.model = JatModel(config.model).to(self.group.device)
+        self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
+        self.model = build_model(config.model, self.layouts).to(self.group.device)
         self.optimizer = adamw(self.model, config)
         self.progress = Progress(identity)
         self._resume()
@@ -285,6 +287,7 @@ class TrainingRun:
             context_steps=self.config.context_steps,
             text_tokens=self.config.text_tokens,
             tasks=[task.name for task in self.tasks],
+            layouts=self.layouts,
             dataset_digest=self.progress.identity["dataset_digest"],
             step=self.progress.step,
             trained_timesteps=self.progress.timesteps,

@@ -54,6 +54,7 @@ def predict_whole(checkpoint: Checkpoint, task: Task, seed: int, steps: range, a
         torch.from_numpy(rewards),
         torch.from_numpy(past),
         torch.ones(1, len(steps), dtype=torch.bool),
+        torch.tensor([checkpoint.config.tasks.index(task.name)]),
     )
     with torch.no_grad():
         predicted, _ = checkpoint.model.eval()(batch)
@@ -144,5 +145,5 @@ def test_a_shorter_context_is_all_that_it_sees(checkpoint: Checkpoint) -> None:
 
 
 def test_a_context_longer_than_the_positions_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UserError, match="--contexts for fake-count needs 10 positions; the checkpoint has 8"):
+    with pytest.raises(UserError, match="--contexts of 5 needs 10 positions; the checkpoint has 8"):
         Agent(checkpoint, FAKE_COUNT, 1, context_steps=5)

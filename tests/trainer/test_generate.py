@@ -29,7 +29,7 @@ def make_checkpoint(boundaries: bool = False) -> Checkpoint:
         for parameter in model.parameters():
             parameter.mul_(8)
     config = AgentConfig(
-        read_model_config(CONFIG, "here"), 20, 4, [], "", 0, 0, corpora=["wikipedia"], text_boundaries=boundaries
+        read_model_config(CONFIG, "here"), 20, 4, [], [], "", 0, 0, corpora=["wikipedia"], text_boundaries=boundaries
     )
     return Checkpoint(model, make_tokenizer(), {}, config)
 

@@ -24,6 +24,7 @@ PARITY = json.loads((HERE / "jat_parity.json").read_text())
 # Other names of ``transformer.wte.weight`` in the released file.
 ALIASES = ("multi_discrete_encoder.0.weight", "single_discrete_encoder.weight")
 B, T = 2, 9
+NO_TASKS = torch.zeros(B, dtype=torch.int64)  # the released model is told of none
 
 
 def wave(shape: tuple[int, ...], key: float) -> torch.Tensor:
@@ -41,10 +42,18 @@ def mask() -> torch.Tensor:
 
 
 BATCHES = {
-    "continuous": lambda: StepBatch(CONTINUOUS, wave((B, T, 5), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask()),
-    "discrete": lambda: StepBatch(DISCRETE, ints((B, T, 11), 97, 1), wave((B, T), 0.4), ints((B, T), 7, 2), mask()),
-    "image": lambda: StepBatch(IMAGE, wave((B, T, 4, 84, 84), 0.5), wave((B, T), 0.6), ints((B, T), 6, 3), mask()),
-    "mixed": lambda: StepBatch(CONTINUOUS, wave((B, T, 4), 0.7), wave((B, T), 0.8), ints((B, T), 5, 4), mask()),
+    "continuous": lambda: StepBatch(
+        CONTINUOUS, wave((B, T, 5), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask(), NO_TASKS
+    ),
+    "discrete": lambda: StepBatch(
+        DISCRETE, ints((B, T, 11), 97, 1), wave((B, T), 0.4), ints((B, T), 7, 2), mask(), NO_TASKS
+    ),
+    "image": lambda: StepBatch(
+        IMAGE, wave((B, T, 4, 84, 84), 0.5), wave((B, T), 0.6), ints((B, T), 6, 3), mask(), NO_TASKS
+    ),
+    "mixed": lambda: StepBatch(
+        CONTINUOUS, wave((B, T, 4), 0.7), wave((B, T), 0.8), ints((B, T), 5, 4), mask(), NO_TASKS
+    ),
 }
 
 
@@ -160,7 +169,7 @@ def test_padding_changes_no_loss(model: JatModel) -> None:
     batch = BATCHES["continuous"]()
     garbage = batch.observations.clone()
     garbage[1, 6:] = 1e3
-    other = StepBatch(batch.kind, garbage, batch.previous_rewards, batch.actions, batch.mask)
+    other = StepBatch(batch.kind, garbage, batch.previous_rewards, batch.actions, batch.mask, batch.tasks)
     assert model.losses(other).total.item() == model.losses(batch).total.item()
 
 
@@ -170,7 +179,7 @@ def test_no_prediction_sees_the_future(model: JatModel) -> None:
     changed[:, 5:] += 1.0
     with torch.no_grad():
         before, _ = model(batch)
-        after, _ = model(StepBatch(batch.kind, changed, batch.previous_rewards, batch.actions, batch.mask))
+        after, _ = model(StepBatch(batch.kind, changed, batch.previous_rewards, batch.actions, batch.mask, batch.tasks))
     torch.testing.assert_close(after[:, :5], before[:, :5], atol=0, rtol=0)
     assert not torch.allclose(after[:, 5:], before[:, 5:])
 
@@ -181,7 +190,9 @@ def test_an_action_is_not_an_input_of_its_own_prediction(model: JatModel) -> Non
     changed[:, 3] = (changed[:, 3] + 1) % 7
     with torch.no_grad():
         before, _ = model(batch)
-        after, _ = model(StepBatch(batch.kind, batch.observations, batch.previous_rewards, changed, batch.mask))
+        after, _ = model(
+            StepBatch(batch.kind, batch.observations, batch.previous_rewards, changed, batch.mask, batch.tasks)
+        )
     torch.testing.assert_close(after[:, :4], before[:, :4], atol=0, rtol=0)
     assert not torch.allclose(after[:, 4:], before[:, 4:])
 
@@ -192,7 +203,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(model: JatModel) -> None:
     with torch.no_grad():
         embedded = model.embed_observations(batch.kind, batch.observations, batch.previous_rewards)
         whole = model.transformer(embedded)
-        cache = model.new_cache(3)
+        cache = model.transformer.new_cache(3)
         slots = torch.tensor([2, 0])
         shift = 4  # slot 0 starts 4 positions late
         for step in range(T + shift):
@@ -205,7 +216,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(model: JatModel) -> None:
 
 
 def test_a_vector_too_wide_for_the_network_is_named(model: JatModel) -> None:
-    batch = StepBatch(CONTINUOUS, wave((B, T, 13), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask())
+    batch = StepBatch(CONTINUOUS, wave((B, T, 13), 0.1), wave((B, T), 0.3), wave((B, T, 3), 0.2), mask(), NO_TASKS)
     with pytest.raises(ValueError, match="14 does not fit max_continuous_size 13"):
         model(batch)
 

@@ -113,6 +113,7 @@ def test_it_acts_as_the_network_whose_weights_they_are(tmp_path: Path) -> None:
         torch.from_numpy(rewards)[None],
         torch.from_numpy(np.stack(actions))[None],
         torch.ones(1, 3, dtype=torch.bool),
+        torch.zeros(1, dtype=torch.int64),
     )
     with torch.no_grad():
         predicted, _ = make_model()(batch)

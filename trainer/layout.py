@@ -1,0 +1,44 @@
+"""What a network must know of a task to take its observations and give its actions: kinds and sizes, no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from pipeline.tasks import IMAGE, Task
+
+
+@dataclass(frozen=True)
+class TaskLayout:
+    """Kinds and sizes of one task's observations and actions.
+
+    Attributes:
+        observation: key of the main observation.
+        observation_size: numbers per step, text tokens included.
+        action: `discrete` or `continuous`.
+        action_size: choices, or numbers.
+        low, high: bounds of a continuous action.
+    """
+
+    observation: str
+    observation_size: int
+    action: str
+    action_size: int
+    low: float
+    high: float
+
+    @property
+    def observation_name(self) -> str:
+        """The same for tasks whose observations can share an encoder."""
+        return self.observation if self.observation == IMAGE else f"{self.observation}_{self.observation_size}"
+
+    @property
+    def action_name(self) -> str:
+        """The same for tasks whose actions can share an encoder and a decoder."""
+        return f"{self.action}_{self.action_size}"
+
+
+def layout_of(task: Task, text_tokens: int) -> TaskLayout:
+    size = prod(task.observation_shape) + (text_tokens if task.has_text else 0)
+    action = task.action
+    return TaskLayout(task.observation, size, action.kind, action.size, action.low, action.high)
