@@ -22,14 +22,13 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import digest_of
+from pipeline.hub import HUB, HUB_TIMEOUT_S, readable_errors
 from pipeline.seeds import SPLITS
 
-HUB = "hub:"
 PARQUET = ".parquet"
 JSON = (".jsonl", ".json")
 COMPRESSIONS = ("", ".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = (PARQUET, *(suffix + compression for suffix in JSON for compression in COMPRESSIONS))
-HUB_TIMEOUT_S = 10.0
 # Rows decoded at a time; a row group of images may be large.
 BATCH_ROWS = 256
 # Of each local file, this much of its end is in the revision: for Parquet its footer with sizes and statistics.
@@ -118,37 +117,9 @@ def _resolve_hub(text: str, known_revision: str | None) -> Source:
 def _list_hub(repository: str, revision: str | None) -> tuple[str, list[str]]:
     """Commit and file names of a dataset repository."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    try:
+    with readable_errors(repository, revision, "give local files with --source"):
         info = HfApi().dataset_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
-    except GatedRepoError as error:
-        raise UserError(
-            f"{repository} on the Hugging Face Hub asks for consent: give it on its page, then `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"there is no public dataset {repository} on the Hugging Face Hub; check its name, or give local files "
-            "with --source. For a private one, log in with `hf auth login`"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
-    except (HTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{repository} cannot be reached on the Hugging Face Hub ({type(error).__name__}: {reason}); check the "
-            "network, or give local files with --source"
-        ) from error
     return str(info.sha), sorted(sibling.rfilename for sibling in info.siblings or ())
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,28 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
     match = _SOURCE.fullmatch(source)
     if not match:
         raise UserError(f"{source!r} names no repository; expected hub:owner/name or hub:owner/name@revision")
+    repository, revision = match["repository"], match["revision"]
+    elsewhere = "download the repository elsewhere and give its folder"
+    with readable_errors(repository, revision, elsewhere, hint):
+        return Snapshot(repository, *_snapshot(repository, revision, list(wanted), list(unwanted)))
+
+
+@contextmanager
+def readable_errors(repository: str, revision: str | None, elsewhere: str, hint: str = "") -> Iterator[None]:
+    """Turn what the Hub's client raises while something is read into one line that says what to do.
+
+    Args:
+        repository: which is read.
+        revision: that was asked for, if any.
+        elsewhere: what to do if the Hub cannot be reached.
+        hint: what to add where there is no such repository.
+
+    Raises:
+        UserError: instead of any error of the network or the Hub.
+    """
     from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         HTTPError,
@@ -54,18 +76,25 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
         RevisionNotFoundError,
     )
 
-    repository, revision = match["repository"], match["revision"]
     try:
-        return Snapshot(repository, *_snapshot(repository, revision, list(wanted), list(unwanted)))
+        yield
+    except UserError:
+        raise
     except HFValidationError as error:
-        raise UserError(f"{source!r} names no repository ({error}); expected hub:owner/name") from error
+        raise UserError(f"{repository!r} names no repository ({error}); expected hub:owner/name") from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repository} has no revision {revision}; give a branch, a tag or a commit of it") from error
+    except GatedRepoError as error:
+        raise UserError(
+            f"{repository} on the Hugging Face Hub asks for consent: give it on its page, then `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
             f"there is no public repository {repository} on the Hugging Face Hub; check its name{hint}. "
             "For a private one, log in with `hf auth login`"
         ) from error
+    except EntryNotFoundError:
+        raise  # the caller knows what a file of that name would be
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
@@ -73,7 +102,7 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{repository} cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason}); check "
-            "the network, or download the repository elsewhere and give its folder"
+            f"the network, or {elsewhere}"
         ) from error
 
 

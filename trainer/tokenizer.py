@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.errors import UserError
+from pipeline.hub import readable_errors
 
 NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
 BPE = "bpe"  # the choice that needs nothing from elsewhere
@@ -84,42 +85,19 @@ def _locate(choice: str) -> Path:
 
 def _download(choice: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     elsewhere = f"give a folder with a {FILE_NAME}, or --tokenizer {BPE}, which is trained on the dataset"
-    try:
-        return Path(hf_hub_download(choice, FILE_NAME))
-    except HFValidationError as error:
-        raise UserError(f"--tokenizer {choice!r} is neither a file or folder nor a repository's name") from error
-    except GatedRepoError as error:
-        raise UserError(
-            f"{choice} on the Hub asks for consent: give it there and `hf auth login`; or {elsewhere}"
-        ) from (error)
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"there is no folder {choice} and no public repository of that name on the Hugging Face Hub; {elsewhere}"
-        ) from error
-    except LocalEntryNotFoundError as error:  # neither reached nor in the cache
-        raise UserError(
-            f"the tokenizer {choice} cannot be downloaded from the Hugging Face Hub and is not in its cache; check the "
-            f"network, or {elsewhere}"
-        ) from error
-    except EntryNotFoundError as error:
-        raise UserError(f"{choice} on the Hugging Face Hub has no {FILE_NAME}; {elsewhere}") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise UserError(f"the Hugging Face Hub answered {status} for {choice}; try again, or {elsewhere}") from error
-    except (HTTPError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"the tokenizer {choice} cannot be downloaded ({reason}); {elsewhere}") from error
+    with readable_errors(choice, None, elsewhere, f", or {elsewhere}"):
+        try:
+            return Path(hf_hub_download(choice, FILE_NAME))
+        except LocalEntryNotFoundError as error:  # neither reached nor in the cache
+            raise UserError(
+                f"the tokenizer {choice} cannot be downloaded from the Hugging Face Hub and is not in its cache; check "
+                f"the network, or {elsewhere}"
+            ) from error
+        except EntryNotFoundError as error:
+            raise UserError(f"{choice} on the Hugging Face Hub has no {FILE_NAME}; {elsewhere}") from error
 
 
 def _read(path: Path, choice: str) -> Tokenizer:

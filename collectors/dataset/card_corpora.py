@@ -88,7 +88,11 @@ def corpus_configs(manifest: DatasetManifest) -> tuple[list[dict[str, Any]], lis
             (corpus.name, "data", document_features(corpus)),
             (corpus.name + DOCUMENTS_SUFFIX, "documents", document_side_features()),
         ):
-            files = [{"split": split, "path": f"{kind}/{corpus.name}/{split}-*.parquet"} for split in splits]
+            # The number of files is in the pattern, as in those of the tasks.
+            files = [
+                {"split": split, "path": f"{kind}/{corpus.name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
+                for split, info in splits.items()
+            ]
             configs.append({"config_name": name, "data_files": files})
             counts = [
                 {

@@ -123,13 +123,13 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_repository_is_refused() -> None:
-    with pytest.raises(UserError, match="neither a file or folder nor a repository"):
+    with pytest.raises(UserError, match="names no repository"):
         choose_tokenizer("a/b/c", [], 400)
 
 
 def test_without_network_the_way_out_is_named() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    with pytest.raises(UserError, match=r"gpt2-of-nobody cannot be downloaded .* --tokenizer bpe"):
+    with pytest.raises(UserError, match=r"^the tokenizer gpt2-of-nobody cannot be downloaded .* --tokenizer bpe"):
         choose_tokenizer("gpt2-of-nobody", [], 50_257)
 
 
@@ -202,6 +202,6 @@ def test_a_tokenizer_comes_from_the_hub(tmp_path: Path) -> None:
         server.server_close()
     ids, *messages = found.stdout.splitlines()
     assert ids == str(original.encode("pick up the red ball").ids)
-    assert "someone/words-without on the Hugging Face Hub has no tokenizer.json" in messages[0]
-    assert "someone/gated on the Hub asks for consent" in messages[1]
-    assert "no public repository of that name" in messages[2]
+    assert messages[0].startswith("someone/words-without on the Hugging Face Hub has no tokenizer.json")
+    assert "someone/gated on the Hugging Face Hub asks for consent" in messages[1]
+    assert "no public repository someone/unknown" in messages[2] and "--tokenizer bpe" in messages[2]
