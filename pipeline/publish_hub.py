@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FILES = 25_000
-BATCH_FILES, BATCH_BYTES = 64, 4e9
+# A run that is killed sends at most one batch a second time: by Xet, where chunks count when their batch is complete;
+# by LFS only the files that were on their way.
+BATCH_FILES, BATCH_BYTES = 64, 2e9
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,20 @@ class Hub:
             additions = self._upload(plan.upload)
             self._make_branch()
             self._commit(additions, plan, items, message)
+            self._check_published(items)
         self._make_branch()
         if options.tag is not None and options.tag not in self._tags:
             self._call(lambda: self._api.create_tag(**self._which, tag=options.tag, revision=self._head, exist_ok=True))
         log.info("published in %s, branch %s, commit %s", options.repo, options.branch, self._head)
+
+    def _check_published(self, items: Sequence[Item]) -> None:
+        """Raise UserError if the commit does not hold all: the Hub leaves out what a .gitignore names."""
+        missing = [item.name for item in self.plan(items).upload]
+        if missing:
+            raise UserError(
+                f"{self._what} has left out {len(missing)} files ({', '.join(missing[:3])}); "
+                f"take them out of its .gitignore and run the same command again"
+            )
 
     def _call(self, function: Callable[[], T]) -> T:
         return ask_hub(function, self._what)

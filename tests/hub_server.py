@@ -28,6 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -208,13 +209,17 @@ class Handler(Connection):
     def preupload(self, kind: str, name: str, revision: str) -> None:
         asked, repo = self._json(), self._repo(kind, name, write=True)
         tree = repo["commits"][Repositories.resolve(repo, revision)]["tree"]
+        ignored = []
+        if ".gitignore" in tree:
+            ignored = (self._shared.repositories.blobs / tree[".gitignore"]["oid"]).read_text().split()
         files = []
         for file in asked["files"]:
             blob = tree.get(file["path"])
             is_large = file["path"].endswith(LARGE) or file["size"] > 10_000_000
             known = {"oid": blob["sha256"] or blob["oid"]} if blob else {}
             mode = "lfs" if is_large else "regular"
-            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **known})
+            is_ignored = any(fnmatch(file["path"], pattern) for pattern in ignored)
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": is_ignored, **known})
         self._answer({"files": files})
 
     @route(r"POST /((?P<kind>dataset|model)s/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch")

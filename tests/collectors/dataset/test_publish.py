@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -78,11 +79,11 @@ def assert_published(hub: LoopbackHub, dataset: Path, revision: str = "main", be
         assert hub.content(name, revision) == (dataset / name).read_bytes(), name
 
 
-def commit_by_hand(hub: LoopbackHub, path: str) -> None:
+def commit_by_hand(hub: LoopbackHub, path: str, content: bytes = b"hello") -> None:
     """What somebody else does on the web page."""
     lines: list[Any] = [
         {"key": "header", "value": {"summary": "by hand"}},
-        {"key": "file", "value": {"path": path, "content": "aGVsbG8=", "encoding": "base64"}},
+        {"key": "file", "value": {"path": path, "content": base64.b64encode(content).decode(), "encoding": "base64"}},
     ]
     request = urllib.request.Request(
         f"{hub.url}/api/datasets/owner/jat/commit/main",
@@ -250,6 +251,13 @@ def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(hub: LoopbackHub
     assert hub.content("README.md") == b"hello"
     publish(hub, out)
     assert_published(hub, out / "dataset")
+
+
+def test_what_the_hub_leaves_out_is_noticed(hub: LoopbackHub, out: Path) -> None:
+    publish(hub, out)
+    commit_by_hand(hub, ".gitignore", b"README.md\n")
+    (out / "dataset" / "README.md").write_text("new")
+    assert "has left out 1 files (README.md); take them out of its .gitignore" in publish(hub, out, code=2)
 
 
 def test_a_branch_is_made_and_main_stays(hub: LoopbackHub, out: Path) -> None:
