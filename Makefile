@@ -101,8 +101,9 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo) with WORKERS= processes (TRACK=tensorboard)
-	$(PY) -m trainer.train $(STAGE) $(TASKS) $(call option,workers,WORKERS) $(call option,track,TRACK)
+train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo), on CORPORA= too, with WORKERS= processes (TRACK=tensorboard)
+	$(PY) -m trainer.train $(STAGE) $(TASKS) $(call option,corpora,CORPORA) $(call option,workers,WORKERS) \
+		$(call option,track,TRACK)
 
 evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
 	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \

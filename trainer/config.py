@@ -150,6 +150,8 @@ class TrainConfig:
 
     task: str = "*"
     """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
+    corpora: str = ""
+    """Corpora of the dataset to train on too: name, glob, or comma list of these; none if empty."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     dataset: Path | None = None
@@ -251,6 +253,7 @@ def jat() -> TrainConfig:
         steps=250_000,
         batch_steps=20 * 256,
         micro_batches=16,
+        corpora="*",
         contexts={"atari": 32},
         tokenizer="gpt2",
         text_boundaries=False,

@@ -81,7 +81,11 @@ def lay_out(
         with temporary_beside(directory) as temporary:
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
-            temporary.rename(directory)
+            try:
+                temporary.rename(directory)
+            except OSError:
+                if not directory.exists():
+                    raise  # otherwise another worker of the run was first, with the same
     has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
     return TextArrays(
         name,

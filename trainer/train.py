@@ -28,6 +28,7 @@ from pipeline.files import digest_of, exclusive, read_json, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.tasks import IMAGE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
+from trainer.corpora import choose_corpora
 from trainer.logs import TrainManifest, check_identity, train_manifest_path
 from trainer.networks import check_model_fits
 from trainer.tracking import check_trackers
@@ -59,13 +60,14 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None) -> None:
         tasks: the table that ``config.task`` chooses from; all 157 if None.
 
     Raises:
-        UserError: no dataset, a task that is not in it, the output folder holds another run, a loss that is not finite,
-            or memory is out.
+        UserError: no dataset, a task or corpus that is not in it, the output folder holds another run, a loss that is
+            not finite, or memory is out.
         JobsFailedError: workers were lost again and again before the next checkpoint.
     """
     check_trackers(config.trackers)
     config = deal_out(config)
     chosen = choose_tasks(config, tasks)
+    choose_corpora(config)
     identity = make_identity(config, chosen)
     directory = config.out.absolute() / "train"
     if (directory / "identity.json").exists():

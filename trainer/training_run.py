@@ -292,6 +292,7 @@ class TrainingRun:
             step=self.progress.step,
             trained_timesteps=self.progress.timesteps,
             contexts=self.config.contexts,
+            corpora=self.data.corpora,
             text_boundaries=self.config.text_boundaries,
         )
         checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
