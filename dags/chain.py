@@ -14,29 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dags.stages import STAGES, Stage, command
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A command and the options of the chain it takes, besides ``--out``."""
-
-    name: str
-    module: str
-    options: tuple[str, ...]
-
-
-STAGES = (
-    Stage("experts", "experts.prepare", ("recipe", "task", "workers")),
-    Stage("collect", "collectors.collect", ("recipe", "task", "workers", "episodes")),
-    Stage("dataset", "collectors.dataset.build", ()),
-    Stage("train", "trainer.train", ("recipe", "task")),
-    Stage("evaluate", "trainer.evaluate", ("recipe", "task", "workers")),
-    Stage("report", "trainer.report", ()),
-)
 
 
 @dataclass(frozen=True)
@@ -75,14 +57,10 @@ def stages_between(first: str, last: str) -> tuple[Stage, ...]:
     return chosen
 
 
-def command(stage: Stage, config: ChainConfig) -> list[str]:
-    """The command line of a stage."""
-    words = [sys.executable, "-m", stage.module, "--out", str(config.out)]
-    for option in stage.options:
-        value = getattr(config, option)
-        if value is not None:
-            words += [f"--{option}", str(value)]
-    return words
+def options(config: ChainConfig) -> dict[str, str]:
+    """What is passed on to the stages, by name."""
+    values = {name: getattr(config, name) for name in ("out", "recipe", "task", "episodes", "workers")}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def run_chain(config: ChainConfig) -> None:
@@ -92,7 +70,7 @@ def run_chain(config: ChainConfig) -> None:
     for number, stage in enumerate(stages, 1):
         stage_started = time.monotonic()
         log.info("stage %d of %d: %s", number, len(stages), stage.name)
-        code = subprocess.run(command(stage, config), check=False).returncode
+        code = subprocess.run(command(stage, options(config)), check=False).returncode
         if code:
             log.error("stage %s ended with exit code %d; run the same command again to go on", stage.name, code)
             sys.exit(code)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from dags.chain import STAGES, ChainConfig, command, run_chain, stages_between
+from dags.chain import ChainConfig, options, run_chain, stages_between
+from dags.stages import STAGES, command
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
 from trainer.logs import read_log
@@ -163,12 +164,12 @@ def test_stages_run_in_order_and_the_first_failure_ends_the_chain(
 
 def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:
     config = ChainConfig(out=Path("o"), recipe="demo", task="babyai", episodes="5", workers=3)
-    words = {stage.name: command(stage, config)[2:] for stage in STAGES}
+    words = {stage.name: command(stage, options(config))[2:] for stage in STAGES}
     assert words["collect"] == [
         "collectors.collect", "--out", "o", "--recipe", "demo", "--task", "babyai", "--workers", "3",
         "--episodes", "5",
     ]  # fmt: skip
-    assert words["dataset"] == ["collectors.dataset.build", "--out", "o"]
+    assert words["dataset"] == ["collectors.dataset.build", "--out", "o", "--task", "babyai"]
     assert words["train"] == ["trainer.train", "--out", "o", "--recipe", "demo", "--task", "babyai"]
 
 

@@ -1,0 +1,158 @@
+"""One Airflow DAG per stage, ``jat_experts`` to ``jat_report``: each can be scheduled, paused and run again by itself.
+
+Assets chain them: a stage that ends starts the next one with exactly the tasks that worked and the same options. Needs
+the extra ``dags``; the commands may run with another Python (``dags/launch.py``). Settings of the scheduler, from its
+environment:
+
+    JAT_OUT            default of the parameter ``out``: an absolute path or a URL
+    JAT_SCHEDULE       when `jat_experts` starts by itself, as cron; only by hand if not given
+    JAT_RETRIES        of a unit of work that failed; 2 if not given
+    JAT_RETRY_SECONDS  before the first retry, doubled for each later one; 60 if not given
+    JAT_TIMEOUT_HOURS  a unit of work may take; 48 if not given
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Asset, BaseOperator, CronTriggerTimetable, Param, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from dags.launch import Launcher, StageError, check_out
+from dags.stages import PUBLISH, STAGES, Stage
+from dags.units import unit_name, units_of
+from pipeline.errors import UserError
+
+ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in (*STAGES, PUBLISH)}
+PARAMETERS = {
+    "task": ("*", "Task name, domain, glob, or comma list of these"),
+    "out": (
+        os.environ.get("JAT_OUT", str(Path.home() / "jat")),
+        "Output root: an absolute path, or a URL such as s3://",
+    ),
+    "recipe": ("", "Recipe of every stage that has recipes; each stage's own default if empty"),
+    "episodes": ("", "Training episodes per task; the recipe's if empty"),
+    "expert": ("", "Who acts: best, a kind, a revision or a mix; best if empty"),
+    "workers": ("2", "Worker processes of a unit of work"),
+    "to": ("", "Where to publish: owner/name on the Hub, a URL or a folder; not published if empty"),
+}
+
+
+class StageOperator(BaseOperator):
+    """Runs a stage's command on one unit of work and returns the unit.
+
+    Args:
+        stage: which stage.
+        unit: ``name`` to be shown, names of ``tasks``, and ``options`` of the command.
+    """
+
+    template_fields = ("unit",)
+
+    def __init__(self, *, stage: Stage, unit: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stage, self.unit = stage, unit
+        self._launcher: Launcher | None = None
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        context["unit_name"] = self.unit["name"]
+        options = {**self.unit["options"], "task": ",".join(self.unit["tasks"])}
+        self._launcher = Launcher(self.stage, options)
+        self.log.info("%s", " ".join(self._launcher.words))
+        try:
+            self._launcher.run(self.log.info)
+        except StageError as error:
+            kind = AirflowFailException if error.is_permanent else AirflowException
+            raise kind(f"{self.stage.name}: {error}") from None
+        return self.unit
+
+    def on_kill(self) -> None:
+        if self._launcher:
+            self._launcher.stop()
+
+
+def runs_of(params: dict[str, str], handed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a run is about: for each set of options, the tasks.
+
+    Args:
+        params: of the run, used where nothing was handed on.
+        handed: extras of the assets that started the run; several if the stage before ended several times meanwhile.
+    """
+    if not handed:
+        return [{"options": {name: value for name, value in params.items() if value and name != "task"}, "tasks": None}]
+    merged: dict[str, dict[str, Any]] = {}
+    for extra in handed:
+        for run in extra["runs"]:
+            key = json.dumps(run["options"], sort_keys=True)
+            tasks = merged.setdefault(key, {"options": run["options"], "tasks": []})["tasks"]
+            tasks += [name for name in run["tasks"] if name not in tasks]
+    return list(merged.values())
+
+
+def stage_dag(stage: Stage) -> DAG:
+    """The DAG of a stage."""
+    cron = os.environ.get("JAT_SCHEDULE")
+    schedule: Any = CronTriggerTimetable(cron, timezone="UTC") if cron else None
+    with DAG(
+        f"jat_{stage.name}",
+        schedule=[ASSETS[stage.after]] if stage.after else schedule,
+        catchup=False,
+        max_active_runs=1,
+        tags=["jat"],
+        doc_md=f"`python -m {stage.module}`; a run again does only what is missing.",
+        params={name: Param(default, type="string", description=text) for name, (default, text) in PARAMETERS.items()},
+    ) as dag:
+
+        @task(retries=0)
+        def plan(params: dict[str, str], triggering_asset_events: Any) -> list[dict[str, Any]]:
+            """The units of work: of what the stage before handed on, else of the parameters."""
+            handed = [event.extra for events in triggering_asset_events.values() for event in events]
+            units = []
+            try:
+                for run in runs_of(params, handed):
+                    options = run["options"]
+                    if stage is PUBLISH and not options.get("to"):
+                        continue
+                    check_out(options["out"])
+                    chosen = ",".join(run["tasks"]) if run["tasks"] else params["task"]
+                    for names in units_of(stage, {**options, "task": chosen}):
+                        units.append({"name": unit_name(names), "tasks": names, "options": options})
+            except UserError as error:
+                raise AirflowFailException(str(error)) from None
+            if not units:
+                raise AirflowSkipException("no place to publish to: the parameter `to` is empty")
+            return units
+
+        done = StageOperator.partial(
+            task_id=stage.name,
+            stage=stage,
+            pool=f"jat_{stage.name}",
+            retries=int(os.environ.get("JAT_RETRIES", "2")),
+            retry_delay=timedelta(seconds=float(os.environ.get("JAT_RETRY_SECONDS", "60"))),
+            retry_exponential_backoff=True,
+            execution_timeout=timedelta(hours=float(os.environ.get("JAT_TIMEOUT_HOURS", "48"))),
+            map_index_template="{{ unit_name }}",
+        ).expand(unit=plan())
+
+        @task(outlets=[ASSETS[stage.name]], trigger_rule="all_done", retries=0)
+        def hand_on(units: Any, outlet_events: Any) -> None:
+            """Start the next stage with what worked; what failed returned no unit."""
+            worked = [unit for unit in units or [] if unit]
+            if not worked:
+                raise AirflowSkipException("nothing worked")
+            outlet_events[ASSETS[stage.name]].extra = {"runs": runs_of({}, [{"runs": worked}])}
+
+        @task(retries=0)
+        def all_worked() -> None:
+            """A leaf with the default rule: one unit that failed makes the run red, though the others go on."""
+
+        hand_on(done.output)
+        done >> all_worked()
+    return dag
+
+
+for _stage in (*STAGES, PUBLISH):
+    globals()[f"jat_{_stage.name}"] = stage_dag(_stage)

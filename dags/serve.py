@@ -1,0 +1,228 @@
+"""Airflow for one person: scheduler, web page and SQLite in one folder, reachable from this machine alone.
+
+    python -m dags.serve --out runs/default
+
+Prints the address and the login, runs until interrupted, and then ends everything it started. A shared installation
+runs Airflow its own way and only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from pipeline.cli import parse, run
+from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import exclusive
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+START_S = 180.0  # until the web page answers
+STOP_S = 20.0  # between asking a process to end and ending it
+# Logs are read from files on this machine; their server, which would listen on every interface, is left out.
+PROCESSES = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Start Airflow with a DAG for every stage."""
+
+    out: Path = Path("runs/default")
+    """Default output root of the DAGs."""
+    home: Path = Path("runs/airflow")
+    """Airflow's own folder: database, logs, password. Remove it to forget all runs."""
+    port: int = 8080
+    """Port of the web page, on 127.0.0.1."""
+    parallel: int = os.cpu_count() or 1
+    """Units of work at once, over all stages."""
+
+    def __post_init__(self) -> None:
+        if not 1024 <= self.port <= 65535:
+            raise UserError(f"--port is {self.port}; it must be from 1024 to 65535")
+
+
+def serve(config: ServeConfig) -> None:
+    """Run until a signal ends it.
+
+    Raises:
+        UserError: Airflow is missing, the port is taken, or another one runs in the same home.
+        JobsFailedError: a part of Airflow did not start, or ended by itself.
+    """
+    if importlib.util.find_spec("airflow") is None:
+        raise UserError("Airflow is not installed here; run `make setup-dags`, or `pip install 'jat-pipeline[dags]'`")
+    _check_free(config.port)
+    home = config.home.absolute()
+    with exclusive(home / ".lock", "stop it, or use another --home"), _signals_raise():
+        environ = environment(config)
+        for words in (("db", "migrate"), ("pools", "import", str(HERE / "pools.json"))):
+            log.info("airflow %s", " ".join(words))
+            _airflow(words, environ)
+        started = [_start(words, environ, home) for words in PROCESSES]
+        try:
+            _wait_until_it_answers(config, started)
+            address = f"http://127.0.0.1:{config.port}"
+            log.info("Airflow runs at %s, login admin, password %s", address, _password(home))
+            log.info("logs in %s; Ctrl-C stops it", home / "logs")
+            while all(process.poll() is None for process in started):
+                time.sleep(0.5)
+            raise JobsFailedError(_ended(started, home))
+        except KeyboardInterrupt:
+            log.info("stopping")
+        finally:
+            _stop(started)
+
+
+def environment(config: ServeConfig) -> dict[str, str]:
+    """The environment of Airflow's processes, and of whoever wants to talk to this Airflow from the shell."""
+    home = config.home.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    root = str(HERE.parent)
+    settings = {
+        "CORE__DAGS_FOLDER": str(HERE),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__PARALLELISM": str(config.parallel),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{config.port}/execution/",
+        "CORE__FERNET_KEY": _secret(home, "fernet_key", _fernet_key),
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(config.port),
+        "API__WORKERS": "1",
+        "API__SECRET_KEY": _secret(home, "secret_key", secrets.token_hex),
+        "API_AUTH__JWT_SECRET": _secret(home, "jwt_secret", lambda: secrets.token_hex(64)),
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+    }
+    _password(home)
+    python_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return {
+        "JAT_OUT": str(config.out if "://" in str(config.out) else config.out.absolute()),
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": python_path,
+        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+    }
+
+
+def _fernet_key() -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def _secret(home: Path, name: str, make: object) -> str:
+    """A secret of this home, made once and readable by its owner alone."""
+    path = home / name
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(make())  # type: ignore[operator]
+    return path.read_text()
+
+
+def _password(home: Path) -> str:
+    text = _secret(home, "passwords.json", lambda: json.dumps({"admin": secrets.token_urlsafe(12)}))
+    password: str = json.loads(text)["admin"]
+    return password
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} is taken on 127.0.0.1; choose another --port (PORT=)") from error
+
+
+def _airflow(words: tuple[str, ...], environ: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", *words], env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise JobsFailedError(f"airflow {' '.join(words)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def _start(words: tuple[str, ...], environ: dict[str, str], home: Path) -> subprocess.Popen[bytes]:
+    path = home / "logs" / f"{words[0]}.log"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as handle:
+        return subprocess.Popen(
+            [sys.executable, "-m", "airflow", *words], env=environ, stdout=handle, stderr=handle, start_new_session=True
+        )
+
+
+def _wait_until_it_answers(config: ServeConfig, started: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_S
+    url = f"http://127.0.0.1:{config.port}/api/v2/monitor/health"
+    while time.monotonic() < deadline:
+        if any(process.poll() is not None for process in started):
+            raise JobsFailedError(_ended(started, config.home.absolute()))
+        with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                health = json.load(answer)
+            if all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")):
+                return
+        time.sleep(0.5)
+    raise JobsFailedError(f"Airflow is not healthy after {START_S:g} s; see {config.home / 'logs'}")
+
+
+def _ended(started: list[subprocess.Popen[bytes]], home: Path) -> str:
+    words = next(PROCESSES[i] for i, process in enumerate(started) if process.poll() is not None)
+    text = (home / "logs" / f"{words[0]}.log").read_text(errors="replace")
+    return f"airflow {words[0]} ended by itself; the end of its log:\n{text[-2000:]}"
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does, so that what it started ends, too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(started: list[subprocess.Popen[bytes]]) -> None:
+    for process in started:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    for process in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def main() -> None:
+    serve(parse(ServeConfig))
+
+
+if __name__ == "__main__":
+    run("dags.serve")
