@@ -5,6 +5,8 @@ PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
 PY := $(VENV)/bin/python
+# Airflow has 130 packages of its own and needs none of ours, so it has an environment of its own.
+VENV_DAGS := .venv-dags
 # A variable that is not set is not passed, so that the recipe or the command's own default holds.
 option = $(if $($(2)),--$(1) '$($(2))')
 TASKS := $(call option,task,TASK)
@@ -14,8 +16,9 @@ MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISO
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-experts setup-dev demo test chaos lint tasks experts experts-report plan collect corpora rates status \
-	replay video dataset validate publish train evaluate publish-agent generate report bench bench-collect clean
+.PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
+	corpora rates status replay video dataset validate publish train evaluate publish-agent generate report dags \
+	bench bench-collect clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,7 +27,9 @@ setup: $(VENV)/.installed ## create .venv with everything a run needs, at pinned
 
 setup-experts: $(VENV)/.installed-experts ## the same, with what training experts needs (another 0.8 GB)
 
-setup-dev: $(VENV)/.installed-dev ## the same, with what tests and lint need
+setup-dags: $(VENV_DAGS)/.installed ## create .venv-dags with Airflow
+
+setup-dev: $(VENV)/.installed-dev $(VENV_DAGS)/.installed ## the same, with what tests and lint need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
@@ -38,6 +43,12 @@ $(VENV)/.installed-experts: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed-experts
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
+	@test -x $(VENV_DAGS)/bin/python || $(PYTHON) -m venv $(VENV_DAGS)
+	$(VENV_DAGS)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt \
+		-c dags/constraints.txt -e '.[dags]'
 	@touch $@
 
 demo: setup ## experts to report on six tasks, in about ten minutes
@@ -120,6 +131,10 @@ generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT
 report: setup ## write OUT/report/index.html
 	$(PY) -m trainer.report --out '$(OUT)'
 
+dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person on this machine (PORT=)
+	JAT_PYTHON="$${JAT_PYTHON:-$(CURDIR)/$(PY)}" $(VENV_DAGS)/bin/python -m dags.serve --out '$(OUT)' \
+		$(call option,port,PORT)
+
 bench: setup ## measure experts, loading, training and acting on this machine
 	$(PY) -m experts.bench --out '$(OUT)'
 	$(PY) -m trainer.bench $(STAGE)
@@ -129,4 +144,4 @@ bench-collect: setup-experts ## measure collection on this machine, beside the p
 	$(PY) -m collectors.soak
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV_DAGS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -83,13 +83,14 @@ class Launcher:
         last = error = ""
         code_of_job: int | None = None
         assert self._process.stdout is not None
-        for line in map(str.rstrip, self._process.stdout):
-            say(line)
-            last = line or last
-            if line.startswith("error: "):
-                error = line.removeprefix("error: ")
-            if self._address and (found := JOB_ENDED.search(line)):
-                code_of_job = int(found[1])
+        with self._process.stdout as output:
+            for line in map(str.rstrip, output):
+                say(line)
+                last = line or last
+                if line.startswith("error: "):
+                    error = line.removeprefix("error: ")
+                if self._address and (found := JOB_ENDED.search(line)):
+                    code_of_job = int(found[1])
         code = self._process.wait()
         if code and code_of_job is not None:
             code = code_of_job

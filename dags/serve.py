@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 START_S = 180.0  # until the web page answers
-STOP_S = 20.0  # between asking a process to end and ending it
+STOP_S = 10.0  # between asking a process to end and ending it
 # Logs are read from files on this machine; their server, which would listen on every interface, is left out.
 PROCESSES = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
 

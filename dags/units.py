@@ -72,7 +72,8 @@ def _episodes(task: Task, options: Mapping[str, str], mean_steps: float) -> int:
     from collectors.config import RECIPES, CollectConfig
     from pipeline.seeds import SPLITS
 
-    config = RECIPES.get(options.get("recipe", ""), CollectConfig)()
+    recipe = options.get("recipe", "")
+    config = RECIPES[recipe]() if recipe in RECIPES else CollectConfig(task.name)
     if options.get("episodes"):
         config = replace(config, episodes=options["episodes"])
     return sum(config.num_episodes(task, split, mean_steps) for split in SPLITS)

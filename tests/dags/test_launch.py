@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dags.launch import Launcher, StageError, check_out
+from dags.stages import STAGES
+from pipeline.errors import UserError
+
+COLLECT = next(stage for stage in STAGES if stage.name == "collect")
+FAKE = str(Path(__file__).with_name("fake_python.py"))
+
+
+def launcher(out: Path, task: str, monkeypatch: pytest.MonkeyPatch, **told: object) -> Launcher:
+    monkeypatch.setenv("FAKE_PYTHON", json.dumps(told))
+    return Launcher(COLLECT, {"out": str(out), "task": task, "episodes": "5"}, {"JAT_PYTHON": FAKE})
+
+
+def wait_for(path: Path) -> int:
+    deadline = time.monotonic() + 30
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def wait_until_gone(process: int) -> None:
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_every_line_is_handed_on_and_the_command_has_the_stage_s_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    launcher(tmp_path, "babyai-synth", monkeypatch).run(lines.append)
+    assert lines == ["collectors.collect works on babyai-synth"]
+    call = json.loads((tmp_path / "calls.jsonl").read_text())
+    assert call["options"] == {"--out": str(tmp_path), "--task": "babyai-synth", "--episodes": "5"}
+
+
+@pytest.mark.parametrize(("code", "is_permanent"), [(1, False), (2, True), (137, False)])
+def test_a_failure_says_what_the_command_said_and_whether_a_retry_may_help(
+    code: int, is_permanent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StageError, match=r"^babyai-synth cannot be done$") as failed:
+        launcher(tmp_path, "babyai-synth", monkeypatch, fail={"babyai-synth": code}).run(lambda line: None)
+    assert failed.value.is_permanent == is_permanent
+
+
+def test_a_stopped_command_ends_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = launcher(tmp_path, "babyai-synth", monkeypatch, hang=["babyai-synth"])
+    errors: list[StageError] = []
+
+    def run() -> None:
+        try:
+            command.run(lambda line: None)
+        except StageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    grandchild = wait_for(tmp_path / "child.pid")
+    command.stop()
+    thread.join(30)
+    wait_until_gone(grandchild)
+    assert "stopped from outside" in str(errors[0]) and not errors[0].is_permanent
+
+
+def test_a_command_ends_when_the_scheduler_s_process_is_killed(tmp_path: Path) -> None:
+    script = (
+        "from dags.launch import Launcher; from dags.stages import STAGES; "
+        f"Launcher(STAGES[1], {{'out': {str(tmp_path)!r}, 'task': 'a'}}, {{'JAT_PYTHON': {FAKE!r}}}).run(print)"
+    )
+    environ = {**os.environ, "FAKE_PYTHON": json.dumps({"hang": ["a"]})}
+    scheduler = subprocess.Popen([sys.executable, "-c", script], env=environ, stdout=subprocess.DEVNULL)
+    sleeper = psutil.Process(wait_for(tmp_path / "child.pid"))
+    stage = sleeper.parent()
+    assert stage is not None
+    scheduler.send_signal(signal.SIGKILL)
+    scheduler.wait()
+    wait_until_gone(stage.pid)
+    sleeper.kill()
+
+
+def test_with_a_ray_dashboard_the_command_is_submitted_as_a_job() -> None:
+    environ = {"JAT_RAY_JOBS": "http://head:8265", "JAT_RAY_PYTHON": "/opt/python", "JAT_PYTHON": "/here/python"}
+    words = Launcher(COLLECT, {"out": "s3://b/run", "task": "babyai"}, environ).words
+    split = words.index("--")
+    assert words[:6] == ["/here/python", "-m", "ray.scripts.scripts", "job", "submit", "--address"]
+    assert words[split + 1 :] == [
+        "/opt/python", "-m", "collectors.collect", "--out", "s3://b/run", "--task", "babyai",
+    ]  # fmt: skip
+
+
+def test_an_output_root_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    check_out(str(tmp_path / "new" / "folder"))
+    check_out("memory://bucket/run")
+    with pytest.raises(UserError, match="give an absolute path or a URL"):
+        check_out("runs/default")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is not a folder this process may write"):
+        check_out(str(tmp_path / "file" / "run"))

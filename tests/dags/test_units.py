@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from dags.stages import PUBLISH, STAGES, Stage, command
+from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
+from pipeline.errors import UserError
+from pipeline.tasks import select_tasks
+
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def test_short_work_is_put_together_and_long_or_unknown_work_stands_alone() -> None:
+    half = UNIT_SECONDS / 2
+    work = [("a", 1.0), ("b", UNIT_SECONDS), ("c", half), ("d", None), ("e", half), ("f", half), ("g", 2.0)]
+    assert grouped(work) == [["b"], ["d"], ["a", "c", "e"], ["f", "g"]]
+    assert grouped([]) == []
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_chosen_task_is_in_one_unit(stage: Stage) -> None:
+    units = units_of(stage, {"task": "*", "episodes": "100"})
+    names = [name for unit in units for name in unit]
+    assert sorted(names) == sorted(task.name for task in select_tasks("*"))
+    assert (len(units) > 1) == stage.by_task
+
+
+def test_a_unit_is_as_long_as_the_work_on_its_tasks() -> None:
+    few = units_of(BY_NAME["collect"], {"task": "metaworld-[ab]*", "episodes": "20"})
+    many = units_of(BY_NAME["collect"], {"task": "metaworld-[ab]*", "episodes": "16000"})
+    assert len(few) == 1 and len(few[0]) == len(many) > 5
+    assert all(len(unit) == 1 for unit in many)
+    # An Atari expert has to be trained, which nobody can say the length of.
+    assert units_of(BY_NAME["experts"], {"task": "atari-pong"}) == [["atari-pong"]]
+
+
+def test_what_cannot_be_chosen_is_said() -> None:
+    with pytest.raises(UserError, match=r"no task matches 'metawrld-\*'; nearest: metaworld"):
+        units_of(BY_NAME["collect"], {"task": "metawrld-*"})
+    with pytest.raises(UserError, match="--episodes"):
+        units_of(BY_NAME["collect"], {"task": "metaworld-reach", "episodes": "many"})
+
+
+def test_a_unit_is_shown_by_the_name_of_its_task() -> None:
+    assert unit_name(["metaworld-reach"]) == "metaworld-reach"
+    assert unit_name(["a", "b", "c"]) == "a and 2 more"
+
+
+def test_stages_are_chained_to_stages_and_publishing_stands_beside_them() -> None:
+    before: set[str | None] = {None}
+    for stage in STAGES:
+        assert stage.after in before, stage
+        before.add(stage.name)
+    assert PUBLISH.after == "dataset" and all(stage.after != PUBLISH.name for stage in STAGES)
+    assert command(PUBLISH, {"out": "/o", "to": "", "task": "x"}, "py") == [
+        "py", "-m", "collectors.dataset.publish", "--out", "/o",
+    ]  # fmt: skip
