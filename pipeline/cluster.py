@@ -57,8 +57,8 @@ def connect(workers: int) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning in every worker
-    # Ray starts idle workers with the cluster and lets the driver wait for them. If one is killed before it has reported,
-    # the driver waits for ever, in C++.
+    # Ray starts idle workers with the cluster and lets the driver wait for them. If one is killed before it has
+    # reported, the driver waits for ever, in C++.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     address = os.environ.get("RAY_ADDRESS")
     if address:
