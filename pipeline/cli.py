@@ -123,6 +123,15 @@ def run(module: str) -> None:
     except JobsFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in LOGGERS:
+            raise  # ours: a fault of the program
+        print(
+            f"error: the package {error.name.partition('.')[0]!r} is not installed for {sys.executable}; "
+            f"run `make setup`, or `pip install 'jat-pipeline[all]'`",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

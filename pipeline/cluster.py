@@ -65,7 +65,14 @@ def connect(workers: int) -> None:
         _check_answers(address)
     with _no_longer_than(START_S):
         if address:
-            ray.init(address=address, logging_level=logging.WARNING)
+            try:
+                ray.init(address=address, logging_level=logging.WARNING)
+            except (ray.exceptions.AuthenticationError, ConnectionError) as error:
+                raise UserError(
+                    f"the Ray cluster at RAY_ADDRESS={address} refuses this process; put the cluster's token into "
+                    f"RAY_AUTH_TOKEN (or its file into RAY_AUTH_TOKEN_PATH), set RAY_AUTH_MODE=token, and let it run "
+                    f"Ray {ray.__version__}, too"
+                ) from error
             return
         try:
             ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)

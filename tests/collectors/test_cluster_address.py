@@ -51,8 +51,8 @@ def address() -> Iterator[str]:
     head.wait()
 
 
-def collect(out: Path, workers: int, ray_address: str | None, exit_code: int = 0) -> str:
-    environment = {**os.environ, **(TOKEN | {"RAY_ADDRESS": ray_address} if ray_address else {})}
+def collect(out: Path, workers: int, ray_address: str | None, exit_code: int = 0, **environ: str) -> str:
+    environment = {**os.environ, **(TOKEN | {"RAY_ADDRESS": ray_address} if ray_address else {}), **environ}
     words = [
         "--task",
         "babyai-go-to-obj",
@@ -91,3 +91,10 @@ def test_no_cluster_at_the_address_is_one_readable_line(tmp_path: Path) -> None:
     said = collect(tmp_path, 1, f"127.0.0.1:{free_port()}", exit_code=2)
     assert "error: no Ray cluster at RAY_ADDRESS=127.0.0.1:" in said
     assert "Traceback" not in said
+
+
+def test_a_wrong_token_is_one_readable_line(address: str, tmp_path: Path) -> None:
+    output = collect(tmp_path, 1, address, exit_code=2, RAY_AUTH_TOKEN="f" * 64)
+    last = output.splitlines()[-1]
+    assert last.startswith(f"error: the Ray cluster at RAY_ADDRESS={address} refuses this process; put the cluster's")
+    assert "f" * 64 not in output

@@ -115,6 +115,19 @@ def test_an_error_people_can_act_on_is_one_line_and_an_exit_code(
     assert capsys.readouterr().err == line + "\n"
 
 
+def test_a_package_that_is_missing_is_named_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ModuleNotFoundError("No module named 'mujoco.egl'", name="mujoco.egl")
+    with pytest.raises(SystemExit) as left:
+        run(command_that_raises(monkeypatch, missing))
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the package 'mujoco' is not installed for ") and said.count("\n") == 1
+    with pytest.raises(ModuleNotFoundError):
+        run(command_that_raises(monkeypatch, ModuleNotFoundError("No module", name="pipeline.gone")))
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         run(command_that_raises(monkeypatch, ZeroDivisionError()))
