@@ -20,8 +20,10 @@ from pipeline.manifest import FileEntry
 from pipeline.progress import Progress
 
 # The list of a published directory's files, in the format of `sha256sum -c`. What is in the list of an earlier
-# publication is ours and goes when it has left the directory; whatever else lies there is never touched.
+# publication is ours and goes when it has left the directory; whatever else lies there is never touched. Others have
+# lists of this name, too: ours begins with this comment.
 CHECKSUMS = "SHA256SUMS"
+_MARK = "# Files published by jat-pipeline; to check them: sha256sum -c SHA256SUMS\n"
 # In a list of checksums: this file is being replaced, so nobody may take it for what it was.
 UNKNOWN = "0" * 64
 
@@ -179,12 +181,14 @@ def _item(directory: Path, name: str, stat: os.stat_result, entry: FileEntry | N
 
 def format_checksums(checksums: Mapping[str, str]) -> str:
     """The text of ``CHECKSUMS`` for checksums by name."""
-    return "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
+    return _MARK + "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
 
 
 def parse_checksums(text: str) -> dict[str, str]:
-    """Checksums by name; lines that are none are passed over, so that they make nothing ours."""
-    found = {}
+    """Checksums by name; none if the list is not one of ours. Lines that make no sense are passed over."""
+    found: dict[str, str] = {}
+    if not text.startswith(_MARK):
+        return found
     for line in text.splitlines():
         checksum, separator, name = line.partition("  ")
         if separator and len(checksum) == 64 and name:

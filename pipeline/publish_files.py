@@ -108,7 +108,8 @@ class Place:
         return self._checksums.get(item.name) == item.sha256
 
     def _is_ours(self, name: str) -> bool:
-        return name == CHECKSUMS or name in self._checksums or self._journal.get(name) is not None
+        is_our_list = name == CHECKSUMS and bool(self._checksums)
+        return is_our_list or name in self._checksums or self._journal.get(name) is not None
 
     def _disown(self, items: Sequence[Item]) -> None:
         """Say that these are not any more what the list says, before they change: another machine may go on."""
@@ -121,6 +122,8 @@ class Place:
 
     def _put(self, item: Item) -> None:
         item.check_unchanged()
+        # Noted before, so that a file which arrives without this process living on is known as ours.
+        self._journal.put(item.name, [item.sha256, None])
         path = self._path / item.name
         if is_local(path):
             with replacing(path) as temporary:

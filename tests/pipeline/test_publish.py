@@ -23,6 +23,7 @@ from pipeline.publish_files import Place
 from pipeline.publish_hub import HubOptions
 from tests.collectors.test_cluster_address import free_port
 from tests.collectors.test_cluster_nodes import S3, background, end, wait_for
+from tests.hub import wait_until
 
 LAST = "manifest.json"
 FILES = {
@@ -196,6 +197,30 @@ def test_going_on_after_a_kill_sends_only_the_rest(directory: Path, to: str, mon
     assert contents(to) == expected(directory)
 
 
+def test_a_process_that_is_killed_leaves_no_manifest_and_the_next_goes_on(
+    directory: Path, bucket: str, tmp_path: Path
+) -> None:
+    write_files(directory, {f"data/a/test-{index:05d}-of-00300.parquet": b"%d" % index for index in range(300)})
+    code = (
+        "from tests.pipeline.test_publish import *\n"
+        f"publish(Path({str(directory)!r}), [], {LAST!r}, {bucket!r}, 'dataset',"
+        f" Path({str(directory.parent / 'records')!r}), Options())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        wait_until(lambda: len(contents(bucket)) >= 20 or process.poll() is not None, "20 files arrive")
+    finally:
+        process.kill()
+        process.wait()
+    arrived = contents(bucket)
+    assert 20 <= len(arrived) < 300
+    assert LAST not in arrived
+    plan = send(directory, bucket)
+    # The last one may have arrived without having been noted.
+    assert len(arrived) - 1 <= len(plan.same) <= len(arrived)
+    assert contents(bucket) == expected(directory)
+
+
 def test_a_replaced_file_is_not_taken_for_the_old_one_after_a_kill(
     directory: Path, to: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -226,6 +251,17 @@ def test_files_of_others_are_not_overwritten(directory: Path, to: str) -> None:
     with pytest.raises(UserError, match=r"holds files that were not published from here \(README.md\)"):
         send(directory, to)
     assert contents(to) == {"README.md": b"their notes"}
+
+
+def test_a_list_of_others_makes_nothing_ours(directory: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    theirs = {"photo.jpg": b"photo", CHECKSUMS: f"{'0' * 64}  photo.jpg\n".encode()}
+    there.mkdir()
+    for name, content in theirs.items():
+        (there / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"holds files that were not published from here \(SHA256SUMS\)"):
+        send(directory, str(there))
+    assert contents(str(there)) == theirs
 
 
 def test_a_dry_run_writes_nothing(directory: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
