@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.numpy import load_file as load_arrays_file
 from safetensors.numpy import save_file as save_arrays_file
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
@@ -34,6 +34,7 @@ from trainer.layout import TaskLayout
 from trainer.model import Model
 from trainer.networks import build_model, read_model_config
 from trainer.tokenizer import load_tokenizer, save_tokenizer
+from trainer.weights import read_weights
 
 PROGRESS = "training.json"
 
@@ -126,19 +127,32 @@ def write_agent(directory: Path, checkpoint: Checkpoint) -> None:
     write_json(directory / "config.json", dataclasses.asdict(checkpoint.config))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory; weights are read as data, nothing in it is executed.
+def load_agent_config(path: Path) -> AgentConfig:
+    """What acting with a checkpoint takes, without its weights.
 
     Raises:
-        UserError: not a checkpoint directory.
+        UserError: not a checkpoint directory, or one of another version.
     """
     if not (path / "config.json").exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
     raw = read_json(path / "config.json")
+    known = {field.name for field in dataclasses.fields(AgentConfig)}
+    optional = {"contexts", "corpora", "text_boundaries"}
+    if unlike := sorted(set(raw) - known | known - optional - set(raw)):
+        raise UserError(f"{path} is of another version: its config.json and this version differ in {', '.join(unlike)}")
     layouts = [TaskLayout(**layout) for layout in raw["layouts"]]
-    config = AgentConfig(**{**raw, "model": read_model_config(raw["model"]), "layouts": layouts})
-    model = build_model(config.model, layouts)
-    model.load_state_dict(load_file(path / "model.safetensors"))
+    return AgentConfig(**{**raw, "model": read_model_config(raw["model"]), "layouts": layouts})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint directory; weights are read as data, nothing in it is executed.
+
+    Raises:
+        UserError: not a checkpoint directory, one of another version, or damaged.
+    """
+    config = load_agent_config(path)
+    model = build_model(config.model, config.layouts)
+    model.load_state_dict(read_weights(path, model, str(path)))
     arrays = load_arrays_file(path / "normalisers.safetensors")
     normalisers = {
         task: Normaliser(

@@ -31,7 +31,6 @@ from pipeline.seeds import seeds_of
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
 from trainer.config import of_task
-from trainer.logs import TrainManifest, train_manifest_path
 
 log = logging.getLogger(__name__)
 
@@ -184,15 +183,18 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
     Raises:
         UserError: no checkpoint, a task it was not trained on, or random or expert not measured.
     """
-    from trainer.pretrained import trained_tasks
+    from trainer.networks import check_context
+    from trainer.pretrained import agent_config, checkpoint_folder
 
     checkpoint = checkpoint_folder(config.out, config.checkpoint)
-    trained = trained_tasks(checkpoint)
+    agent = agent_config(checkpoint)
+    trained = agent.tasks
     chosen = [task for task in select_tasks(config.task, tasks) if task.name in trained]
     if not chosen:
         raise UserError(f"the checkpoint was not trained on {config.task}, only on: {', '.join(trained)}")
     for task in chosen:
         _references(config.out, task)
+        check_context(agent.model, of_task(config.contexts, task.name, task.domain, agent.context_steps), task.name)
     directory = config.out / "evaluation"
     revision = f"{sha256_of(checkpoint / 'model.safetensors')[:16]} at temperature {config.temperature:g}"
     if config.contexts:
@@ -259,25 +261,6 @@ def scores_of(out: Path, checkpoint: Path) -> list[TaskScore]:
 
 def _revision(path: Path) -> str:
     return str(read_json(path)["revision"]) if path.exists() else ""
-
-
-def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
-    """The local folder of a checkpoint, downloaded if need be; of the one `make train` finished with if None.
-
-    Raises:
-        UserError: there is none.
-    """
-    if checkpoint is None:
-        path = train_manifest_path(out)
-        if not path.exists():
-            raise UserError(f"no finished training in {out}; run `make train`, or pass --checkpoint FOLDER")
-        return out / TrainManifest(**read_json(path)).checkpoint
-    from trainer.pretrained import locate
-
-    folder = locate(checkpoint)
-    if not (folder / "config.json").exists():
-        raise UserError(f"{checkpoint} is not a checkpoint: it has no config.json. Pass a step-... folder")
-    return folder
 
 
 def _references(out: Path, task: Task) -> tuple[Measurement, Measurement]:

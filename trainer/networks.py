@@ -44,6 +44,19 @@ def read_model_config(raw: dict[str, Any]) -> ModelConfig | BaseModelConfig:
     return CONFIGS[architecture](**{**before, **raw})
 
 
+def check_context(config: ModelConfig | BaseModelConfig, context_steps: int, name: str) -> None:
+    """Refuse to look back further in a task than the network has positions for.
+
+    Raises:
+        UserError: names both.
+    """
+    if isinstance(config, ModelConfig) and 2 * context_steps > config.max_positions:
+        raise UserError(
+            f"--contexts: {context_steps} time steps in {name} take {2 * context_steps} positions; the checkpoint has "
+            f"{config.max_positions}"
+        )
+
+
 def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task], text_tokens: int) -> None:
     """Refuse a network that a task's observations or actions do not fit.
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside
 from pipeline.hub import HUB, download
-from trainer.checkpoint import Checkpoint, load_checkpoint, write_agent
+from trainer.checkpoint import AgentConfig, Checkpoint, load_agent_config, load_checkpoint, write_agent
+from trainer.logs import TrainManifest, train_manifest_path
 from trainer.released import CONFIG, FILES, is_released, read_agent_config, read_released
 
 _WANTED = (*FILES, "normalisers.safetensors")
@@ -59,10 +60,29 @@ def from_pretrained(source: str | Path) -> Checkpoint:
     return load_checkpoint(folder)
 
 
-def trained_tasks(folder: Path) -> list[str]:
-    """Names of the tasks that the network in a folder can act in, without reading its weights."""
-    raw = read_json(folder / CONFIG)
-    return read_agent_config(raw, str(folder)).tasks if is_released(raw) else list(raw["tasks"])
+def agent_config(folder: Path) -> AgentConfig:
+    """What acting with the network in a folder takes, without its weights.
+
+    Raises:
+        UserError: as ``from_pretrained``.
+    """
+    if (folder / CONFIG).is_file() and is_released(raw := read_json(folder / CONFIG)):
+        return read_agent_config(raw, str(folder))
+    return load_agent_config(folder)
+
+
+def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
+    """The local folder of a checkpoint, downloaded if need be; of the one `make train` finished with if None.
+
+    Raises:
+        UserError: there is none.
+    """
+    if checkpoint is not None:
+        return locate(checkpoint)
+    path = train_manifest_path(out)
+    if not path.exists():
+        raise UserError(f"no finished training in {out}; run `make train`, or pass --checkpoint FOLDER")
+    return out / TrainManifest(**read_json(path)).checkpoint
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:

@@ -20,7 +20,7 @@ from pipeline.files import sha256_of, write_json
 from pipeline.inventory import Plan
 from pipeline.manifest import FileEntry
 from pipeline.publish import Options, publish
-from trainer.evaluate import TaskScore, checkpoint_folder, scores_of
+from trainer.evaluate import TaskScore, scores_of
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -62,7 +62,7 @@ def publish_network(config: PublishConfig) -> Plan:
         UserError: bad input, or a checkpoint, place or right that is not as it must be; nothing was published.
         JobsFailedError: the place failed for longer than retries last; what arrived stays.
     """
-    from trainer.pretrained import from_pretrained
+    from trainer.pretrained import checkpoint_folder, from_pretrained
 
     folder = checkpoint_folder(config.out, config.checkpoint)
     options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)

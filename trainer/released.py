@@ -7,24 +7,26 @@ What is read: ``config.json``, ``model.safetensors`` and GPT-2's ``tokenizer.jso
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.tasks import CONTINUOUS, DISCRETE, Task, all_tasks
+from trainer import weights
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.config import ModelConfig
 from trainer.jat_model import JatModel
 from trainer.layout import layout_of
 from trainer.tokenizer import FILE_NAME, choose_tokenizer
+from trainer.weights import read_weights
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FILES = (CONFIG, WEIGHTS, FILE_NAME, "vocab.json", "merges.txt")
+CONFIG = "config.json"
+FILES = (CONFIG, weights.FILE_NAME, FILE_NAME, "vocab.json", "merges.txt")
 
 CORPORA = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")
 # JAT's evaluation looked back 256 positions, 32 in Atari; two are one time step.
@@ -52,7 +54,6 @@ _EMBEDDING = "transformer.wte.weight"
 _ALIASES = ("single_discrete_encoder.weight", "multi_discrete_encoder.0.weight")
 # Constants that versions of transformers have stored beside the parameters.
 _CONSTANT = re.compile(r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)")
-_MOST_NAMED = 5
 
 
 def is_released(config: dict[str, Any]) -> bool:
@@ -71,16 +72,11 @@ def read_released(folder: Path, origin: str) -> Checkpoint:
         UserError: a file is missing or damaged, an option is unknown here, or parameters differ; the message says
             which, and from what.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            pickled = " (a pytorch_model.bin is not read: it could run code)" if name == WEIGHTS else ""
-            raise UserError(f"{origin} has no {name}{pickled}")
     raw = read_json(folder / CONFIG)
     agent = read_agent_config(raw, origin)
     with torch.device("meta"):
         model = JatModel(read_model_config(raw, origin))
-    state = _read_parameters(folder / WEIGHTS, model, origin)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(read_weights(folder, model, origin, _parameters), assign=True)
     return Checkpoint(model, _read_tokenizer(folder, agent.model.vocab_size, origin), {}, agent)
 
 
@@ -140,38 +136,13 @@ def _attention_layers(raw: dict[str, Any], num_layers: int) -> list[str]:
     return [kind for kinds, count in pairs for _ in range(count) for kind in kinds]
 
 
-def _read_parameters(path: Path, model: JatModel, origin: str) -> dict[str, torch.Tensor]:
-    """Parameters by our names as float32; their shapes are compared before any is read."""
-    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = {name: name for name in file.keys() if not _CONSTANT.fullmatch(name)}  # noqa: SIM118
-            aliases = [name for name in _ALIASES if name in names]
-            if _EMBEDDING not in names and aliases:
-                names[_EMBEDDING] = aliases[0]
-            for alias in aliases:
-                del names[alias]
-            found = {ours: file.get_slice(theirs).get_shape() for ours, theirs in names.items()}
-            _check_shapes(found, expected, origin)
-            return {ours: file.get_tensor(theirs).float() for ours, theirs in names.items()}
-    except SafetensorError as error:
-        raise UserError(f"{origin}: {WEIGHTS} is damaged ({error}); download it again") from error
-
-
-def _check_shapes(found: dict[str, list[int]], expected: dict[str, list[int]], origin: str) -> None:
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is unknown" for name in found if name not in expected]
-    problems += [
-        f"{name} is {shape}, not {expected[name]}"
-        for name, shape in found.items()
-        if name in expected and shape != expected[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
-        raise UserError(
-            f"{origin}: {WEIGHTS} does not fit the network that its {CONFIG} describes: "
-            f"{'; '.join(problems[:_MOST_NAMED])}{more}"
-        )
+def _parameters(stored: Collection[str]) -> dict[str, str]:
+    """Names in a released file by ours: one of the embedding's names, and no constants."""
+    names = {name: name for name in stored if not _CONSTANT.fullmatch(name)}
+    aliases = [name for name in _ALIASES if name in names]
+    if _EMBEDDING not in names and aliases:
+        names[_EMBEDDING] = aliases[0]
+    return {ours: theirs for ours, theirs in names.items() if ours not in aliases}
 
 
 def _read_tokenizer(folder: Path, vocab_size: int, origin: str) -> Tokenizer:

@@ -21,9 +21,8 @@ from trainer.agent import Agent
 from trainer.checkpoint import Checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.corpora import choose_corpora
-from trainer.evaluate import checkpoint_folder
 from trainer.generate import generate
-from trainer.pretrained import from_pretrained
+from trainer.pretrained import checkpoint_folder, from_pretrained
 from trainer.sources import open_sources
 from trainer.text_data import prepare_picture
 from trainer.train import train

@@ -18,12 +18,12 @@ from trainer.config import TrainConfig
 from trainer.evaluate import (
     EvaluateConfig,
     TaskScore,
-    checkpoint_folder,
     domain_scores,
     evaluate,
     load_scores,
     scores_of,
 )
+from trainer.pretrained import checkpoint_folder
 from trainer.train import train
 
 RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
@@ -119,6 +119,25 @@ def test_scores_of_a_checkpoint_are_those_it_played_itself(config: EvaluateConfi
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"other weights")
     assert scores_of(config.out, other) == []
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_how_far_it_looked_back_is_part_of_what_was_played(config: EvaluateConfig) -> None:
+    evaluate(replace(config, task="toy-grid", contexts={"toy": 2}), FAKE_TASKS)
+    path = config.out / "evaluation" / "toy-grid.json"
+    assert read_json(path)["revision"].endswith(" at temperature 1, looking back toy 2")
+    evaluate(replace(config, task="toy-grid"), FAKE_TASKS)
+    assert read_json(path)["revision"].endswith(" at temperature 1")
+
+
+def test_looking_back_further_than_there_are_positions_is_refused_before_anything_is_played(
+    config: EvaluateConfig,
+) -> None:
+    with pytest.raises(UserError, match="--contexts: 5 time steps in toy-grid take 10 positions; the checkpoint has 8"):
+        evaluate(replace(config, contexts={"toy": 5}), FAKE_TASKS)
+    with pytest.raises(UserError, match="each must be at least 1"):
+        replace(config, contexts={"toy": 0})
+    assert not (config.out / "evaluation").exists()
 
 
 def test_domains_are_means_over_their_tasks(config: EvaluateConfig) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 from pipeline.scores import Interval
 from tests.fakes import FAKE_COUNT, FAKE_TASKS
 from tests.trainer.test_agent import observations
@@ -19,7 +21,7 @@ from trainer.checkpoint import Checkpoint, latest_checkpoint
 from trainer.config import TrainConfig
 from trainer.evaluate import TaskScore
 from trainer.model_card import model_card
-from trainer.pretrained import from_pretrained, save_pretrained, trained_tasks
+from trainer.pretrained import agent_config, from_pretrained, save_pretrained
 from trainer.train import train
 
 SCORE = TaskScore(
@@ -51,7 +53,7 @@ def test_what_is_saved_loads_and_acts_the_same(trained: Path, tmp_path: Path) ->
     }  # fmt: skip
     loaded = from_pretrained(tmp_path / "saved")
     assert loaded.config == checkpoint.config
-    assert trained_tasks(tmp_path / "saved") == ["fake-count", "toy-grid"]
+    assert agent_config(tmp_path / "saved") == checkpoint.config
     assert all(torch.equal(v, loaded.model.state_dict()[k]) for k, v in checkpoint.model.state_dict().items())
     np.testing.assert_array_equal(first_actions(loaded), first_actions(checkpoint))
     assert loaded.tokenizer.to_str() == checkpoint.tokenizer.to_str()
@@ -101,3 +103,24 @@ def test_the_card_of_released_weights_names_its_corpora_and_claims_no_training(t
     card = model_card(from_pretrained(make_folder(tmp_path / "jat")), "somewhere/jat")
     assert "and goes on with texts (wikipedia, oscar, ok-vqa, conceptual-captions)" in card
     assert "optimiser steps" not in card
+
+
+def test_a_checkpoint_of_another_network_says_what_differs(trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    raw = read_json(copy / "config.json")
+    write_json(copy / "config.json", {**raw, "model": {**raw["model"], "vocab_size": 321}})
+    with pytest.raises(UserError, match=r"transformer\.wte\.weight is \[320, 50\], not \[321, 50\]"):
+        from_pretrained(copy)
+    write_json(copy / "config.json", {key: value for key, value in raw.items() if key != "text_tokens"} | {"new": 1})
+    with pytest.raises(UserError, match="this version differ in new, text_tokens"):
+        from_pretrained(copy)
+
+
+def test_a_checkpoint_cut_short_is_refused(trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        from_pretrained(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        from_pretrained(copy)
