@@ -20,11 +20,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from collectors.corpora_config import RECIPES, CorporaConfig
 from collectors.corpus_images import ImageLoader, ImageOptions, RejectedError
 from collectors.corpus_sources import Source, SourceReader, columns_of, resolve_source
-from pipeline.cli import check_at_least_one, parse, run
+from pipeline.cli import parse, run
 from pipeline.cluster import Supervision, run_jobs
-from pipeline.corpora import CORPORA, Corpus, Document, Layout, rows_for, select_corpora, split_of
+from pipeline.corpora import Corpus, Document, Layout, rows_for, select_corpora, split_of
 from pipeline.documents import DocumentRange, Progress, finished_documents, write_documents
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
@@ -37,97 +38,9 @@ log = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-ALL = "all"
 # Documents after which a share of rejected ones means something.
 ENOUGH = 200
 WORKER_BYTES = 8 * 2**30
-
-
-@dataclass(frozen=True)
-class CorporaConfig:
-    """Collect documents of text and image corpora into shards."""
-
-    task: str = "*"
-    """Corpora: wikipedia, oscar, ok-vqa, conceptual-captions; a glob, or a comma list of these."""
-    out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
-    episodes: str = "1000"
-    """Training documents per corpus: a number or `all`, or these by corpus such as `1000,ok-vqa=all`. A tenth more go
-    to the test split."""
-    source: str = ""
-    """Where a corpus comes from instead of its usual place, such as `wikipedia=hub:owner/name@revision/folder` or
-    `oscar=/data/oscar`, a comma list of these: a dataset on the Hub, or a folder, file or glob of Parquet or JSON
-    lines."""
-    test_share: float = 0.1
-    """Test documents as a share of the training documents, where the source has a test split; at least one. Of other
-    sources every tenth row is one."""
-    shard_documents: int = 10_000
-    """Rows of the source per shard, the unit of work and what a kill can cost."""
-    workers: int = 2
-    """Worker processes; each reads one split of one corpus at a time."""
-    image_size: int = 352
-    """Pixels of the longer side of an image at most; 352 is JAT's."""
-    downloads: int = 32
-    """Images each worker downloads at a time, where the source has addresses."""
-    download_s: float = 10.0
-    """Seconds an image may take to arrive; then its document is rejected."""
-    max_rejected: float = 0.5
-    """Share of a shard's documents that may be rejected; above it the shard is not written and the command fails, so
-    that a broken network is not taken for broken documents."""
-    stall_s: float = 300.0
-    """Seconds without a single row or piece of an image after which a worker is held to be hung and replaced."""
-
-    def __post_init__(self) -> None:
-        _parse_by_name("--source", self.source)
-        self.num_documents("")
-        check_at_least_one(self, "shard_documents", "workers", "image_size", "downloads")
-        for name in ("download_s", "stall_s"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be above 0")
-        for name in ("max_rejected", "test_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be above 0, at most 1")
-
-    def num_documents(self, name: str) -> int | None:
-        """Training documents wanted of a corpus; None for all of them."""
-        amounts = {"": "1000"}
-        for part in self.episodes.split(","):
-            corpus, _, amount = part.strip().rpartition("=")
-            if amount != ALL and (not amount.isdecimal() or int(amount) < 1):
-                raise UserError(f"--episodes {self.episodes!r}: {part!r} is no number of at least 1, nor {ALL!r}")
-            _check_name("--episodes", self.episodes, corpus, "")
-            amounts[corpus] = amount
-        amount = amounts.get(name, amounts[""])
-        return None if amount == ALL else int(amount)
-
-    def source_of(self, corpus: Corpus) -> str:
-        return _parse_by_name("--source", self.source).get(corpus.name, corpus.source)
-
-
-def _parse_by_name(flag: str, text: str) -> dict[str, str]:
-    """``wikipedia=folder,oscar=other`` as values by corpus."""
-    values = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = part.partition("=")
-        _check_name(flag, text, name)
-        if not value:
-            raise UserError(f"{flag} {text!r}: {part!r} is not corpus=source")
-        values[name] = value
-    return values
-
-
-def _check_name(flag: str, text: str, name: str, *also: str) -> None:
-    names = [corpus.name for corpus in CORPORA]
-    if name not in (*names, *also):
-        raise UserError(f"{flag} {text!r}: {name!r} is no corpus; there are {', '.join(names)}")
-
-
-def jat() -> CorporaConfig:
-    """What JAT trained on: a million documents of OSCAR, all of the others."""
-    return CorporaConfig(episodes=f"{ALL},oscar=1000000")
-
-
-RECIPES = {"jat": jat}
 
 
 @dataclass(frozen=True)
@@ -326,7 +239,7 @@ def collect_corpora(config: CorporaConfig) -> None:
     """
     root = config.out.absolute() / "shards"  # workers may stand elsewhere
     with exclusive(root / ".corpora.lock", "wait for it, stop it, or use another --out"):
-        jobs = [job for corpus in select_corpora(config.task) for job in _jobs(config, corpus, root)]
+        jobs = [job for corpus in select_corpora(config.task) for job in stream_jobs(config, corpus, root)]
         update_json(root / "corpora.json", config)
         missing = [job for job in jobs if not _is_done(job)]
         log.info("%d of %d streams to read: %s", len(missing), len(jobs), ", ".join(map(str, missing)) or "none")
@@ -344,7 +257,17 @@ def _is_done(job: StreamJob) -> bool:
     return is_exhausted or (job.num_rows is not None and first >= job.num_rows)
 
 
-def _jobs(config: CorporaConfig, corpus: Corpus, root: Path) -> list[StreamJob]:
+def stream_jobs(config: CorporaConfig, corpus: Corpus, root: Path) -> list[StreamJob]:
+    """The streams of one corpus: one, or one per split where the source has test files.
+
+    Args:
+        config: the options.
+        corpus: which.
+        root: where shards stand; the commit of a source that names none is that of the shards there.
+
+    Raises:
+        UserError: the source cannot be used, or the shards there are of another.
+    """
     done = finished_documents(root, corpus.name)
     text = config.source_of(corpus)
     source = resolve_source(text, done[0].revision if done and done[0].source == text else None)

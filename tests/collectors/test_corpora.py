@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.corpora import RECIPES, CorporaConfig, StreamJob, _jobs, collect_corpora, collect_stream
+from collectors.corpora import StreamJob, collect_corpora, collect_stream, stream_jobs
+from collectors.corpora_config import RECIPES, CorporaConfig
 from collectors.corpus_images import stored_image
 from pipeline.corpora import Corpus, select_corpora
 from pipeline.documents import finished_documents
 from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import location
 from tests.collectors.test_corpus_images import Web
 from tests.corpora_sources import (
     IMAGE_TYPE,
@@ -41,7 +43,7 @@ def config_of(out: Path, name: str, source: Path, **changes: Any) -> CorporaConf
 
 def jobs_of(config: CorporaConfig) -> list[StreamJob]:
     (corpus,) = select_corpora(config.task)
-    return _jobs(config, corpus, config.out / "shards")
+    return stream_jobs(config, corpus, config.out / "shards")
 
 
 def collect_here(config: CorporaConfig) -> None:
@@ -354,3 +356,20 @@ def test_the_recipe_is_jat_s(tmp_path: Path) -> None:
     config = RECIPES["jat"]()
     wanted: dict[Corpus, int | None] = {corpus: config.num_documents(corpus.name) for corpus in select_corpora("*")}
     assert [wanted[corpus] for corpus in wanted] == [None, 1_000_000, None, None]
+
+
+def test_an_object_store_gets_the_same_bytes(tmp_path: Path) -> None:
+    write_wikipedia(tmp_path / "source")
+    store: Any = location("memory://corpora-test")
+    config = config_of(tmp_path, "wikipedia", tmp_path / "source", shard_documents=10)
+    collect_here(config)
+    collect_here(replace(config, out=store, episodes="10"))
+    collect_here(replace(config, out=store))
+    folder = tmp_path / "shards" / "wikipedia"
+    for path in folder.glob("train-0000000020-*"):
+        assert (store / "shards" / "wikipedia" / path.name).read_bytes() == path.read_bytes()
+    found = [
+        shard.num_documents for shard in finished_documents(store / "shards", "wikipedia") if shard.split == "train"
+    ]
+    assert sum(found) == 27
+    store.fs.rm("/corpora-test", recursive=True)

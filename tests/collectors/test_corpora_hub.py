@@ -30,14 +30,15 @@ COLLECT = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from collectors.corpora import CorporaConfig, _jobs, collect_stream
+from collectors.corpora import collect_stream, stream_jobs
+from collectors.corpora_config import CorporaConfig
 from pipeline.corpora import select_corpora
 from pipeline.errors import UserError
 settings = json.loads(sys.argv[1])
 config = CorporaConfig(**{**settings, "out": Path(settings["out"])})
 (corpus,) = select_corpora(config.task)
 try:
-    for job in _jobs(config, corpus, config.out / "shards"):
+    for job in stream_jobs(config, corpus, config.out / "shards"):
         collect_stream(job)
 except UserError as error:
     print(error)

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.corpora import CorporaConfig, _jobs, collect_stream
+from collectors.corpora import collect_stream, stream_jobs
+from collectors.corpora_config import CorporaConfig
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.validate import ValidateConfig, validate
@@ -34,7 +35,7 @@ def collect_texts(out: Path) -> None:
         source = f"{name}={out / 'source' / name}"
         config = CorporaConfig(task=name, out=out, episodes="all", source=source, shard_documents=10)
         (corpus,) = select_corpora(name)
-        for job in _jobs(config, corpus, out / "shards"):
+        for job in stream_jobs(config, corpus, out / "shards"):
             collect_stream(job)
 
 
