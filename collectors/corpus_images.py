@@ -58,7 +58,7 @@ class ImageLoader:
         self._options = options
         # No certificates are checked away and nothing but http and https is spoken: a row of a source is not trusted.
         self._pool = urllib3.PoolManager(
-            num_pools=4 * connections, maxsize=1, headers={"User-Agent": USER_AGENT, "Accept": "image/*"}
+            num_pools=4 * connections, maxsize=connections, headers={"User-Agent": USER_AGENT, "Accept": "image/*"}
         )
 
     def load(self, value: Any) -> bytes:
