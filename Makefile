@@ -13,11 +13,13 @@ TASKS := $(call option,task,TASK)
 EXPERTS := $(call option,expert,EXPERT)
 # In `make experts collect EPISODES=20` the number is about collecting; measurements then keep their default.
 MEASURED := $(if $(filter collect,$(MAKECMDGOALS)),,$(call option,episodes,EPISODES))
+STUDY = --out '$(OUT)' $(TASKS) $(call option,training,RECIPE) $(call option,seconds,SECONDS_EACH) \
+	$(call option,seeds,SEEDS) $(call option,workers,WORKERS)
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
-	corpora rates status replay video dataset validate publish train evaluate publish-agent generate report dags \
+	corpora rates status replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
 	bench bench-collect clean
 
 help: ## list the targets
@@ -112,9 +114,12 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-train: setup ## train one agent on OUT/dataset (RECIPE=small, jat or demo), on CORPORA= too, with WORKERS= processes (TRACK=tensorboard)
-	$(PY) -m trainer.train $(STAGE) $(TASKS) $(call option,corpora,CORPORA) $(call option,workers,WORKERS) \
-		$(call option,track,TRACK)
+train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
+	$(if $(SWEEP),$(PY) -m trainer.sweep --sweep '$(SWEEP)' $(STUDY),$(PY) -m trainer.train $(STAGE) $(TASKS) \
+		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK))
+
+ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
+	$(PY) -m trainer.ablations $(STUDY)
 
 evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
 	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \

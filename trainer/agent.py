@@ -18,9 +18,8 @@ from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 from trainer.checkpoint import Checkpoint
-from trainer.config import BaseModelConfig, of_task
+from trainer.config import BaseModelConfig, Choose, of_task
 from trainer.data import prepare_observations, prepare_rewards
-from trainer.heads import Choose
 from trainer.tokenizer import encode
 
 

@@ -14,6 +14,9 @@ from pipeline.tasks import DEMO_TASKS
 
 Value = TypeVar("Value")
 
+# Which continuous action is taken, of those that the network finds likely.
+Choose = Literal["mean", "likeliest", "sample"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:

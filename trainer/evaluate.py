@@ -30,7 +30,7 @@ from pipeline.scores import Interval, is_scorable, jat_scores, mean_interval, no
 from pipeline.seeds import seeds_of
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
-from trainer.config import of_task
+from trainer.config import Choose, of_task
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class EvaluateConfig:
     """Episodes per task."""
     temperature: float = 1.0
     """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
+    continuous: Choose = "mean"
+    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
     contexts: dict[str, int] = field(default_factory=dict)
     """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
     workers: int = 2
@@ -121,6 +123,7 @@ class EvaluateJob:
     revision: str
     num_episodes: int
     temperature: float
+    continuous: Choose
     context_steps: int | None
     num_video_episodes: int
     directory: Path
@@ -163,7 +166,8 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     torch.set_num_threads(job.num_threads)
     seeds = seeds_of("evaluate", job.num_episodes)
     num_envs = min(len(seeds), MAX_ENVS)
-    agent = Agent(from_pretrained(job.checkpoint), job.task, num_envs, job.temperature, job.context_steps)
+    checkpoint = from_pretrained(job.checkpoint)
+    agent = Agent(checkpoint, job.task, num_envs, job.temperature, job.context_steps, job.continuous)
     film = _Film(job.task, seeds[: job.num_video_episodes])
     episodes = rollout(job.task, agent, seeds, num_envs, film.listen, keep_observations=False)
     measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
@@ -173,12 +177,13 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     return measurement
 
 
-def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
+def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> list[TaskScore]:
     """Play what is not played yet and write the scores of all tasks played with this checkpoint and temperature.
 
     Args:
         config: what to evaluate.
         tasks: the table to choose from; all 157 if None.
+        is_worker: whether this process is a worker itself, and so plays the tasks one by one without others.
 
     Raises:
         UserError: no checkpoint, a task it was not trained on, or random or expert not measured.
@@ -197,6 +202,8 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
         check_context(agent.model, of_task(config.contexts, task.name, task.domain, agent.context_steps), task.name)
     directory = config.out / "evaluation"
     revision = f"{sha256_of(checkpoint / 'model.safetensors')[:16]} at temperature {config.temperature:g}"
+    if config.continuous != "mean":
+        revision += f", {config.continuous} continuous actions"
     if config.contexts:
         looks_back = ", ".join(f"{name} {steps}" for name, steps in sorted(config.contexts.items()))
         revision += f", looking back {looks_back}"
@@ -208,6 +215,7 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
             revision,
             config.episodes,
             config.temperature,
+            config.continuous,
             of_task(config.contexts, task.name, task.domain, None),
             config.video_episodes,
             directory.absolute(),
@@ -218,7 +226,8 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> lis
     ]
     log.info("%d tasks to evaluate with %s, %d already done", len(jobs), checkpoint, len(chosen) - len(jobs))
     progress = Progress("tasks evaluated", len(jobs), interval_s=0)
-    for job, measurement in run_jobs(evaluate_task, jobs, config.workers):
+    played_here = ((job, evaluate_task(job)) for job in jobs)
+    for job, measurement in played_here if is_worker else run_jobs(evaluate_task, jobs, config.workers):
         progress.advance(1, f"{job.task.name}: return {measurement.accepted_returns.mean():.2f}")
     played = [
         task for task in select_tasks("*", tasks) if task.name in trained and _is_evaluated(directory, task, revision)

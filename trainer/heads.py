@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.config import Choose
+
 # Of a mixture's components: below it, the density of an action that saturates would grow without bound.
 MIN_LOG_STD = -4.0
-
-Choose = Literal["mean", "likeliest", "sample"]
 
 
 class Head(ABC):

@@ -52,12 +52,13 @@ class TrainJob:
     identity: dict[str, Any]
 
 
-def train(config: TrainConfig, tasks: Sequence[Task] | None = None) -> None:
+def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> None:
     """Train to ``config.steps``, from the last checkpoint if there is one.
 
     Args:
         config: the run.
         tasks: the table that ``config.task`` chooses from; all 157 if None.
+        is_worker: whether this process is a worker itself, and so trains without others.
 
     Raises:
         UserError: no dataset, a task or corpus that is not in it, the output folder holds another run, a loss that is
@@ -79,7 +80,7 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None) -> None:
         write_json(directory / "identity.json", identity)
         write_json(directory / "config.json", config)
         job = TrainJob(_absolute(config), chosen, directory, identity)
-        _finish(config, directory, identity, _run(job))
+        _finish(config, directory, identity, train_worker(job) if is_worker else _run(job))
 
 
 def _run(job: TrainJob) -> int:

@@ -132,6 +132,10 @@ class TrainingRun:
             with replacing(self.directory / "log.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
+    def close(self) -> None:
+        """End the threads that load; ``to_the_end`` does so itself."""
+        self._loader.close()
+
     def to_the_end(self) -> None:
         """Train what is left.
 

@@ -1,0 +1,114 @@
+"""Each choice of the base recipe against its alternatives: what docs/ablations.md shows.
+
+    python -m trainer.ablations --out runs/full
+
+Trains every variant below on the same data for the same processor time with several seeds, plays the same episodes
+with each (``trainer/study.py``), and writes the table into the document. Run it again to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli import parse, run
+from pipeline.errors import UserError
+from trainer.config import RECIPES, BaseModelConfig, demo
+from trainer.study import Result, StudyConfig, Variant, run_study, write_between
+
+log = logging.getLogger(__name__)
+
+MARKER = "ABLATIONS"
+
+
+def make_variants(model: BaseModelConfig) -> list[Variant]:
+    """The recipe itself, and every alternative that its network does not take already."""
+    alternatives = [
+        Variant("jat", {"model": demo().model}, "JAT's network, as recipe `small`"),
+        Variant("not-normalised", {"normalise": False}, "raw observations and rewards"),
+        Variant("maps-by-layout", {"model.linear_maps": "layout"}, "encoders and decoders shared by all tasks"),
+        Variant("maps-by-task", {"model.linear_maps": "task"}, "an encoder and decoder per task"),
+        Variant("no-task-embedding", {"model.task_embedding": False}, "the trunk is not told the task"),
+        Variant("previous-action", {"model.previous_action": True}, "the network sees its past actions"),
+        Variant("no-previous-action", {"model.previous_action": False}, "the network does not see its past actions"),
+        Variant(
+            "two-embeddings",
+            {"model.previous_action": True, "model.embeddings_per_step": 2},
+            "observation and action as embeddings of their own",
+        ),
+        Variant("no-previous-reward", {"model.previous_reward": False}, "the network does not see rewards"),
+        Variant("previous-reward", {"model.previous_reward": True}, "the network sees the previous reward"),
+        *(
+            Variant(f"window-{steps}", {"model.window_steps": steps}, f"attention over {steps} time steps")
+            for steps in (1, 4, 32, 128)
+        ),
+        *(
+            Variant(f"head-{name}", {"model.continuous_head": name}, about)
+            for name, about in (
+                ("squared", "squared error"),
+                ("bins", "cross-entropy over bins"),
+                ("mixture", "mixture of Gaussians"),
+            )
+        ),
+        *(
+            Variant(f"noise-{std:g}", {"model.observation_noise": std}, f"observation noise {std:g}")
+            for std in (0.0, 0.03, 0.1, 0.3)
+        ),
+        Variant("dropout", {"model.dropout": 0.1}, "a tenth of each block's output dropped"),
+        Variant("kappa-0.005", {"model.observation_loss_coef": 0.005}, "next observations predicted, as JAT"),
+        Variant("no-positions", {"model.positions": "none"}, "no rotary positions"),
+        Variant("layer-norm", {"model.norm": "layer"}, "LayerNorm for RMSNorm"),
+        Variant("gelu", {"model.feed_forward": "gelu"}, "GELU for SwiGLU"),
+        Variant("half-width", {"model.hidden_size": model.hidden_size // 2}, "half the width"),
+        Variant("half-depth", {"model.num_layers": max(1, model.num_layers // 2)}, "half the blocks"),
+    ]
+    return [Variant("base", {}, "the recipe"), *(v for v in alternatives if not _is_taken(v, model))]
+
+
+def _is_taken(variant: Variant, model: BaseModelConfig) -> bool:
+    options = {key.removeprefix("model."): v for key, v in variant.changes.items() if key.startswith("model.")}
+    return bool(options) and all(getattr(model, name) == value for name, value in options.items())
+
+
+@dataclass(frozen=True)
+class AblationsConfig(StudyConfig):
+    """Compare the choices of the base recipe one by one."""
+
+    document: Path = Path("docs/ablations.md")
+    """Where the table is written, between its markers."""
+
+
+def describe(results: Sequence[Result], config: StudyConfig) -> str:
+    """The table and what it was made with, as Markdown."""
+    lines = [
+        f"{results[0].seeds} seeds, {config.seconds} processor seconds per training, {config.episodes} episodes per "
+        f"task and seed, {len(results[0].tasks)} tasks: {', '.join(f'`{task}`' for task in results[0].tasks)}.",
+        "",
+        "| variant | what | score [95 % interval] | against the recipe | parameters | time steps/s | time steps |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for r in results:
+        difference = "" if r.difference is None else f"{r.difference.mean:+.3f} [{r.difference.low:+.3f}, "
+        difference += "" if r.difference is None else f"{r.difference.high:+.3f}]"
+        lines.append(
+            f"| {r.variant} | {r.about} | {r.score.mean:.3f} [{r.score.low:.3f}, {r.score.high:.3f}] | {difference} | "
+            f"{r.num_parameters / 1e6:.2f} M | {r.rate:,.0f} | {r.timesteps / 1e6:.2f} M |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    config = parse(AblationsConfig)
+    model = RECIPES[config.training]().model
+    if not isinstance(model, BaseModelConfig):
+        raise UserError(f"--training {config.training} has a network of another kind; take one of `base`'s")
+    results = run_study("ablations", make_variants(model), config)
+    if results:
+        write_between(config.document, MARKER, describe(results, config))
+        log.info("wrote %s", config.document)
+
+
+if __name__ == "__main__":
+    run("trainer.ablations")

@@ -1,0 +1,341 @@
+"""Trainings that differ in one thing: the same data, the same compute, several seeds, scores with intervals.
+
+Every training is one job in a folder of its own, ``OUT/<study>/<variant>/seed-<n>``, and is done once its
+``evaluation/scores.json`` is there; a study that is run again makes only what is missing, and goes on with what was
+cut off. Compute is processor seconds: before anything else each variant is timed and gets as many optimiser steps as
+fit. The timings are kept in ``OUT/<study>/speeds.json``, so later runs agree with earlier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.cli import check_at_least_one
+from pipeline.cluster import run_jobs
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.progress import Progress
+from pipeline.scores import Interval
+from pipeline.tasks import Task
+from trainer.config import RECIPES, TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.training_run import TrainingRun
+
+log = logging.getLogger(__name__)
+
+# Optimiser steps per timing, and timings per variant; the fastest counts, as the least disturbed.
+TIMED_STEPS, TIMINGS = 3, 5
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Train variants of a recipe and compare their scores."""
+
+    task: str = (
+        "metaworld-button-press,metaworld-coffee-button,metaworld-door-open,metaworld-drawer-open,"
+        "metaworld-handle-pull,metaworld-peg-unplug-side,metaworld-push,metaworld-reach,metaworld-sweep-into,"
+        "metaworld-window-open"
+    )
+    """Task name, domain, glob, or comma list of these: what every variant is trained on and plays."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run; its dataset and the measurements of its experts are used."""
+    dataset: Path | None = None
+    """Dataset directory; OUT/dataset if not given."""
+    training: str = "base"
+    """Training recipe that all variants start from."""
+    seconds: int = 300
+    """Processor seconds of each training, at the speed measured first."""
+    seeds: int = 3
+    """Trainings of each variant."""
+    episodes: int = 20
+    """Episodes per task and training."""
+    variants: str = "*"
+    """Variants to train, comma list; all by default. Reports hold all that are done."""
+    workers: int = 2
+    """Trainings at once, each on one processor."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "seconds", "seeds", "episodes", "workers")
+        if self.training not in RECIPES:
+            raise UserError(f"--training {self.training!r} is unknown; allowed: {', '.join(sorted(RECIPES))}")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing done differently.
+
+    Attributes:
+        name: of its folder and in reports.
+        changes: options of the training by their flags' names, those of the network as ``model.NAME``; ``model`` alone
+            is a whole other network.
+        about: what it is, in a few words.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    about: str
+
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """The training with the changes in it.
+
+        Raises:
+            UserError: the training has no such option.
+        """
+        whole = {key: value for key, value in self.changes.items() if not key.startswith("model.")}
+        parts = {key.removeprefix("model."): v for key, v in self.changes.items() if key.startswith("model.")}
+        try:
+            config = dataclasses.replace(config, **whole)
+            model: Any = dataclasses.replace(config.model, **parts)
+        except TypeError as error:
+            raise UserError(f"variant {self.name}: {config.model.architecture} networks differ: {error}") from error
+        return dataclasses.replace(config, model=model)
+
+
+@dataclass(frozen=True)
+class StudyJob:
+    """One training and its evaluation."""
+
+    variant: str
+    seed: int
+    config: TrainConfig
+    tasks: tuple[Task, ...]
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A variant's trainings together.
+
+    Attributes:
+        score: mean over tasks, episodes and seeds of the expert-normalised score, with a 95 % interval over seeds and
+            episodes.
+        difference: the same of what it has more than the first variant; None for that one itself.
+        tasks: score by task.
+        validation_loss: mean of the last checkpoints'; comparable only where heads and losses are the same.
+        timesteps, steps: of each training.
+        rate: time steps per processor second.
+    """
+
+    variant: str
+    about: str
+    seeds: int
+    score: Interval
+    difference: Interval | None
+    tasks: dict[str, Interval]
+    validation_loss: float
+    timesteps: int
+    steps: int
+    rate: float
+    num_parameters: int
+
+
+def run_study(
+    name: str, variants: Sequence[Variant], config: StudyConfig, tasks: Sequence[Task] | None = None
+) -> list[Result]:
+    """Train and evaluate what is missing; results of all variants that are done, in order, also in ``results.json``.
+
+    Args:
+        name: of the study and its folder.
+        variants: what to compare; differences are to the first.
+        config: with what.
+        tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: an unknown variant, or whatever training and evaluation find wrong.
+    """
+    from trainer.train import choose_tasks
+
+    config = dataclasses.replace(
+        config, out=config.out.absolute(), dataset=(config.dataset or config.out / "dataset").absolute()
+    )
+    chosen = _select(variants, config.variants)
+    folder = config.out / name
+    base = dataclasses.replace(
+        RECIPES[config.training](), task=config.task, dataset=config.dataset, out=config.out, threads=1, workers=1
+    )
+    configs = {variant.name: variant.apply(base) for variant in variants}
+    by_name = {variant: choose_tasks(configs[variant], tasks) for variant in configs}
+    _check_same_study(folder / "study.json", config)
+    seconds = _measure_speeds(folder / "speeds.json", {v.name: configs[v.name] for v in chosen}, by_name)
+    jobs = []
+    for seed in range(config.seeds):
+        for variant in chosen:
+            out = folder / variant.name / f"seed-{seed}"
+            steps = max(1, round(config.seconds / seconds[variant.name]))
+            training = dataclasses.replace(
+                configs[variant.name], out=out, seed=seed, steps=steps, checkpoint_every=max(1, math.ceil(steps / 4)),
+                warmup_steps=min(configs[variant.name].warmup_steps, math.ceil(steps / 10)),
+            )  # fmt: skip
+            if not _is_done(out):
+                _link_references(config, out)
+                jobs.append(StudyJob(variant.name, seed, training, by_name[variant.name], config.episodes))
+    log.info("%d trainings of about %d s, %d at once", len(jobs), config.seconds, config.workers)
+    progress = Progress("trainings", len(jobs), interval_s=0)
+    for job, score in run_jobs(run_training, jobs, config.workers):
+        progress.advance(1, f"{job.variant}, seed {job.seed}: score {score:.3f}")
+    results = _collect(folder, variants, config.seeds)
+    write_json(folder / "results.json", [asdict(result) for result in results])
+    return results
+
+
+def run_training(job: StudyJob) -> float:
+    """Train and evaluate in this process; the mean score."""
+    from trainer.evaluate import EvaluateConfig, evaluate
+    from trainer.train import train
+
+    train(job.config, job.tasks, is_worker=True)
+    settings = EvaluateConfig(
+        task=job.config.task, out=job.config.out, episodes=job.episodes, workers=os.cpu_count() or 1, video_episodes=0
+    )
+    scores = evaluate(settings, job.tasks, is_worker=True)
+    return float(np.mean([np.mean(score.scores) for score in scores if score.scores is not None]))
+
+
+def write_between(path: Path, marker: str, text: str) -> None:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->`` in a document.
+
+    Raises:
+        UserError: the document has no such markers.
+    """
+    before = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {marker} -->\n", "<!-- end -->"
+    if begin not in before or end not in before.split(begin, 1)[1]:
+        raise UserError(f"{path} has no lines <!-- {marker} --> and {end} to write between")
+    head, rest = before.split(begin, 1)
+    path.write_text(head + begin + text + end + rest.split(end, 1)[1], encoding="utf-8")
+
+
+def bootstrap(runs: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Means over tasks, resampled ``(NUM_RESAMPLES,)``: first seeds are drawn, then within each its tasks' episodes.
+
+    Args:
+        runs: per seed and task, the scores of its episodes.
+    """
+    generator = np.random.default_rng(0)
+    by_run = np.stack(
+        [np.mean([generator.choice(s, (NUM_RESAMPLES, len(s))).mean(axis=1) for s in run], axis=0) for run in runs]
+    )
+    drawn = generator.integers(len(runs), size=(len(runs), NUM_RESAMPLES))
+    means: np.ndarray = by_run[drawn, np.arange(NUM_RESAMPLES)].mean(axis=0)
+    return means
+
+
+def _interval(mean: float, resampled: np.ndarray) -> Interval:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return Interval(mean, float(low), float(high))
+
+
+def _mean(runs: Sequence[Sequence[np.ndarray]]) -> float:
+    return float(np.mean([[np.mean(scores) for scores in run] for run in runs]))
+
+
+def _select(variants: Sequence[Variant], pattern: str) -> list[Variant]:
+    names = [variant.name for variant in variants]
+    wanted = [part.strip() for part in pattern.split(",") if part.strip()]
+    if unknown := [part for part in wanted if part != "*" and part not in names]:
+        raise UserError(f"no variant {', '.join(unknown)}; there are: {', '.join(names)}")
+    return [variant for variant in variants if "*" in wanted or variant.name in wanted]
+
+
+def _check_same_study(path: Path, config: StudyConfig) -> None:
+    """Refuse to compare trainings of different settings."""
+    now = {name: str(getattr(config, name)) for name in ("task", "dataset", "training", "seconds", "episodes")}
+    if not path.exists():
+        write_json(path, now)
+    before = read_json(path)
+    if differ := [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]:
+        raise UserError(f"{path.parent} holds another study: {'; '.join(differ)}. Move it away, or pass its settings")
+
+
+def _measure_speeds(
+    path: Path, configs: Mapping[str, TrainConfig], tasks: Mapping[str, tuple[Task, ...]]
+) -> dict[str, float]:
+    """Processor seconds per optimiser step of each variant, those known before unchanged."""
+    speeds: dict[str, float] = read_json(path) if path.exists() else {}
+    missing = [name for name in configs if name not in speeds]
+    if not missing:
+        return speeds
+    from trainer.training_run import TrainingRun
+
+    out = path.parent / "timing"
+    for name in missing:
+        config = dataclasses.replace(configs[name], out=out, steps=1_000, validation_steps=0)
+        (out / "train").mkdir(parents=True, exist_ok=True)
+        timed = TrainingRun(config, tasks[name], out / "train", {})
+        timed.one_step()  # allocations and kernel selection
+        speeds[name] = min(_time_steps(timed) for _ in range(TIMINGS))
+        timed.close()
+        log.info("%s: %.3f s per optimiser step", name, speeds[name])
+        write_json(path, speeds)
+    return speeds
+
+
+def _time_steps(run: TrainingRun) -> float:
+    """Processor seconds of an optimiser step, loading included."""
+    begun = time.process_time()
+    for _ in range(TIMED_STEPS):
+        run.one_step()
+    return (time.process_time() - begun) / TIMED_STEPS
+
+
+def _link_references(config: StudyConfig, out: Path) -> None:
+    """What evaluation reads of the study's root stands in the training's folder, too."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, target in (("experts", config.out / "experts"), ("dataset", config.dataset)):
+        if not (out / name).exists():
+            (out / name).symlink_to(str(target))
+
+
+def _is_done(out: Path) -> bool:
+    return (out / "evaluation" / "scores.json").exists()
+
+
+def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
+    """Results of the variants with all seeds done."""
+    from trainer.evaluate import load_scores
+    from trainer.logs import TrainManifest, train_manifest_path
+
+    results: list[Result] = []
+    first: tuple[float, np.ndarray] | None = None
+    speeds = read_json(folder / "speeds.json")
+    for variant in variants:
+        outs = [folder / variant.name / f"seed-{seed}" for seed in range(num_seeds)]
+        if not all(_is_done(out) for out in outs):
+            continue
+        scores = [{s.task: np.array(s.scores) for s in load_scores(out) if s.scores is not None} for out in outs]
+        runs = [list(by_task.values()) for by_task in scores]
+        manifests = [TrainManifest(**read_json(train_manifest_path(out))) for out in outs]
+        mean, resampled = _mean(runs), bootstrap(runs)
+        difference = None if first is None else _interval(mean - first[0], resampled - first[1])
+        if variant is variants[0]:
+            first = mean, resampled
+        own = {task: [[by_task[task]] for by_task in scores] for task in scores[0]}
+        losses = [m.validation_loss for m in manifests if m.validation_loss is not None]
+        results.append(
+            Result(
+                variant=variant.name,
+                about=variant.about,
+                seeds=num_seeds,
+                score=_interval(mean, resampled),
+                difference=difference,
+                tasks={task: _interval(_mean(values), bootstrap(values)) for task, values in own.items()},
+                validation_loss=float(np.mean(losses)) if losses else math.nan,
+                timesteps=manifests[0].trained_timesteps,
+                steps=manifests[0].steps,
+                rate=manifests[0].trained_timesteps / manifests[0].steps / speeds[variant.name],
+                num_parameters=manifests[0].num_parameters,
+            )
+        )
+    return results

@@ -1,0 +1,90 @@
+"""One number of a recipe at several values: scores with intervals, a table and a plot.
+
+    python -m trainer.sweep --sweep kappa --out runs/full
+
+``kappa`` repeats JAT's study of the weight of the loss that predicts the next observation (arXiv 2402.09844, section
+5.3). Writes ``OUT/sweep-<name>/``: the trainings (``trainer/study.py``), ``results.json`` and ``<name>.png``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli import parse, print_table, run
+from pipeline.errors import UserError
+from pipeline.files import replacing
+from trainer.config import RECIPES, BaseModelConfig
+from trainer.study import Result, StudyConfig, Variant, run_study
+
+log = logging.getLogger(__name__)
+
+KAPPAS = (0.0, 0.005, 0.05, 0.5)
+
+
+@dataclass(frozen=True)
+class SweepConfig(StudyConfig):
+    """Train a recipe at several values of one of its numbers."""
+
+    sweep: str = "kappa"
+    """What to vary: `kappa`, the weight of the loss that predicts the next observation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sweep != "kappa":
+            raise UserError(f"--sweep {self.sweep!r} is unknown; there is: kappa")
+
+
+def make_variants(training: str) -> list[Variant]:
+    """The recipe at each kappa; the two weights of the loss sum to 1, as in JAT."""
+    is_base = isinstance(RECIPES[training]().model, BaseModelConfig)
+    variants = []
+    for kappa in KAPPAS:
+        changes = {"model.observation_loss_coef": kappa} | ({} if is_base else {"model.action_loss_coef": 1 - kappa})
+        variants.append(Variant(f"kappa-{kappa:g}", changes, f"{kappa:g}"))
+    return variants
+
+
+def plot(results: Sequence[Result], title: str, path: Path) -> None:
+    """Mean score with its interval at each value, and each task's mean as a thin line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(results))
+    for task in results[0].tasks:
+        axes.plot(places, [r.tasks[task].mean for r in results], color="0.8", linewidth=1)
+    means = [r.score.mean for r in results]
+    errors = [[r.score.mean - r.score.low for r in results], [r.score.high - r.score.mean for r in results]]
+    axes.errorbar(places, means, errors, marker="o", capsize=4, color="tab:blue", label="mean, 95 % interval")
+    axes.plot([], [], color="0.8", linewidth=1, label="single tasks")
+    axes.set_xticks(places, [r.about for r in results])
+    axes.set_xlabel(title)
+    axes.set_ylabel("expert-normalised score")
+    axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def main() -> None:
+    from rich.table import Table
+
+    config = parse(SweepConfig)
+    name = f"sweep-{config.sweep}"
+    results = run_study(name, make_variants(config.training), config)
+    if not results:
+        return
+    table = Table(config.sweep, "score", "95 % interval", *(task.split("-", 1)[1] for task in results[0].tasks))
+    for r in results:
+        by_task = (f"{interval.mean:.2f}" for interval in r.tasks.values())
+        table.add_row(r.about, f"{r.score.mean:.3f}", f"{r.score.low:.3f} to {r.score.high:.3f}", *by_task)
+    print_table(table)
+    path = config.out / name / f"{config.sweep}.png"
+    plot(results, "weight of the observation loss (kappa)", path)
+    log.info("wrote %s", path)
+
+
+if __name__ == "__main__":
+    run("trainer.sweep")
