@@ -53,10 +53,10 @@ class ReplayConfig:
 
 
 class StoredActions:
-    """Does what was done, in one slot."""
+    """Does what was done, in one slot: the ``(T, ...)`` actions of one episode."""
 
-    def __init__(self, stored: StoredEpisode) -> None:
-        self._actions, self._next = stored.steps.actions, 0
+    def __init__(self, actions: np.ndarray) -> None:
+        self._actions, self._next = actions, 0
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         self._next = 0
@@ -86,7 +86,7 @@ def replay(config: ReplayConfig, tasks: Sequence[Task] | None = None) -> None:
         differing = warn_of_versions(stored)
         policy = None if config.actions else _expert(config.out, stored)
         if policy is None:
-            who, policy = "the stored actions", StoredActions(stored)
+            who, policy = "the stored actions", StoredActions(stored.steps.actions)
         else:
             who = stored.expert_revision + (f" and noise {stored.noise}" if stored.noise else "")
         (replayed,) = rollout(task, policy, [stored.seed], 1)

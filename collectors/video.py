@@ -94,7 +94,7 @@ def _film(config: VideoConfig, stored: StoredEpisode, path: Path) -> Episode:
                 add_frame(_frame(task, env))
             step += 1
 
-        (replayed,) = rollout(task, StoredActions(stored), [stored.seed], 1, film)
+        (replayed,) = rollout(task, StoredActions(stored.steps.actions), [stored.seed], 1, film)
     return replayed
 
 

@@ -177,11 +177,16 @@ class CorpusManifest:
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """A dataset directory. ``digest`` covers the content of every file, so equal digests mean equal data."""
+    """A dataset directory. ``digest`` covers the content of every shard, so equal digests mean equal data.
+
+    ``descriptions`` are the files beside the data: statistics, and the pictures of the card. Not the card itself, which
+    people may edit before they publish it.
+    """
 
     digest: str
     tasks: dict[str, TaskManifest]
     corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # of datasets older than them: none
+    descriptions: tuple[FileEntry, ...] = ()
 
     FILE_NAME = "manifest.json"
 
@@ -209,14 +214,16 @@ class DatasetManifest:
                     value[kind] = tuple(FileEntry(**entry) for entry in value[kind])
                 corpus["splits"][split] = CorpusSplit(**value)
             corpora[name] = CorpusManifest(**corpus)
-        return DatasetManifest(digest=raw["digest"], tasks=tasks, corpora=corpora)
+        descriptions = tuple(FileEntry(**entry) for entry in raw.get("descriptions", ()))
+        return DatasetManifest(raw["digest"], tasks, corpora, descriptions)
 
     @property
     def files(self) -> list[FileEntry]:
-        """Every data file and side table of the dataset."""
+        """Every data file and side table of the dataset, and what describes them."""
         of_tasks = [split for task in self.tasks.values() for split in task.splits.values()]
         of_corpora = [split for corpus in self.corpora.values() for split in corpus.splits.values()]
         return [
             *(entry for split in of_tasks for entry in split.data + split.episodes),
             *(entry for split in of_corpora for entry in split.data + split.documents),
+            *self.descriptions,
         ]

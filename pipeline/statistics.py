@@ -12,7 +12,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,8 @@ class SplitStatistics:
 
     Attributes:
         num_bytes: of the data files.
-        num_successes: None where the task has no notion of success.
-        experts: episodes by revision of the expert that played them.
+        num_judged: episodes of which is known whether they succeeded; 0 where the task has no notion of it.
+        experts: episodes by revision of the expert that played them, ``""`` where nobody knows.
         noise: episodes by the noise in their actions, ``""`` for none.
         ended: episodes by how they ended.
         rejected: episodes by reason.
@@ -171,7 +171,8 @@ class SplitStatistics:
     num_episodes: int
     num_steps: int
     num_bytes: int
-    num_successes: int | None
+    num_judged: int
+    num_successes: int
     experts: dict[str, int]
     noise: dict[str, int]
     ended: dict[str, int]
@@ -184,6 +185,10 @@ class SplitStatistics:
     observations: Moments
     actions: Moments | None
     action_counts: tuple[int, ...] | None
+
+    @property
+    def success_rate(self) -> float | None:
+        return self.num_successes / self.num_judged if self.num_judged else None
 
     def merge(self, other: SplitStatistics) -> SplitStatistics:
         """Statistics of both together."""
@@ -252,9 +257,10 @@ def split_statistics(task: Task, side: pa.Table, blocks: Iterable[EpisodeBlock],
         num_episodes=len(accepted),
         num_steps=int(lengths.sum()),
         num_bytes=num_bytes,
-        num_successes=None if task.success is None else sum(map(bool, accepted["success"].to_pylist())),
+        num_judged=len(accepted) - accepted["success"].null_count,
+        num_successes=sum(map(bool, accepted["success"].to_pylist())),
         experts=_counted(accepted["expert_revision"].to_pylist()),
-        noise=_counted([text or "" for text in noise]),
+        noise=_counted(noise),
         ended=_counted(accepted["ended"].to_pylist()),
         rejected=_counted(reasons),
         returns=Moments.of(returns),
@@ -268,8 +274,8 @@ def split_statistics(task: Task, side: pa.Table, blocks: Iterable[EpisodeBlock],
     )
 
 
-def _counted(values: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))
+def _counted(values: Sequence[str | None]) -> dict[str, int]:
+    return dict(sorted(Counter(value or "" for value in values).items()))
 
 
 def merge_all(parts: Sequence[SplitStatistics]) -> SplitStatistics:
@@ -279,28 +285,15 @@ def merge_all(parts: Sequence[SplitStatistics]) -> SplitStatistics:
 
 @dataclass(frozen=True)
 class TaskStatistics:
-    """What ``statistics/<task>.json`` of a dataset says.
-
-    Attributes:
-        splits: by name.
-        shards: of which the splits are merged, by digest of their content, so that what is known of a shard is not
-            counted again when others are added.
-    """
+    """What ``statistics/<task>.json`` of a dataset says: the statistics of each split, by name."""
 
     task: str
     splits: dict[str, SplitStatistics]
-    shards: dict[str, SplitStatistics]
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> TaskStatistics:
-        parts = {
-            kind: {name: SplitStatistics.from_json(value) for name, value in raw[kind].items()}
-            for kind in ("splits", "shards")
-        }
-        return TaskStatistics(raw["task"], **parts)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        splits = {name: SplitStatistics.from_json(value) for name, value in raw["splits"].items()}
+        return TaskStatistics(raw["task"], splits)
 
 
 def statistics_path(dataset: Path, task_name: str) -> Path:
@@ -314,11 +307,10 @@ def load_statistics(dataset: Path, task: Task) -> TaskStatistics:
         UserError: the dataset was built without, or they cannot be read.
     """
     path = statistics_path(dataset, task.name)
+    fix = f"build the dataset anew with `make dataset TASK={task.name}`"
+    if not path.exists():
+        raise UserError(f"{path} is missing; {fix}")
     try:
         return TaskStatistics.from_json(read_json(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; build the dataset anew with `make dataset TASK={task.name}`") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); remove it and run `make dataset TASK={task.name}` again"
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} are no statistics ({error}); remove it and {fix}") from error

@@ -3,13 +3,15 @@
     python -m collectors.dataset.build --out runs/default
 
 Writes ``OUT/dataset``: ``data/<task>/<split>-00000-of-0000N.parquet``, side tables under ``episodes/``, the card
-``README.md`` that tells ``datasets`` where everything is, and ``manifest.json`` last. Files are hard links to the
-shards where the file system allows it, so building costs no space, and reading only of what was not checked before.
-The directory is built beside its final place and renamed, so a reader never sees half of one.
+``README.md`` that tells ``datasets`` where everything is, its pictures under ``card/``, ``statistics/<task>.json``, and
+``manifest.json`` last. Files are hard links to the shards where the file system allows it, so building costs no space,
+and reading only of what was not checked before. The directory is built beside its final place and renamed, so a reader
+never sees half of one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -18,21 +20,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.dataset.card import write_card
+from collectors.dataset.card import CARD, write_card
 from collectors.dataset.checks import CheckedShard, check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
+from collectors.dataset.previews import FOLDER as PICTURES
+from collectors.dataset.previews import write_previews
 from collectors.dataset.sources import Shard, check_root, find_shards
 from pipeline.cli import parse, run
 from pipeline.corpora import Corpus
 from pipeline.errors import UserError
-from pipeline.files import NO_SPACE, digest_of, exclusive, write_json
+from pipeline.files import NO_SPACE, digest_of, exclusive, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, DocumentShard, FileEntry, SplitManifest, TaskManifest
 from pipeline.seeds import SPLITS
+from pipeline.statistics import FOLDER as STATISTICS
+from pipeline.statistics import TaskStatistics, merge_all, statistics_path
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # raise it when the same shards would give another dataset, so that `make dataset` builds it anew
+FORMAT = 3  # raise it when the same shards would give another dataset, so that `make dataset` builds it anew
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,11 @@ def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
 
 
 def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
-    """Whether every file the manifest names is there with the size it says."""
+    """Whether there is a card, and every file the manifest names with the size it says."""
     paths = [(dataset / entry.name, entry.num_bytes) for entry in manifest.files]
-    return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
+    return (dataset / CARD).is_file() and all(
+        path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths
+    )
 
 
 def _assemble(
@@ -142,14 +150,44 @@ def _assemble(
         {task.name: _add_task(task, s, building) for task, s in shards.items()},
         {corpus.name: add_corpus(corpus, s, root, building, _link_or_copy) for corpus, s in documents.items()},
     )
-    write_card(building / "README.md", manifest, list(shards))
+    statistics = [_statistics(task, of_task, checked[task]) for task, of_task in shards.items()]
+    descriptions = _describe(building, manifest, list(shards), statistics, dataset)
     write_json(building / "config.json", config)
-    write_json(building / DatasetManifest.FILE_NAME, manifest)
+    write_json(building / DatasetManifest.FILE_NAME, dataclasses.replace(manifest, descriptions=descriptions))
     shutil.rmtree(retired, ignore_errors=True)
     if dataset.exists():
         dataset.rename(retired)
     building.rename(dataset)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def _describe(
+    dataset: Path,
+    manifest: DatasetManifest,
+    tasks: Sequence[Task],
+    statistics: Sequence[TaskStatistics],
+    earlier: Path,
+) -> tuple[FileEntry, ...]:
+    """Write statistics, card and pictures beside the data; all of them but the card.
+
+    Pictures of the same episodes are taken over from the ``earlier`` dataset.
+    """
+    for found in statistics:
+        write_json(statistics_path(dataset, found.task), found, indent=None)
+    previews = write_previews(dataset, manifest, tasks, earlier)
+    write_card(dataset, manifest, tasks, statistics, previews)
+    paths = sorted([*(dataset / PICTURES).glob("*"), *(dataset / STATISTICS).glob("*")])
+    return tuple(FileEntry(str(path.relative_to(dataset)), path.stat().st_size, sha256_of(path)) for path in paths)
+
+
+def _statistics(task: Task, shards: Sequence[Shard], checked: Sequence[CheckedShard]) -> TaskStatistics:
+    """Of both splits, merged of their shards."""
+    pairs = list(zip(shards, checked, strict=True))
+    splits = {
+        split: merge_all([found.statistics for shard, found in pairs if shard.manifest.split == split])
+        for split in SPLITS
+    }
+    return TaskStatistics(task.name, splits)
 
 
 def _add_task(task: Task, shards: Sequence[Shard], dataset: Path) -> TaskManifest:

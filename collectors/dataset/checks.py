@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from collectors.dataset.sources import Shard
 from pipeline.files import list_sizes, read_json, update_json
 from pipeline.progress import Progress
+from pipeline.schema import read_blocks
+from pipeline.statistics import SplitStatistics, split_statistics
 from pipeline.tasks import Task
 from pipeline.validate import check_shard, refuse, scan_together
 
 log = logging.getLogger(__name__)
 
 CHECKED = "checked.json"
-RULES = 1  # raise it when what `visit` checks or finds changes, so that every shard is visited again
+RULES = 2  # raise it when what `visit` checks or finds changes, so that every shard is visited again
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,19 @@ class CheckedShard:
         key: of the content, ``Shard.key``.
         stamps: size and time of change of the data file and the side table when they were read.
         rules: version of the rules they were checked by.
+        statistics: of its episodes.
     """
 
     key: str
     stamps: tuple[tuple[int, str], ...]
     rules: int
+    statistics: SplitStatistics
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> CheckedShard:
         stamps = tuple((size, time) for size, time in raw["stamps"])
-        return CheckedShard(**{**raw, "stamps": stamps})
+        statistics = SplitStatistics.from_json(raw["statistics"])
+        return CheckedShard(**{**raw, "stamps": stamps, "statistics": statistics})
 
 
 def visit(task: Task, shard: Shard, stamps: tuple[tuple[int, str], ...]) -> CheckedShard:
@@ -52,7 +59,10 @@ def visit(task: Task, shard: Shard, stamps: tuple[tuple[int, str], ...]) -> Chec
         UserError: it breaks a rule; names file, row and reason.
     """
     check_shard(task, shard.directory, shard.manifest)
-    return CheckedShard(shard.key, stamps, RULES)
+    data = shard.manifest.data
+    side = pq.read_table(shard.directory / shard.manifest.episodes.name)
+    statistics = split_statistics(task, side, read_blocks(task, shard.directory / data.name), data.num_bytes)
+    return CheckedShard(shard.key, stamps, RULES, statistics)
 
 
 def check_all(shards: Mapping[Task, Sequence[Shard]]) -> dict[Task, list[CheckedShard]]:

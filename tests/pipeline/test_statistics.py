@@ -71,7 +71,9 @@ def test_statistics_of_any_split_into_shards_are_numpy_s_of_all_episodes(task: T
         returns = np.array([episode.total_reward for episode in episodes])
         assert (found.num_episodes, found.num_steps) == (12, lengths.sum())
         assert found.num_bytes == sum(part.num_bytes for part in parts) > 0
-        assert found.num_successes == (None if task is FAKE_PIXELS else sum(map(is_success, range(12))))
+        judged = 0 if task is FAKE_PIXELS else 12
+        assert (found.num_judged, found.num_successes) == (judged, sum(map(is_success, range(judged))))
+        assert found.success_rate == (4 / 12 if judged else None)
         assert found.experts == {"random-0": 6, "random-1": 6}
         assert found.noise == {"": 12}
         assert found.ended == {"terminated": 8, "truncated": 4}
@@ -179,7 +181,7 @@ def test_a_histogram_s_bins_are_as_narrow_as_they_may_be() -> None:
 @pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID, FAKE_PIXELS], ids=lambda task: task.name)
 def test_statistics_come_back_from_their_file(task: Task, tmp_path: Path) -> None:
     found = statistics_of(tmp_path, task, [expected_episode(task, seed) for seed in range(3)])
-    written = TaskStatistics(task.name, {"train": found}, {"abc": found})
+    written = TaskStatistics(task.name, {"train": found})
     write_json(statistics_path(tmp_path, task.name), written)
     assert load_statistics(tmp_path, task) == written
     json.loads(statistics_path(tmp_path, task.name).read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
@@ -188,11 +190,11 @@ def test_statistics_come_back_from_their_file(task: Task, tmp_path: Path) -> Non
 def test_missing_and_damaged_statistics_are_told_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `make dataset TASK=fake-count`"):
         load_statistics(tmp_path, FAKE_COUNT)
-    for damage in ("{", "{}", '{"task": "fake-count", "splits": {"train": {"x": 1}}, "shards": {}}'):
+    for damage in ("{}", "[]", '{"task": "fake-count", "splits": {"train": {"x": 1}}}', '{"splits": 1}'):
         path = statistics_path(tmp_path, "fake-count")
         path.parent.mkdir(exist_ok=True)
         path.write_text(damage)
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match=r"fake-count.json are no statistics .* remove it and build"):
             load_statistics(tmp_path, FAKE_COUNT)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, location, read_json, sha256_of, write_json
 from pipeline.manifest import DatasetManifest, ShardManifest
 from pipeline.plan import ShardJob
+from pipeline.schema import EpisodeBlock, read_blocks
+from pipeline.statistics import load_statistics
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import check_shard
 from tests.fakes import (
@@ -168,7 +170,7 @@ def test_the_manifest_says_what_is_in_each_split(tmp_path: Path) -> None:
                 sha256_of(dataset / entry.name),
             )
     assert sorted(path.name for path in dataset.iterdir()) == [
-        "README.md", "config.json", "data", "episodes", "manifest.json",
+        "README.md", "card", "config.json", "data", "episodes", "manifest.json", "statistics",
     ]  # fmt: skip
 
 
@@ -538,3 +540,91 @@ def test_two_builds_at_once_do_not_meet(tmp_path: Path) -> None:
     with exclusive(tmp_path / "shards" / ".dataset.lock", ""):
         with pytest.raises(UserError, match=r"another process works on .*shards; wait until it has built its dataset"):
             build(tmp_path)
+
+
+def all_blocks(dataset: Path, task: Task, split: str) -> EpisodeBlock:
+    """Everything stored of a split, in one block."""
+    paths = sorted((dataset / "data" / task.name).glob(f"{split}-*"))
+    blocks = [block for path in paths for block in read_blocks(task, path)]
+    joined = {
+        name: np.concatenate([getattr(block, name) for block in blocks])
+        for name in ("lengths", "observations", "actions", "rewards")
+    }
+    return EpisodeBlock(texts=None, **joined)
+
+
+@pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID], ids=lambda task: task.name)
+def test_the_statistics_are_those_of_all_that_is_stored(task: Task, tmp_path: Path) -> None:
+    write_task(tmp_path, task)
+    dataset = build(tmp_path)
+    found = load_statistics(dataset, task)
+    for split, seeds in (("train", range(5)), ("test", range(TEST, TEST + 2))):
+        statistics, stored = found.splits[split], all_blocks(dataset, task, split)
+        assert (statistics.num_episodes, statistics.num_steps) == (len(seeds), sum(map(num_steps, seeds)))
+        assert statistics.experts == {"random-1": len(seeds)}
+        for moments, values in ((statistics.observations, stored.observations), (statistics.rewards, stored.rewards)):
+            assert moments.count == len(values)
+            np.testing.assert_allclose(moments.mean, np.atleast_1d(values.mean(axis=0, dtype=np.float64)), rtol=1e-12)
+            np.testing.assert_allclose(moments.std, np.atleast_1d(values.std(axis=0, dtype=np.float64)), rtol=1e-9)
+        names = (dataset / "data" / task.name).glob(f"{split}-*")
+        assert statistics.num_bytes == sum(path.stat().st_size for path in names)
+
+
+def test_statistics_and_card_do_not_tell_how_often_the_dataset_was_built(tmp_path: Path) -> None:
+    for name in ("at-once", "in-two"):
+        write(tmp_path / name, FAKE_COUNT, "train", 0, 3)
+        write(tmp_path / name, FAKE_COUNT, "test", TEST, 2)
+        write_task(tmp_path / name, FAKE_PIXELS)
+        if name == "in-two":
+            build(tmp_path / name)
+        write(tmp_path / name, FAKE_COUNT, "train", 3, 2)
+        build(tmp_path / name)
+    one, two = (DatasetManifest.load(tmp_path / name / "dataset" / "manifest.json") for name in ("at-once", "in-two"))
+    assert [entry.name for entry in one.descriptions if entry.name.endswith(".webp")] != []
+    assert one == two
+    cards = [(tmp_path / name / "dataset" / "README.md").read_bytes() for name in ("at-once", "in-two")]
+    assert cards[0] == cards[1]
+
+
+def test_a_shard_that_is_known_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    build(tmp_path)
+    write(tmp_path, FAKE_COUNT, "train", 5, 1)
+    read: list[str] = []
+
+    def counting(task: Task, path: Path) -> Iterator[EpisodeBlock]:
+        read.append(path.name)
+        return read_blocks(task, path)
+
+    monkeypatch.setattr("collectors.dataset.checks.read_blocks", counting)
+    assert load_statistics(build(tmp_path), FAKE_COUNT).splits["train"].num_episodes == 6
+    assert read == ["train-0000000005-000001.parquet"]
+
+
+def test_the_manifest_covers_what_describes_the_data(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_PIXELS)
+    dataset = build(tmp_path)
+    entries = DatasetManifest.load(dataset / "manifest.json").descriptions
+    described = sorted(
+        str(path.relative_to(dataset))
+        for path in dataset.rglob("*")
+        if path.is_file() and path.relative_to(dataset).parts[0] in ("card", "statistics")
+    )
+    assert [entry.name for entry in entries] == described
+    assert {"card/pixel.png", "statistics/pixel-count.json"} < set(described)
+    for entry in entries:
+        assert (entry.num_bytes, entry.sha256) == (
+            (dataset / entry.name).stat().st_size,
+            sha256_of(dataset / entry.name),
+        )
+    for name in ("README.md", "card/pixel.png"):
+        (dataset / name).unlink()
+        build(tmp_path)
+        assert (dataset / name).exists()
+
+
+def test_a_configuration_opens_without_its_name(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    write_task(tmp_path, FAKE_GRID)
+    opened = load_dataset(str(build(tmp_path)), cache_dir=str(tmp_path / "cache"))
+    assert opened["train"].features == load(tmp_path / "dataset", "fake-count")["train"].features

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from huggingface_hub import DatasetCard
+from PIL import Image
 
 from collectors.dataset.card import write_card
+from collectors.dataset.previews import Preview
 from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
+from pipeline.statistics import Histogram, Moments, SplitStatistics, TaskStatistics
 from pipeline.tasks import select_tasks
 
 TASKS = select_tasks("babyai-open,metaworld-reach,mujoco-ant")
@@ -25,8 +33,59 @@ def split(num_successes: int | None) -> SplitManifest:
     )
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> str:
+def statistics_of(
+    returns: Sequence[float],
+    successes: int | None,
+    experts: dict[str, int],
+    rejected: dict[str, int] | None = None,
+    noise: dict[str, int] | None = None,
+    length: int = 10,
+) -> SplitStatistics:
+    values, lengths = np.array(returns), np.full(len(returns), length)
+    return SplitStatistics(
+        num_episodes=len(values),
+        num_steps=int(lengths.sum()),
+        num_bytes=1_240_000,
+        num_judged=0 if successes is None else len(values),
+        num_successes=successes or 0,
+        experts=experts,
+        noise=noise or {"": len(values)},
+        ended={"terminated": len(values)},
+        rejected=rejected or {},
+        returns=Moments.of(values),
+        return_histogram=Histogram.of(values, 2.0**-10),
+        lengths=Moments.of(lengths),
+        length_histogram=Histogram.of(lengths, 1.0),
+        rewards=Moments(),
+        observations=Moments(),
+        actions=None,
+        action_counts=None,
+    )
+
+
+STATISTICS = [
+    TaskStatistics(
+        "babyai-open",
+        {
+            "train": statistics_of([0.5, 1.0], 2, {"bot-3.2.0": 2}, {"policy: bot: over 100 sub-goals": 2}),
+            "test": statistics_of([1.0], 1, {"bot-3.2.0": 1}, {"value not finite": 1}, length=40),
+        },
+    ),
+    TaskStatistics(
+        "metaworld-reach",
+        {
+            "train": statistics_of([600.0, 700.0, 800.0], 1, {"scripted-3.1.1": 2, "random-1": 1}),
+            "test": statistics_of([700.0], 1, {"scripted-3.1.1": 1}, noise={"gaussian=0.1": 1}),
+        },
+    ),
+    TaskStatistics(
+        "mujoco-ant",
+        {"train": statistics_of([5000.0], None, {"sac-1a2b": 1}), "test": statistics_of([], None, {})},
+    ),
+]
+
+
+def write(folder: Path, previews: Sequence[Preview] = ()) -> str:
     def task(expert: str, num_successes: int | None) -> TaskManifest:
         return TaskManifest(
             expert, f"{expert}-1", {"numpy": "2.0"}, {"train": split(num_successes), "test": split(num_successes)}
@@ -37,8 +96,13 @@ def card(tmp_path: Path) -> str:
         "metaworld-reach": task("0.3*random-1+0.7*scripted", 1200),
         "mujoco-ant": task("x", None),
     }
-    write_card(tmp_path / "README.md", DatasetManifest("digest", tasks), TASKS)
-    return (tmp_path / "README.md").read_text()
+    write_card(folder, DatasetManifest("digest", tasks), TASKS, STATISTICS, previews)
+    return (folder / "README.md").read_text()
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> str:
+    return write(tmp_path)
 
 
 @pytest.fixture
@@ -84,18 +148,112 @@ def test_the_front_matter_tells_columns_and_counts(front: dict[str, Any]) -> Non
     assert infos["babyai-open-episodes"]["splits"][1] == {"name": "test", "num_examples": 1203, "num_bytes": 500}
 
 
-def test_the_table_has_a_row_of_numbers_per_task(card: str) -> None:
-    rows = [line for line in card.splitlines() if line.startswith("| ")][1:]
-    assert rows == [
-        "| babyai-open | `bot-1` | 1,200 | 34,567 | 0.92 | 0.75 | 6 | 1,200 | 2.48 |",
-        "| metaworld-reach | `0.3*random-1+0.7*scripted-1` | 1,200 | 34,567 | 0.92 | 1.00 | 6 | 1,200 | 2.48 |",
-        "| mujoco-ant | `x-1` | 1,200 | 34,567 | 0.92 | - | 6 | 1,200 | 2.48 |",
+def test_the_hub_s_own_reader_takes_the_card(tmp_path: Path) -> None:
+    write(tmp_path)
+    found = DatasetCard.load(tmp_path / "README.md")
+    assert found.data.license == "apache-2.0"
+    assert found.data.size_categories == ["1K<n<10K"]
+    assert found.data.task_categories == ["reinforcement-learning", "robotics"]
+    assert found.text.lstrip().startswith("# Expert episodes of 3 tasks")
+
+
+def test_one_configuration_is_what_opens_without_a_name(front: dict[str, Any]) -> None:
+    assert [config["config_name"] for config in front["configs"] if config.get("default")] == ["babyai-open"]
+
+
+def table_under(card: str, heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading, without what is there for looks."""
+    lines = card.split(f"{heading}\n", 1)[1].splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        rows.append([re.sub("</?nobr>", "", cell.strip()) for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_summary_has_a_row_per_domain(card: str) -> None:
+    assert table_under(card, "## What is in it")[2:] == [
+        ["BabyAI", "1", "bot", "2 + 1", "60", "2.5", "0.76", "1.00", "3"],
+        ["Meta-World", "1", "random, scripted", "3 + 1", "40", "2.5", "1.04", "0.33", "0"],
+        ["MuJoCo", "1", "sac", "1 + 0", "10", "2.5", "0.86", "-", "0"],
     ]
 
 
-def test_the_text_names_the_differences_to_jat_and_the_versions(card: str) -> None:
-    assert "# Expert episodes of 3 tasks" in card
-    assert 'load_dataset(path, "babyai-open")' in card
-    notes = [line for line in card.splitlines() if line.startswith("- ") and "Made with numpy 2.0." in line]
-    assert [note.split(":")[0] for note in notes] == ["- BabyAI", "- Meta-World", "- MuJoCo"]
+def test_the_table_of_a_domain_has_a_row_per_task(card: str) -> None:
+    assert table_under(card, "### BabyAI")[2:] == [
+        ["`babyai-open`", "`bot-3.2.0`", "2 + 1", "0.75 (0.50 to 1.00)", "0.76", "1.00", "3", "60", "10", "2.5"]
+    ]
+    assert table_under(card, "### Meta-World")[2:] == [
+        [
+            "`metaworld-reach`", "`scripted-3.1.1` 75%, `random-1` 25%", "3 + 1", "700.00 (600.00 to 800.00)", "1.04",
+            "0.33", "0", "40", "10", "2.5",
+        ]
+    ]  # fmt: skip
+    assert table_under(card, "### MuJoCo")[2:] == [
+        ["`mujoco-ant`", "`sac-1a2b`", "1 + 0", "5,000.00", "0.86", "-", "0", "10", "10", "2.5"]
+    ]
+
+
+def test_the_card_says_why_episodes_are_missing_and_where_experts_are_weak(card: str) -> None:
+    reasons = "2 because of `policy: bot: over 100 sub-goals` and 1 because of `value not finite`"
+    assert f"Rejected: {reasons}." in card
+    assert "care: `babyai-open` (success 1.00, 0.76 on JAT's scale, 50% of its seeds rejected)." in card
+    assert "care: `metaworld-reach` (success 0.33, 1.04 on JAT's scale)." in card
+    assert "`mujoco-ant` (" not in card
+
+
+def test_the_card_says_who_acted_and_with_what_noise(card: str) -> None:
+    assert "- BabyAI: `bot` in 1 task." in card
+    assert "- Meta-World: `random` in 1 task, `scripted` in 1 task." in card
+    assert "`bot` is the planner that ships with minigrid" in card
+    assert "Several experts played `metaworld-reach`" in card
+    assert "Noise was added to actions: `gaussian=0.1` in 1 episodes" in card
+
+
+def test_the_text_names_licences_versions_differences_and_the_way_back_to_an_episode(card: str) -> None:
+    assert 'load_dataset(path, "babyai-open", split="train")' in card
+    assert "make replay TASK=babyai-open SEED=0" in card
+    assert "| MuJoCo | numpy 2.0 |" in card
+    assert "minigrid, which holds the BabyAI levels and the bot, is Apache-2.0" in card
+    assert "Pusher-v5" in card
+    assert card.count("@inproceedings{todorov2012mujoco") == 1
     assert card.isascii()
+
+
+def test_the_python_of_the_card_compiles(card: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_pictures_are_shown_where_they_are(tmp_path: Path) -> None:
+    preview = Preview(TASKS[0], 7, "card/babyai-open-12345678.webp")
+    card = write(tmp_path, [preview])
+    assert "![babyai-open](card/babyai-open-12345678.webp)" in card
+    assert "`babyai-open`<br>seed 7" in card
+    plots = re.findall(r"!\[.*?\]\((card/.*?\.png)\)", card)
+    assert plots == ["card/babyai.png", "card/metaworld.png", "card/mujoco.png"]
+    for name in plots:
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 800
+
+
+def test_the_same_figures_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_without_matplotlib_there_is_a_card_without_plots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    card = write(tmp_path)
+    assert "# Expert episodes of 3 tasks" in card
+    assert ".png" not in card
+    assert "no plots" in caplog.text

@@ -69,6 +69,11 @@ def names(dataset: Path) -> list[str]:
     return sorted(path.relative_to(dataset).as_posix() for path in dataset.rglob("*") if path.is_file())
 
 
+def is_large(name: str) -> bool:
+    """Whether a file goes to the storage of large files; text is in the commit."""
+    return name.endswith((".parquet", ".png"))
+
+
 def num_commits(hub: LoopbackHub) -> int:
     return len(hub.repository()["commits"])
 
@@ -116,7 +121,7 @@ def test_a_dataset_goes_up_private_in_one_commit_and_opens_from_there(out: Path,
         assert_published(hub, dataset, "v1")
         requests = [entry["request"] for entry in hub.log]
         assert sum("/_storage/complete/" in request for request in requests) > 0
-        assert sum(request.endswith("/lfs/verify") for request in requests) == 12
+        assert sum(request.endswith("/lfs/verify") for request in requests) == 12 + 2  # Parquet, plots
         assert not [entry for entry in hub.log if entry["leaked"]], "a token was sent to the storage"
         expected = list(load_dataset(str(dataset), "fake-count", split="train", cache_dir=str(tmp_path / "cache")))
         assert len(expected) == 5
@@ -129,11 +134,11 @@ def test_a_dataset_goes_up_private_in_one_commit_and_opens_from_there(out: Path,
 
 def test_a_dry_run_says_what_would_move_and_moves_nothing(hub: LoopbackHub, out: Path) -> None:
     said = publish(hub, out, "--dry-run")
-    assert "16 files to upload" in said
+    assert "20 files to upload" in said
     assert "episodes" in said
     assert not [entry for entry in hub.log if not entry["request"].startswith("GET")]
     publish(hub, out)
-    assert "0 files to upload (0.0 MB), 16 already there" in publish(hub, out, "--dry-run")
+    assert "0 files to upload (0.0 MB), 20 already there" in publish(hub, out, "--dry-run")
 
 
 def test_published_again_nothing_moves(hub: LoopbackHub, out: Path) -> None:
@@ -153,7 +158,8 @@ def test_a_grown_dataset_moves_its_new_files_alone_and_the_old_names_go_in_the_s
     shard = write(out, FAKE_COUNT, "train", 5, 2)
     build(out)
     said = publish(hub, out)
-    assert sorted(hub.sent()) == sorted([shard.data.sha256, shard.episodes.sha256])
+    plot = sha256_of(out / "dataset" / "card" / "fake.png")
+    assert sorted(hub.sent()) == sorted([shard.data.sha256, shard.episodes.sha256, plot])
     assert num_commits(hub) == 4
     # Every name of the split has changed with the number of its files; what somebody else put there stays.
     assert_published(hub, out / "dataset", besides=("data/notes.txt",))
@@ -200,8 +206,8 @@ def test_killed_in_the_middle_nothing_is_seen_and_going_on_sends_only_the_rest(
     sent = hub.sent()
     assert len(arrived) >= 4
     assert not set(arrived) & set(sent)
-    parquet = [sha256_of(path) for path in (out / "dataset").rglob("*.parquet")]
-    assert sorted(arrived + sent) == sorted(parquet)
+    large = [path for path in (out / "dataset").rglob("*") if is_large(path.name)]
+    assert sorted(arrived + sent) == sorted(map(sha256_of, large))
     assert num_commits(hub) == 2
     assert_published(hub, out / "dataset")
 
@@ -342,13 +348,13 @@ def test_the_client_s_chunks_go_to_a_store_of_chunks(out: Path, tmp_path: Path) 
     with serve_hub(tmp_path / "hub", "--xet") as hub:
         environment = hub.environment(tmp_path / "home")
         del environment["HF_HUB_DISABLE_XET"]
-        for expected in ("16 files to upload", "0 files to upload"):
+        for expected in ("20 files to upload", "0 files to upload"):
             ran = run(command(out), environment)
             assert ran.returncode == 0, ran.stderr
             assert expected in ran.stderr
         assert num_commits(hub) == 2
         large = {name: blob["sha256"] for name, blob in hub.tree().items() if blob["sha256"]}
-        assert large == {name: sha256_of(out / "dataset" / name) for name in names(out / "dataset") if "/" in name}
+        assert large == {name: sha256_of(out / "dataset" / name) for name in names(out / "dataset") if is_large(name)}
         chunks = [path for path in (tmp_path / "hub" / "xet").rglob("default.*") if path.suffix != ".tagset"]
         sizes = [(out / "dataset" / name).stat().st_size for name in large]
         assert 0 < sum(path.stat().st_size for path in chunks) <= 1.1 * sum(sizes)

@@ -134,8 +134,8 @@ def test_a_flipped_bit_and_a_lost_file_are_both_found(dataset: Path) -> None:
 
 def test_what_the_card_does_not_show_or_the_manifest_does_not_know_is_found(dataset: Path) -> None:
     card = (dataset / "README.md").read_text()
-    (dataset / "README.md").write_text(card.replace("data/toy-grid/train-*", "data/toy-grid/train-00000-*"))
-    write_other = dataset / "data" / "toy-grid" / "test-00001-of-00002.parquet"
+    (dataset / "README.md").write_text(card.replace("data/toy-grid/train-*", "data/toy-grid/train-00000"))
+    write_other = dataset / "data" / "toy-grid" / "test-00001-of-00001.parquet"
     write_other.write_bytes((dataset / GRID_TRAIN).read_bytes())
     found = check(dataset)
     assert kinds(found) == {"card and manifest disagree": 2}
