@@ -133,7 +133,8 @@ generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT
 	@$(PY) -m trainer.generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \
 		$(call option,image,IMAGE)
 
-report: setup ## write OUT/report/index.html
+report: setup ## film the experts beside the agent, and write OUT/report/index.html
+	$(PY) -m experts.film --out '$(OUT)' $(call option,workers,WORKERS)
 	$(PY) -m trainer.report --out '$(OUT)'
 
 dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person on this machine (PORT=)

@@ -1,9 +1,9 @@
-"""Frames -> mp4."""
+"""Frames -> mp4, and back."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,16 @@ from pipeline.files import replacing
 
 
 @contextlib.contextmanager
-def mp4_writer(path: Path, frames_per_s: int) -> Iterator[Callable[[np.ndarray], None]]:
+def mp4_writer(path: Path, frames_per_s: int, crf: int = 26) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that appends a ``(H, W, 3)`` uint8 frame to an H.264 video, which every browser plays.
 
     No frame is kept, so a video may be of any length. All frames have one size; odd sizes lose their last row or
     column. The file is there when the context is left without an exception, and not before.
+
+    Args:
+        path: the file.
+        frames_per_s: how fast it plays.
+        crf: x264's constant rate factor: 18 looks like the frames, 6 more halve the bytes, 51 is the coarsest.
 
     Raises:
         UserError: PyAV, or the encoder in it, is missing.
@@ -30,7 +35,7 @@ def mp4_writer(path: Path, frames_per_s: int) -> Iterator[Callable[[np.ndarray],
 
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         try:
-            stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": "26", "preset": "veryfast"})
+            stream = container.add_stream("libx264", rate=frames_per_s, options={"crf": str(crf), "preset": "veryfast"})
         except ValueError as error:
             raise UserError(f"this build of av has no H.264 encoder ({error}); install av from PyPI") from error
         num_frames = 0
@@ -50,8 +55,24 @@ def mp4_writer(path: Path, frames_per_s: int) -> Iterator[Callable[[np.ndarray],
         container.mux(stream.encode())
 
 
-def write_mp4(path: Path, frames: Sequence[np.ndarray], frames_per_s: int) -> None:
-    """Write ``(H, W, 3)`` uint8 frames that are all there already; see ``mp4_writer``."""
-    with mp4_writer(path, frames_per_s) as add:
+def write_mp4(path: Path, frames: Iterable[np.ndarray], frames_per_s: int, crf: int = 26) -> None:
+    """Write ``(H, W, 3)`` uint8 frames; see ``mp4_writer``."""
+    with mp4_writer(path, frames_per_s, crf) as add:
         for frame in frames:
             add(frame)
+
+
+def read_mp4(path: Path) -> Iterator[np.ndarray]:
+    """The frames of a video, ``(H, W, 3)`` uint8, as they are decoded.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise UserError(f"{path} cannot be played ({error}); delete it and run what made it again") from error

@@ -189,6 +189,20 @@ FAKE_PIXELS = Task(
 FAKE_TASKS = (FAKE_COUNT, FAKE_GRID)
 
 
+class DrawnEnv(CountingEnv):
+    """A ``CountingEnv`` whose picture's brightness tells the step."""
+
+    def render(self) -> np.ndarray:
+        return np.full((16, 24, 3), 40 * self.t, np.uint8)
+
+
+def make_drawn(task: Task) -> DrawnEnv:
+    return DrawnEnv(task)
+
+
+DRAWN = replace(FAKE_COUNT, factory=make_drawn)
+
+
 class AssertingPolicy:
     """Acts ``action_at``, and fails when it is shown anything but what a ``CountingEnv`` must show it then.
 

@@ -2,9 +2,9 @@
 
     python -m trainer.evaluate --out runs/default
 
-Writes ``OUT/evaluation/<task>.json`` as each task finishes, a video per task, and ``OUT/evaluation/scores.json`` last:
-returns normalised with the random and expert returns that ``make experts`` measured in the same OUT. A task already
-evaluated with the same checkpoint and settings stays.
+Writes ``OUT/evaluation/<task>.json`` as each task finishes, films of the first episodes of each, and
+``OUT/evaluation/scores.json`` last: returns normalised with the random and expert returns that ``make experts``
+measured in the same OUT. A task already evaluated with the same checkpoint and settings stays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, write_json
+from pipeline.film import Film, agent_films
 from pipeline.manifest import DatasetManifest
 from pipeline.measurement import Measurement, experts_directory, load_measurements, summarise
 from pipeline.progress import Progress
@@ -34,10 +34,6 @@ from trainer.config import Choose, of_task
 
 log = logging.getLogger(__name__)
 
-# Steps per frame and frames per second: a grid world is read step by step, an arm's 100 steps are one motion.
-VIDEO_PACE = {"babyai": (1, 5)}
-DEFAULT_VIDEO_PACE = (2, 20)
-MAX_VIDEO_FRAMES = 100  # per episode
 MAX_ENVS = 32  # in lockstep: enough to fill a batch, few enough for their simulators to fit in memory
 
 
@@ -63,7 +59,7 @@ class EvaluateConfig:
     workers: int = 2
     """Worker processes; each plays one task at a time."""
     video_episodes: int = 3
-    """Episodes per task shown in its video; 0 for no video."""
+    """Episodes per task, the first ones, that are filmed; 0 for no films."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "workers")
@@ -130,32 +126,6 @@ class EvaluateJob:
     num_threads: int
 
 
-class _Film:
-    """Frames of the first episodes, taken while they are played."""
-
-    def __init__(self, task: Task, seeds: Sequence[int]) -> None:
-        self._stride, self._frames_per_s = VIDEO_PACE.get(task.domain, DEFAULT_VIDEO_PACE)
-        self._calls = dict.fromkeys(seeds, 0)
-        self._frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
-
-    def listen(self, seed: int, env: Any) -> None:
-        """A step listener for the rollout."""
-        from pipeline.render import render_frame
-
-        if seed not in self._frames:
-            return
-        if self._calls[seed] % self._stride == 0 and len(self._frames[seed]) < MAX_VIDEO_FRAMES:
-            self._frames[seed].append(render_frame(env))
-        self._calls[seed] += 1
-
-    def write(self, path: Path) -> None:
-        """One episode after the other, each with its last frame held for half a second."""
-        from pipeline.video import write_mp4
-
-        hold = self._frames_per_s // 2
-        write_mp4(path, [frame for f in self._frames.values() for frame in f + f[-1:] * hold], self._frames_per_s)
-
-
 def evaluate_task(job: EvaluateJob) -> Measurement:
     """Play one task; write its measurement and video."""
     import torch
@@ -168,11 +138,11 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     num_envs = min(len(seeds), MAX_ENVS)
     checkpoint = from_pretrained(job.checkpoint)
     agent = Agent(checkpoint, job.task, num_envs, job.temperature, job.context_steps, job.continuous)
-    film = _Film(job.task, seeds[: job.num_video_episodes])
-    episodes = rollout(job.task, agent, seeds, num_envs, film.listen, keep_observations=False)
-    measurement = summarise(job.task, episodes, "agent", job.revision, versions_of(job.task.packages))
-    if job.num_video_episodes:
-        film.write(job.directory / "videos" / f"{job.task.name}.mp4")
+    versions = versions_of(job.task.packages)
+    film = Film(job.task, seeds[: job.num_video_episodes], agent_films(job.directory.parent, job.task.name))
+    listener = film.listen if job.num_video_episodes else None
+    episodes = rollout(job.task, agent, seeds, num_envs, listener, keep_observations=False)
+    measurement = summarise(job.task, film.of(episodes, job.revision, versions), "agent", job.revision, versions)
     write_json(job.directory / f"{job.task.name}.json", measurement)
     return measurement
 

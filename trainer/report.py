@@ -22,8 +22,10 @@ import numpy as np
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json, replacing, sha256_of, write_json
+from pipeline.film import agent_films
 from pipeline.manifest import DatasetManifest, TaskManifest
 from pipeline.scores import Interval
+from pipeline.seeds import seeds_of
 from pipeline.versions import versions_of
 from trainer.evaluate import TaskScore, domain_scores, load_scores, scores_path
 from trainer.logs import TrainManifest, read_log, train_manifest_path
@@ -77,7 +79,8 @@ def report(config: ReportConfig) -> Path:
 
 
 def _video_path(out: Path, score: TaskScore) -> Path:
-    return out / "evaluation" / "videos" / f"{score.task}.mp4"
+    """The first film of the agent."""
+    return agent_films(out, score.task) / f"{seeds_of('evaluate', 1)[0]}.mp4"
 
 
 def _inputs_digest(out: Path, scores: Sequence[TaskScore]) -> str:

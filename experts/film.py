@@ -1,0 +1,125 @@
+"""Film the experts on the seeds that the agent was filmed on, for the report to show both beside each other.
+
+    python -m experts.film --out runs/default
+
+Reads which episodes ``trainer.evaluate`` filmed, and writes ``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with
+what it shows, ``<seed>.json``. The report reads these files: the trainer's code knows no expert. What is filmed already
+stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experts.ranking import best_by_return, standings
+from experts.registry import experts_of, make_policy
+from experts.store import StoredExpert, keep_expert
+from pipeline.cli import check_at_least_one, parse, run
+from pipeline.cluster import run_jobs
+from pipeline.film import Film, agent_films, expert_films, films_in
+from pipeline.manifest import DatasetManifest
+from pipeline.progress import Progress
+from pipeline.rollout import rollout
+from pipeline.tasks import Task, select_tasks
+from pipeline.versions import versions_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FilmConfig:
+    """Film experts on the evaluation's seeds."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these, among the tasks that the agent was filmed in."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    workers: int = 2
+    """Worker processes; each films one task at a time."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "workers")
+
+
+@dataclass(frozen=True)
+class FilmJob:
+    """The seeds of a task that are still to be filmed."""
+
+    task: Task
+    expert: StoredExpert
+    out: Path
+    seeds: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"filming {self.expert.record.revision} in {self.task.name}"
+
+
+def film_expert(job: FilmJob) -> int:
+    """Play and film; how many episodes."""
+    policy = make_policy(job.task, job.expert)
+    revision = job.expert.record.revision
+    film = Film(job.task, job.seeds, expert_films(job.out, job.task.name, revision))
+    played = rollout(job.task, policy, job.seeds, listener=film.listen, keep_observations=False)
+    return len(list(film.of(played, revision, versions_of(job.task.packages))))
+
+
+def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> list[FilmJob]:
+    """What the agent was filmed in and the expert was not, with the installed packages."""
+    collected = _collected_by(config.out)
+    jobs = []
+    for task in select_tasks(config.task, tasks):
+        wanted = films_in(agent_films(config.out, task.name))
+        expert = shown_expert(config.out, task, collected.get(task.name, "")) if wanted else None
+        if expert is None:
+            continue
+        found = films_in(expert_films(config.out, task.name, expert.record.revision))
+        versions = versions_of(task.packages)
+        seeds = [seed for seed in wanted if seed not in found or found[seed].versions != versions]
+        if seeds:
+            # The folder of a rule may not be there yet, and that of an embedded expert is not to be written to.
+            expert = keep_expert(config.out.absolute(), expert)
+            jobs.append(FilmJob(task, expert, config.out.absolute(), tuple(seeds)))
+    return jobs
+
+
+def film(config: FilmConfig, tasks: Sequence[Task] | None = None) -> None:
+    """Film what is missing.
+
+    Args:
+        config: what to film.
+        tasks: the table to choose from; all 157 if None.
+    """
+    jobs = missing_films(config, tasks)
+    log.info("%d tasks whose expert is to be filmed", len(jobs))
+    progress = Progress("experts filmed", len(jobs))
+    for job, _ in run_jobs(film_expert, jobs, config.workers):
+        progress.advance(1, job.task.name)
+
+
+def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
+    """The expert of a revision if it can act; else, as for a mix of several, the best one measured in the run.
+
+    This is the expert that the evaluation normalises with.
+    """
+    named = next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
+    best = None if named else best_by_return(standings(out, task))
+    return named or (best.expert if best else None)
+
+
+def _collected_by(out: Path) -> dict[str, str]:
+    """Revision of the expert, or mix of experts, of each task of the run's dataset."""
+    path = out / "dataset" / DatasetManifest.FILE_NAME
+    if not path.exists():
+        return {}
+    return {name: task.expert_revision for name, task in DatasetManifest.load(path).tasks.items()}
+
+
+def main() -> None:
+    film(parse(FilmConfig))
+
+
+if __name__ == "__main__":
+    run("experts.film")

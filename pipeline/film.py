@@ -1,0 +1,151 @@
+"""Films of a policy's episodes: one mp4 per seed, so that two policies can be shown beside each other.
+
+The agent and the expert of a task are filmed by the same code on the same seeds: a frame of one shows the same step as
+that frame of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.episode import Episode
+from pipeline.errors import UserError
+from pipeline.files import read_json, update_json
+from pipeline.measurement import experts_directory
+from pipeline.tasks import Task
+
+# Steps per frame and frames per second: a grid world is read step by step, an arm's 100 steps are one motion.
+PACE = {"babyai": (1, 5)}
+DEFAULT_PACE = (2, 20)
+MAX_FRAMES = 100  # per episode: what follows is not filmed
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """What is known of a filmed episode; it stands beside its mp4, and is written after it.
+
+    Attributes:
+        revision: of the policy that acted.
+        versions: of the packages that define the environment.
+        num_frames: of the film.
+        rejected: why the episode does not count, or None.
+    """
+
+    task: str
+    seed: int
+    revision: str
+    versions: dict[str, str]
+    total_reward: float
+    length: int
+    num_frames: int
+    success: bool | None
+    rejected: str | None
+
+    def path(self, directory: Path) -> Path:
+        """Its mp4."""
+        return directory / f"{self.seed}.mp4"
+
+    @property
+    def frames_per_s(self) -> int:
+        return pace(self.task.partition("-")[0])[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the film goes on to the episode's end."""
+        return self.length < MAX_FRAMES * pace(self.task.partition("-")[0])[0]
+
+
+def pace(domain: str) -> tuple[int, int]:
+    """Steps per frame, and frames per second."""
+    return PACE.get(domain, DEFAULT_PACE)
+
+
+class Film:
+    """Frames of episodes, taken while a rollout plays them.
+
+    Args:
+        task: where they are played.
+        seeds: of the episodes to film; the rollout may play others too.
+        directory: where the films go.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[int], directory: Path) -> None:
+        self._task, self._directory = task, directory
+        self._stride, self._frames_per_s = pace(task.domain)
+        self._calls = dict.fromkeys(seeds, 0)
+        self._frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
+
+    def listen(self, seed: int, env: Any) -> None:
+        """A step listener for the rollout.
+
+        Raises:
+            UserError: the environment cannot be drawn.
+        """
+        if seed not in self._frames:
+            return
+        if self._calls[seed] % self._stride == 0 and len(self._frames[seed]) < MAX_FRAMES:
+            self._frames[seed].append(self._draw(env))
+        self._calls[seed] += 1
+
+    def _draw(self, env: Any) -> np.ndarray:
+        from pipeline.render import render_frame
+
+        try:
+            return render_frame(env)
+        except ImportError as error:
+            raise UserError(
+                f"{self._task.name} cannot be drawn: the package {error.name!r} is missing ({error}); "
+                f"run `make setup`, or do without films (--video-episodes 0)"
+            ) from error
+        except NotImplementedError as error:
+            raise UserError(
+                f"{self._task.name} cannot be drawn: its environment {self._task.env_id} has no way to render; "
+                f"do without films (--video-episodes 0)"
+            ) from error
+
+    def of(self, episodes: Iterable[Episode], revision: str, versions: dict[str, str]) -> Iterator[Episode]:
+        """The same episodes; the film of each is written when it is over."""
+        for episode in episodes:
+            self._write(episode, revision, versions)
+            yield episode
+
+    def _write(self, episode: Episode, revision: str, versions: dict[str, str]) -> None:
+        from pipeline.video import write_mp4
+
+        frames = self._frames.pop(episode.seed, None)
+        if not frames:
+            return
+        filmed = Filmed(
+            self._task.name,
+            episode.seed,
+            revision,
+            versions,
+            episode.total_reward,
+            len(episode),
+            len(frames),
+            None if self._task.success is None else bool(episode.success),
+            episode.rejected,
+        )
+        write_mp4(filmed.path(self._directory), frames, self._frames_per_s)
+        update_json(self._directory / f"{episode.seed}.json", filmed)
+
+
+def agent_films(out: Path, task_name: str) -> Path:
+    """Where the films of the agent in a task stand in a run."""
+    return out / "evaluation" / "films" / task_name
+
+
+def expert_films(out: Path, task_name: str, revision: str) -> Path:
+    """Where the films of an expert stand in a run: beside its record."""
+    return experts_directory(out, task_name) / revision / "films"
+
+
+def films_in(directory: Path) -> dict[int, Filmed]:
+    """The complete films of a directory, by seed; none if there is no such directory."""
+    found = [Filmed(**read_json(path)) for path in sorted(directory.glob("*.json"))]
+    return {filmed.seed: filmed for filmed in found if filmed.path(directory).exists()}
