@@ -20,7 +20,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
 	corpora rates status replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
-	bench bench-collect clean
+	bench bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,10 @@ dataset: setup ## build OUT/dataset from the shards
 
 validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
 	@$(PY) -m collectors.dataset.validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
+
+bench-parquet: setup ## measure the Parquet layout on the shards in OUT: size, reading, and what re-publishing moves
+	$(PY) -m collectors.dataset.bench_parquet --out '$(OUT)' $(TASKS)
+	$(PY) -m collectors.dataset.republish --out '$(OUT)'
 
 publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
 	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \

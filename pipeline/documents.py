@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.corpora import Corpus, Document
 from pipeline.files import list_sizes, replacing, sha256_of, write_json
 from pipeline.manifest import DocumentShard, FileEntry, shard_stem
+from pipeline.parquet import COMPRESSION
 from pipeline.schema import (
     DOCUMENT_TEXT,
     document_features,
@@ -27,11 +28,12 @@ from pipeline.schema import (
     document_side_table,
     documents_table,
 )
-from pipeline.shards import COMPRESSION, MAX_REASON, ROW_GROUP_BYTES, SIDECAR
+from pipeline.shards import MAX_REASON, SIDECAR
 from pipeline.versions import versions_of
 
 # What decides what a document looks like, besides its source.
 PACKAGES = ("pillow",)
+ROW_GROUP_BYTES = 32 * 2**20  # of texts and pictures, in memory twice at most
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,11 @@ import pyarrow.parquet as pq
 from pipeline.episode import Episode
 from pipeline.files import list_sizes, read_json, replacing, sha256_of, update_json, write_json
 from pipeline.manifest import FileEntry, ShardManifest
+from pipeline.parquet import COMPRESSION, ROW_GROUP_BYTES, ends_row_group, parquet_options
 from pipeline.plan import ShardJob
 from pipeline.schema import data_table, episode_features, features
-from pipeline.tasks import DISCRETE
 from pipeline.versions import format_versions, versions_of
 
-# Uncompressed numbers per row group: large enough to compress and scan well, small enough to hold twice.
-ROW_GROUP_BYTES = 32 * 2**20
-COMPRESSION = "zstd"
 INDEX = "index.json"
 SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
 MAX_REASON = 100  # characters of a reason that the counts distinguish; the side table has it whole
@@ -114,6 +111,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     task = job.task
     buffer: list[Episode] = []
     buffered_bytes = 0
+    group_bytes = ROW_GROUP_BYTES[task.observation]
 
     def write(episodes: Sequence[Episode]) -> None:
         writer.write_table(data_table(task, episodes))
@@ -121,16 +119,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     # A thread writes while the next episodes are played; compression holds no lock of Python's. Leaving it waits for
     # it, before the file is closed.
     with (
-        pq.ParquetWriter(
-            path,
-            features(task).arrow_schema,
-            compression=COMPRESSION,
-            # Measured values hardly ever occur twice, nor do images: without a dictionary a half-cheetah's step takes
-            # 72 bytes, with one 99, and twice the time. A grid world's takes 42 without and 20 with one.
-            use_dictionary=task.observation == DISCRETE,
-            write_page_index=True,
-            use_content_defined_chunking=True,
-        ) as writer,
+        pq.ParquetWriter(path, features(task).arrow_schema, **parquet_options(task)) as writer,
         ThreadPoolExecutor(1) as thread,
     ):
         written: Future[None] | None = None
@@ -145,7 +134,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
             totals.return_sum += episode.total_reward
             buffer.append(episode)
             buffered_bytes += episode.observations.nbytes
-            if buffered_bytes >= ROW_GROUP_BYTES:
+            if ends_row_group(episode.seed, episode.observations.nbytes, buffered_bytes, group_bytes):
                 if written:
                     written.result()  # one row group waits at most, and its error stops the rest
                 written = thread.submit(write, buffer)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +180,9 @@ def test_a_shard_of_rejected_episodes_only_is_complete_and_empty(task: Task, tmp
 
 def test_memory_is_bounded_by_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two steps of four float32 numbers.
-    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", 32)
+    monkeypatch.setattr(
+        "pipeline.shards.ends_row_group", lambda seed, num_bytes, held_bytes, group_bytes: held_bytes >= 32
+    )
     episodes = [expected_episode(FAKE_COUNT, seed) for seed in (0, 1, 2, 5, 10)]
     episodes[1:1] = [rejected(FAKE_COUNT, 4)]
     manifest = write(tmp_path, FAKE_COUNT, episodes)
@@ -196,7 +199,7 @@ def test_memory_is_bounded_by_a_row_group(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_last_full_row_group_is_not_followed_by_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", defaultdict(lambda: 1))
     manifest = write(tmp_path, FAKE_COUNT, [expected_episode(FAKE_COUNT, seed) for seed in (0, 1)])
     assert pq.ParquetFile(tmp_path / "fake-count" / manifest.data.name).num_row_groups == 2
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_what_the_writer_writes_is_valid(task: Task, tmp_path: Path, monkeypatch
     reject = {2: lambda episode: replace(episode, ended="rejected", rejected="lost")}
     check(tmp_path, task, write(tmp_path, task, reject))
     check(tmp_path, task, write(tmp_path, task, dict.fromkeys(SEEDS, reject[2])))
-    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", defaultdict(lambda: 1))
     check(tmp_path, task, write(tmp_path, task))
 
 
@@ -167,7 +168,7 @@ def test_a_continuous_action_out_of_range_is_refused_with_its_row(
         return replace(episode, actions=actions)
 
     # The row counts from the start of the file, whatever row group it is in.
-    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", group_bytes)
+    monkeypatch.setattr("pipeline.shards.ROW_GROUP_BYTES", defaultdict(lambda: group_bytes))
     manifest = write(tmp_path, FAKE_COUNT, {2: change})
     refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(DATA)}, row 2: action outside \[-1.0, 1.0\]$")
 

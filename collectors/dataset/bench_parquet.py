@@ -1,0 +1,280 @@
+"""What each choice in the Parquet files costs and gains: bytes, reading, and what re-publishing moves.
+
+    python -m collectors.dataset.bench_parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
+
+Collected episodes are written again in many ways, each one choice away from ours, beside what ``datasets`` does by
+itself and a row group per episode. Times are of the processor, one thread, so that other programs do not matter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from pipeline.chunks import new_bytes
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.errors import UserError
+from pipeline.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
+from pipeline.schema import REWARDS, features
+from pipeline.shards import finished_shards
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task, select_tasks
+
+KIB = 2**10
+NUMBER_BYTES = {CONTINUOUS: 4, DISCRETE: 8, IMAGE: 1}
+WINDOW_STEPS = 256
+DATASETS_OWN = "Dataset.to_parquet"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Write collected episodes in many ways and measure size, reading and re-publishing of each."""
+
+    out: Path = Path("runs/default")
+    """Root of a run, with the shards of the tasks."""
+    task: str = "mujoco-hopper,mujoco-humanoid,babyai-boss-level,atari-pong"
+    """Tasks, one per kind of column: name, domain, glob, or comma list."""
+    steps: int = 50_000
+    """Steps of each task to write, about."""
+    seconds: float = 0.5
+    """Processor seconds spent on each measurement of reading."""
+    changed: float = 0.01
+    """Share of the episodes that is collected again before re-publishing."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "steps")
+        if not 0 < self.changed <= 1:
+            raise UserError(f"--changed is {self.changed}; a share is above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to write a file: bytes of observations per row group (0: an episode each), and the writer's options."""
+
+    name: str
+    group_bytes: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one layout gave for one task.
+
+    Attributes:
+        bytes_per_step: of the file.
+        write: steps written per second.
+        scan: steps read per second, from the first row group to the last.
+        episodes: episodes read per second, each at a random row.
+        windows: windows of 256 steps read per second, each at a random place.
+        moved: share of the bytes that re-publishing moves, with the changed episodes side by side and scattered.
+    """
+
+    bytes_per_step: float
+    write: float
+    scan: float
+    episodes: float
+    windows: float
+    moved: tuple[float, float]
+
+
+def layouts_of(task: Task) -> list[Layout]:
+    """Ours, and what is one choice away from it."""
+    ours = parquet_options(task)
+    size = ROW_GROUP_BYTES[task.observation]
+
+    def by_content(least: int) -> dict[str, Any]:
+        return {"use_content_defined_chunking": {"min_chunk_size": least, "max_chunk_size": 4 * least}}
+
+    varied: list[tuple[str, dict[str, Any]]] = [
+        ("snappy", {"compression": "snappy", "compression_level": None}),
+        ("zstd level 1", {"compression_level": 1}),
+        ("zstd level 3", {"compression_level": 3}),
+        ("zstd level 9", {"compression_level": 9}),
+        ("dictionaries", {"use_dictionary": True}),
+        ("no dictionaries", {"use_dictionary": False}),
+        ("no byte stream split", {"use_byte_stream_split": False}),
+        ("with statistics", {"write_statistics": True}),
+        ("pages of 64 KiB", {"data_page_size": 2**16}),
+        ("pages by content, 16 KiB up", by_content(2**14)),
+        ("pages by content, 256 KiB up", by_content(2**18)),
+    ]
+    sizes = [count * KIB for count in (64, 256, 1024, 4096, 8192, 32768)]
+    return [
+        Layout("ours", size),
+        Layout(DATASETS_OWN, 0),
+        Layout("a row group per episode", 0),
+        *(Layout(f"row groups of {other // KIB:,} KiB", other) for other in sizes if other != size),
+        *(
+            Layout(name, size, changes)
+            for name, changes in varied
+            if any(ours.get(key) != value for key, value in changes.items())
+        ),
+    ]
+
+
+def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Table:
+    """Episodes of a split with about ``num_steps`` steps in all.
+
+    Raises:
+        UserError: there are none.
+    """
+    tables: list[pa.Table] = []
+    steps = 0
+    for shard in finished_shards(root, task.name):
+        if shard.split == split and steps < num_steps:
+            table = pq.read_table(root / task.name / shard.data.name)
+            fits = int(np.searchsorted(np.cumsum(lengths_of(table)), num_steps - steps)) + 1
+            tables.append(table.slice(0, fits))
+            steps += int(lengths_of(tables[-1]).sum())
+    if not tables:
+        raise UserError(f"{task.name} has no {split} episodes in {root}; run `make collect TASK={task.name}` first")
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def lengths_of(table: pa.Table) -> np.ndarray:
+    """Steps of every episode, ``(E,)`` int64."""
+    lengths: np.ndarray = pa.compute.list_value_length(table[REWARDS]).to_numpy().astype(np.int64)
+    return lengths
+
+
+def write(task: Task, layout: Layout, table: pa.Table, path: Path) -> None:
+    """Write episodes in one way, as a collection would."""
+    if layout.name == DATASETS_OWN:
+        from datasets import Dataset
+        from datasets.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        Dataset(table).to_parquet(path)
+        return
+    bounds = group_bounds(task, lengths_of(table), layout.group_bytes)
+    options = parquet_options(task) | layout.options
+    with pq.ParquetWriter(path, features(task).arrow_schema, **options) as writer:
+        for begin, end in itertools.pairwise(bounds):
+            writer.write_table(table.slice(begin, end - begin))
+
+
+def group_bounds(task: Task, lengths: np.ndarray, group_bytes: int) -> list[int]:
+    """Rows at which row groups begin, and the end. Rows stand in for seeds, which a data file does not have."""
+    step_bytes = int(np.prod(task.observation_shape)) * NUMBER_BYTES[task.observation]
+    bounds, held = [0], 0
+    for row, length in enumerate(lengths.tolist()):
+        held += length * step_bytes
+        if ends_row_group(row, length * step_bytes, held, group_bytes):
+            bounds.append(row + 1)
+            held = 0
+    return bounds if bounds[-1] == len(lengths) else [*bounds, len(lengths)]
+
+
+def collect_again(table: pa.Table, others: pa.Table, share: float, is_scattered: bool) -> pa.Table:
+    """The episodes with a share of them replaced by others, side by side or scattered."""
+    num = len(table)
+    count = max(1, round(num * share))
+    rng = np.random.default_rng(0)
+    rows = rng.choice(num, count, replace=False) if is_scattered else rng.integers(num - count + 1) + np.arange(count)
+    chosen = np.arange(num)
+    chosen[rows] = num + np.arange(count) % len(others)
+    return pa.concat_tables([table, others]).combine_chunks().take(pa.array(chosen))
+
+
+class Reader:
+    """A file opened once, from which episodes are taken at random."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path)
+        metadata = self._file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *counts])
+
+    def scan(self) -> int:
+        """Read everything; the number of steps."""
+        groups = range(self._file.num_row_groups)
+        return sum(int(lengths_of(self._file.read_row_group(group, use_threads=False)).sum()) for group in groups)
+
+    def episode(self, row: int) -> pa.Table:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        table = self._file.read_row_group(group, use_threads=False)
+        return table.slice(row - self._starts[group], 1)
+
+    def episodes(self, rng: np.random.Generator) -> Iterator[pa.Table]:
+        while True:
+            yield self.episode(int(rng.integers(self._starts[-1]))).combine_chunks()
+
+    def windows(self, rng: np.random.Generator) -> Iterator[list[pa.Array]]:
+        while True:
+            episode = self.episode(int(rng.integers(self._starts[-1])))
+            start = int(rng.integers(max(1, int(lengths_of(episode)[0]) - WINDOW_STEPS + 1)))
+            yield [pa.concat_arrays([c.chunk(0).flatten().slice(start, WINDOW_STEPS)]) for c in episode.columns]
+
+
+def measure(config: BenchConfig, task: Task, layout: Layout, table: pa.Table, again: Sequence[pa.Table]) -> Measured:
+    """Write and read a task's episodes in one way."""
+    num_steps = int(lengths_of(table).sum())
+    with tempfile.TemporaryDirectory() as folder:
+        path, changed = Path(folder, "a.parquet"), Path(folder, "b.parquet")
+        seconds = cpu_seconds(lambda: write(task, layout, table, path))
+        reader = Reader(path)
+        moved = []
+        for episodes in again:
+            write(task, layout, episodes, changed)
+            moved.append(new_bytes([path], [changed]) / changed.stat().st_size)
+        return Measured(
+            path.stat().st_size / num_steps,
+            num_steps / seconds,
+            num_steps * rate(config.seconds, iter(reader.scan, None)),
+            rate(config.seconds, reader.episodes(np.random.default_rng(0))),
+            rate(config.seconds, reader.windows(np.random.default_rng(0))),
+            (moved[0], moved[1]),
+        )
+
+
+def cpu_seconds(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def rate(seconds: float, work: Iterator[Any]) -> float:
+    """How many values an endless iterator gives per second of the processor."""
+    next(work)
+    count, started = 0, time.process_time()
+    while time.process_time() - started < seconds or count == 0:
+        next(work)
+        count += 1
+    return count / (time.process_time() - started)
+
+
+def bench_task(config: BenchConfig, task: Task) -> dict[str, Measured]:
+    """Every layout of one task, by name."""
+    root = config.out / "shards"
+    table = load_episodes(root, task, "train", config.steps)
+    others = load_episodes(root, task, "test", config.steps)
+    again = [collect_again(table, others, config.changed, is_scattered) for is_scattered in (False, True)]
+    return {layout.name: measure(config, task, layout, table, again) for layout in layouts_of(task)}
+
+
+def result_table(task: Task, results: dict[str, Measured]) -> Table:
+    """One row per layout."""
+    table = Table(task.name, "bytes/step", "write", "scan", "episodes/s", "windows/s", "moved", "scattered")
+    for layout, r in results.items():
+        rates = (f"{value:,.0f}" for value in (r.write, r.scan, r.episodes, r.windows))
+        table.add_row(layout, f"{r.bytes_per_step:,.2f}", *rates, *(f"{share:.1%}" for share in r.moved))
+    return table
+
+
+def main() -> None:
+    config = parse(BenchConfig)
+    for task in select_tasks(config.task):
+        print_table(result_table(task, bench_task(config, task)), min_width=110)
+
+
+if __name__ == "__main__":
+    run("collectors.dataset.bench_parquet")
