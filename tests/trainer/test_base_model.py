@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.cli import parse
 from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
 from trainer.base_model import BaseModel
-from trainer.config import BaseModelConfig
+from trainer.config import RECIPES, BaseModelConfig, TrainConfig
 from trainer.layout import TaskLayout
 from trainer.model import StepBatch
+from trainer.networks import read_model_config
 
 ARM = TaskLayout(CONTINUOUS, 5, "continuous", 3, -1.0, 1.0)
 LAYOUTS = [
@@ -186,3 +188,20 @@ def test_noise_is_added_in_training_only() -> None:
 def test_impossible_choices_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(("recipe", "flag"), [("base", "--model.window-steps"), ("small", "--model.window-size")])
+def test_a_recipe_decides_the_network_and_its_flags(recipe: str, flag: str) -> None:
+    config = parse(TrainConfig, RECIPES, argv=["--recipe", recipe, flag, "7"])
+    expected = RECIPES[recipe]()
+    changed = {flag.removeprefix("--model.").replace("-", "_"): 7}
+    assert config == dataclasses.replace(expected, model=dataclasses.replace(expected.model, **changed))
+
+
+def test_a_checkpoint_says_which_network_it_is_of() -> None:
+    config = dataclasses.replace(TINY, window_steps=7)
+    assert read_model_config(dataclasses.asdict(config)) == config
+    with pytest.raises(UserError, match="unknown architecture 'mamba'; this version has: jat, base"):
+        read_model_config({"architecture": "mamba"})
+    with pytest.raises(UserError, match="architecture base of this version has no option experts"):
+        read_model_config({**dataclasses.asdict(config), "experts": 8})
