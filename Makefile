@@ -19,7 +19,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
-	corpora rates status replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
+	corpora rates status import replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
 	bench bench-collect bench-parquet clean
 
 help: ## list the targets
@@ -96,6 +96,10 @@ corpora: setup ## collect EPISODES= documents of TASK= (wikipedia, oscar, ok-vqa
 status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
 	@$(PY) -m collectors.status --out '$(OUT)'
 
+import: setup ## import SOURCE= (a folder, owner/name of the Hub, or minari:NAME) for TASK= (EPISODES=, ENVIRONMENT=)
+	$(PY) -m collectors.dataset.imports --out '$(OUT)' $(TASKS) $(call option,source,SOURCE) \
+		$(call option,episodes,EPISODES) $(call option,environment,ENVIRONMENT) $(call option,workers,WORKERS)
+
 replay: setup ## play SEED= of TASK= again and compare with what is stored (ACTIONS=1: the stored actions)
 	$(PY) -m collectors.replay --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
 		$(if $(ACTIONS),--actions)
@@ -104,8 +108,8 @@ video: setup ## render SEED= of TASK= to mp4 (FPS=, TO=)
 	$(PY) -m collectors.video --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
 		$(call option,fps,FPS) $(call option,to,TO)
 
-dataset: setup ## build OUT/dataset from the shards
-	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS)
+dataset: setup ## build OUT/dataset from the shards, collected and imported (MIX=1: of different environments, too)
+	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS) $(if $(MIX),--mix)
 
 validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
 	@$(PY) -m collectors.dataset.validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)

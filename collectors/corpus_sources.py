@@ -88,11 +88,12 @@ def _resolve_local(text: str) -> Source:
         raise UserError(f"there is no file or folder {text}; give one, or hub:owner/name of a dataset on the Hub")
     files = [str(file.relative_to(base)) for file in found if file.is_file()]
     names = _data_files(text, [name for name in files if not any(part.startswith(".") for part in Path(name).parts)])
-    revision = digest_of([(name, (base / name).stat().st_size, _tail_digest(base / name)) for name in names])
+    revision = digest_of([(name, (base / name).stat().st_size, tail_digest(base / name)) for name in names])
     return Source(text, revision, _by_split(names, lambda name: str(base / name)))
 
 
-def _tail_digest(path: Path) -> str:
+def tail_digest(path: Path) -> str:
+    """A digest of the end of a local file."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         return hashlib.sha256(file.read()).hexdigest()
@@ -103,7 +104,7 @@ def _resolve_hub(text: str, known_revision: str | None) -> Source:
     if not match:
         raise UserError(f"{text!r} names no dataset; expected hub:owner/name, perhaps with @revision, then /folder")
     repository, path = match["repository"], (match["path"] or "").strip("/")
-    commit, names = _list_hub(repository, match["revision"] or known_revision)
+    commit, names = list_hub(repository, match["revision"] or known_revision)
     if _GLOB.search(path):
         names = [name for name in names if fnmatch.fnmatchcase(name, path)]
     elif path:
@@ -114,8 +115,12 @@ def _resolve_hub(text: str, known_revision: str | None) -> Source:
     return Source(text, commit, _by_split(shown, lambda name: f"hf://datasets/{repository}@{commit}/{prefix}{name}"))
 
 
-def _list_hub(repository: str, revision: str | None) -> tuple[str, list[str]]:
-    """Commit and file names of a dataset repository."""
+def list_hub(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """Commit and file names of a dataset repository.
+
+    Raises:
+        UserError: it cannot be reached, or there is no such repository or revision.
+    """
     from huggingface_hub import HfApi
 
     with readable_errors(repository, revision, "give local files with --source"):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.manifest import DatasetManifest
 from pipeline.schema import EpisodeBlock, read_episode
-from pipeline.shards import finished_shards
+from pipeline.shards import IMPORTED, finished_shards
 from pipeline.tasks import Task, select_tasks
 
 MAX_RANGES = 5  # of seeds shown in an error
@@ -124,6 +124,10 @@ def _files_of_run(task: Task, out: Path) -> list[_Files]:
     directory = out / "shards" / task.name
     for shard in finished_shards(out / "shards", task.name):
         files.append(_Files(directory / shard.data.name, directory / shard.episodes.name))
+    imported = out / IMPORTED / task.name
+    for folder in sorted(imported.iterdir()) if imported.is_dir() else ():
+        for shard in finished_shards(imported, folder.name):
+            files.append(_Files(folder / shard.data.name, folder / shard.episodes.name))
     if not files:
         raise UserError(
             f"{out} has no episodes of {task.name}, neither in dataset/ nor in shards/; "
@@ -154,7 +158,8 @@ def _seeds_there(files: Sequence[_Files]) -> str:
     """Which seeds have an episode, in words."""
     seeds: set[int] = set()
     num_without_seed = 0
-    for pair in files:
+    contents = {pair.side.stat().st_ino: pair for pair in files}  # a dataset's files are links to those of shards
+    for pair in contents.values():
         side = pq.read_table(pair.side, columns=["seed", "row"])
         accepted = side.filter(side["row"].is_valid())
         seeds.update(accepted["seed"].drop_null().to_pylist())

@@ -63,15 +63,23 @@ IMAGE_BROKEN = "image broken or of another shape"
 PNG_STACKS = "stacked frames as PNG, every frame stored up to four times"
 
 
-def scan_episodes(task: Task, path: Path, report: Report) -> np.ndarray:
-    """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64."""
+def scan_episodes(task: Task, path: Path, report: Report, flagged: np.ndarray | None = None) -> np.ndarray:
+    """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64.
+
+    Args:
+        task: whose file it should be.
+        path: the file.
+        report: gets each problem.
+        flagged: ``(E,)`` whether the side table says of an episode that its actions leave their range, which is no
+            problem then; None for none of them.
+    """
     lengths: list[np.ndarray] = []
     row = 0
     try:
         with pq.ParquetFile(path) as file:
             columns = _usable_columns(task, path, file.schema_arrow, report)
             for batch in _batches(task, file, columns):
-                lengths.append(_scan_batch(task, path, row, batch, report))
+                lengths.append(_scan_batch(task, path, row, batch, report, flagged))
                 row += len(batch)
     except (pa.ArrowException, OSError, struct.error) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
@@ -141,7 +149,9 @@ def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
     return is_number(found) and is_number(expected)
 
 
-def _scan_batch(task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report) -> np.ndarray:
+def _scan_batch(
+    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray | None
+) -> np.ndarray:
     """Check some episodes; each check leaves out those that failed an earlier one."""
 
     def tell(kind: str, rows: np.ndarray, reason: str) -> None:
@@ -172,7 +182,10 @@ def _scan_batch(task: Task, path: Path, first_row: int, batch: pa.RecordBatch, r
         row_of_step = np.repeat(rows, lengths[rows])
         for kind, bad_steps, reason in _step_problems(task, name, steps):
             bad = np.unique(row_of_step[bad_steps])
-            tell(kind, bad, reason)
+            if kind == OUTSIDE and flagged is not None:
+                bad = bad[~np.isin(first_row + bad, np.flatnonzero(flagged))]
+            if len(bad):
+                tell(kind, bad, reason)
     return np.maximum(lengths, 0)
 
 

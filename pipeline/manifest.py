@@ -22,7 +22,18 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ShardManifest:
-    """Sidecar of one shard: which seeds it covers, who acted, with what, and what came of it."""
+    """Sidecar of one shard: which seeds it covers, who acted, with what, and what came of it.
+
+    An imported shard has no seeds: ``first_seed`` and ``num_seeds`` number the rows of its source instead, from the
+    first seed of the split on, so that both kinds are planned, named and resumed alike.
+
+    Attributes:
+        rejected: episodes by reason.
+        noise: added to actions, as ``--noise`` spells it; shards older than this field have none.
+        source: where an imported shard comes from, with its commit or digest after an @; None if it was collected.
+        environment: id of the environment that an imported shard was played in; None if it was collected.
+        num_flagged: episodes that the side table flags.
+    """
 
     task: str
     split: str
@@ -33,12 +44,15 @@ class ShardManifest:
     versions: dict[str, str]
     num_episodes: int
     num_steps: int
-    rejected: dict[str, int]  # episodes by reason
+    rejected: dict[str, int]
     num_successes: int | None
     return_sum: float
     data: FileEntry
     episodes: FileEntry
-    noise: str | None = None  # added to actions, as `--noise` spells it; shards older than this field have none
+    noise: str | None = None
+    source: str | None = None
+    environment: str | None = None
+    num_flagged: int = 0
 
     @property
     def num_rejected(self) -> int:
@@ -140,12 +154,18 @@ class SplitManifest:
 
 @dataclass(frozen=True)
 class TaskManifest:
-    """One task of a dataset."""
+    """One task of a dataset.
+
+    Attributes:
+        expert, expert_revision, versions: of the episodes that were collected, if any were.
+        imported: by source, the environments of the episodes that come from it and their number.
+    """
 
     expert: str
     expert_revision: str
     versions: dict[str, str]
     splits: dict[str, SplitManifest]
+    imported: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

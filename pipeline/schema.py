@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REWARDS = "rewards"
 TEXTS = "text_observations"
-EPISODE_COLUMNS_ADDED = ("noise",)  # to the side table since the first shards were written, which lack them
+EPISODE_COLUMNS_ADDED = ("noise", "flagged")  # to the side table since the first shards were written, which lack them
 EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this
 
 
@@ -64,17 +64,18 @@ def episode_features() -> Features:
 
     return Features(
         {
-            "seed": Value("int64"),
+            "seed": Value("int64"),  # null if imported
             "row": Value("int32"),  # row of the data file of the same number; null if rejected
             "expert": Value("string"),
             "expert_revision": Value("string"),
             "return": Value("float64"),
             "length": Value("int32"),
-            "success": Value("bool"),  # null where the task has no notion of it
-            "ended": Value("string"),  # terminated, truncated or rejected
+            "success": Value("bool"),  # null where the task has no notion of it, or the source does not say
+            "ended": Value("string"),  # terminated, truncated, rejected or unknown
             "rejected": Value("string"),  # the reason, or null
             "noise": Value("string"),  # added to the expert's actions in this episode, such as epsilon=0.05, or null
-            "versions": Value("string"),
+            "versions": Value("string"),  # null if imported
+            "flagged": Value("string"),  # what is unusual about an episode that is data all the same, or null
         }
     )
 

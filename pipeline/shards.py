@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
-from pipeline.files import list_sizes, read_json, replacing, sha256_of, update_json, write_json
+from pipeline.files import digest_of, list_sizes, read_json, replacing, sha256_of, update_json, write_json
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.parquet import COMPRESSION, ROW_GROUP_BYTES, ends_row_group, parquet_options
 from pipeline.plan import ShardJob
@@ -32,6 +32,7 @@ from pipeline.versions import format_versions, versions_of
 
 INDEX = "index.json"
 SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
+IMPORTED = "imported"  # kind of expert of episodes that were not made here
 MAX_REASON = 100  # characters of a reason that the counts distinguish; the side table has it whole
 
 
@@ -44,12 +45,26 @@ class Actor:
     noise: str | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an imported shard comes from: source and environment, as ``ShardManifest`` has them."""
+
+    source: str
+    environment: str
+
+    @property
+    def revision(self) -> str:
+        """In place of an expert's: ``imported-`` and a digest."""
+        return f"{IMPORTED}-{digest_of([self.source, self.environment])[:8]}"
+
+
 @dataclass
 class _Totals:
     num_episodes: int = 0
     num_steps: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    num_successes: int = 0
+    num_successes: int | None = 0
+    num_flagged: int = 0
     return_sum: float = 0.0
     side_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,6 +75,8 @@ def write_shard(
     expert_revision: str,
     episodes: Iterable[Episode],
     actor: Callable[[int], Actor] | None = None,
+    origin: Origin | None = None,
+    folder: str | None = None,
 ) -> ShardManifest:
     """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest.
 
@@ -69,9 +86,11 @@ def write_shard(
         expert_revision: of the job's expert.
         episodes: one per seed.
         actor: who played a seed, for the side table; the job's own expert and noise in every episode if None.
+        origin: of imported episodes; the side table then has neither seeds nor versions.
+        folder: below ``root``; named after the task if None.
     """
-    directory = root / job.task.name
-    versions = versions_of(job.task.packages)
+    directory = root / (folder or job.task.name)
+    versions = {} if origin else versions_of(job.task.packages)
     data_path = directory / f"{job.stem}.parquet"
     side_path = directory / f"{job.stem}.episodes.parquet"
     totals = _Totals()
@@ -82,6 +101,8 @@ def write_shard(
     for row in totals.side_rows:
         who = actor(row["seed"]) if actor else Actor(job.expert, expert_revision, job.noise)
         row.update(expert=who.expert, expert_revision=who.revision, noise=who.noise, versions=made_with)
+        if origin:
+            row.update(seed=None, versions=None)
     schema = episode_features().arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)
@@ -102,6 +123,9 @@ def write_shard(
         data=data,
         episodes=side,
         noise=job.noise,
+        source=origin.source if origin else None,
+        environment=origin.environment if origin else None,
+        num_flagged=totals.num_flagged,
     )
     write_json(directory / f"{job.stem}.json", manifest)
     return manifest
@@ -130,7 +154,11 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
                 continue
             totals.num_episodes += 1
             totals.num_steps += len(episode)
-            totals.num_successes += bool(episode.success)
+            if episode.success is None:
+                totals.num_successes = None
+            elif totals.num_successes is not None:
+                totals.num_successes += episode.success
+            totals.num_flagged += episode.flagged is not None
             totals.return_sum += episode.total_reward
             buffer.append(episode)
             buffered_bytes += episode.observations.nbytes
@@ -154,6 +182,7 @@ def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:
         "success": episode.success,
         "ended": episode.ended,
         "rejected": episode.rejected,
+        "flagged": episode.flagged,
     }
 
 

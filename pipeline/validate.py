@@ -86,9 +86,11 @@ def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report
     for problem in _seed_range_problems(sidecar, shard):
         report(problem)
     sound = [scan_file(directory, entry, report) for entry in (shard.data, shard.episodes)]
-    lengths = scan_episodes(task, directory / shard.data.name, report) if sound[0] else None
-    if sound[1]:
-        _scan_side(directory, shard, lengths, report)
+    side = read_side(directory / shard.episodes.name, report) if sound[1] else None
+    data_path = directory / shard.data.name
+    lengths = scan_episodes(task, data_path, report, flagged_rows(side)) if sound[0] else None
+    if side is not None:
+        _scan_side(directory, shard, side, lengths, report)
 
 
 def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Problem]:
@@ -120,22 +122,39 @@ def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
     return True
 
 
-def _scan_side(directory: Path, shard: ShardManifest, lengths: np.ndarray | None, report: Report) -> None:
+def _scan_side(
+    directory: Path, shard: ShardManifest, side: pa.Table, lengths: np.ndarray | None, report: Report
+) -> None:
     """The side table against the manifest and, unless the data could not be read, against the episodes' lengths."""
     path, data_path = directory / shard.episodes.name, directory / shard.data.name
-    side = read_side(path, report)
-    if side is None:
-        return
     scan_rows(path, side, shard.num_episodes, data_path, lengths, report)
-    last_seed = shard.first_seed + shard.num_seeds - 1
-    if side["seed"].to_pylist() != list(range(shard.first_seed, last_seed + 1)):
-        report(Problem(SEEDS, path, f"seeds are not {shard.first_seed} to {last_seed}, each once"))
+    if shard.source is not None:
+        if len(side) != shard.num_seeds:
+            report(Problem(TOTALS, path, f"{len(side)} rows of the source, the manifest says {shard.num_seeds}"))
+        if side["seed"].null_count != len(side):
+            report(Problem(SEEDS, path, "imported episodes have seeds, which say nothing of this environment"))
+    else:
+        last_seed = shard.first_seed + shard.num_seeds - 1
+        if side["seed"].to_pylist() != list(range(shard.first_seed, last_seed + 1)):
+            report(Problem(SEEDS, path, f"seeds are not {shard.first_seed} to {last_seed}, each once"))
     scan_versions(path, side, shard.versions, report)
     num_rejected = side["row"].null_count
     if num_rejected != shard.num_rejected:
         report(Problem(TOTALS, path, f"{num_rejected} rejected, the manifest says {shard.num_rejected}"))
+    num_flagged = int(flagged_rows(side).sum())
+    if num_flagged != shard.num_flagged:
+        report(Problem(TOTALS, path, f"{num_flagged} flagged, the manifest says {shard.num_flagged}"))
     if lengths is not None and len(lengths) == shard.num_episodes and lengths.sum() != shard.num_steps:
         report(Problem(TOTALS, data_path, f"{lengths.sum()} steps, the manifest says {shard.num_steps}"))
+
+
+def flagged_rows(side: pa.Table | None) -> np.ndarray:
+    """``(E,)`` bool: of which rows of its data file a side table says that their actions leave their range."""
+    if side is None or "flagged" not in side.column_names:
+        return np.zeros(0, bool)
+    accepted = side.filter(side["row"].is_valid())
+    flags: np.ndarray = accepted["flagged"].is_valid().to_numpy()
+    return flags
 
 
 def read_side(path: Path, report: Report) -> pa.Table | None:
@@ -183,7 +202,7 @@ def scan_rows(
 def scan_versions(path: Path, side: pa.Table, versions: dict[str, str], report: Report) -> None:
     """Tell if a side table names other package versions than its manifest."""
     expected = format_versions(versions)
-    strange = set(side["versions"].to_pylist()) - {expected}
+    strange = set(side.filter(side["seed"].is_valid())["versions"].to_pylist()) - {expected}
     if strange:
         report(Problem(MIXED_VERSIONS, path, f"made with {sorted(map(str, strange))[0]}, the manifest says {expected}"))
 
@@ -202,13 +221,16 @@ def _side_column_problems(path: Path, found: pa.Schema) -> Iterator[Problem]:
 
 
 def scan_together(shards: Iterable[tuple[Path, ShardManifest]], report: Report) -> None:
-    """Tell what is wrong between the shards of one task: seeds that are in two of them, or several environments.
+    """Tell what is wrong between the shards of one task: seeds that are in two of them, or several versions.
+
+    Of imported shards nothing is known that could disagree: their rows are numbered by each source for itself.
 
     Args:
         shards: the folder and the manifest of each.
         report: gets each problem.
     """
-    ordered = sorted(shards, key=lambda shard: (shard[1].first_seed, shard[1].num_seeds))
+    collected = [shard for shard in shards if shard[1].source is None]
+    ordered = sorted(collected, key=lambda shard: (shard[1].first_seed, shard[1].num_seeds))
     end, holder = -1, Path()
     for directory, shard in ordered:
         sidecar = directory / f"{shard.stem}.json"

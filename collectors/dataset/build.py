@@ -25,13 +25,21 @@ from collectors.dataset.checks import CheckedShard, check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
 from collectors.dataset.previews import FOLDER as PICTURES
 from collectors.dataset.previews import write_previews
-from collectors.dataset.sources import Shard, check_root, find_shards
+from collectors.dataset.sources import Shard, check_environments, check_root, find_shards
 from pipeline.cli import parse, run
 from pipeline.corpora import Corpus
 from pipeline.errors import UserError
 from pipeline.files import NO_SPACE, digest_of, exclusive, sha256_of, write_json
-from pipeline.manifest import DatasetManifest, DocumentShard, FileEntry, SplitManifest, TaskManifest
+from pipeline.manifest import (
+    DatasetManifest,
+    DocumentShard,
+    FileEntry,
+    ShardManifest,
+    SplitManifest,
+    TaskManifest,
+)
 from pipeline.seeds import SPLITS
+from pipeline.shards import IMPORTED
 from pipeline.statistics import FOLDER as STATISTICS
 from pipeline.statistics import TaskStatistics, merge_all, statistics_path
 from pipeline.tasks import Task
@@ -49,6 +57,8 @@ class DatasetConfig:
     """Tasks and corpora to add or refresh: name, domain, glob, or comma list. Those already in the dataset stay."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
+    mix: bool = False
+    """Take episodes of one task that were played in different environments, such as v2 and v3 of Meta-World."""
 
 
 def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) -> None:
@@ -63,7 +73,7 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
             do not go together, or no space.
     """
     check_root(config.out)
-    if not (config.out / "shards").is_dir():
+    if not any((config.out / name).is_dir() for name in ("shards", IMPORTED)):
         raise UserError(
             f"nothing is collected in {config.out / 'shards'} for {config.task!r}; run `make collect` with the same "
             f"OUT first"
@@ -82,6 +92,8 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
     documents = find_documents(config.out, config.task, before.corpora if before else ())
     pattern = pattern_of_tasks(config.task, tasks)
     shards = find_shards(config.out, pattern, before.tasks if before else (), tasks, is_optional=bool(documents))
+    if not config.mix:
+        check_environments(shards)
     checked = check_all(shards)
     check_documents(config.out, documents)
     digest = digest_of(
@@ -195,8 +207,14 @@ def _add_task(task: Task, shards: Sequence[Shard], dataset: Path) -> TaskManifes
         split: _add_split(task, split, [shard for shard in shards if shard.manifest.split == split], dataset)
         for split in SPLITS
     }
-    first = shards[0].manifest
-    return TaskManifest(first.expert, first.expert_revision, first.versions, splits)
+    first = shards[0].manifest  # a collected one, if there are any
+    imported: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        source, environment = shard.manifest.source, shard.manifest.environment
+        if source is not None and environment is not None:
+            counts = imported.setdefault(source, {})
+            counts[environment] = counts.get(environment, 0) + shard.manifest.num_episodes
+    return TaskManifest(first.expert, first.expert_revision, first.versions, splits, imported)
 
 
 def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -> SplitManifest:
@@ -218,11 +236,21 @@ def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -
         num_episodes=num_episodes,
         num_steps=sum(manifest.num_steps for manifest in manifests),
         num_rejected=sum(manifest.num_rejected for manifest in manifests),
-        num_successes=None if task.success is None else sum(manifest.num_successes or 0 for manifest in manifests),
+        num_successes=_num_successes(manifests),
         mean_return=sum(manifest.return_sum for manifest in manifests) / max(1, num_episodes),
         data=tuple(data),
         episodes=tuple(episodes),
     )
+
+
+def _num_successes(manifests: Sequence[ShardManifest]) -> int | None:
+    """Successes of all shards; None if one does not know of its own."""
+    total = 0
+    for manifest in manifests:
+        if manifest.num_successes is None:
+            return None
+        total += manifest.num_successes
+    return total
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

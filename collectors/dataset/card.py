@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from collectors.dataset.card_corpora import corpus_categories, corpus_configs, corpus_section
+from collectors.dataset.card_imported import imported_section
 from collectors.dataset.card_notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
 from collectors.dataset.card_rows import DOMAIN_HEADINGS, TASK_HEADINGS, DomainRow, TaskRow, domain_rows, reasons
 from collectors.dataset.previews import FOLDER, Preview
@@ -71,7 +72,9 @@ def write_card(
     body = _body(domains, sections, previews) if tasks else ""
     front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
     with replacing(dataset / CARD) as temporary:
-        temporary.write_text(f"---\n{front}---\n\n{body}{corpus_section(manifest)}", encoding="utf-8")
+        temporary.write_text(
+            f"---\n{front}---\n\n{body}{imported_section(manifest, tasks)}{corpus_section(manifest)}", encoding="utf-8"
+        )
 
 
 def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Section:
@@ -83,7 +86,7 @@ def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Se
         table=_table(TASK_HEADINGS, [[f"<nobr>{cell}</nobr>" for cell in row.cells] for row in domain.tasks]),
         rejected=_listed([f"{count:,} because of `{why.strip()}`" for why, count in reasons(domain.tasks).items()]),
         plot=name if _plot(dataset / name, domain) else None,
-        versions="; ".join(versions),
+        versions="; ".join(filter(None, versions)) or "not known: imported",
         weak=_listed([_weakness(row) for row in domain.tasks if row.is_weak]),
     )
 

@@ -35,6 +35,7 @@ class Findings:
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     totals: dict[str, Totals] = field(default_factory=dict)
+    num_flagged: int = 0  # imported episodes whose actions leave their range, as their side tables say
 
     def add(self, problem: Problem) -> None:
         kind = self.kinds.setdefault(problem.kind, Kind(problem))

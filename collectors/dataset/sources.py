@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.files import is_local
 from pipeline.manifest import ShardManifest
 from pipeline.seeds import SPLITS
-from pipeline.shards import finished_shards
+from pipeline.shards import IMPORTED, finished_shards
 from pipeline.tasks import Task, select_tasks
 
 
@@ -34,10 +34,10 @@ def find_shards(
     tasks: Sequence[Task] | None = None,
     is_optional: bool = False,
 ) -> dict[Task, list[Shard]]:
-    """Finished shards of the tasks chosen and of those the dataset already has, by split and first seed.
+    """Finished shards of the tasks chosen and of those the dataset already has, collected ones before imported ones.
 
     Args:
-        out: root of a run, with its shards in ``shards/``.
+        out: root of a run, with its shards in ``shards/`` and ``imported/``.
         pattern: which tasks to add; empty for none.
         kept: names of the tasks that are in the dataset and stay there.
         tasks: the table to choose from; all 157 if None.
@@ -50,7 +50,7 @@ def find_shards(
     root = out / "shards"
     chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
     table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
-    shards = {task: found for task in table if (found := _shards_of(root, task))}
+    shards = {task: found for task in table if (found := _shards_of(out, task))}
     collected = {task.name for task in shards}
     asked_by_name = {part.strip() for part in pattern.split(",")} & chosen
     for name in sorted(asked_by_name - collected):
@@ -85,6 +85,37 @@ def check_root(out: Path) -> None:
         )
 
 
-def _shards_of(root: Path, task: Task) -> list[Shard]:
-    directory = root / task.name
-    return [Shard(directory, manifest) for manifest in finished_shards(root, task.name)]
+def _shards_of(out: Path, task: Task) -> list[Shard]:
+    collected = out / "shards"
+    imported = out / IMPORTED / task.name
+    places = [(collected, task.name)]
+    if imported.is_dir():
+        places += [(imported, folder.name) for folder in sorted(imported.iterdir()) if folder.is_dir()]
+    return [Shard(root / name, manifest) for root, name in places for manifest in finished_shards(root, name)]
+
+
+def environments_of(task: Task, shards: Sequence[Shard]) -> dict[str, list[Shard]]:
+    """Shards by the environment they were played in."""
+    found: dict[str, list[Shard]] = {}
+    for shard in shards:
+        found.setdefault(shard.manifest.environment or task.env_id, []).append(shard)
+    return found
+
+
+def check_environments(shards: Mapping[Task, Sequence[Shard]]) -> None:
+    """Refuse tasks whose episodes are of several environments: their rewards, or more, mean different things.
+
+    Raises:
+        UserError: names the environments, where their shards are, and what to do.
+    """
+    for task, of_task in shards.items():
+        found = environments_of(task, of_task)
+        if len(found) > 1:
+            places = "; ".join(
+                f"{environment} in {', '.join(sorted({str(shard.directory) for shard in of_one}))}"
+                for environment, of_one in found.items()
+            )
+            raise UserError(
+                f"{task.name} has episodes of several environments: {places}. Move all but one of these folders away, "
+                f"or mix them on purpose with --mix (MIX=1)"
+            )

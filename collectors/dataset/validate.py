@@ -31,7 +31,7 @@ from pipeline.progress import Progress
 from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
 from pipeline.seeds import FIRST_SEED, SPLITS
 from pipeline.tasks import Task, select_tasks
-from pipeline.validate import OVERLAP, SEEDS, TOTALS, read_side, scan_file, scan_rows, scan_versions
+from pipeline.validate import OVERLAP, SEEDS, TOTALS, flagged_rows, read_side, scan_file, scan_rows, scan_versions
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +149,12 @@ def _validate_split(
     for data, episodes in zip(info.data, info.episodes, strict=False):
         data_path, side_path = dataset / data.name, dataset / episodes.name
         lengths = None
-        if scan_file(dataset, data, findings.add):
-            lengths = scan_episodes(task, data_path, findings.add)
-            findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), data.num_bytes)
         side = read_side(side_path, findings.add) if scan_file(dataset, episodes, findings.add) else None
+        flagged = flagged_rows(side)
+        findings.num_flagged += int(flagged.sum())
+        if scan_file(dataset, data, findings.add):
+            lengths = scan_episodes(task, data_path, findings.add, flagged)
+            findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), data.num_bytes)
         progress.advance(2)
         is_complete &= lengths is not None and side is not None
         if side is not None:
@@ -274,6 +276,8 @@ def main() -> None:
     findings = validate(config)
     print_table(total_table(findings))
     log.info("%s checked in %.1f s", config.dataset, time.monotonic() - started)
+    if findings.num_flagged:
+        log.info("%d imported episodes have actions out of range, as their side tables say", findings.num_flagged)
     if findings.kinds:
         print_table(problem_table(findings), min_width=160)
         count = sum(kind.count for kind in findings.kinds.values())

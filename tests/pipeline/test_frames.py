@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.frames import decode_stacks, encode_stacks, pack, stacked
+from pipeline.frames import decode_stacks, encode_stacks, pack, read_stacks, stacked
 
 
 def sliding(frames: np.ndarray) -> list[np.ndarray]:
@@ -26,6 +26,12 @@ def moving_square(num_frames: int) -> np.ndarray:
     for t in range(num_frames):
         frames[t, 20 + t % 50 : 24 + t % 50, 30:34] = 200
     return frames
+
+
+def png(stack: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(stack).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # Few values, so that there are runs of all lengths.
@@ -101,3 +107,17 @@ def test_equal_frames_are_stored_once() -> None:
 def test_frames_that_are_too_wide_are_refused() -> None:
     with pytest.raises(ValueError, match="129 pixels wide; at most 128"):
         encode_stacks(np.zeros((1, 2, 129, 4), np.uint8))
+
+
+@pytest.mark.parametrize("num_stacks", [0, 1, 64, 65, 130])
+def test_stacks_that_go_on_are_read_into_one_copy_of_each_frame(num_stacks: int) -> None:
+    stacks = sliding(moving_square(num_stacks + 3))
+    files = [png(stack) for stack in stacks]
+    found = read_stacks(files, (84, 84, 4))
+    assert found.shape == (num_stacks, 84, 84, 4)
+    for stack, expected in zip(found, stacks, strict=True):
+        np.testing.assert_array_equal(stack, expected)
+    if num_stacks > 1:
+        assert found.strides[0] == 84 * 84
+        files[-1] = png(stacks[0])  # a jump, between two chunks or within one
+        np.testing.assert_array_equal(read_stacks(files, (84, 84, 4)), [*stacks[:-1], stacks[0]])

@@ -75,6 +75,7 @@ def test_the_side_table_has_these_columns() -> None:
             "rejected": Value("string"),
             "noise": Value("string"),
             "versions": Value("string"),
+            "flagged": Value("string"),
         }
     )
 

@@ -155,7 +155,13 @@ def test_rejected_episodes_are_in_the_side_table_only(tmp_path: Path) -> None:
     episodes = [rejected(FAKE_GRID, 0), expected_episode(FAKE_GRID, 1), rejected(FAKE_GRID, 2)]
     episodes.append(expected_episode(FAKE_GRID, 3))
     manifest = write(tmp_path, FAKE_GRID, episodes)
-    told = {"expert": "random", "expert_revision": "7", "noise": None, "versions": f"numpy {np.__version__}"}
+    told = {
+        "expert": "random",
+        "expert_revision": "7",
+        "noise": None,
+        "flagged": None,
+        "versions": f"numpy {np.__version__}",
+    }
     assert side_table(tmp_path, manifest) == [
         {"seed": 0, "row": None, "return": 1.0, "length": 1, "success": True, "ended": "rejected"}
         | {"rejected": "reason 0", **told},

@@ -115,6 +115,7 @@ def test_the_side_table_points_at_the_rows_of_the_data(tmp_path: Path) -> None:
     assert list(side.features) == [
         "seed", "row", "expert", "expert_revision", "return", "length", "success", "ended", "rejected", "noise",
         "versions",
+        "flagged",
     ]  # fmt: skip
     assert side["seed"][:] == [0, 1, 2, 3, 4, 5]
     assert side["row"][:] == [0, None, 1, 2, None, 3]
@@ -350,7 +351,7 @@ def test_files_are_copied_where_they_cannot_be_linked(tmp_path: Path, monkeypatc
 def test_the_settings_are_saved_beside_the_data(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_COUNT)
     dataset = build(tmp_path, "fake-count")
-    assert read_json(dataset / "config.json") == {"task": "fake-count", "out": str(tmp_path)}
+    assert read_json(dataset / "config.json") == {"task": "fake-count", "out": str(tmp_path), "mix": False}
     assert len(digest_of({})) == len(DatasetManifest.load(dataset / "manifest.json").digest)
 
 
