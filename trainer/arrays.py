@@ -23,6 +23,7 @@ from pipeline.frames import CHANNELS
 from pipeline.manifest import DatasetManifest, FileEntry
 from pipeline.schema import read_blocks, read_lengths
 from pipeline.seeds import SPLITS
+from pipeline.statistics import load_statistics
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
 
 LAYOUT_VERSION = 2  # of what is written below; another one is laid out anew
@@ -80,15 +81,22 @@ class TaskArrays:
         frames = np.take(self.last_frames, steps)[..., None] + np.arange(1 - CHANNELS, 1)
         return np.moveaxis(np.take(self.observations, frames, axis=0), -3, -1)
 
-    def normaliser(self) -> Normaliser | None:
-        """Statistics of a continuous task, in one pass; None for other tasks."""
-        if self.task.observation != CONTINUOUS:
-            return None
-        mean = self.observations.mean(axis=0, dtype=np.float64)
-        std = self.observations.std(axis=0, dtype=np.float64)
-        std[std < MIN_STD] = 1.0
-        reward_std = float(self.rewards.std(dtype=np.float64))
-        return Normaliser(mean.astype(np.float32), std.astype(np.float32), max(reward_std, MIN_STD))
+
+def load_normaliser(dataset: Path, task: Task) -> Normaliser | None:
+    """From the statistics of a continuous task's training episodes; None for other tasks.
+
+    Raises:
+        UserError: the dataset has no statistics of the task, or no training episode.
+    """
+    if task.observation != CONTINUOUS:
+        return None
+    train = load_statistics(dataset, task).splits["train"]
+    if not train.num_steps:
+        raise UserError(f"{task.name} has no training episode in {dataset}; leave it out, or collect some and build it")
+    std = np.array(train.observations.std)
+    std[std < MIN_STD] = 1.0
+    mean = np.array(train.observations.mean, np.float32)
+    return Normaliser(mean, std.astype(np.float32), max(train.rewards.std[0], MIN_STD))
 
 
 def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes: int) -> None:

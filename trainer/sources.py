@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.corpora import Corpus
 from pipeline.tasks import Task
-from trainer.arrays import Normaliser, TaskArrays, load_arrays
+from trainer.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
 from trainer.config import ModelConfig, TrainConfig, of_task
 from trainer.corpora import choose_corpora, load_corpus, sample_texts
 from trainer.data import TaskBatches
@@ -69,13 +69,13 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
     """
     cache = config.out / "train" / "cache"
     log.info("opening %d tasks of %s", len(tasks), config.dataset_dir)
+    normalisers = [load_normaliser(config.dataset_dir, task) if config.normalise else None for task in tasks]
     arrays = [load_arrays(config.dataset_dir, task, "train", cache) for task in tasks]
     corpora = choose_corpora(config)
     texts = sorted({text for a in arrays for text in a.texts})
     tokenizer = choose_tokenizer(
         config.tokenizer, itertools.chain(texts, sample_texts(config, corpora)), config.model.vocab_size
     )
-    normalisers = [a.normaliser() if config.normalise else None for a in arrays]
 
     def batches(a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None

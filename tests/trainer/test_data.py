@@ -14,8 +14,9 @@ from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
 from pipeline.plan import ShardJob
 from pipeline.shards import write_shard
+from pipeline.statistics import statistics_path
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, observation_at, reward_at
-from trainer.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays
+from trainer.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays, load_normaliser
 from trainer.data import TaskBatches, _cut_into_parts, plan_cuts
 from trainer.loader import Mixture
 from trainer.model import StepBatch
@@ -137,7 +138,7 @@ def test_a_mixture_counts_each_tasks_draws_and_follows_its_weights() -> None:
 
 def test_normalised_observations_have_mean_zero_and_deviation_one(run_dir: Path) -> None:
     arrays = arrays_of(run_dir, FAKE_COUNT)
-    normaliser = arrays.normaliser()
+    normaliser = load_normaliser(run_dir / "dataset", FAKE_COUNT)
     assert isinstance(normaliser, Normaliser)
     values = normaliser.observations(np.asarray(arrays.observations))
     # The first number is the same in all training seeds: a constant is centred, not divided by nothing.
@@ -145,7 +146,13 @@ def test_normalised_observations_have_mean_zero_and_deviation_one(run_dir: Path)
     np.testing.assert_allclose(values[:, 1:].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(values[:, 1:].std(axis=0), 1, atol=1e-4)
     assert normaliser.rewards(arrays.rewards).std() == pytest.approx(1, abs=1e-4)
-    assert arrays_of(run_dir, FAKE_GRID).normaliser() is None
+    assert load_normaliser(run_dir / "dataset", FAKE_GRID) is None
+
+
+def test_a_dataset_without_statistics_is_told_how_to_get_them(run_dir: Path) -> None:
+    statistics_path(run_dir / "dataset", FAKE_COUNT.name).unlink()
+    with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `make dataset TASK=fake-count`"):
+        load_normaliser(run_dir / "dataset", FAKE_COUNT)
 
 
 def test_windows_of_unlike_lengths_come_in_parts_and_hardly_any_padding_is_left() -> None:
