@@ -20,7 +20,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
 	corpora rates status import replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
-	bench bench-collect bench-parquet clean
+	bench bench-train bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -152,6 +152,9 @@ dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person o
 bench: setup ## measure experts, loading, training and acting on this machine
 	$(PY) -m experts.bench --out '$(OUT)'
 	$(PY) -m trainer.bench $(STAGE)
+
+bench-train: setup ## measure loading and training on OUT/dataset beside JAT's way of both, in turns
+	$(PY) -m trainer.bench_train --out '$(OUT)' $(TASKS)
 
 bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over a long run, in 15 min
 	$(PY) -m collectors.bench $(TASKS)

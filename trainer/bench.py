@@ -1,4 +1,4 @@
-"""How fast a run's data is loaded, trained on and acted with on this machine.
+"""How fast a network acts on this machine; how fast it trains is `trainer.bench_train`.
 
     python -m trainer.bench --recipe demo --out runs/demo
 
@@ -8,10 +8,7 @@ Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,40 +16,6 @@ from pipeline.cli import parse, run
 from pipeline.policy import Observations
 from pipeline.tasks import Task
 from trainer.config import RECIPES, TrainConfig
-
-
-@dataclass(frozen=True)
-class TrainRates:
-    """Real (not padded) time steps per second of the loader and of training, and the share of padding computed."""
-
-    loaded_per_s: float
-    trained_per_s: float
-    padding_share: float
-
-
-def bench_training(config: TrainConfig, num_steps: int = 20) -> TrainRates:
-    """Time the loader alone, then optimiser steps, over the same draws."""
-    from trainer.train import choose_tasks, make_identity
-    from trainer.training_run import TrainingRun
-
-    tasks = choose_tasks(config)
-    with tempfile.TemporaryDirectory() as directory:
-        trained = TrainingRun(config, tasks, Path(directory), make_identity(config, tasks))
-        trained.one_step()  # allocations and kernel selection
-        mixture = trained.data.mixture(config)
-        draws = [mixture[draw] for draw in range(num_steps * config.micro_batches)]
-        started = time.perf_counter()
-        parts = [part for task, index in draws for part in trained.data.sources[task].batches.parts(index)]
-        load_seconds = time.perf_counter() - started
-        loaded = sum(int(batch.mask.sum()) for batch in parts)
-        padded = sum(batch.mask.numel() for batch in parts)
-        before = trained.progress.timesteps
-        started = time.perf_counter()
-        for _ in range(num_steps):
-            trained.one_step()
-        train_seconds = time.perf_counter() - started
-    trained_per_s = (trained.progress.timesteps - before) / train_seconds
-    return TrainRates(loaded / load_seconds, trained_per_s, 1 - loaded / padded)
 
 
 def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int = 60) -> float:
@@ -93,9 +56,6 @@ def main() -> None:
     config = dataclasses.replace(parse(TrainConfig, RECIPES, default_recipe="small"), steps=100)
     console = Console()
     tasks = choose_tasks(config)
-    rates = bench_training(config)
-    console.print(f"loading   {rates.loaded_per_s:12,.0f} time steps/s")
-    console.print(f"training  {rates.trained_per_s:12,.0f} time steps/s, {100 * rates.padding_share:.1f} % padding")
     for task in {task.domain: task for task in tasks}.values():
         for num_slots in (1, 20):
             rate = bench_acting(config, task, num_slots)

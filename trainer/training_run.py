@@ -114,6 +114,15 @@ class TrainingRun:
         return sum(p.numel() for p in self.model.parameters())
 
     @property
+    def waited_s(self) -> float:
+        """How long this part of the run has stood still for data."""
+        return self._loader.waited_s
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._loader.close()
+
+    @property
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
 
@@ -155,13 +164,13 @@ class TrainingRun:
                 for tracker in trackers:
                     stack.callback(tracker.close)
                 stack.callback(display.close)
-            stack.callback(self._loader.close)
+            stack.callback(self.close)
             started = time.monotonic() - self.progress.seconds
             waited = self.progress.waited_seconds
             while self.progress.step < config.steps:
                 row = self.one_step()
                 self.progress = replace(
-                    self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self._loader.waited_s
+                    self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self.waited_s
                 )
                 is_saved = self.progress.step % config.checkpoint_every == 0 or self.progress.step == config.steps
                 if is_saved:

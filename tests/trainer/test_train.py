@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.files import exclusive, read_json
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.logs import read_log, train_manifest_path
+from trainer.sources import open_sources
 from trainer.train import train
 from trainer.training_run import TrainingRun
 
@@ -178,3 +180,92 @@ def test_a_network_that_a_task_does_not_fit_is_refused_by_name(
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_valid_config(name: str) -> None:
     assert isinstance(RECIPES[name](), TrainConfig)
+
+
+def test_the_best_checkpoint_stays_and_the_manifest_names_it(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(TrainingRun, "validate", lambda run: next(losses))
+    train(make_config(checkpoint_every=3, keep_checkpoints=1), FAKE_TASKS)
+    names = sorted(path.name for path in (run_dir / "train" / "checkpoints").iterdir())
+    assert names == ["step-00000006", "step-00000012"]
+    manifest = read_json(train_manifest_path(run_dir))
+    assert manifest["best_checkpoint"] == "train/checkpoints/step-00000006"
+    assert manifest["checkpoint"] == "train/checkpoints/step-00000012"
+
+
+def test_the_validation_loss_is_the_objective_on_the_test_split(make_config: MakeConfig, run_dir: Path) -> None:
+    config = make_config(loss_weights={"toy": 2.0}, sampling_weights={"fake": 3.0}, validation_steps=16)
+    train(config, FAKE_TASKS)
+    rows = [row for row in curve(run_dir) if "validation_loss" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    checkpoint = latest_checkpoint(run_dir / "train" / "checkpoints")
+    assert checkpoint is not None
+    network = load_checkpoint(checkpoint).model.eval()
+    means = []
+    for source in open_sources(config, FAKE_TASKS).sources:
+        assert source.validation is not None
+        with torch.no_grad():
+            parts = [(network.losses(part.batch).total.item(), part.num_steps) for part in source.validation.parts]
+        means.append(sum(loss * count for loss, count in parts) / sum(count for _, count in parts))
+    assert rows[-1]["validation_loss"] == pytest.approx(0.75 * means[0] + 0.25 * 2.0 * means[1], rel=1e-5)
+
+
+def test_a_batch_whose_loss_is_not_finite_is_named(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.data import TaskBatches
+
+    gather = TaskBatches._gather
+
+    def poisoned(batches: TaskBatches, windows: Any) -> Any:
+        batch = gather(batches, windows)
+        if batches._arrays.task.name == "fake-count" and 17 in batches._starts[windows]:
+            batch.previous_rewards[:] = float("nan")
+        return batch
+
+    monkeypatch.setattr(TaskBatches, "_gather", poisoned)
+    with pytest.raises(
+        UserError,
+        match=r"the loss of fake-count, episode rows [\d, ]*\b6\b[\d, ]* is not finite at step \d+; "
+        r"(step-0+\d+|no checkpoint) is kept",
+    ):
+        # Step 17 of the data is in episode row 6; every epoch of a few batches comes to it.
+        train(make_config(steps=200, checkpoint_every=1), FAKE_TASKS)
+    for row in curve(run_dir):
+        assert math.isfinite(row["loss"])
+
+
+def test_memory_that_is_out_is_explained(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.jat_model import JatModel
+
+    def losses(model: JatModel, batch: Any) -> Any:
+        return torch.empty(2**60)
+
+    monkeypatch.setattr(JatModel, "losses", losses)
+    with pytest.raises(UserError, match=r"out of memory \(.*\); lower --batch-steps \(16\) and raise --micro-batches"):
+        train(make_config(), FAKE_TASKS)
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_differs(make_config: MakeConfig, run_dir: Path) -> None:
+    config = make_config()
+    train(config, FAKE_TASKS)
+    train_manifest_path(run_dir).unlink()
+    (run_dir / "train" / "identity.json").unlink()
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=1))
+    with pytest.raises(UserError, match=r"step-00000012 holds another training run: model.num_layers was 2, is 1\."):
+        train(other, FAKE_TASKS)
+
+
+def test_two_trainings_in_one_folder_are_refused(make_config: MakeConfig, run_dir: Path) -> None:
+    with exclusive(run_dir / "train" / "lock", ""), pytest.raises(UserError, match="another process works on"):
+        train(make_config(), FAKE_TASKS)
+
+
+def test_windows_and_draws_do_not_depend_on_the_threads_that_read_them(make_config: MakeConfig, run_dir: Path) -> None:
+    train(make_config(loader_threads=3), FAKE_TASKS)
+    many = curve(run_dir)
+    (run_dir / "train").rename(run_dir / "many")
+    train(make_config(), FAKE_TASKS)
+    assert curve(run_dir) == many

@@ -1,0 +1,272 @@
+"""How fast this machine loads and trains, beside JAT's way of both, in one run.
+
+    python -m trainer.bench_train --out runs/default
+
+Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``). What is compared runs in turns, and
+of all turns the medians are printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.errors import UserError
+from pipeline.tasks import IMAGE, Task
+from trainer.config import RECIPES, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.sources import TrainingData
+    from trainer.training_run import TrainingRun
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BenchTrainConfig:
+    """Compare loading and training with JAT's way of both."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    tasks_per_domain: int = 3
+    """So many of these tasks of each domain, evenly spread over the table."""
+    recipes: str = "jat,base"
+    """Recipes to train with: comma list."""
+    hidden_size: int = 256
+    """Width of all networks; 768 is the released JAT's."""
+    num_layers: int = 4
+    """Blocks of all networks; 12 is the released JAT's."""
+    num_heads: int = 4
+    """Attention heads per block; 12 is the released JAT's."""
+    batch_steps: int = 2048
+    """Time steps per batch, padding included."""
+    rounds: int = 3
+    """Turns of everything."""
+    steps: int = 5
+    """Optimiser steps per turn."""
+    threads: int = 2
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "tasks_per_domain", "rounds", "steps", "threads")
+        for name in self.recipes.split(","):
+            if name not in RECIPES:
+                raise UserError(f"unknown recipe {name!r} in --recipes; allowed: {', '.join(RECIPES)}")
+
+
+@dataclass
+class Rates:
+    """Of one way to train: per turn its real time steps per second, and shares of padding and of waiting for data."""
+
+    name: str
+    num_parameters: int
+    timesteps_per_s: list[float] = field(default_factory=list)
+    padding: list[float] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
+
+
+def recipe_config(config: BenchTrainConfig, name: str, tasks: Sequence[Task]) -> TrainConfig:
+    """A recipe at the size of this benchmark, with a tokenizer that needs no network."""
+    recipe = RECIPES[name]()
+    sizes: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "vocab_size": 512,
+    }
+    if isinstance(recipe.model, ModelConfig):
+        text_tokens = recipe.text_tokens
+        sizes |= {"max_discrete_size": 148 + text_tokens, "picture_size": 0, "idle_decoder": False}
+    return dataclasses.replace(
+        recipe,
+        task=",".join(task.name for task in tasks),
+        out=config.out,
+        tokenizer="bpe",
+        steps=1_000_000,
+        batch_steps=max(config.batch_steps, recipe.longest_context),
+        micro_batches=1,
+        validation_steps=0,
+        threads=config.threads,
+        model=dataclasses.replace(recipe.model, **sizes),
+    )
+
+
+def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]:
+    """A few tasks of each domain. Images are left out on a CPU: their encoder takes all the time, in either way."""
+    import torch
+
+    chosen = []
+    for domain in dict.fromkeys(task.domain for task in tasks):
+        members = [task for task in tasks if task.domain == domain]
+        if any(task.observation == IMAGE for task in members) and not torch.cuda.is_available():
+            continue
+        stride = max(1, len(members) // config.tasks_per_domain)
+        chosen += members[::stride][: config.tasks_per_domain]
+    return chosen
+
+
+def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> list[str]:
+    """Windows per second of both loaders, from datasets that are laid out, or mapped, already; a report line each."""
+    from trainer.plain import padded_windows, read_batches
+    from trainer.sources import open_sources
+
+    data = open_sources(recipe, tasks)
+    ours, plain, mapping = [], [], []
+    with tempfile.TemporaryDirectory() as directory:
+        for source, task in zip(data.sources, tasks, strict=True):
+            started = time.perf_counter()
+            rows = padded_windows(recipe.dataset_dir, task, data.tokenizer, recipe.text_tokens, Path(directory))
+            mapping.append((time.perf_counter() - started) / len(rows))
+            few = rows.select(range(min(windows, len(rows))))
+            turns = [(_seconds_per_window(source.batches), _timed(read_batches, few) / len(few)) for _ in range(3)]
+            ours.append(median(turn[0] for turn in turns))
+            plain.append(median(turn[1] for turn in turns))
+    # Every task as often as any other: the mean time of a window is the mean over tasks.
+    rates = {name: len(tasks) / sum(seconds) for name, seconds in (("ours", ours), ("plain", plain), ("map", mapping))}
+    return [
+        f"{rates['ours']:,.0f} windows/s with one thread, JAT's way {rates['plain']:,.0f} "
+        f"(after datasets.map at {rates['map']:,.0f}): {rates['ours'] / rates['plain']:.0f} x, goal 50 x"
+    ]
+
+
+def _seconds_per_window(batches: Any, num_batches: int = 8) -> float:
+    started = time.perf_counter()
+    windows = sum(len(part.mask) for index in range(num_batches) for part in batches.parts(index))
+    return (time.perf_counter() - started) / windows
+
+
+def _timed(read: Callable[[Any, int], Any], rows: Any) -> float:
+    started = time.perf_counter()
+    for _ in read(rows, 20):
+        pass
+    return time.perf_counter() - started
+
+
+class PlainTraining:
+    """JAT's network and rows of 256 steps, with the draws of a run of the ``jat`` recipe at the same size."""
+
+    def __init__(self, config: TrainConfig, data: TrainingData, seed: int = 0) -> None:
+        import torch
+
+        from trainer.plain import PlainJat
+
+        assert isinstance(config.model, ModelConfig)
+        torch.manual_seed(seed)
+        self._config, self._data = config, data
+        self._mixture = data.mixture(dataclasses.replace(config, steps=10_000))
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = PlainJat(config.model).to(self._device)
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, foreach=False)
+        self._draw = 0
+
+    def one_step(self) -> tuple[int, int]:
+        """Real and padded time steps of an optimiser step."""
+        import torch
+
+        from trainer.loader import to_device
+        from trainer.plain import WINDOW_STEPS, pad_rows
+
+        source, index = self._mixture[self._draw]
+        self._draw += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        real = padded = 0
+        rows = max(1, self._config.batch_steps // WINDOW_STEPS)
+        for batch in pad_rows(self._data.sources[source].batches.parts(index), rows):
+            self.model.losses(to_device(batch, torch.device(self._device))).total.backward()
+            real, padded = real + int(batch.mask.sum()), padded + batch.mask.numel()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
+        self._optimizer.step()
+        return real, padded
+
+
+def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rates]:
+    """The plain way first, then each recipe; all in turns."""
+    from trainer.train import make_identity
+    from trainer.training_run import TrainingRun
+
+    jat = recipe_config(config, "jat", tasks)
+    names = config.recipes.split(",")
+    with tempfile.TemporaryDirectory() as directory:
+        runs = []
+        for name in names:
+            recipe = recipe_config(config, name, tasks)
+            runs.append(TrainingRun(recipe, tasks, Path(directory, name), make_identity(recipe, tasks)))
+        from trainer.sources import open_sources
+
+        plain = PlainTraining(jat, open_sources(jat, tasks))
+        results = [Rates("plain", _num_parameters(plain.model, plain.one_step))]
+        results += [Rates(n, _num_parameters(r.model, r.one_step)) for n, r in zip(names, runs, strict=True)]
+        for _ in range(config.rounds):
+            _time_plain(plain, results[0], config.steps)
+            for run_, rates in zip(runs, results[1:], strict=True):
+                _time_run(run_, rates, config.steps)
+        for run_ in runs:
+            run_.close()
+    return results
+
+
+def _num_parameters(model: Any, one_step: Callable[[], Any], warm_up: int = 6) -> int:
+    """Of the parameters that these tasks train; the steps also warm up."""
+    trained = set()
+    for _ in range(warm_up):
+        one_step()
+        trained |= {name for name, p in model.named_parameters() if p.grad is not None}
+    return sum(p.numel() for name, p in model.named_parameters() if name in trained)
+
+
+def _time_plain(plain: PlainTraining, rates: Rates, num_steps: int) -> None:
+    started = time.perf_counter()
+    counts = [plain.one_step() for _ in range(num_steps)]
+    seconds = time.perf_counter() - started
+    real, padded = (sum(numbers) for numbers in zip(*counts, strict=True))
+    rates.timesteps_per_s.append(real / seconds)
+    rates.padding.append(1 - real / padded)
+    rates.waiting.append(0.0)  # its batches are cut from our arrays, in no time beside the rest
+
+
+def _time_run(trained: TrainingRun, rates: Rates, num_steps: int) -> None:
+    before, waited = trained.progress, trained.waited_s
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        trained.one_step()
+    seconds = time.perf_counter() - started
+    real = trained.progress.timesteps - before.timesteps
+    rates.timesteps_per_s.append(real / seconds)
+    rates.padding.append(1 - real / (trained.progress.padded_timesteps - before.padded_timesteps))
+    rates.waiting.append((trained.waited_s - waited) / seconds)
+
+
+def main() -> None:
+    from rich.table import Table
+
+    from trainer.train import choose_tasks
+
+    config = parse(BenchTrainConfig)
+    all_tasks = choose_tasks(dataclasses.replace(recipe_config(config, "jat", ()), task=config.task))
+    tasks = choose_spread(config, all_tasks)
+    log.info("%s", ", ".join(task.name for task in tasks))
+    for line in bench_loading(config, recipe_config(config, "jat", tasks), tasks):
+        log.info("loading: %s", line)
+    results = bench_training(config, tasks)
+    table = Table("training", "M parameters", "timesteps/s", "x plain", "padding %", "waiting %")
+    for rates in results:
+        ratios = [a / b for a, b in zip(rates.timesteps_per_s, results[0].timesteps_per_s, strict=True)]
+        table.add_row(
+            rates.name, f"{rates.num_parameters / 1e6:.1f}", f"{median(rates.timesteps_per_s):,.0f}",
+            f"{median(ratios):.1f}", f"{100 * median(rates.padding):.1f}", f"{100 * median(rates.waiting):.1f}",
+        )  # fmt: skip
+    print_table(table)
+
+
+if __name__ == "__main__":
+    run("trainer.bench_train")

@@ -1,0 +1,121 @@
+"""JAT's way to load and to train, written plainly, for ``make bench-train`` to be compared with.
+
+Loading: ``datasets.map`` over Python lists cuts episodes into windows and pads them to 256 steps; a batch is made of
+the rows it gives back. Training: GPT-Neo with attention scores laid out in memory, every token squeezed by itself, rows
+of 256 steps whatever their length, everything in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.schema import REWARDS, TEXTS, action_column, observation_column
+from pipeline.tasks import DISCRETE, Task
+from trainer.config import ModelConfig
+from trainer.gpt_neo import SelfAttention
+from trainer.jat_model import JatModel
+from trainer.model import StepBatch
+from trainer.tokenizer import encode
+
+WINDOW_STEPS = 256
+
+
+def padded_windows(dataset: Path, task: Task, tokenizer: Any, num_tokens: int, cache: Path) -> Any:
+    """The training split of a task as rows of 256 steps with a mask, made by ``datasets.map``."""
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    episodes = load_dataset(str(dataset), task.name, split="train", cache_dir=str(cache))
+    names = [observation_column(task), action_column(task), REWARDS]
+
+    def cut_and_pad(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {name: [] for name in (*names, "mask")}
+        for row in range(len(rows[REWARDS])):
+            columns = {name: list(rows[name][row]) for name in names}
+            if task.has_text:
+                tokens = encode(tokenizer, rows[TEXTS][row], num_tokens).tolist()
+                pairs = zip(columns[names[0]], tokens, strict=True)
+                columns[names[0]] = [[*numbers, *ids] for numbers, ids in pairs]
+            for begin in range(0, len(columns[REWARDS]), WINDOW_STEPS):
+                for name, values in columns.items():
+                    window = values[begin : begin + WINDOW_STEPS]
+                    missing = WINDOW_STEPS - len(window)
+                    zero = [0] * len(window[0]) if isinstance(window[0], list) else 0
+                    made[name].append(window + [zero] * missing)
+                made["mask"].append([True] * (WINDOW_STEPS - missing) + [False] * missing)
+        return made
+
+    return episodes.map(cut_and_pad, batched=True, batch_size=20, remove_columns=episodes.column_names)
+
+
+def read_batches(rows: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """Tensors of so many rows of ``padded_windows`` at a time, as a collator makes them of Python lists."""
+    for begin in range(0, len(rows), batch_size):
+        chosen = [rows[i] for i in range(begin, min(begin + batch_size, len(rows)))]
+        yield {name: torch.tensor([row[name] for row in chosen]) for name in chosen[0]}
+
+
+def pad_rows(parts: Sequence[StepBatch], rows: int) -> Iterator[StepBatch]:
+    """The windows of a batch as rows of 256 steps, at most so many at a time."""
+    for part in parts:
+        missing = WINDOW_STEPS - part.mask.shape[1]
+        tensors: dict[str, Any] = {
+            field.name: _pad(value, missing) if value.ndim > 1 else value
+            for field in dataclasses.fields(part)
+            if isinstance(value := getattr(part, field.name), Tensor)
+        }
+        for begin in range(0, len(part.mask), rows):
+            yield dataclasses.replace(part, **{name: v[begin : begin + rows] for name, v in tensors.items()})
+
+
+def _pad(values: Tensor, missing: int) -> Tensor:
+    """``(B, T, ...)`` with so many steps of zeros more."""
+    return F.pad(values, (0, 0) * (values.ndim - 2) + (0, missing))
+
+
+class EagerAttention(SelfAttention):
+    """The same attention with scores and weights as tensors of their own."""
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        length = x.shape[1]
+        query, key, value = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
+        positions = torch.arange(length, device=x.device)
+        visible = self._visible(positions[:, None], positions[None, :])
+        scores = query.float() @ key.float().transpose(-1, -2)
+        lowest = torch.finfo(scores.dtype).min
+        scores = torch.where(visible, scores, lowest)
+        if real is not None:
+            scores = scores + torch.where(real[:, None, None, :], 0.0, lowest)
+        mixed = torch.softmax(scores, dim=-1).to(value.dtype) @ value
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class PlainJat(JatModel):
+    """JAT's network, computed plainly; same parameters, same numbers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        for module in list(self.modules()):
+            for name, child in list(module.named_children()):
+                if type(child) is SelfAttention:
+                    setattr(module, name, _eager(child, config))
+
+    def embed_observations(self, kind: str, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+        if kind != DISCRETE:
+            return super().embed_observations(kind, observations, previous_rewards)
+        squeezed = F.relu(self.multi_discrete_encoder["1"](self.transformer.wte(observations)))
+        embedded = self.multi_discrete_encoder["4"](squeezed.flatten(2))
+        return torch.cat([embedded, previous_rewards[..., None]], dim=-1)
+
+
+def _eager(attention: SelfAttention, config: ModelConfig) -> nn.Module:
+    eager = EagerAttention(config, is_local=attention.window_size is not None)
+    eager.load_state_dict(attention.state_dict())
+    return eager
