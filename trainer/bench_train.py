@@ -153,7 +153,7 @@ def _timed(read: Callable[[Any, int], Any], rows: Any) -> float:
 
 
 class PlainTraining:
-    """JAT's network and rows of 256 steps, with the draws of a run of the ``jat`` recipe at the same size."""
+    """JAT's network and as many rows of 256 steps as a batch has room for, of the tasks that a run draws."""
 
     def __init__(self, config: TrainConfig, data: TrainingData, seed: int = 0) -> None:
         import torch
@@ -179,14 +179,13 @@ class PlainTraining:
         source, index = self._mixture[self._draw]
         self._draw += 1
         self._optimizer.zero_grad(set_to_none=True)
-        real = padded = 0
-        rows = max(1, self._config.batch_steps // WINDOW_STEPS)
-        for batch in pad_rows(self._data.sources[source].batches.parts(index), rows):
-            self.model.losses(to_device(batch, torch.device(self._device))).total.backward()
-            real, padded = real + int(batch.mask.sum()), padded + batch.mask.numel()
+        batch = pad_rows(
+            self._data.sources[source].batches.parts(index), max(1, self._config.batch_steps // WINDOW_STEPS)
+        )
+        self.model.losses(to_device(batch, torch.device(self._device))).total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.grad_clip)
         self._optimizer.step()
-        return real, padded
+        return int(batch.mask.sum()), batch.mask.numel()
 
 
 def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rates]:

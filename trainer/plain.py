@@ -62,8 +62,9 @@ def read_batches(rows: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
         yield {name: torch.tensor([row[name] for row in chosen]) for name in chosen[0]}
 
 
-def pad_rows(parts: Sequence[StepBatch], rows: int) -> Iterator[StepBatch]:
-    """The windows of a batch as rows of 256 steps, at most so many at a time."""
+def pad_rows(parts: Sequence[StepBatch], most: int) -> StepBatch:
+    """At most so many windows of a batch, evenly spread over it, as rows of 256 steps."""
+    padded: list[dict[str, Any]] = []
     for part in parts:
         missing = WINDOW_STEPS - part.mask.shape[1]
         tensors: dict[str, Any] = {
@@ -71,8 +72,10 @@ def pad_rows(parts: Sequence[StepBatch], rows: int) -> Iterator[StepBatch]:
             for field in dataclasses.fields(part)
             if isinstance(value := getattr(part, field.name), Tensor)
         }
-        for begin in range(0, len(part.mask), rows):
-            yield dataclasses.replace(part, **{name: v[begin : begin + rows] for name, v in tensors.items()})
+        padded.append(tensors)
+    whole: dict[str, Any] = {name: torch.cat([tensors[name] for tensors in padded]) for name in padded[0]}
+    stride = -(-len(whole["mask"]) // most)
+    return dataclasses.replace(parts[0], **{name: values[::stride] for name, values in whole.items()})
 
 
 def _pad(values: Tensor, missing: int) -> Tensor:

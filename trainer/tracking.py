@@ -1,7 +1,9 @@
 """Where the training curve goes beside ``log.jsonl``, if asked: TensorBoard, trackio, Weights & Biases.
 
 TensorBoard and trackio write below ``OUT/train`` and need no account: ``tensorboard --logdir OUT/train/tensorboard``,
-``TRACKIO_DIR=OUT/train/trackio trackio show``. W&B sends what it is given to its servers; set ``WANDB_MODE=offline``
+``TRACKIO_DIR=OUT/train/trackio trackio show``. (trackio keeps a step that is trained again after a kill twice, with the
+same numbers.) trackio's requirements contradict the pinned ones of this repository: install it beside them at your own
+choice. W&B sends what it is given to its servers; set ``WANDB_MODE=offline``
 to keep it here.
 """
 

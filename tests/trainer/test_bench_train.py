@@ -21,9 +21,11 @@ def test_the_plain_network_computes_the_same_numbers_from_padded_rows(run_dir: P
     ours = JatModel(config)
     plain = PlainJat(config)
     plain.load_state_dict(ours.state_dict())
+    parts = data.sources[0].batches.parts(0)
+    assert pad_rows(parts, most=2).mask.shape == (2, 256)
     for source in data.sources:
         for part in source.batches.parts(0):
-            (padded,) = pad_rows([part], rows=100)
+            padded = pad_rows([part], most=100)
             assert padded.mask.shape == (len(part.mask), 256)
             found, expected = plain.losses(padded), ours.losses(part)
             assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-4)
