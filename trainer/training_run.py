@@ -118,10 +118,6 @@ class TrainingRun:
         """How long this part of the run has stood still for data."""
         return self._loader.waited_s
 
-    def close(self) -> None:
-        """Stop reading ahead."""
-        self._loader.close()
-
     @property
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
