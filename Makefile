@@ -129,9 +129,9 @@ train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo)
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
 	$(PY) -m trainer.ablations $(STUDY)
 
-evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT=
-	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) \
-		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT= (NAME= to keep both, REPLACE=1)
+	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
+		$(if $(REPLACE),--replace) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 publish-agent: setup ## publish the trained network to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
 	@$(PY) -m trainer.publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \

@@ -135,9 +135,9 @@ class Film:
         update_json(self._directory / f"{episode.seed}.json", filmed)
 
 
-def agent_films(out: Path, task_name: str) -> Path:
-    """Where the films of the agent in a task stand in a run."""
-    return out / "evaluation" / "films" / task_name
+def agent_films(out: Path, task_name: str, name: str = "") -> Path:
+    """Where the films of the agent in a task stand in a run; ``name`` is that of an evaluation beside the run's own."""
+    return out / "evaluation" / name / "films" / task_name
 
 
 def expert_films(out: Path, task_name: str, revision: str) -> Path:

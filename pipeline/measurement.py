@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,21 @@ def summarise(
         lengths=[row[2] for row in rows],
         successes=None if task.success is None else [bool(row[3]) for row in rows],
         rejected=[row[4] for row in rows],
+    )
+
+
+def joined(first: Measurement | None, second: Measurement) -> Measurement:
+    """Both measurements of the same policy as one, in the order of their seeds."""
+    if first is None:
+        return second
+    successes = None if second.successes is None else [*(first.successes or []), *second.successes]
+    return dataclasses.replace(
+        second,
+        seeds=first.seeds + second.seeds,
+        returns=first.returns + second.returns,
+        lengths=first.lengths + second.lengths,
+        successes=successes,
+        rejected=first.rejected + second.rejected,
     )
 
 

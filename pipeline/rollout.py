@@ -106,7 +106,7 @@ def rollout(
     waiting = deque(seeds)
     finished: dict[int, Episode] = {}
     env_errors: dict[int, int] = {}
-    next_to_yield = 0
+    to_yield = deque(seeds)
 
     def fail(slot: _Slot, error: Exception) -> None:
         """After an environment raised: a new one, and the episode once more or never."""
@@ -149,8 +149,13 @@ def rollout(
             fail(slot, error.cause)
             return True
 
+    def in_order() -> Iterator[Episode]:
+        while to_yield and to_yield[0] in finished:
+            yield finished.pop(to_yield.popleft())
+
     try:
         running = begin(range(len(slots)))
+        yield from in_order()  # where every environment broke at once
         while running:
             actions = _executable(task, policy.act(running, _observe(task, slots, running)))
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
@@ -158,9 +163,7 @@ def rollout(
             if done:
                 PULSE.episodes += len(done)
                 running = sorted(set(running).difference(done).union(begin(done)))
-            while next_to_yield < len(seeds) and seeds[next_to_yield] in finished:
-                yield finished.pop(seeds[next_to_yield])
-                next_to_yield += 1
+            yield from in_order()
     finally:
         for slot in slots:
             slot.env.close()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.scores import Interval
-from trainer.evaluate import TaskScore, domain_scores
+from trainer.results import TaskScore, domain_scores
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint

@@ -20,7 +20,7 @@ from pipeline.files import sha256_of, write_json
 from pipeline.inventory import Plan
 from pipeline.manifest import FileEntry
 from pipeline.publish import Options, publish
-from trainer.evaluate import TaskScore, scores_of
+from trainer.results import TaskScore, scores_of
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint

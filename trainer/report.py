@@ -27,8 +27,8 @@ from pipeline.manifest import DatasetManifest, TaskManifest
 from pipeline.scores import Interval
 from pipeline.seeds import seeds_of
 from pipeline.versions import versions_of
-from trainer.evaluate import TaskScore, domain_scores, load_scores, scores_path
 from trainer.logs import TrainManifest, read_log, train_manifest_path
+from trainer.results import TaskScore, domain_scores, load_scores, scores_path
 
 log = logging.getLogger(__name__)
 

@@ -304,8 +304,8 @@ def _is_done(out: Path) -> bool:
 
 def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
     """Results of the variants with all seeds done."""
-    from trainer.evaluate import load_scores
     from trainer.logs import TrainManifest, train_manifest_path
+    from trainer.results import load_scores
 
     results: list[Result] = []
     first: tuple[float, np.ndarray] | None = None

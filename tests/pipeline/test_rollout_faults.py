@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,3 +49,15 @@ def test_an_episode_whose_environment_broke_once_is_played_whole() -> None:
     for episode in rollout(task, Acting(task), range(3, 6), 1):
         assert_same_episode(episode, expected_episode(task, episode.seed))
     assert FaultyEnv.made == 2
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 4])
+def test_episodes_whose_environments_all_break_at_once_are_all_there(num_envs: int) -> None:
+    class NoResetEnv(FaultyEnv):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            raise RuntimeError("no such game")
+
+    task = replace(FAULTY["raise"], factory=NoResetEnv)
+    episodes = list(rollout(task, Acting(task), range(3), num_envs))
+    assert [episode.seed for episode in episodes] == [0, 1, 2]
+    assert {episode.rejected for episode in episodes} == {"environment: RuntimeError: no such game"}

@@ -1,29 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from experts.prepare import ExpertsConfig, prepare
-from pipeline.errors import UserError
+from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, write_json
 from pipeline.measurement import Measurement
 from pipeline.seeds import FIRST_SEED, seeds_of
+from pipeline.tasks import Task
 from pipeline.versions import versions_of
-from tests.fakes import FAKE_TASKS
-from trainer.config import TrainConfig
-from trainer.evaluate import (
-    EvaluateConfig,
-    TaskScore,
-    domain_scores,
-    evaluate,
-    load_scores,
-    scores_of,
-)
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS, CountingEnv
+from tests.trainer.conftest import make_dataset, tiny_config
+from trainer.evaluate import EvaluateConfig, evaluate, lockstep_of
 from trainer.pretrained import checkpoint_folder
+from trainer.results import TaskScore, domain_scores, load_evaluation, load_measurement_of, load_scores, scores_of
 from trainer.train import train
 
 RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
@@ -40,11 +36,43 @@ def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> No
             write_json(out / "experts" / task.name / revision / "measurement.json", measurement)
 
 
+class BreakingEnv(CountingEnv):
+    """Breaks at the fifth seed of evaluation."""
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if self.seed == FIRST_SEED["evaluate"] + 4:
+            raise RuntimeError("the simulator broke")
+        return super().step(action)
+
+
+def make_breaking(task: Task) -> BreakingEnv:
+    return BreakingEnv(task)
+
+
+class BrokenEnv(CountingEnv):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        raise RuntimeError("no such game")
+
+
+def make_broken(task: Task) -> BrokenEnv:
+    return BrokenEnv(task)
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with checkpoints at 4, 8 and 12 steps, and references."""
+    out = tmp_path_factory.mktemp("trained")
+    make_dataset(out)
+    train(tiny_config(out), FAKE_TASKS)
+    write_references(out)
+    return out
+
+
 @pytest.fixture
-def trained(make_config: Callable[..., TrainConfig], run_dir: Path) -> Path:
-    train(make_config(), FAKE_TASKS)
-    write_references(run_dir)
-    return run_dir
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
 @pytest.fixture
@@ -86,19 +114,100 @@ def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: Eva
 def test_evaluating_one_task_keeps_the_scores_of_the_others(config: EvaluateConfig) -> None:
     assert [score.task for score in evaluate(replace(config, task="toy-grid"), FAKE_TASKS)] == ["toy-grid"]
     both = evaluate(config, FAKE_TASKS)
-    evaluate(replace(config, task="toy-grid", episodes=2), FAKE_TASKS)
+    evaluate(replace(config, task="toy-grid", episodes=6), FAKE_TASKS)
     again = load_scores(config.out)
-    assert [(score.task, score.num_episodes) for score in again] == [("fake-count", 4), ("toy-grid", 2)]
+    assert [(score.task, score.num_episodes) for score in again] == [("fake-count", 4), ("toy-grid", 6)]
     assert again[0] == both[0]
 
 
 @pytest.mark.usefixtures("one_worker")
-def test_other_settings_are_evaluated_anew(config: EvaluateConfig) -> None:
+def test_more_episodes_play_only_the_missing_ones_and_fewer_lose_none(config: EvaluateConfig) -> None:
+    evaluate(replace(config, task="toy-grid", episodes=2), FAKE_TASKS)
+    path = config.out / "evaluation" / "toy-grid.json"
+    before = read_json(path)
+    write_json(path, {**before, "returns": [100.0, 200.0]})  # would be lost if these were played again
+    evaluate(replace(config, task="toy-grid", episodes=5), FAKE_TASKS)
+    after = load_measurement_of(config.out, "toy-grid")
+    assert after is not None
+    assert after.returns[:2] == [100.0, 200.0]
+    assert after.seeds == seeds_of("evaluate", 5)
+    assert [len(values) for values in (after.returns, after.lengths, after.successes or [], after.rejected)] == [5] * 4
+    (score,) = evaluate(replace(config, task="toy-grid", episodes=3), FAKE_TASKS)
+    assert score.num_episodes == 5
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_what_was_played_in_two_parts_is_what_is_played_at_once(config: EvaluateConfig) -> None:
+    evaluate(replace(config, episodes=3), FAKE_TASKS)
+    in_parts = evaluate(replace(config, episodes=7), FAKE_TASKS)
+    at_once = evaluate(replace(config, episodes=7, name="again"), FAKE_TASKS)
+    assert in_parts == at_once
+    assert (config.out / "evaluation" / "again" / "scores.json").exists()
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_results_of_other_settings_are_neither_mixed_nor_lost(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
-    hot = evaluate(replace(config, temperature=0.5), FAKE_TASKS)
-    more = evaluate(replace(config, temperature=0.5, episodes=6), FAKE_TASKS)
-    assert [score.num_episodes for score in hot] == [4, 4]
-    assert [score.num_episodes for score in more] == [6, 6]
+    path = config.out / "evaluation" / "toy-grid.json"
+    content = path.read_text()
+    cold = replace(config, temperature=0.0, task="toy-grid")
+    with pytest.raises(UserError, match=r"results of 2 tasks .* at temperature 1.*; now .* at temperature 0.*--name"):
+        evaluate(cold, FAKE_TASKS)
+    assert path.read_text() == content
+    evaluate(replace(cold, name="greedy"), FAKE_TASKS)
+    assert path.read_text() == content
+    assert load_evaluation(config.out, "greedy").settings.temperature == 0.0
+    evaluate(replace(cold, replace=True), FAKE_TASKS)
+    assert [score.task for score in load_scores(config.out)] == ["toy-grid"]
+    assert load_evaluation(config.out).settings.revision.endswith("at temperature 0")
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_results_of_another_checkpoint_are_named_before_anything_is_played(config: EvaluateConfig) -> None:
+    evaluate(config, FAKE_TASKS)
+    first = min((config.out / "train" / "checkpoints").iterdir())
+    with pytest.raises(UserError, match=r"evaluation holds results of 2 tasks played otherwise.*--replace"):
+        evaluate(replace(config, checkpoint=first), FAKE_TASKS)
+    assert load_evaluation(config.out).settings.step == 12
+    evaluate(replace(config, checkpoint=first, name="early"), FAKE_TASKS)
+    assert load_evaluation(config.out, "early").settings.step < 12
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_results_of_other_packages_are_not_taken_for_ours(config: EvaluateConfig) -> None:
+    evaluate(config, FAKE_TASKS)
+    path = config.out / "evaluation" / "toy-grid.json"
+    write_json(path, {**read_json(path), "versions": {"numpy": "0.1"}})
+    with pytest.raises(UserError, match=r"toy-grid: weights .*, numpy 0\.1; now"):
+        evaluate(config, FAKE_TASKS)
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_an_environment_that_breaks_loses_its_episode_with_the_reason(config: EvaluateConfig) -> None:
+    breaking = replace(FAKE_COUNT, factory=make_breaking)
+    (score,) = evaluate(replace(config, task="fake-count", episodes=5), (breaking, FAKE_GRID))
+    assert (score.num_episodes, len(score.returns)) == (4, 4)
+    assert score.rejected == {"environment: RuntimeError: the simulator broke": 1}
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_task_of_which_no_episode_counts_fails_and_the_others_are_scored(config: EvaluateConfig) -> None:
+    broken = replace(FAKE_COUNT, factory=make_broken)
+    with pytest.raises(JobsFailedError, match=r"no episode of 1 tasks counts.*fake-count: environment"):
+        evaluate(config, (broken, FAKE_GRID))
+    assert [score.task for score in load_scores(config.out)] == ["toy-grid"]
+
+
+def test_the_last_round_is_about_as_full_as_the_others() -> None:
+    assert [lockstep_of(count) for count in (1, 20, 32, 33, 100)] == [1, 20, 32, 17, 25]
+
+
+def test_a_task_it_was_not_trained_on_is_named(config: EvaluateConfig) -> None:
+    tasks = (*FAKE_TASKS, replace(FAKE_COUNT, name="fake-other"))
+    with pytest.raises(UserError, match="was not trained on fake-other, only on: fake-count, toy-grid"):
+        evaluate(replace(config, task="toy-grid,fake-other"), tasks)
+    with pytest.raises(UserError, match="fake-nothing"):
+        evaluate(replace(config, task="fake-nothing"), tasks)
 
 
 @pytest.mark.usefixtures("one_worker")
@@ -126,7 +235,7 @@ def test_how_far_it_looked_back_is_part_of_what_was_played(config: EvaluateConfi
     evaluate(replace(config, task="toy-grid", contexts={"toy": 2}), FAKE_TASKS)
     path = config.out / "evaluation" / "toy-grid.json"
     assert read_json(path)["revision"].endswith(" at temperature 1, looking back toy 2")
-    evaluate(replace(config, task="toy-grid"), FAKE_TASKS)
+    evaluate(replace(config, task="toy-grid", replace=True), FAKE_TASKS)
     assert read_json(path)["revision"].endswith(" at temperature 1")
 
 

@@ -19,9 +19,9 @@ from tests.trainer.test_released import make_folder
 from trainer.agent import Agent
 from trainer.checkpoint import Checkpoint, latest_checkpoint
 from trainer.config import TrainConfig
-from trainer.evaluate import TaskScore
 from trainer.model_card import model_card
 from trainer.pretrained import agent_config, from_pretrained, save_pretrained
+from trainer.results import TaskScore
 from trainer.train import train
 
 SCORE = TaskScore(

@@ -1,0 +1,287 @@
+"""What an evaluation leaves: its files as types. No torch here; the report and the model card read these.
+
+OUT/evaluation/              of the checkpoint that `make train` finished with, or the one named
+    <task>.json              every episode: a ``Measurement``
+    films/<task>/<seed>.mp4  of the first episodes
+    scores.json              an ``Evaluation``: settings, scores per task, per domain and overall; written last
+    curve.json               a ``Curve``: the checkpoints along training
+OUT/evaluation/<name>/       another one, kept beside it: the same files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, sha256_of, update_json
+from pipeline.measurement import Measurement
+from pipeline.scores import Aggregate, Interval, mean_interval
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was evaluated, and how.
+
+    Attributes:
+        checkpoint: its folder, or the repository it came from.
+        weights: first digits of the digest of its weights.
+        step, trained_timesteps: how long it was trained; 0 where it does not say.
+        temperature: of sampled discrete actions; 0 takes the likeliest.
+        contexts: time steps it looked back, by task or domain, where other than the checkpoint says.
+        continuous: which of the continuous actions that the network finds likely was taken.
+    """
+
+    checkpoint: str
+    weights: str
+    step: int
+    trained_timesteps: int
+    temperature: float
+    contexts: dict[str, int]
+    continuous: str = "mean"
+
+    @property
+    def revision(self) -> str:
+        """What the results of a task say they are of."""
+        text = f"{self.weights} at temperature {self.temperature:g}"
+        if self.continuous != "mean":
+            text += f", {self.continuous} continuous actions"
+        if self.contexts:
+            looks_back = ", ".join(f"{name} {steps}" for name, steps in sorted(self.contexts.items()))
+            text += f", looking back {looks_back}"
+        return text
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task's results.
+
+    Attributes:
+        random, expert: mean returns measured in this run.
+        expert_kind: of the expert that collected the data, or else of the best that is measured.
+        agent: mean return with interval.
+        scores: expert-normalised, per episode; None where the expert is not better than random ("not scorable").
+        score: their mean with interval.
+        success_rate: None where the task has no notion of it.
+        num_episodes: that count; ``rejected`` ones do not.
+        num_reference_episodes: the fewer of random's and the expert's.
+        jat_expert: mean return JAT published for its expert, where it did.
+        score_on_jat_scale: the agent's mean return normalised with JAT's published random and expert returns; None
+            where these are not scorable.
+        jat_score: JAT's own agent on that scale.
+        returns: of the episodes that count.
+        rejected: episodes that do not count, by reason.
+        jat_random, jat_return: mean returns JAT published for random and for its own agent.
+        jat_scale_scores: as ``scores``, on JAT's scale.
+        human: mean return of a human, in Atari.
+        human_scores: per episode, where 0 is random and 1 a human; in Atari only.
+        human_score: their mean with interval.
+        jat_human_score: JAT's own agent on that scale.
+    """
+
+    task: str
+    domain: str
+    random: float
+    expert: float
+    expert_kind: str
+    agent: Interval
+    scores: list[float] | None
+    score: Interval | None
+    success_rate: float | None
+    num_episodes: int
+    num_reference_episodes: int
+    jat_expert: float | None
+    score_on_jat_scale: float | None
+    jat_score: float | None
+    returns: list[float] = field(default_factory=list)
+    rejected: dict[str, int] = field(default_factory=dict)
+    jat_random: float | None = None
+    jat_return: float | None = None
+    jat_scale_scores: list[float] | None = None
+    human: float | None = None
+    human_scores: list[float] | None = None
+    human_score: Interval | None = None
+    jat_human_score: float | None = None
+
+
+@dataclass(frozen=True)
+class DomainScore:
+    """The results of a domain's tasks together, or of all tasks (``overall``).
+
+    Attributes:
+        not_scorable: tasks whose expert is not better than random; they are in no expert-normalised aggregate.
+        expert: of expert-normalised scores, with references measured in this run; None where no task is scorable.
+        jat_scale: of scores with JAT's published references.
+        human: of human-normalised scores; in Atari only.
+        jat_mean: mean over the tasks of ``jat_scale`` of JAT's own agent; its median is ``jat_median``. JAT published
+            means of tasks only, so there is no IQM of it for some of the tasks.
+        jat_human_mean: the same of ``human``.
+        success_rate: mean over tasks that know success.
+    """
+
+    domain: str
+    num_tasks: int
+    not_scorable: list[str]
+    expert: Aggregate | None
+    jat_scale: Aggregate | None
+    human: Aggregate | None
+    jat_mean: float | None
+    jat_median: float | None
+    jat_human_mean: float | None
+    success_rate: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``scores.json``."""
+
+    settings: Settings
+    tasks: list[TaskScore]
+    domains: list[DomainScore]
+    overall: DomainScore
+
+    @property
+    def mean_of_domain_iqms(self) -> float | None:
+        """Every domain alike, as JAT's headline number (0.658 for its four); None where no task is scorable."""
+        iqms = [domain.expert.iqm.mean for domain in self.domains if domain.expert]
+        return float(np.mean(iqms)) if iqms else None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One checkpoint along training.
+
+    Attributes:
+        name: of its folder.
+        step: optimiser steps.
+        timesteps: real (not padded) time steps seen.
+        seconds: of training so far, without evaluation.
+        flops: estimate: 6 for each parameter of the trunk and each position computed, padding included.
+        domains: aggregate of expert-normalised scores by domain, and ``overall``.
+    """
+
+    name: str
+    step: int
+    timesteps: int
+    seconds: float
+    flops: float
+    domains: dict[str, Aggregate]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``curve.json``: the same tasks and seeds played by checkpoints along training, in the order of their steps."""
+
+    tasks: list[str]
+    episodes: int
+    points: list[CurvePoint]
+
+
+def evaluation_directory(out: Path, name: str = "") -> Path:
+    """Where an evaluation is; ``name`` is that of one kept beside the run's own."""
+    return out / "evaluation" / name
+
+
+def scores_path(out: Path, name: str = "") -> Path:
+    return evaluation_directory(out, name) / "scores.json"
+
+
+def curve_path(out: Path) -> Path:
+    return evaluation_directory(out) / "curve.json"
+
+
+def load_measurement_of(out: Path, task_name: str, name: str = "") -> Measurement | None:
+    """Every episode of a task in an evaluation; None if it is not played."""
+    path = evaluation_directory(out, name) / f"{task_name}.json"
+    return Measurement(**read_json(path)) if path.exists() else None
+
+
+def load_evaluation(out: Path, name: str = "") -> Evaluation:
+    """The results of a finished evaluation.
+
+    Raises:
+        UserError: there is none, or it is of another version.
+    """
+    path = scores_path(out, name)
+    if not path.exists():
+        raise UserError(f"nothing is evaluated in {path.parent}; run `make evaluate` with the same OUT first")
+    raw = read_json(path)
+    try:
+        return Evaluation(
+            Settings(**raw["settings"]),
+            [_task_score(row) for row in raw["tasks"]],
+            [_domain_score(row) for row in raw["domains"]],
+            _domain_score(raw["overall"]),
+        )
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} is of another version ({error}); run `make evaluate` again") from error
+
+
+def load_scores(out: Path, name: str = "") -> list[TaskScore]:
+    """Results of a finished evaluation by task; see ``load_evaluation``."""
+    path = scores_path(out, name)
+    raw = read_json(path) if path.exists() else None
+    if isinstance(raw, list):  # of studies begun before there was more than a list of tasks
+        return [_task_score({"human_score": None, **row}) for row in raw]
+    return load_evaluation(out, name).tasks
+
+
+def scores_of(out: Path, checkpoint: Path) -> list[TaskScore]:
+    """Results of the run's own evaluation, as far as it played this checkpoint; perhaps none."""
+    if not scores_path(out).exists():
+        return []
+    evaluation = load_evaluation(out)
+    return evaluation.tasks if evaluation.settings.weights == weights_of(checkpoint) else []
+
+
+def load_curve(out: Path) -> Curve | None:
+    """The checkpoints along training; None if they are not evaluated."""
+    if not curve_path(out).exists():
+        return None
+    raw = read_json(curve_path(out))
+    points = [
+        CurvePoint(**{**row, "domains": {name: _aggregate(value) for name, value in row["domains"].items()}})
+        for row in raw["points"]
+    ]
+    return Curve(raw["tasks"], raw["episodes"], points)
+
+
+def weights_of(checkpoint: Path) -> str:
+    """First digits of the digest of a checkpoint's weights."""
+    return sha256_of(checkpoint / "model.safetensors")[:16]
+
+
+def write_evaluation(out: Path, name: str, evaluation: Evaluation) -> None:
+    """Write ``scores.json`` if anything in it has changed."""
+    update_json(scores_path(out, name), asdict(evaluation))
+
+
+def _interval(raw: dict[str, float] | None) -> Interval | None:
+    return Interval(**raw) if raw else None
+
+
+def _aggregate(raw: dict[str, Any]) -> Aggregate:
+    intervals = {name: Interval(**raw[name]) for name in ("mean", "median", "iqm", "optimality_gap")}
+    return Aggregate(raw["num_tasks"], raw["num_episodes"], **intervals)
+
+
+def _task_score(raw: dict[str, Any]) -> TaskScore:
+    return TaskScore(**{**raw, **{key: _interval(raw[key]) for key in ("agent", "score", "human_score")}})
+
+
+def _domain_score(raw: dict[str, Any]) -> DomainScore:
+    scales = {key: _aggregate(raw[key]) if raw[key] else None for key in ("expert", "jat_scale", "human")}
+    return DomainScore(**{**raw, **scales})
+
+
+def domain_scores(scores: Sequence[TaskScore]) -> dict[str, Interval]:
+    """Per domain, the mean over its scorable tasks with a stratified bootstrap interval."""
+    domains = dict.fromkeys(score.domain for score in scores)
+    samples = {d: [np.array(s.scores) for s in scores if s.domain == d and s.scores is not None] for d in domains}
+    return {domain: mean_interval(values) for domain, values in samples.items() if values}
