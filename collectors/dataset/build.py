@@ -1,4 +1,4 @@
-"""Build a dataset directory from finished shards.
+"""Build a dataset directory from finished shards, collected and imported.
 
     python -m collectors.dataset.build --out runs/default
 
@@ -51,7 +51,7 @@ FORMAT = 3  # raise it when the same shards would give another dataset, so that 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Build OUT/dataset from the shards in OUT/shards."""
+    """Build OUT/dataset from the shards in OUT/shards and OUT/imported."""
 
     task: str = "*"
     """Tasks and corpora to add or refresh: name, domain, glob, or comma list. Those already in the dataset stay."""
