@@ -123,7 +123,7 @@ def list_hub(repository: str, revision: str | None) -> tuple[str, list[str]]:
     """
     from huggingface_hub import HfApi
 
-    with readable_errors(repository, revision, "give files of this machine with --source"):
+    with readable_errors(repository, revision, "give local files with --source"):
         info = HfApi().dataset_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
     return str(info.sha), sorted(sibling.rfilename for sibling in info.siblings or ())
 
