@@ -1,6 +1,6 @@
 # Every target is one `python -m ...` command; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
 # EXPERT, NOISE, TRACK, RETRAIN=1, ALLOW_WEAK=1, BY_TASK=1, CHECKPOINT, CORPORA, PROMPT, IMAGE, SEED, DATASET,
-# TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1.
+# NAME, REPLACE=1, CHECKPOINTS, KEEP, TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -124,14 +124,16 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 
 train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
 	$(if $(SWEEP),$(PY) -m trainer.sweep --sweep '$(SWEEP)' $(STUDY),$(PY) -m trainer.train $(STAGE) $(TASKS) \
-		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK))
+		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
+		$(call option,keep-checkpoints,KEEP))
 
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
 	$(PY) -m trainer.ablations $(STUDY)
 
-evaluate: setup ## play unseen seeds with the trained agent, or with CHECKPOINT= (NAME= to keep both, REPLACE=1)
-	$(PY) -m trainer.evaluate $(STAGE) $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
-		$(if $(REPLACE),--replace) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (NAME= to keep both, REPLACE=1) or CHECKPOINTS=all
+	$(PY) -m $(if $(CHECKPOINTS),trainer.curve,trainer.evaluate) $(STAGE) $(TASKS) $(if $(REPLACE),--replace) \
+		$(call option,checkpoints,CHECKPOINTS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
+		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 publish-agent: setup ## publish the trained network to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
 	@$(PY) -m trainer.publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \

@@ -46,6 +46,7 @@ from trainer.scoring import evaluation_of, score_task
 log = logging.getLogger(__name__)
 
 MAX_ENVS = 32  # in lockstep: enough to fill a batch, few enough for their simulators to fit in memory
+JAT_CONTEXTS = {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
 WRITE_EVERY_S = 60.0  # what a killed worker loses at most, and the episodes it was in
 
 
@@ -96,10 +97,10 @@ def demo() -> EvaluateConfig:
 
 def jat() -> EvaluateConfig:
     """As JAT was evaluated: sampled actions, 128 time steps, 16 in Atari."""
-    return EvaluateConfig(contexts={"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128})
+    return EvaluateConfig(contexts=JAT_CONTEXTS)
 
 
-RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig}
+RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateConfig}
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,21 @@ def lockstep_of(num_episodes: int) -> int:
     return -(-num_episodes // rounds)
 
 
+@dataclass(frozen=True)
+class EvaluatePlan:
+    """An evaluation that was checked.
+
+    Attributes:
+        tasks: names of the chosen tasks.
+        jobs: what there is still to play.
+    """
+
+    config: EvaluateConfig
+    settings: Settings
+    tasks: list[str]
+    jobs: list[EvaluateJob]
+
+
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> list[TaskScore]:
     """Play what is not played yet and write the scores of all tasks played with this checkpoint and settings.
 
@@ -166,6 +182,13 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
             checkpoint in the folder; nothing was played.
         JobsFailedError: tasks failed; the others are played.
     """
+    planned = plan(config, tasks)
+    play([planned], config.workers, is_worker)
+    return write_scores(planned, tasks)
+
+
+def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
+    """Check an evaluation and find what there is to play; see ``evaluate``."""
     from trainer.networks import check_context
     from trainer.pretrained import agent_config, checkpoint_folder
 
@@ -184,25 +207,32 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
         contexts=config.contexts,
         continuous=config.continuous,
     )
-    directory = evaluation_directory(config.out, config.name)
-    _make_way(directory, settings, select_tasks("*", tasks), config.replace)
+    _make_way(evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks), config.replace)
     jobs = _make_jobs(config, chosen, checkpoint, settings)
     log.info("%d tasks to evaluate with %s, %d already done", len(jobs), checkpoint, len(chosen) - len(jobs))
+    return EvaluatePlan(config, settings, [task.name for task in chosen], jobs)
+
+
+def play(plans: Sequence[EvaluatePlan], workers: int, is_worker: bool = False) -> None:
+    """Play all that is missing, in one pool of workers or here."""
+    jobs = [job for planned in plans for job in planned.jobs]
     progress = Progress("tasks evaluated", len(jobs), interval_s=0)
     played_here = ((job, evaluate_task(job)) for job in jobs)
-    for job, measurement in played_here if is_worker else run_jobs(evaluate_task, jobs, config.workers):
+    for job, measurement in played_here if is_worker else run_jobs(evaluate_task, jobs, workers):
         progress.advance(1, f"{job.task.name}: {_describe(measurement)}")
-    return _write_scores(config, settings, select_tasks("*", tasks))
 
 
-def _write_scores(config: EvaluateConfig, settings: Settings, tasks: Sequence[Task]) -> list[TaskScore]:
-    """Score all tasks that are played with these settings.
+def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
+    """Score all tasks that are played with the settings of a plan.
 
     Raises:
         JobsFailedError: no episode of a task counts; the others are scored.
     """
+    config, settings = planned.config, planned.settings
     directory = evaluation_directory(config.out, config.name)
-    played = {task: _load(directory / f"{task.name}.json", task, settings.revision) for task in tasks}
+    played = {
+        task: _load(directory / f"{task.name}.json", task, settings.revision) for task in select_tasks("*", tasks)
+    }
     found = {task: measurement for task, measurement in played.items() if measurement is not None}
     counting = {task: measurement for task, measurement in found.items() if len(measurement.accepted_returns)}
     references = load_references(config.out, list(counting), config.task)

@@ -49,7 +49,12 @@ class Settings:
     @property
     def revision(self) -> str:
         """What the results of a task say they are of."""
-        text = f"{self.weights} at temperature {self.temperature:g}"
+        return f"{self.weights} {self.how}"
+
+    @property
+    def how(self) -> str:
+        """The same without the weights."""
+        text = f"at temperature {self.temperature:g}"
         if self.continuous != "mean":
             text += f", {self.continuous} continuous actions"
         if self.contexts:
@@ -176,10 +181,17 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """``curve.json``: the same tasks and seeds played by checkpoints along training, in the order of their steps."""
+    """``curve.json``: the same tasks and seeds played by checkpoints along training, in the order of their steps.
+
+    Attributes:
+        tasks: that are in the scores; a task that is not scorable is not.
+        episodes: per task and checkpoint, at least.
+        settings: how they were played, in words.
+    """
 
     tasks: list[str]
     episodes: int
+    settings: str
     points: list[CurvePoint]
 
 
@@ -249,7 +261,7 @@ def load_curve(out: Path) -> Curve | None:
         CurvePoint(**{**row, "domains": {name: _aggregate(value) for name, value in row["domains"].items()}})
         for row in raw["points"]
     ]
-    return Curve(raw["tasks"], raw["episodes"], points)
+    return Curve(raw["tasks"], raw["episodes"], raw["settings"], points)
 
 
 def weights_of(checkpoint: Path) -> str:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from collectors.dataset.build import DatasetConfig, build_dataset
+from pipeline.files import write_json
+from pipeline.measurement import Measurement
 from pipeline.plan import ShardJob
+from pipeline.seeds import seeds_of
 from pipeline.shards import write_shard
+from pipeline.versions import versions_of
 from tests.fakes import FAKE_TASKS, expected_episode
 from trainer.config import ModelConfig, TrainConfig
+from trainer.train import train
 
 TINY = ModelConfig(
     hidden_size=50,
@@ -21,6 +27,9 @@ TINY = ModelConfig(
     max_continuous_size=6,
     max_discrete_size=10,
 )
+
+
+RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
 
 
 def make_dataset(out: Path, num_train: int = 40) -> None:
@@ -60,3 +69,31 @@ def run_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_config(run_dir: Path) -> Callable[..., TrainConfig]:
     return lambda **changes: tiny_config(run_dir, **changes)
+
+
+def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> None:
+    for task in FAKE_TASKS:
+        for kind, values in returns.items():
+            count, revision = len(values), f"{kind}-1"
+            measurement = Measurement(
+                task.name, kind, revision, versions_of(task.packages), seeds_of("measure", count), values,
+                [1] * count, [True] * count, [None] * count,
+            )  # fmt: skip
+            write_json(out / "experts" / task.name / revision / "measurement.json", measurement)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with checkpoints at 4, 8 and 12 steps, and references."""
+    out = tmp_path_factory.mktemp("trained")
+    make_dataset(out)
+    train(tiny_config(out, keep_checkpoints=9), FAKE_TASKS)
+    write_references(out)
+    return out
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,17 @@ from pipeline.files import read_json, write_json
 from pipeline.measurement import Measurement
 from pipeline.seeds import FIRST_SEED, seeds_of
 from pipeline.tasks import Task
-from pipeline.versions import versions_of
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS, CountingEnv
-from tests.trainer.conftest import make_dataset, tiny_config
-from trainer.evaluate import EvaluateConfig, evaluate, lockstep_of
+from tests.trainer.conftest import write_references
+from trainer.evaluate import EvaluateConfig, lockstep_of
+from trainer.evaluate import evaluate as evaluate_with_workers
 from trainer.pretrained import checkpoint_folder
 from trainer.results import TaskScore, domain_scores, load_evaluation, load_measurement_of, load_scores, scores_of
-from trainer.train import train
-
-RETURNS = {"random": [0.0, 1.0, 2.0], "scripted": [9.0, 11.0]}
 
 
-def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> None:
-    for task in FAKE_TASKS:
-        for kind, values in returns.items():
-            count, revision = len(values), f"{kind}-1"
-            measurement = Measurement(
-                task.name, kind, revision, versions_of(task.packages), seeds_of("measure", count), values,
-                [1] * count, [True] * count, [None] * count,
-            )  # fmt: skip
-            write_json(out / "experts" / task.name / revision / "measurement.json", measurement)
+def evaluate(config: EvaluateConfig, tasks: Sequence[Task]) -> list[TaskScore]:
+    """Without workers, which take seconds to start."""
+    return evaluate_with_workers(config, tasks, is_worker=True)
 
 
 class BreakingEnv(CountingEnv):
@@ -58,29 +49,11 @@ def make_broken(task: Task) -> BrokenEnv:
     return BrokenEnv(task)
 
 
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training with checkpoints at 4, 8 and 12 steps, and references."""
-    out = tmp_path_factory.mktemp("trained")
-    make_dataset(out)
-    train(tiny_config(out), FAKE_TASKS)
-    write_references(out)
-    return out
-
-
-@pytest.fixture
-def trained(trained_once: Path, tmp_path: Path) -> Path:
-    """A copy of it to work in."""
-    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 @pytest.fixture
 def config(trained: Path) -> EvaluateConfig:
     return EvaluateConfig(out=trained, episodes=4, workers=1, video_episodes=0)
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_scores_are_the_returns_on_the_scale_of_random_and_expert(config: EvaluateConfig) -> None:
     scores = evaluate(config, FAKE_TASKS)
     assert [score.task for score in scores] == ["fake-count", "toy-grid"]
@@ -96,7 +69,6 @@ def test_scores_are_the_returns_on_the_scale_of_random_and_expert(config: Evalua
     assert load_scores(config.out) == scores
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     directory = config.out / "evaluation"
@@ -110,7 +82,6 @@ def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: Eva
     assert (directory / "toy-grid.json").read_text() == content
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_evaluating_one_task_keeps_the_scores_of_the_others(config: EvaluateConfig) -> None:
     assert [score.task for score in evaluate(replace(config, task="toy-grid"), FAKE_TASKS)] == ["toy-grid"]
     both = evaluate(config, FAKE_TASKS)
@@ -120,7 +91,6 @@ def test_evaluating_one_task_keeps_the_scores_of_the_others(config: EvaluateConf
     assert again[0] == both[0]
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_more_episodes_play_only_the_missing_ones_and_fewer_lose_none(config: EvaluateConfig) -> None:
     evaluate(replace(config, task="toy-grid", episodes=2), FAKE_TASKS)
     path = config.out / "evaluation" / "toy-grid.json"
@@ -136,7 +106,6 @@ def test_more_episodes_play_only_the_missing_ones_and_fewer_lose_none(config: Ev
     assert score.num_episodes == 5
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_what_was_played_in_two_parts_is_what_is_played_at_once(config: EvaluateConfig) -> None:
     evaluate(replace(config, episodes=3), FAKE_TASKS)
     in_parts = evaluate(replace(config, episodes=7), FAKE_TASKS)
@@ -145,7 +114,6 @@ def test_what_was_played_in_two_parts_is_what_is_played_at_once(config: Evaluate
     assert (config.out / "evaluation" / "again" / "scores.json").exists()
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_results_of_other_settings_are_neither_mixed_nor_lost(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     path = config.out / "evaluation" / "toy-grid.json"
@@ -162,7 +130,6 @@ def test_results_of_other_settings_are_neither_mixed_nor_lost(config: EvaluateCo
     assert load_evaluation(config.out).settings.revision.endswith("at temperature 0")
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_results_of_another_checkpoint_are_named_before_anything_is_played(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     first = min((config.out / "train" / "checkpoints").iterdir())
@@ -173,7 +140,6 @@ def test_results_of_another_checkpoint_are_named_before_anything_is_played(confi
     assert load_evaluation(config.out, "early").settings.step < 12
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_results_of_other_packages_are_not_taken_for_ours(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     path = config.out / "evaluation" / "toy-grid.json"
@@ -182,7 +148,6 @@ def test_results_of_other_packages_are_not_taken_for_ours(config: EvaluateConfig
         evaluate(config, FAKE_TASKS)
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_an_environment_that_breaks_loses_its_episode_with_the_reason(config: EvaluateConfig) -> None:
     breaking = replace(FAKE_COUNT, factory=make_breaking)
     (score,) = evaluate(replace(config, task="fake-count", episodes=5), (breaking, FAKE_GRID))
@@ -190,7 +155,6 @@ def test_an_environment_that_breaks_loses_its_episode_with_the_reason(config: Ev
     assert score.rejected == {"environment: RuntimeError: the simulator broke": 1}
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_a_task_of_which_no_episode_counts_fails_and_the_others_are_scored(config: EvaluateConfig) -> None:
     broken = replace(FAKE_COUNT, factory=make_broken)
     with pytest.raises(JobsFailedError, match=r"no episode of 1 tasks counts.*fake-count: environment"):
@@ -210,7 +174,6 @@ def test_a_task_it_was_not_trained_on_is_named(config: EvaluateConfig) -> None:
         evaluate(replace(config, task="fake-nothing"), tasks)
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: EvaluateConfig) -> None:
     write_references(config.out, {"random": [5.0], "scripted": [5.0]})
     scores = evaluate(config, FAKE_TASKS)
@@ -219,7 +182,6 @@ def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: E
     assert load_scores(config.out) == scores
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_scores_of_a_checkpoint_are_those_it_played_itself(config: EvaluateConfig, tmp_path: Path) -> None:
     assert scores_of(config.out, checkpoint_folder(config.out, None)) == []
     scores = evaluate(config, FAKE_TASKS)
@@ -230,7 +192,6 @@ def test_scores_of_a_checkpoint_are_those_it_played_itself(config: EvaluateConfi
     assert scores_of(config.out, other) == []
 
 
-@pytest.mark.usefixtures("one_worker")
 def test_how_far_it_looked_back_is_part_of_what_was_played(config: EvaluateConfig) -> None:
     evaluate(replace(config, task="toy-grid", contexts={"toy": 2}), FAKE_TASKS)
     path = config.out / "evaluation" / "toy-grid.json"
@@ -299,7 +260,6 @@ def test_references_of_other_package_versions_are_none(config: EvaluateConfig) -
         ("random-1", ("scripted", 10.0)),
     ],
 )
-@pytest.mark.usefixtures("one_worker")
 def test_the_reference_is_the_expert_that_collected_the_dataset_or_else_the_best(
     collected_by: str, expected: tuple[str, float], config: EvaluateConfig
 ) -> None:
@@ -311,6 +271,11 @@ def test_the_reference_is_the_expert_that_collected_the_dataset_or_else_the_best
     write_json(path, manifest)
     (score,) = evaluate(replace(config, task="toy-grid", episodes=1), FAKE_TASKS)
     assert (score.expert_kind, score.expert) == expected
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_workers_play_what_one_process_plays(config: EvaluateConfig) -> None:
+    assert evaluate_with_workers(config, FAKE_TASKS) == evaluate(replace(config, name="here"), FAKE_TASKS)
 
 
 @pytest.mark.usefixtures("one_worker", "nothing_embedded")
