@@ -13,10 +13,10 @@ from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
 
 # Uncompressed observations per row group, about; an episode that has more is one by itself. Small groups make single
 # episodes and windows fast to reach and keep what a changed episode moves small; large ones compress better where
-# episodes are alike. Vectors hardly compress across episodes: a hopper's step takes 46 bytes and not 44, and an episode
-# is reached ten times as fast as in 32 MiB. Grid worlds do: 10.4 bytes in 4 MiB, 12.4 in 1 MiB. A game is nearly always
-# a group.
-ROW_GROUP_BYTES = {CONTINUOUS: 2**18, DISCRETE: 4 * 2**20, IMAGE: 8 * 2**20}
+# episodes are alike. Vectors hardly compress across episodes: a hopper's step takes 48 bytes and not 44, and an episode
+# is reached twelve times as fast as in 32 MiB. Grid worlds do: 10.4 bytes in 4 MiB, 12.5 in 1 MiB. A game is nearly
+# always a group.
+ROW_GROUP_BYTES = {CONTINUOUS: 2**17, DISCRETE: 4 * 2**20, IMAGE: 8 * 2**20}
 
 # Levels above 1 gain a sixth to a fifth for grids and images, at a hundredth of what collecting them takes; for
 # vectors 1 % or nothing.
@@ -51,16 +51,16 @@ def parquet_options(task: Task) -> dict[str, Any]:
     return {
         "compression": COMPRESSION,
         "compression_level": COMPRESSION_LEVEL[kind],
-        # Measured values hardly ever occur twice, nor do images: with a dictionary a hopper's step takes 70 bytes,
-        # without one 53, a grid world's 10 and 19.
+        # Measured values hardly ever occur twice, nor do images: with a dictionary a hopper's step takes 78 bytes,
+        # without one 48, a grid world's 10 and 18.
         "use_dictionary": kind == DISCRETE,
-        # The four bytes of floats apart, so that signs and exponents stand beside each other: 4 to 16 % fewer bytes.
+        # The four bytes of floats apart, so that signs and exponents stand beside each other: 1 to 10 % fewer bytes.
         "use_byte_stream_split": kind == CONTINUOUS and task.action.kind == "continuous",
-        # Least and greatest values of nested lists serve nobody's search, and for images they are whole images: 50
+        # Least and greatest values of nested lists serve nobody's search, and for images they are whole images: 52
         # bytes per step instead of 44.
         "write_statistics": False,
         "write_page_index": True,
-        # Pages cut by content cost grids 20 % and vectors 10 %, and save no more than small row groups do, which end
-        # where the seeds say.
+        # Pages cut by content cost grids 17 % and more, vectors up to 3 %, and save no more than small row groups do,
+        # which end where the seeds say.
         "use_content_defined_chunking": False,
     }

@@ -140,7 +140,7 @@ def measure_collection(config: RepublishConfig) -> dict[str, Moved]:
 def share_of_shards(shards: Sequence[tuple[int, int]], share: float) -> float:
     """Share of the bytes in shards taken by lot until they have a share of the episodes.
 
-    That is what moves if shards as a whole are collected again, such as after a damage.
+    That is what moves if shards as a whole are collected again, such as with another expert.
     """
     order = np.random.default_rng(0).permutation(len(shards))
     wanted, episodes, num_bytes = share * sum(count for count, _ in shards), 0, 0

@@ -1,0 +1,86 @@
+"""A dataset as its users open it, with ``datasets`` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Features, Image, List, Value, load_dataset
+
+from collectors.collect import CollectJob, collect_shard
+from collectors.dataset.build import DatasetConfig, build_dataset
+from pipeline.plan import ShardJob
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, num_steps, observation_at, random_mix
+
+TEST = 1_000_000_000
+TABLE = (FAKE_COUNT, FAKE_GRID, FAKE_PIXELS)
+COUNT = Features(
+    {
+        "continuous_observations": List(List(Value("float32"), length=4)),
+        "continuous_actions": List(List(Value("float32"), length=2)),
+        "rewards": List(Value("float32")),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tasks: seeds 0 to 4 in two shards to train, two to test."""
+    out = tmp_path_factory.mktemp("run")
+    for task in TABLE:
+        for split, first, count in (("train", 0, 3), ("train", 3, 2), ("test", TEST, 2)):
+            mix = random_mix(out / "elsewhere", task)
+            collect_shard(CollectJob(ShardJob(task, split, first, count, mix.kind), mix, out / "shards", 4))
+    build_dataset(DatasetConfig(out=out), TABLE)
+    return out / "dataset"
+
+
+def opened(dataset: Path, *name: str, **options: Any) -> Any:
+    return load_dataset(str(dataset), *name, cache_dir=str(dataset.parent / "cache"), **options)
+
+
+def test_without_a_task_the_first_one_opens(dataset: Path) -> None:
+    rows = opened(dataset)
+    assert {split: len(of_split) for split, of_split in rows.items()} == {"train": 5, "test": 2}
+    assert rows["train"].features == COUNT
+
+
+def test_a_task_streams_its_episodes_in_order_with_lengths_fixed_where_they_are(dataset: Path) -> None:
+    rows = opened(dataset, "fake-count", streaming=True)
+    assert set(rows) == {"train", "test"}
+    assert rows["train"].features == COUNT
+    found = [row["continuous_observations"] for row in rows["train"]]
+    assert found == [[observation_at(FAKE_COUNT, s, t).tolist() for t in range(num_steps(s))] for s in range(5)]
+
+
+def test_a_split_streams_alone(dataset: Path) -> None:
+    rows = opened(dataset, "toy-grid", split="test", streaming=True)
+    assert [len(row["rewards"]) for row in rows] == [num_steps(TEST), num_steps(TEST + 1)]
+    assert rows.features["discrete_observations"] == List(List(Value("int64"), length=4))
+    assert rows.features["discrete_actions"] == List(Value("int64"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_are_pictures_to_whoever_opens_them(streaming: bool, dataset: Path) -> None:
+    rows = opened(dataset, "pixel-count", split="train", streaming=streaming)
+    assert rows.features["image_observations"] == List(Image())
+    (*_, last) = iter(rows)
+    assert len(last["image_observations"]) == num_steps(4)
+    for t, picture in enumerate(last["image_observations"]):
+        np.testing.assert_array_equal(np.asarray(picture), observation_at(FAKE_PIXELS, 4, t))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_side_table_of_a_task_is_a_configuration_of_its_own(streaming: bool, dataset: Path) -> None:
+    side = opened(dataset, "toy-grid-episodes", split="train", streaming=streaming)
+    assert [(row["seed"], row["length"]) for row in side] == [(seed, num_steps(seed)) for seed in range(5)]
+    assert side.features["seed"] == Value("int64")
+
+
+def test_shards_are_what_workers_share_out(dataset: Path) -> None:
+    rows = opened(dataset, "fake-count", split="train", streaming=True)
+    assert rows.num_shards == 2
+    lengths = [[len(row["rewards"]) for row in rows.shard(2, index)] for index in range(2)]
+    assert lengths == [[num_steps(s) for s in (0, 1, 2)], [num_steps(s) for s in (3, 4)]]
