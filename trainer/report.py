@@ -2,38 +2,36 @@
 
     python -m trainer.report --out runs/default
 
-Reads what the other stages wrote and writes ``OUT/report/index.html``, which opens from disk without network: plots
-are inline SVG, videos are embedded.
+Reads what the other stages wrote and writes ``OUT/report/index.html``, which opens from disk without network: figures
+are inline SVG, videos are embedded. ``OUT/report/videos/`` has the videos as files, too. ``make report`` films the
+experts first (``experts.film``), so that they are seen beside the agent.
 """
 
 from __future__ import annotations
 
 import base64
-import io
 import logging
-import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, replacing, sha256_of, write_json
-from pipeline.film import agent_films
-from pipeline.manifest import DatasetManifest, TaskManifest
+from pipeline.files import replacing, sha256_of, update_json
 from pipeline.scores import Interval
-from pipeline.seeds import seeds_of
-from pipeline.versions import versions_of
-from trainer.logs import TrainManifest, read_log, train_manifest_path
-from trainer.results import TaskScore, domain_scores, load_scores, scores_path
+from trainer import report_plots as plots
+from trainer.report_facts import TITLES, WEAK, Facts, expert_revisions, gather
+from trainer.report_videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
+from trainer.results import Evaluation, load_evaluation
 
 log = logging.getLogger(__name__)
 
-TEMPLATE = "report.html.j2"
-PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
+TEMPLATES = Path(__file__).with_name("templates")
+CURVES = {"step": "optimiser steps", "timesteps": "time steps seen", "flops": "floating-point operations"}
+FEW_REFERENCES = 50  # episodes of random and expert, below which the page says that the scale is uncertain
+# Of the page's bytes, what the videos of single tasks and of domains may take; the rest is tables and figures.
+TASKS_SHARE, GRIDS_SHARE = 0.65, 0.22
 
 
 @dataclass(frozen=True)
@@ -42,173 +40,130 @@ class ReportConfig:
 
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
+    max_mb: float = 30.0
+    """Size of the page, at most; videos are made coarse enough for it."""
+
+    def __post_init__(self) -> None:
+        if self.max_mb < 2:
+            raise UserError(f"--max-mb is {self.max_mb:g}; it must be at least 2, which tables and figures take")
 
 
 @dataclass(frozen=True)
-class TaskRow:
-    """One task in the report: its scores, its data, its video as a data URI (None if there is none)."""
+class EmbeddedVideo:
+    """The video of a task as base64, and the episodes in it."""
 
-    score: TaskScore
-    data: TaskManifest | None
-    video: str | None
+    data: str
+    pairs: tuple[Pair, ...]
 
 
 def report(config: ReportConfig) -> Path:
     """Write the page if anything it shows has changed, and return its path.
 
     Raises:
-        UserError: nothing is trained or evaluated in this run.
+        UserError: nothing is evaluated in this run.
     """
-    scores = load_scores(config.out)
-    if not train_manifest_path(config.out).exists():
-        raise UserError(f"no finished training in {config.out}; run `make train` with the same OUT first")
+    facts = gather(config.out)
     directory = config.out / "report"
     page = directory / "index.html"
-    inputs = _inputs_digest(config.out, scores)
-    written = read_json(directory / "manifest.json") if (directory / "manifest.json").exists() else None
-    if page.exists() and written == {"inputs": inputs, "page": sha256_of(page)}:
+    log.info("rendering %s", page)
+    pairs = {
+        row.score.task: find_pairs(config.out, row.score.task, row.agent_revision, expert_revisions(config.out, row))
+        for row in facts.rows
+    }
+    # Four bytes of base64 are three of a video.
+    num_bytes = config.max_mb * 1e6 * 3 / 4
+    videos = make_videos(directory / "videos", pairs, int(num_bytes * TASKS_SHARE))
+    first = {
+        domain.domain: {
+            row.score.task: pairs[row.score.task][0]
+            for row in facts.rows
+            if row.score.domain == domain.domain and pairs[row.score.task]
+        }
+        for domain in facts.evaluation.domains
+    }
+    grids = make_grids(directory / "videos", {k: v for k, v in first.items() if v}, int(num_bytes * GRIDS_SHARE))
+    text = render(facts, videos, grids, config.out)
+    if page.exists() and page.read_text(encoding="utf-8") == text:
         log.info("up to date: %s", page)
         return page
-    log.info("rendering %s", page)
     with replacing(page) as temporary:
-        temporary.write_text(_render(config.out, scores), encoding="utf-8")
-    write_json(directory / "config.json", config)
-    write_json(directory / "manifest.json", {"inputs": inputs, "page": sha256_of(page)})
+        temporary.write_text(text, encoding="utf-8")
+    update_json(directory / "config.json", config)
+    update_json(directory / "manifest.json", {"page": sha256_of(page), "num_bytes": page.stat().st_size})
     log.info("written: %s, %.1f MB", page, page.stat().st_size / 1e6)
     return page
 
 
-def _video_path(out: Path, score: TaskScore) -> Path:
-    """The first film of the agent."""
-    return agent_films(out, score.task) / f"{seeds_of('evaluate', 1)[0]}.mp4"
-
-
-def _inputs_digest(out: Path, scores: Sequence[TaskScore]) -> str:
-    videos = [path for score in scores if (path := _video_path(out, score)).exists()]
-    files = [scores_path(out), train_manifest_path(out), Path(__file__), Path(__file__).with_name(TEMPLATE), *videos]
-    return digest_of([sha256_of(path) for path in files])
-
-
-def _render(out: Path, scores: Sequence[TaskScore]) -> str:
+def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Path], out: Path) -> str:
+    """The page, from facts and from videos that are there as files."""
     import jinja2
 
-    dataset = _dataset_manifest(out)
-    rows = [
-        TaskRow(score, dataset.tasks.get(score.task) if dataset else None, _data_uri(_video_path(out, score)))
-        for score in scores
-    ]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=jinja2.select_autoescape(["j2"]),
+        undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(TEMPLATE).render(
-        rows=rows,
-        domains=domain_scores(scores),
-        training=TrainManifest(**read_json(train_manifest_path(out))),
-        train_config=_flat(read_json(out / "train" / "config.json")),
-        bars=_bars(scores),
-        curve=_training_curve(out),
-        versions={"python": platform.python_version(), **versions_of(PACKAGES)},
-        configs={
-            stage: _flat(read_json(path))
-            for stage in ("experts", "shards", "dataset", "evaluation")
-            if (path := out / stage / "config.json").exists()
-        },
+    environment.filters["two"] = _two_digits
+    episodes = sorted({row.score.num_episodes for row in facts.rows})
+    references = min(row.score.num_reference_episodes for row in facts.rows)
+    return environment.get_template("report.html.j2").render(
+        facts=facts,
+        plots=_plots(facts),
+        videos={task: EmbeddedVideo(_base64(video.path), video.pairs) for task, video in videos.items() if video.path},
+        grids={domain: f"data:video/mp4;base64,{_base64(path)}" for domain, path in grids.items()},
+        titles=TITLES,
+        weak=WEAK,
+        num_episodes=str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}",
+        few_references=FEW_REFERENCES if references < FEW_REFERENCES else None,
+        duration=_duration,
         out=out,
     )
 
 
-def _dataset_manifest(out: Path) -> DatasetManifest | None:
-    path = out / "dataset" / DatasetManifest.FILE_NAME
-    return DatasetManifest.load(path) if path.exists() else None
+def _plots(facts: Facts) -> dict[str, Any]:
+    """The figures, by the name the template has for them."""
+    curve = facts.curve
+    has_curve = curve is not None and len(curve.points) > 1
+    return {
+        "aggregates": plots.aggregates(facts.evaluation),
+        "profile": plots.profile(facts.evaluation),
+        "against_jat": plots.against_jat(facts.evaluation),
+        "training": plots.training(facts.log) if facts.log else None,
+        "validation": plots.validation(facts.log) if facts.log else None,
+        "curves": [plots.learning_curve(curve, key, label) for key, label in CURVES.items()]
+        if curve is not None and has_curve
+        else [],
+    }
 
 
-def _data_uri(video: Path) -> str | None:
-    if not video.exists():
-        return None
-    return "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names, as the command line spells them."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, dict)
-        flat |= {f"{key}.{inner}": v for inner, v in _flat(value).items()} if nested else {key: value}
-    return flat
+def _two_digits(value: float) -> str:
+    """Two digits after the point, and no minus before nothing."""
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text
 
 
-# Chosen to read on white and on near-black alike.
-INK, AGENT, ACCENTS = "#808890", "#3b82c4", ("#d97706", "#3b82c4", "#16a34a", "#9333ea")
+def _duration(seconds: float) -> str:
+    """In the largest unit that makes it more than one."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
-    axes.tick_params(colors=INK, labelcolor=INK)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    import matplotlib
-
-    buffer = io.StringIO()
-    # Fixed salt and no date: the same numbers give the same page.
-    with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _bars(scores: Sequence[TaskScore]) -> str:
-    """Normalised score per task with its interval, the expert's 1 and random's 0 as lines."""
-    scorable = [score for score in scores if score.score is not None]
-    figure, axes = _figure(8, 0.6 + 0.38 * len(scorable))
-    positions = np.arange(len(scorable))[::-1]
-    intervals = [score.score or Interval(0, 0, 0) for score in scorable]
-    means = np.array([interval.mean for interval in intervals])
-    errors = np.array([[i.mean - i.low, i.high - i.mean] for i in intervals]).reshape(-1, 2).T
-    axes.barh(positions, means, height=0.62, color=AGENT, xerr=errors, error_kw={"ecolor": INK, "capsize": 3})
-    axes.axvline(1, color=INK, linestyle="--", linewidth=1)
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_yticks(positions, [score.task for score in scorable])
-    axes.set_xlabel("normalised score (0 = random, 1 = expert), 95 % interval")
-    return _svg(figure)
-
-
-def _training_curve(out: Path) -> str:
-    """Action loss per domain against real time steps seen, smoothed over a fiftieth of the run."""
-    rows = read_log(out / "train" / "log.jsonl")
-    figure, axes = _figure(8, 3.2)
-    names = sorted({key for row in rows for key in row if key.startswith("action_loss/")})
-    for name, colour in zip(names, ACCENTS, strict=False):
-        points = [(row["timesteps"], row[name]) for row in rows if name in row]
-        timesteps, losses = (np.array(values, np.float64) for values in zip(*points, strict=True))
-        window = max(1, len(losses) // 50)
-        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(timesteps[window - 1 :] / 1e6, smooth, color=colour, label=name.removeprefix("action_loss/"))
-    axes.set_yscale("log")
-    axes.set_xlabel("time steps trained on, millions")
-    axes.set_ylabel("action loss")
-    axes.legend(frameon=False, labelcolor=INK)
-    return _svg(figure)
-
-
-def print_scores(scores: Sequence[TaskScore]) -> None:
+def print_scores(evaluation: Evaluation) -> None:
     """The results in the terminal."""
     from rich.table import Table
 
-    table = Table(title=f"Agent on {scores[0].num_episodes} unseen seeds per task")
+    counts = sorted({score.num_episodes for score in evaluation.tasks})
+    table = Table(title=f"Agent on {' to '.join(map(str, {counts[0], counts[-1]}))} unseen seeds per task")
     table.add_column("task", no_wrap=True)
     for heading in ("random", "expert", "agent", "normalised", "95 % interval", "success"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for score in scores:
+    for score in evaluation.tasks:
         table.add_row(
             score.task,
             f"{score.random:.2f}",
@@ -218,8 +173,9 @@ def print_scores(scores: Sequence[TaskScore]) -> None:
             "-" if score.success_rate is None else f"{score.success_rate:.2f}",
         )
     table.add_section()
-    for domain, interval in domain_scores(scores).items():
-        table.add_row(f"mean of {domain}", "", "", "", *_cells(interval), "", style="bold")
+    for domain in evaluation.domains:
+        interval = domain.expert.mean if domain.expert else None
+        table.add_row(f"mean of {domain.domain}", "", "", "", *_cells(interval), "", style="bold")
     print_table(table)
 
 
@@ -234,7 +190,7 @@ def main() -> None:
 
     config = parse(ReportConfig)
     page = report(config)
-    print_scores(load_scores(config.out))
+    print_scores(load_evaluation(config.out))
     Console().print(f"report: {page.absolute()}", soft_wrap=True)
 
 

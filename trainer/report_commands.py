@@ -1,0 +1,103 @@
+"""The commands that made a run, from the settings that each stage left beside its output."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+
+# Folder of a stage's output in a run, and its command, in the order in which they run.
+MODULES = {
+    "experts": "experts.prepare",
+    "shards": "collectors.collect",
+    "dataset": "collectors.dataset.build",
+    "train": "trainer.train",
+    "evaluation": "trainer.evaluate",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """How a stage was run.
+
+    Attributes:
+        command: what makes the same output again, given the stages before it.
+        settings: every setting, by flag name without dashes.
+    """
+
+    name: str
+    command: str
+    settings: dict[str, Any]
+
+
+def stage_runs(out: Path) -> list[StageRun]:
+    """The stages of which there are settings in a run, in their order."""
+    from trainer import config as training
+    from trainer import evaluate
+
+    recipes: dict[str, Mapping[str, Callable[[], Any]]] = {
+        "train": {"default": training.TrainConfig, **training.RECIPES},
+        "evaluation": {"default": evaluate.EvaluateConfig, **evaluate.RECIPES},
+    }
+    found = []
+    for stage, module in MODULES.items():
+        path = out / stage / "config.json"
+        if path.exists():
+            settings = read_json(path)
+            found.append(StageRun(stage, command_of(module, settings, recipes.get(stage, {})), flat(settings)))
+    return found
+
+
+def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
+    """A command line with just these settings: the nearest of the recipes, and a flag for all that differs from it.
+
+    A setting that is not in the recipe, and every setting where there are no recipes, is spelled out; None is then what
+    the flag says without being passed.
+    """
+    wanted = flat(settings)
+    best, differing = "", {name: value for name, value in wanted.items() if value is not None and value != {}}
+    for name, make in recipes.items():
+        recipe = flat(_as_json(make()))
+        changed = {key: value for key, value in wanted.items() if key not in recipe or recipe[key] != value}
+        if not best or len(changed) < len(differing):
+            best, differing = name, changed
+    words = ["python", "-m", module]
+    if best not in ("", "default"):
+        words += ["--recipe", best]
+    for name, value in differing.items():
+        words += _flag(name, value)
+    return shlex.join(words)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under dotted names, as the command line spells them; a dict of plain values stays one."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key == "model" and isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": v for inner, v in flat(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+def _as_json(config: Any) -> Any:
+    """As ``pipeline.files.write_json`` spells it."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        prefix, _, last = flag.rpartition(".")
+        negated = f"{prefix}.no-{last}" if prefix else f"no-{last}"
+        return [f"--{flag if value else negated}"]
+    if isinstance(value, Mapping):
+        return [f"--{flag}", *(str(word) for pair in value.items() for word in pair)]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
+    return [f"--{flag}", str(value)]

@@ -1,0 +1,223 @@
+"""The videos of the report: the agent beside the expert, and many tasks of a domain at once.
+
+Both are put together from the films that the evaluation and ``experts.film`` left, and are small: the page has all of
+them in it. What is made already, from the same films and within the same limit, stays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.files import digest_of, read_json, sha256_of, update_json
+from pipeline.film import Filmed, agent_films, expert_films, films_in, pace
+from pipeline.progress import Progress
+from pipeline.video import read_mp4, write_mp4
+
+log = logging.getLogger(__name__)
+
+MAX_FILMS = 60  # of all tasks together: of few tasks several episodes are shown, of many one
+MAX_EPISODES = 3  # of one task
+HEADING_HEIGHT = 22  # pixels
+GAP = 4  # pixels between the two pictures, and between tiles
+GRID_WIDTH = 720  # pixels, about
+GRID_ASPECT = 4 / 3
+DIMMED = 0.35  # brightness of a film that is over while the other goes on
+# Coarser and coarser: of how many frames one is kept, by what the picture is scaled down, and x264's rate factor.
+LADDER = ((1, 1, 27), (1, 1, 33), (1, 1, 38), (2, 1, 38), (2, 2, 36), (4, 2, 42))
+VERSION = 1  # of how these videos look; raise it when that changes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One seed, played by the agent and, if it was filmed, by the expert."""
+
+    agent: Filmed
+    agent_path: Path
+    expert: Filmed | None
+    expert_path: Path | None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (self.agent_path, self.expert_path) if path]
+
+
+@dataclass(frozen=True)
+class TaskVideo:
+    """The video of a task and the episodes in it. ``path`` is None if it could not be made small enough."""
+
+    path: Path | None
+    pairs: tuple[Pair, ...]
+
+
+def find_pairs(out: Path, task_name: str, agent_revision: str, expert_revisions: Sequence[str]) -> list[Pair]:
+    """The seeds the agent was filmed on, with the same checkpoint and settings as its scores are of.
+
+    Args:
+        out: root of the run.
+        task_name: of which task.
+        agent_revision: of the agent's measurement.
+        expert_revisions: in order of preference; the first that was filmed is shown.
+    """
+    directory = agent_films(out, task_name)
+    films = [film for film in films_in(directory).values() if film.revision == agent_revision]
+    pairs = []
+    for film in films:
+        expert, path = None, None
+        for revision in expert_revisions:
+            beside = expert_films(out, task_name, revision)
+            if (expert := films_in(beside).get(film.seed)) is not None:
+                path = expert.path(beside)
+                break
+        pairs.append(Pair(film, film.path(directory), expert, path))
+    return pairs
+
+
+def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -> dict[str, TaskVideo]:
+    """A video per task, which together take at most ``max_bytes``."""
+    shown = {task: found[: _num_shown(len(pairs))] for task, found in pairs.items() if found}
+    limit = max_bytes // max(1, len(shown))
+    progress = Progress("videos of the report", len(shown), interval_s=10)
+    videos = {}
+    for task, episodes in shown.items():
+        frames_per_s = episodes[0].agent.frames_per_s
+        path = directory / f"{task}.mp4"
+        sources = [source for pair in episodes for source in pair.paths]
+        videos[task] = TaskVideo(
+            _made(path, sources, limit, lambda e=episodes: _beside(e), frames_per_s), tuple(episodes)
+        )
+        progress.advance(1, task)
+    return videos
+
+
+def make_grids(directory: Path, pairs: dict[str, dict[str, Pair]], max_bytes: int) -> dict[str, Path]:
+    """A video per domain with the agent in its tasks at once, which together take at most ``max_bytes``."""
+    limit = max_bytes // max(1, len(pairs))
+    made = {}
+    for domain, found in pairs.items():
+        paths = [pair.agent_path for pair in found.values()]
+        path = _made(directory / f"{domain}.mp4", paths, limit, lambda p=paths: _grid(p), pace(domain)[1])
+        if path:
+            made[domain] = path
+    return made
+
+
+def _num_shown(num_tasks: int) -> int:
+    return max(1, min(MAX_EPISODES, MAX_FILMS // max(1, num_tasks)))
+
+
+def _made(
+    path: Path, sources: Sequence[Path], max_bytes: int, frames: Callable[[], list[np.ndarray]], frames_per_s: int
+) -> Path | None:
+    """The video at ``path``, made of ``sources`` unless it is already; None if it cannot be made small enough."""
+    note = path.with_suffix(".json")
+    made_of = digest_of([VERSION, max_bytes, [sha256_of(source) for source in sources]])
+    known = read_json(note) if note.exists() else {}
+    if known.get("made_of") == made_of and (path.exists() or not known["fits"]):
+        return path if known["fits"] else None
+    note.unlink(missing_ok=True)
+    fits = _write_within(path, frames(), frames_per_s, max_bytes)
+    update_json(note, {"made_of": made_of, "fits": fits})
+    return path if fits else None
+
+
+def _write_within(path: Path, frames: Sequence[np.ndarray], frames_per_s: int, max_bytes: int) -> bool:
+    """Write the finest video of the ladder that is small enough, or none."""
+    for every, shrink, crf in LADDER:
+        kept = [_shrunk(frame, shrink) for frame in frames[::every]]
+        write_mp4(path, kept, max(1, round(frames_per_s / every)), crf)
+        if path.stat().st_size <= max_bytes:
+            return True
+    log.warning("%s is left out: it cannot be made smaller than %d kB", path, max_bytes // 1000)
+    path.unlink()
+    return False
+
+
+def _shrunk(frame: np.ndarray, factor: int) -> np.ndarray:
+    return frame if factor == 1 else _resized(frame, frame.shape[1] // factor, frame.shape[0] // factor)
+
+
+def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX))
+
+
+def _beside(pairs: Sequence[Pair]) -> list[np.ndarray]:
+    """The episodes one after the other, agent left and expert right; each end is shown for a second."""
+    return list(itertools.chain.from_iterable(_episode(pair) for pair in pairs))
+
+
+def _episode(pair: Pair) -> Iterator[np.ndarray]:
+    agent = list(read_mp4(pair.agent_path))
+    expert = list(read_mp4(pair.expert_path)) if pair.expert_path else []
+    num_frames = max(len(agent), len(expert)) + pair.agent.frames_per_s
+    headings = [_heading(agent[0].shape[1], f"agent: {_result(pair.agent)}")]
+    if pair.expert:
+        headings.append(_heading(expert[0].shape[1], f"expert: {_result(pair.expert)}"))
+    for index in range(num_frames):
+        sides = [
+            np.concatenate([heading, _frame_at(film, index)])
+            for film, heading in zip((agent, expert), headings, strict=False)
+        ]
+        yield _side_by_side(sides)
+
+
+def _result(filmed: Filmed) -> str:
+    return f"{filmed.total_reward:.4g}" + (
+        "" if filmed.success is None else ", solved" if filmed.success else ", failed"
+    )
+
+
+def _frame_at(film: Sequence[np.ndarray], index: int) -> np.ndarray:
+    if index < len(film):
+        return film[index]
+    return (film[-1] * DIMMED).astype(np.uint8)
+
+
+def _side_by_side(sides: Sequence[np.ndarray]) -> np.ndarray:
+    """Next to each other on black, the smaller one at the top."""
+    height = max(side.shape[0] for side in sides)
+    parts = []
+    for side in sides:
+        missing = height - side.shape[0]
+        parts += [np.pad(side, ((0, missing), (0, 0), (0, 0))), np.zeros((height, GAP, 3), np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _heading(width: int, text: str) -> np.ndarray:
+    """A black strip with a line of white text, in letters that fit."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width, HEADING_HEIGHT))
+    size = HEADING_HEIGHT * 0.6
+    font = ImageFont.load_default(size)
+    while font.getlength(text) > width - 4 and size > 6:
+        size *= 0.9
+        font = ImageFont.load_default(size)
+    ImageDraw.Draw(strip).text((width / 2, HEADING_HEIGHT / 2), text, "white", font, anchor="mm")
+    return np.asarray(strip)
+
+
+def _grid(paths: Sequence[Path]) -> list[np.ndarray]:
+    """All films at once as tiles of one size; those that are over begin again."""
+    height, width = next(read_mp4(paths[0])).shape[:2]
+    columns = max(1, min(len(paths), round(math.sqrt(GRID_ASPECT * len(paths) * height / width))))
+    rows = -(-len(paths) // columns)
+    tile_width = min(width, GRID_WIDTH // columns)
+    tile_height = round(height * tile_width / width)
+    films = [[_resized(frame, tile_width, tile_height) for frame in read_mp4(path)] for path in paths]
+    frames = []
+    for index in range(max(map(len, films))):
+        frame = np.zeros((rows * (tile_height + GAP) - GAP, columns * (tile_width + GAP) - GAP, 3), np.uint8)
+        for number, film in enumerate(films):
+            top, left = (number // columns) * (tile_height + GAP), (number % columns) * (tile_width + GAP)
+            frame[top : top + tile_height, left : left + tile_width] = film[index % len(film)]
+        frames.append(frame)
+    return frames
