@@ -159,7 +159,9 @@ def print_scores(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     counts = sorted({score.num_episodes for score in evaluation.tasks})
-    table = Table(title=f"Agent on {' to '.join(map(str, {counts[0], counts[-1]}))} unseen seeds per task")
+    table = Table(
+        title=f"Agent on {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} unseen seeds per task"
+    )
     table.add_column("task", no_wrap=True)
     for heading in ("random", "expert", "agent", "normalised", "95 % interval", "success"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -56,22 +56,38 @@ def stage_runs(out: Path) -> list[StageRun]:
 def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
     """A command line with just these settings: the nearest of the recipes, and a flag for all that differs from it.
 
-    A setting that is not in the recipe, and every setting where there are no recipes, is spelled out; None is then what
-    the flag says without being passed.
+    Where no recipe can be led to the settings by flags, every setting is spelled out; None is then what the flag says
+    without being passed.
     """
     wanted = flat(settings)
-    best, differing = "", {name: value for name, value in wanted.items() if value is not None and value != {}}
+    nearest, differing = "default", {name: value for name, value in wanted.items() if value not in (None, {})}
     for name, make in recipes.items():
-        recipe = flat(_as_json(make()))
-        changed = {key: value for key, value in wanted.items() if key not in recipe or recipe[key] != value}
-        if not best or len(changed) < len(differing):
-            best, differing = name, changed
+        changed = _differences(flat(_as_json(make())), wanted)
+        if changed is not None and len(changed) < len(differing):
+            nearest, differing = name, changed
     words = ["python", "-m", module]
-    if best not in ("", "default"):
-        words += ["--recipe", best]
+    if nearest != "default":
+        words += ["--recipe", nearest]
     for name, value in differing.items():
         words += _flag(name, value)
     return shlex.join(words)
+
+
+def _differences(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What flags must change of a recipe; None if they cannot: another network's options, other keys of a dict."""
+    if not recipe.keys() >= wanted.keys():
+        return None
+    changed: dict[str, Any] = {}
+    for key, value in wanted.items():
+        before = recipe[key]
+        if isinstance(before, Mapping) and before:
+            # The keys a recipe has are flags of their own.
+            if before.keys() != value.keys():
+                return None
+            changed |= {f"{key}.{inner}": v for inner, v in value.items() if before[inner] != v}
+        elif before != value:
+            changed[key] = value
+    return changed
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

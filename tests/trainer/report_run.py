@@ -7,7 +7,8 @@ break: tasks that are not scorable, negative scores, scores far above 1, rejecte
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,68 +19,68 @@ from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskMan
 from pipeline.measurement import Measurement
 from pipeline.scores import jat_scores
 from pipeline.seeds import seeds_of
-from pipeline.tasks import Task, all_tasks
+from pipeline.tasks import Task, select_tasks
 from pipeline.versions import versions_of
 from pipeline.video import write_mp4
+from trainer.config import base
 from trainer.logs import TrainManifest
-from trainer.results import Curve, CurvePoint, Settings, write_evaluation
+from trainer.results import Curve, CurvePoint, Settings, TaskScore, write_evaluation
 from trainer.scoring import evaluation_of, score_task
 
-EPISODES = 20
+EPISODES = 8
 SETTINGS = Settings("train/checkpoints/step-00020000", "0123456789abcdef", 20000, 80_000_000, 1.0, {}, "mean")
 SKILL = {"atari": 0.35, "babyai": 0.9, "metaworld": 0.75, "mujoco": 0.85}
 NOT_SCORABLE = ("atari-bowling", "atari-venture")
 WITHOUT_FILM = "atari-zaxxon"
+EXPERT = "ppo-01234567"
 SIZES = {"atari": (210, 160), "babyai": (214, 192), "metaworld": (240, 240), "mujoco": (240, 240)}
 
 
-def write_run(out: Path, num_films: int = 157, tasks: tuple[Task, ...] | None = None) -> None:
+def write_run(out: Path, filmed: str = "*", pattern: str = "*") -> None:
     """Write the run.
 
     Args:
         out: its root.
-        num_films: tasks that are filmed, the first of each domain alike.
-        tasks: what was evaluated; all 157 if None.
+        filmed: tasks that are filmed.
+        pattern: tasks that were evaluated.
     """
     generator = np.random.default_rng(0)
-    tasks = all_tasks() if tasks is None else tasks
+    tasks = select_tasks(pattern)
     scores = [_write_task(out, task, generator) for task in tasks]
     evaluation = evaluation_of(SETTINGS, scores)
     write_evaluation(out, "", evaluation)
     _write_dataset(out, tasks, generator)
     _write_training(out, generator)
-    grown = [_grown(evaluation.tasks, share) for share in (0.2, 0.5, 0.75, 0.9, 1.0)]
+    grown = [_grown(evaluation.tasks, share) for share in (0.3, 0.8, 1.0)]
     points = []
     for number, part in enumerate(grown, 1):
         result = evaluation_of(SETTINGS, part)
         domains = {domain.domain: domain.expert for domain in (*result.domains, result.overall) if domain.expert}
-        steps = 4000 * number
+        steps = 6000 * number
         points.append(CurvePoint(f"step-{steps:08d}", steps, steps * 4000, steps / 2.0, steps * 1e12, domains))
     write_json(out / "evaluation" / "curve.json", Curve([task.name for task in tasks], EPISODES, points))
-    filmed = tasks[:: max(1, len(tasks) // num_films)]
     films = {domain: _film(out, size) for domain, size in SIZES.items()}
-    for task in filmed:
+    for task in select_tasks(filmed):
         if task.name != WITHOUT_FILM:
             _write_films(out, task, films[task.domain])
 
 
-def _write_task(out: Path, task: Task, generator: np.random.Generator):  # type: ignore[no-untyped-def]
+def _write_task(out: Path, task: Task, generator: np.random.Generator) -> TaskScore:
     jat = jat_scores()[task.name]
     random, expert = jat["random"], jat["expert"] if jat["expert"] > jat["random"] else jat["random"] + 1
     skill = float(np.clip(generator.normal(SKILL[task.domain], 0.3), -0.2, 1.9))
     drawn = random + (expert - random) * generator.normal(skill, 0.15, EPISODES)
     if task.name in NOT_SCORABLE:
         expert = random - 1
-    measurements = {
-        "random": _measurement(task, "random", "random-1", [random] * 3),
-        "ppo": _measurement(task, "ppo", "ppo-01234567", [expert] * 3),
-    }
-    for name, measurement in measurements.items():
+    references = [
+        _measurement(task, "random", "random-1", [random] * 3),
+        _measurement(task, "ppo", EXPERT, [expert] * 3),
+    ]
+    for measurement in references:
         write_json(out / "experts" / task.name / measurement.revision / "measurement.json", measurement)
-        assert name == measurement.policy
     agent = _measurement(task, "agent", SETTINGS.revision, drawn.tolist())
     write_json(out / "evaluation" / f"{task.name}.json", agent)
-    return score_task(task.domain, agent, measurements["random"], measurements["ppo"])
+    return score_task(task.domain, agent, *references)
 
 
 def _measurement(task: Task, policy: str, revision: str, returns: list[float]) -> Measurement:
@@ -94,10 +95,8 @@ def _measurement(task: Task, policy: str, revision: str, returns: list[float]) -
     )  # fmt: skip
 
 
-def _grown(scores, share):  # type: ignore[no-untyped-def]
+def _grown(scores: Sequence[TaskScore], share: float) -> list[TaskScore]:
     """The scores as they were when so much was learned."""
-    from dataclasses import replace
-
     return [replace(s, scores=None if s.scores is None else [value * share for value in s.scores]) for s in scores]
 
 
@@ -108,8 +107,7 @@ def _write_dataset(out: Path, tasks: tuple[Task, ...], generator: np.random.Gene
         for split, count in (("train", 300), ("test", 30)):
             entry = FileEntry(f"data/{task.name}/{split}.parquet", int(generator.integers(1e5, 1e7)), "0" * 64)
             splits[split] = SplitManifest(count, count * 100, int(generator.integers(0, 3)), None, 12.5, (entry,), ())
-        manifests[task.name] = TaskManifest("ppo", "ppo-01234567", versions_of(task.packages), splits)
-    manifests["atari-alien"] = manifests.get("atari-alien", next(iter(manifests.values())))
+        manifests[task.name] = TaskManifest("ppo", EXPERT, versions_of(task.packages), splits)
     write_json(out / "dataset" / "manifest.json", DatasetManifest("0" * 16, manifests))
     write_json(out / "dataset" / "config.json", {"task": "*", "out": "runs/made-up"})
 
@@ -129,8 +127,6 @@ def _write_training(out: Path, generator: np.random.Generator) -> None:
             row["validation_loss"] = 2.1 * step**-0.28
         lines.append(json.dumps(row))
     (out / "train" / "log.jsonl").write_text("\n".join(lines) + "\n")
-    from trainer.config import base
-
     write_json(out / "train" / "config.json", base())
 
 
@@ -152,7 +148,7 @@ def _write_films(out: Path, task: Task, film: bytes) -> None:
     (seed,) = seeds_of("evaluate", 1)
     for directory, revision, earned in (
         (agent_films(out, task.name), SETTINGS.revision, 10.0),
-        (expert_films(out, task.name, "ppo-01234567"), "ppo-01234567", 20.0),
+        (expert_films(out, task.name, EXPERT), EXPERT, 20.0),
     ):
         filmed = Filmed(task.name, seed, revision, versions_of(task.packages), earned, 60, 30, None, None)
         directory.mkdir(parents=True)

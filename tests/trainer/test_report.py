@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.film import agent_films, expert_films
+from pipeline.seeds import seeds_of
+from pipeline.video import read_mp4, write_mp4
+from tests.trainer.report_run import EXPERT, SETTINGS, write_run
+from trainer.report import ReportConfig, print_scores, report
+from trainer.report_facts import gather
+from trainer.report_videos import find_pairs, make_grids, make_videos
+from trainer.results import load_evaluation
+
+TASKS = "atari-bowling,atari-pong,babyai-go-to-obj,metaworld-reach,mujoco-pusher"
+(SEED,) = seeds_of("evaluate", 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up run of five tasks and its report. Tests change copies of it."""
+    out = tmp_path_factory.mktemp("report")
+    write_run(out, "atari-pong,metaworld-reach", TASKS)
+    report(ReportConfig(out=out))
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def page_of(out: Path) -> str:
+    return (out / "report" / "index.html").read_text()
+
+
+def test_the_page_has_every_task_and_needs_no_network(made: Path) -> None:
+    page = page_of(made)
+    for task in TASKS.split(","):
+        assert f'<tr data-task="{task}"' in page
+    # SVG names its namespaces by addresses that nobody loads.
+    assert set(re.findall(r'(?:src|href)="(?!#|data:)([^"]*)"', page)) == set()
+    for outside in ("@import", "url(http", "<iframe", '<link rel="stylesheet'):
+        assert outside not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_task_that_is_not_scorable_is_named_and_is_in_no_aggregate(made: Path) -> None:
+    facts = gather(made)
+    assert [row.score.task for row in facts.not_scorable] == ["atari-bowling"]
+    atari = facts.evaluation.domains[0]
+    assert (atari.num_tasks, atari.expert.num_tasks if atari.expert else 0) == (2, 1)
+    row = re.search(r'<tr data-task="atari-bowling".*?</tr>', page_of(made), re.DOTALL)
+    assert row is not None and "not scorable" in row[0] and "spark" not in row[0]
+
+
+def test_weak_tasks_are_named_worst_first(made: Path) -> None:
+    facts = gather(made)
+    means = [row.score.score.mean for row in facts.weakest if row.score.score]
+    assert means == sorted(means) and all(mean < 0.5 for mean in means)
+    weak = {s.task for s in facts.evaluation.tasks if s.score and s.score.mean < 0.5}
+    assert {row.score.task for row in facts.weakest} == weak
+    for task in weak:
+        assert f'<tr data-task="{task}" data-domain="{task.partition("-")[0]}" data-is="weak' in page_of(made)
+
+
+def test_jats_own_figures_stand_beside_whole_domains_only(made: Path) -> None:
+    facts = gather(made)
+    assert not facts.has_jat_iqms and facts.jat_mean_of_iqms is None
+    whole = replace(facts, num_known={domain.domain: domain.num_tasks for domain in facts.evaluation.domains})
+    assert [whole.jat_iqm(domain) for domain in whole.evaluation.domains] == [0.14, 0.99, 0.65, 0.85]
+    assert whole.jat_mean_of_iqms == pytest.approx(0.6575)
+
+
+def test_what_is_missing_is_said(out: Path) -> None:
+    manifest = read_json(out / "dataset" / "manifest.json")
+    manifest["tasks"]["mujoco-ant"] = manifest["tasks"]["mujoco-pusher"]
+    write_json(out / "dataset" / "manifest.json", manifest)
+    page = page_of(report(ReportConfig(out=out)).parents[1])
+    assert "In the dataset, but not evaluated: mujoco-ant." in page
+    assert "mujoco-pusher: 1 episode of the agent not counted (observation not finite)" in page
+    assert "MuJoCo: 1 of 11 tasks" in page
+
+
+def test_the_same_results_give_the_same_page_and_write_nothing(out: Path) -> None:
+    report(ReportConfig(out=out))
+    files = [path for path in (out / "report").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    report(ReportConfig(out=out))
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_run_without_training_dataset_films_and_curve_has_a_report(out: Path) -> None:
+    for folder in ("train", "dataset", "experts", "report", "evaluation/films"):
+        shutil.rmtree(out / folder)
+    (out / "evaluation" / "curve.json").unlink()
+    page = page_of(report(ReportConfig(out=out)).parents[1])
+    assert "The checkpoint was not trained in this run." in page
+    assert "There is no dataset in this run." in page
+    assert "<video" not in page
+
+
+def test_names_from_files_cannot_become_markup(out: Path) -> None:
+    path = out / "evaluation" / "scores.json"
+    scores = read_json(path)
+    scores["settings"]["checkpoint"] = "<script>alert(1)</script>"
+    write_json(path, scores)
+    page = page_of(report(ReportConfig(out=out)).parents[1])
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
+
+
+def test_a_video_shows_agent_and_expert_of_one_seed(made: Path) -> None:
+    for task, size in (("atari-pong", (160, 210)), ("metaworld-reach", (240, 240))):
+        with av.open(str(made / "report" / "videos" / f"{task}.mp4")) as container:
+            (stream,) = container.streams.video
+            assert stream.codec_context.name == "h264"
+            assert (stream.width, stream.height) == (2 * size[0] + 4, size[1] + 22)
+            assert stream.frames == 30 + 20  # and a second of the end
+    assert page_of(made).count('<script type="text/plain" id="video-') == 2
+    assert f"seed {SEED:,}: agent 10.00 in 60 steps, expert 20.00 in 60 steps ({EXPERT})" in page_of(made)
+
+
+def test_the_film_that_ends_first_stays_dimmed(out: Path, tmp_path: Path) -> None:
+    directory = expert_films(out, "atari-pong", EXPERT)
+    write_mp4(directory / f"{SEED}.mp4", [np.full((210, 160, 3), 200, np.uint8)] * 10, 20)
+    pairs = find_pairs(out, "atari-pong", SETTINGS.revision, [EXPERT])
+    video = make_videos(tmp_path, {"atari-pong": pairs}, 1_000_000)["atari-pong"]
+    assert video.path is not None
+    right = [float(frame[60:, 180:].mean()) for frame in read_mp4(video.path)]
+    assert all(abs(value - 200) < 8 for value in right[:10])
+    assert all(abs(value - 70) < 8 for value in right[10:])
+
+
+def test_films_of_another_checkpoint_are_not_shown(made: Path) -> None:
+    assert find_pairs(made, "atari-pong", "another checkpoint", [EXPERT]) == []
+    (alone,) = find_pairs(made, "atari-pong", SETTINGS.revision, ["sac-1", "sac-2"])
+    assert (alone.agent.seed, alone.expert) == (SEED, None)
+    (beside,) = find_pairs(made, "atari-pong", SETTINGS.revision, ["sac-1", EXPERT])
+    assert beside.expert is not None and beside.expert.revision == EXPERT
+
+
+def test_videos_keep_to_the_limit_or_are_left_out(out: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 210, 160, 3), np.uint8)
+    write_mp4(agent_films(out, "atari-pong") / f"{SEED}.mp4", noise, 20, crf=10)
+    pairs = {"atari-pong": find_pairs(out, "atari-pong", SETTINGS.revision, [EXPERT])}
+    small = make_videos(tmp_path / "small", pairs, 150_000)["atari-pong"]
+    assert small.path is not None and 10_000 < small.path.stat().st_size <= 150_000
+    left_out = make_videos(tmp_path / "none", pairs, 500)["atari-pong"]
+    assert left_out.path is None
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["atari-pong.json"]
+
+
+def test_a_grid_has_a_tile_of_each_film(made: Path, tmp_path: Path) -> None:
+    (pair,) = find_pairs(made, "atari-pong", SETTINGS.revision, [EXPERT])
+    grids = make_grids(tmp_path, {"atari": {str(number): pair for number in range(5)}}, 1_000_000)
+    frames = list(read_mp4(grids["atari"]))
+    assert len(frames) == 30
+    tile = frames[0][:210, :160].mean()
+    assert frames[0][:210, 164:324].mean() == pytest.approx(tile, abs=2)
+    assert frames[0].shape[1] == 3 * 164 - 4 and frames[0].shape[0] == 2 * 214 - 4
+    assert frames[0][214:, 328:].mean() < 4  # the sixth tile is empty
+
+
+def test_without_results_the_error_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `make evaluate`"):
+        report(ReportConfig(out=tmp_path))
+    with pytest.raises(UserError, match="--max-mb is 1"):
+        ReportConfig(max_mb=1)
+
+
+def test_the_terminal_shows_tasks_and_domains(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(load_evaluation(made))
+    shown = capsys.readouterr().out
+    assert "7 to 8 unseen seeds" in shown
+    assert "not scorable" in shown and "mean of metaworld" in shown

@@ -1,0 +1,201 @@
+"""The report in a real browser: Debian's Chromium, or Chrome. What Playwright downloads plays no H.264."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.report_run import WITHOUT_FILM, write_run
+from trainer.report import ReportConfig, report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+EXECUTABLE = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+pytestmark = pytest.mark.skipif(
+    EXECUTABLE is None, reason="no browser: none of chromium, google-chrome is there; apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of all 157 tasks, six of them filmed."""
+    out = tmp_path_factory.mktemp("report")
+    write_run(out, f"atari-pong,{WITHOUT_FILM},babyai-go-to-obj,metaworld-reach,mujoco-ant,mujoco-hopper")
+    return report(ReportConfig(out=out))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox needs what a container's root does not have; the page is ours.
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(made: Path, browser: Any) -> Iterator[Any]:
+    """A function that opens the page; afterwards nothing was said on the console and nothing was asked of a network."""
+    contexts, said = [], []
+
+    def open_one(width: int = 1280, height: int = 900, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("http") and said.append(request.url))
+        page.goto(made.absolute().as_uri())
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def column(page: Any, number: int) -> list[str]:
+    """Sorting values of a column, top to bottom, of the rows that are shown."""
+    return page.eval_on_selector_all(  # type: ignore[no-any-return]
+        "#tasks tbody tr:not([hidden])", f"rows => rows.map(row => row.cells[{number}].dataset.value ?? '')"
+    )
+
+
+def test_a_click_on_a_heading_sorts_and_says_so(open_page: Any) -> None:
+    page = open_page()
+    names = column(page, 0)
+    assert len(names) == 157 and names == sorted(names)
+    heading = page.get_by_role("columnheader", name="score", exact=True)
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "descending"
+    values = column(page, 1)
+    assert values[-2:] == ["", ""]  # what is not scorable comes last
+    numbers = [float(value) for value in values[:-2]]
+    assert numbers == sorted(numbers, reverse=True)
+    heading.get_by_role("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    values = column(page, 1)
+    assert [float(value) for value in values[:-2]] == sorted(numbers) and values[-2:] == ["", ""]
+    sorted_headings = "[aria-sort=ascending], [aria-sort=descending]"
+    assert page.locator(f"#tasks thead :is({sorted_headings})").count() == 1
+
+
+def test_the_table_is_filtered_by_name_domain_and_kind(open_page: Any) -> None:
+    page = open_page()
+    count = page.locator("#count")
+    page.get_by_label("Name contains").fill("REACH")
+    assert set(column(page, 0)) == {"metaworld-reach", "metaworld-reach-wall", "mujoco-reacher"}
+    assert count.inner_text() == "3 of 157 tasks shown"
+    page.get_by_role("button", name="Meta-World", exact=True).click()
+    assert column(page, 0) == ["mujoco-reacher"]
+    page.get_by_label("Name contains").fill("")
+    page.get_by_label("Show").select_option("not scorable")
+    assert column(page, 0) == ["atari-bowling", "atari-venture"]
+    page.get_by_label("Show").select_option("with a video")
+    page.get_by_role("button", name="Meta-World", exact=True).click()
+    assert count.inner_text() == "5 of 157 tasks shown"
+
+
+def playing(page: Any, selector: str) -> None:
+    """Wait until a video has a picture and goes on."""
+    page.wait_for_function(
+        "selector => { const v = document.querySelector(selector); return v.videoWidth > 0 && v.currentTime > 0.2; }",
+        arg=selector,
+    )
+
+
+def test_the_video_of_a_task_plays_and_leads_to_the_next(open_page: Any) -> None:
+    page = open_page()
+    page.get_by_label("Show").select_option("with a video")
+    page.get_by_role("button", name="play the video of mujoco-ant").click()
+    player = page.get_by_role("dialog", name="mujoco-ant")
+    playing(page, "dialog video")
+    assert page.eval_on_selector("dialog video", "v => [v.videoWidth, v.videoHeight]") == [484, 262]
+    assert "seed 1,800,000,000: agent 10.00 in 60 steps, expert 20.00 in 60 steps" in player.inner_text()
+    player.get_by_role("button", name="next").click()
+    page.get_by_role("dialog", name="mujoco-hopper").get_by_role("button", name="next").click()
+    assert page.get_by_role("dialog", name="atari-pong").is_visible()
+    playing(page, "dialog video")
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "play the video of mujoco-ant"
+
+
+def test_the_videos_of_the_domains_play_when_they_are_in_sight(open_page: Any) -> None:
+    page = open_page()
+    video = "video[aria-label='the agent in Meta-World']"
+    assert page.eval_on_selector(video, "v => v.paused")
+    page.locator(video).scroll_into_view_if_needed()
+    playing(page, video)
+
+
+def test_nothing_moves_for_those_who_asked_for_that(open_page: Any) -> None:
+    page = open_page(reduced_motion="reduce")
+    video = page.locator("video[aria-label='the agent in Meta-World']")
+    video.scroll_into_view_if_needed()
+    page.get_by_role("button", name="play the video of mujoco-ant").click()
+    page.wait_for_function("document.querySelector('dialog video').readyState >= 2")
+    assert video.evaluate("v => v.paused") and page.eval_on_selector("dialog video", "v => v.paused")
+
+
+def test_everything_works_by_keyboard(open_page: Any) -> None:
+    page = open_page()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the table of tasks"
+    page.keyboard.press("Enter")
+    heading = page.get_by_role("columnheader", name="score", exact=True)
+    heading.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    outline = heading.get_by_role("button").evaluate("b => getComputedStyle(b).outlineStyle")
+    assert outline == "solid"
+    page.get_by_role("button", name="play the video of mujoco-ant").focus()
+    page.keyboard.press("Space")
+    assert page.get_by_role("dialog", name="mujoco-ant").is_visible()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2) of ``rgb(r, g, b)``."""
+    values = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_figures_have_contrast_in_light_and_dark(open_page: Any, scheme: str) -> None:
+    page = open_page(color_scheme=scheme)
+    colour_of = "(e, name) => getComputedStyle(e)[name]"
+    background = luminance(page.eval_on_selector("body", colour_of, "backgroundColor"))
+    assert background > 0.9 if scheme == "light" else background < 0.05
+    for selector, name in (
+        ("body", "color"), (".note", "color"), ("nav a", "color"), (".play", "color"), ("#tasks td small", "color"),
+        ("figure svg text", "fill"), (".bad", "color"),
+    ):  # fmt: skip
+        found = luminance(page.eval_on_selector(selector, colour_of, name))
+        ratio = (max(found, background) + 0.05) / (min(found, background) + 0.05)
+        assert ratio >= 4.5, f"{selector} {name}: {ratio:.1f}"
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_scrolls_tables_and_not_the_page(open_page: Any, width: int) -> None:
+    page = open_page(width, 800)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    scrolled = page.eval_on_selector("#tasks-region", "e => { e.scrollLeft = 300; return e.scrollLeft; }")
+    assert scrolled > 0
+    box = page.locator("#tasks tbody th").first.bounding_box()
+    assert box["x"] < 40  # the names stay
+    page.get_by_role("button", name="play the video of mujoco-ant").click()
+    box = page.locator("dialog").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_without_scripts_all_tasks_can_be_read(open_page: Any) -> None:
+    page = open_page(java_script_enabled=False)
+    assert page.locator("#tasks tbody tr:visible").count() == 157
+    assert page.locator("noscript p").is_visible()
