@@ -7,6 +7,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Airflow has 130 packages of its own and needs none of ours, so it has an environment of its own.
 VENV_DAGS := .venv-dags
+# The report is tested in Chromium, if there is one or if it can be installed.
+BROWSER := (for name in chromium chromium-browser google-chrome; do command -v $$name && exit; done; exit 1) || \
+	{ test $$(id -u) = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	echo 'no Chromium: the tests of the report in a browser will be skipped; apt-get install chromium'
 # A variable that is not set is not passed, so that the recipe or the command's own default holds.
 option = $(if $($(2)),--$(1) '$($(2))')
 TASKS := $(call option,task,TASK)
@@ -19,8 +23,8 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
-	corpora rates status import replay video dataset validate publish train ablations evaluate publish-agent generate report dags \
-	bench bench-train bench-collect bench-parquet clean
+	corpora rates status import replay video dataset validate publish train ablations evaluate publish-agent generate film \
+	report dags bench bench-train bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -45,6 +49,7 @@ $(VENV)/.installed-experts: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed-experts
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	@$(BROWSER)
 	@touch $@
 
 $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
@@ -143,8 +148,10 @@ generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT
 	@$(PY) -m trainer.generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \
 		$(call option,image,IMAGE)
 
-report: setup ## film the experts beside the agent, and write OUT/report/index.html
-	$(PY) -m experts.film --out '$(OUT)' $(call option,workers,WORKERS)
+film: setup ## film the experts of TASK= on the seeds that the agent was filmed on
+	$(PY) -m experts.film --out '$(OUT)' $(TASKS) $(call option,workers,WORKERS)
+
+report: film ## write OUT/report/index.html, with agent and expert side by side
 	$(PY) -m trainer.report --out '$(OUT)'
 
 dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person on this machine (PORT=)

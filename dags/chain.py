@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """Run experts, collect, dataset, train, evaluate and report in this order."""
+    """Run experts, collect, dataset, train, evaluate, film and report in this order."""
 
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""

@@ -36,7 +36,8 @@ STAGES = (
     Stage("dataset", "collectors.dataset.build", ("task",), "collect"),
     Stage("train", "trainer.train", ("recipe", "task"), "dataset"),
     Stage("evaluate", "trainer.evaluate", ("recipe", "task", "workers"), "train"),
-    Stage("report", "trainer.report", (), "evaluate"),
+    Stage("film", "experts.film", ("task", "workers"), "evaluate"),
+    Stage("report", "trainer.report", (), "film"),
 )
 # Beside the others: nothing waits for it, and it needs a place to publish to.
 PUBLISH = Stage("publish", "collectors.dataset.publish", ("to",), "dataset")

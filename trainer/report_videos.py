@@ -6,6 +6,7 @@ them in it. What is made already, from the same films and within the same limit,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -90,7 +91,7 @@ def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -
         path = directory / f"{task}.mp4"
         sources = [source for pair in episodes for source in pair.paths]
         videos[task] = TaskVideo(
-            _made(path, sources, limit, lambda e=episodes: _beside(e), frames_per_s), tuple(episodes)
+            _made(path, sources, limit, functools.partial(_beside, episodes), frames_per_s), tuple(episodes)
         )
         progress.advance(1, task)
     return videos
@@ -102,7 +103,7 @@ def make_grids(directory: Path, pairs: dict[str, dict[str, Pair]], max_bytes: in
     made = {}
     for domain, found in pairs.items():
         paths = [pair.agent_path for pair in found.values()]
-        path = _made(directory / f"{domain}.mp4", paths, limit, lambda p=paths: _grid(p), pace(domain)[1])
+        path = _made(directory / f"{domain}.mp4", paths, limit, functools.partial(_grid, paths), pace(domain)[1])
         if path:
             made[domain] = path
     return made

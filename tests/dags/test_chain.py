@@ -34,6 +34,7 @@ COMMANDS = {
         "--model.max-discrete-size", "156",
     ],
     "evaluate": ["trainer.evaluate", "--episodes", "3", "--video-episodes", "1", *WORKERS],
+    "film": ["experts.film", *WORKERS],
     "report": ["trainer.report"],
 }  # fmt: skip
 # What each stage has visibly done when it is killed, always before its end.
@@ -43,6 +44,7 @@ KILL_WHEN: dict[str, Callable[[Path, str], bool]] = {
     "dataset": lambda out, log: "10 of 10 shards checked" in log,
     "train": lambda out, log: any(out.glob("train/checkpoints/step-*")),
     "evaluate": lambda out, log: any(out.glob("evaluation/*-*.json")),
+    "film": lambda out, log: "2 tasks whose expert is to be filmed" in log,
     "report": lambda out, log: "rendering" in log,
 }
 MANIFESTS = {
@@ -117,6 +119,7 @@ def test_running_the_chain_again_does_nothing(out: Path) -> None:
     assert "0 shards with 0 episodes to collect" in said["collect"]
     assert "already trained" in said["train"]
     assert "0 tasks to evaluate" in said["evaluate"]
+    assert "0 tasks whose expert is to be filmed" in said["film"]
 
 
 def test_the_dataset_opens_as_the_readme_says(out: Path, tmp_path: Path) -> None:
@@ -135,10 +138,10 @@ def test_the_dataset_opens_as_the_readme_says(out: Path, tmp_path: Path) -> None
 def test_the_report_shows_every_task_and_needs_no_network(out: Path) -> None:
     page = (out / "report" / "index.html").read_text()
     for task in TASKS.split(","):
-        assert f"<td>{task}</td>" in page
-    assert page.count("data:video/mp4;base64,") == 2
-    assert page.count("<svg") == 2
-    for outside in ('src="http', 'href="http', "@import", "url(http"):
+        assert f'<tr data-task="{task}"' in page
+        assert f'id="video-{task}"' in page
+    assert page.count("data:video/mp4;base64,") == 2  # one of each domain
+    for outside in ('src="http', ' href="http', "@import", "url(http"):
         assert outside not in page
     table = run("report", out)
     assert "metaworld-reach" in table
@@ -174,7 +177,7 @@ def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:
 
 
 def test_a_part_of_the_chain_can_be_run() -> None:
-    assert [stage.name for stage in stages_between("train", "report")] == ["train", "evaluate", "report"]
+    assert [stage.name for stage in stages_between("train", "report")] == ["train", "evaluate", "film", "report"]
     with pytest.raises(UserError, match="unknown stage 'trian'; allowed: experts, collect"):
         stages_between("trian", "report")
     with pytest.raises(UserError, match="'collect' comes before 'train'"):

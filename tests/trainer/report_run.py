@@ -58,7 +58,7 @@ def write_run(out: Path, filmed: str = "*", pattern: str = "*") -> None:
         domains = {domain.domain: domain.expert for domain in (*result.domains, result.overall) if domain.expert}
         steps = 6000 * number
         points.append(CurvePoint(f"step-{steps:08d}", steps, steps * 4000, steps / 2.0, steps * 1e12, domains))
-    write_json(out / "evaluation" / "curve.json", Curve([task.name for task in tasks], EPISODES, points))
+    write_json(out / "evaluation" / "curve.json", Curve([t.name for t in tasks], EPISODES, "temperature 1", points))
     films = {domain: _film(out, size) for domain, size in SIZES.items()}
     for task in select_tasks(filmed):
         if task.name != WITHOUT_FILM:
