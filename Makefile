@@ -23,8 +23,8 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
-	corpora rates status import replay video dataset validate publish train ablations evaluate publish-agent generate film \
-	report dags bench bench-train bench-collect bench-parquet clean
+	corpora rates status import replay video dataset validate publish train ablations evaluate play publish-agent generate \
+	film report dags bench bench-train bench-eval bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -140,6 +140,10 @@ evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (N
 		$(call option,checkpoints,CHECKPOINTS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
+play: setup ## show the agent in TASK= from SEED= on, step by step, with CHECKPOINT= or the trained one (EPISODES=, TO=file.mp4)
+	@$(PY) -m trainer.play --out '$(OUT)' $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,seed,SEED) \
+		$(call option,episodes,EPISODES) $(call option,to,TO)
+
 publish-agent: setup ## publish the trained network to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
 	@$(PY) -m trainer.publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \
 		$(call option,tag,TAG) $(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
@@ -164,6 +168,9 @@ bench: setup ## measure experts, loading, training and acting on this machine
 
 bench-train: setup ## measure loading and training on OUT/dataset beside JAT's way of both, in turns
 	$(PY) -m trainer.bench_train --out '$(OUT)' $(TASKS)
+
+bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), in turns, and the cost of a step over long episodes
+	$(PY) -m trainer.bench_eval $(TASKS)
 
 bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over a long run, in 15 min
 	$(PY) -m collectors.bench $(TASKS)

@@ -1,0 +1,204 @@
+"""How fast this machine evaluates, beside JAT's way of it, in one run; and whether long episodes grow slower.
+
+    python -m trainer.bench_eval
+
+JAT's way: one environment, a batch of one, the whole context computed again at every step. Ours: environments in
+lockstep, keys and values kept. Both play the same environments with the same untrained JAT network in the same rollout,
+in turns, and of all turns the medians are printed. Environments are stepped and reset within the time, not made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.errors import UserError
+from pipeline.policy import Observations, Policy
+from pipeline.rollout import rollout
+from pipeline.seeds import seeds_of
+from pipeline.tasks import Task, select_tasks
+from trainer.config import ModelConfig
+from trainer.evaluate import MAX_ENVS
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BenchEvalConfig:
+    """Compare evaluation with JAT's way of it."""
+
+    task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah"
+    """Task name, domain, glob, or comma list of these."""
+    long_task: str = "mujoco-halfcheetah"
+    """The task whose long episodes are timed step by step; empty for none."""
+    hidden_size: int = 256
+    """Width of the network; 768 is the released JAT's."""
+    num_layers: int = 4
+    """Its blocks; 12 is the released JAT's."""
+    num_heads: int = 4
+    """Attention heads per block; 12 is the released JAT's."""
+    context_steps: int = 128
+    """Time steps it looks back; JAT's evaluation did 128, 16 in Atari."""
+    envs: int = MAX_ENVS
+    """Environments in lockstep."""
+    steps: int = 200
+    """Longest episode of the comparison, in steps; longer contexts cost JAT's way more."""
+    rounds: int = 3
+    """Turns of both ways."""
+    threads: int = 2
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "hidden_size", "num_layers", "context_steps", "envs", "steps", "rounds", "threads")
+        if self.hidden_size % self.num_heads:
+            raise UserError(f"--hidden-size {self.hidden_size} must be a multiple of --num-heads {self.num_heads}")
+
+
+@dataclass
+class Timed:
+    """A policy that notes when it was asked, for how many environments, and how long it took.
+
+    Attributes:
+        decisions: environments asked, per call.
+        seconds: per call, of the policy alone.
+        began: when it was first asked, in seconds of ``time.perf_counter``.
+    """
+
+    policy: Policy
+    decisions: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    began: float = 0.0
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self.policy.reset(slots, seeds, envs)
+
+    def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
+        before = time.perf_counter()
+        self.began = self.began or before
+        actions = self.policy.act(slots, observations)
+        self.decisions.append(len(slots))
+        self.seconds.append(time.perf_counter() - before)
+        return actions
+
+
+@dataclass(frozen=True)
+class EvalRates:
+    """Environment steps per second of a task, per turn."""
+
+    task: str
+    ours: list[float]
+    plain: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of the turns' ratios."""
+        return median(a / b for a, b in zip(self.ours, self.plain, strict=True))
+
+
+def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoint]:
+    """The same untrained JAT network for a task twice: with our memory and with JAT's way."""
+    import torch
+
+    from trainer.checkpoint import AgentConfig, Checkpoint
+    from trainer.jat_model import JatModel
+    from trainer.layout import layout_of
+    from trainer.plain_acting import PlainActingJat
+    from trainer.tokenizer import train_tokenizer
+
+    text_tokens = 64
+    size = task.observation_shape[0] + text_tokens * task.has_text
+    model_config = ModelConfig(
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_positions=2 * config.context_steps,
+        vocab_size=512,
+        max_discrete_size=size if task.has_text else ModelConfig.max_discrete_size,
+        picture_size=0,
+        idle_decoder=False,
+    )
+    tokenizer = train_tokenizer(["go to the red ball"], model_config.vocab_size)
+    layouts = [layout_of(task, text_tokens)]
+    agent = AgentConfig(model_config, config.context_steps, text_tokens, [task.name], layouts, "", 0, 0)
+    torch.manual_seed(0)
+    ours, plain = JatModel(model_config), PlainActingJat(model_config)
+    plain.load_state_dict(ours.state_dict())
+    return Checkpoint(ours, tokenizer, {}, agent), Checkpoint(plain, tokenizer, {}, agent)
+
+
+def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
+    """Both ways in turns: ``envs`` episodes in lockstep, and one alone."""
+    from trainer.agent import Agent
+
+    task = dataclasses.replace(task, max_steps=min(task.max_steps, config.steps))
+    checkpoints = untrained(config, task)
+    rates: tuple[list[float], list[float]] = ([], [])
+    for _ in range(config.rounds):
+        for checkpoint, num_envs, found in zip(checkpoints, (config.envs, 1), rates, strict=True):
+            timed = Timed(Agent(checkpoint, task, num_envs))
+            for _ in rollout(task, timed, seeds_of("evaluate", num_envs), num_envs, keep_observations=False):
+                pass
+            found.append(sum(timed.decisions) / (time.perf_counter() - timed.began))
+    return EvalRates(task.name, *rates)
+
+
+def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
+    """Milliseconds per decision over the length of episodes, in stretches of one context; the first, in which the
+    context fills, is left out."""
+    from trainer.agent import Agent
+
+    checkpoint, _ = untrained(config, task)
+    timed = Timed(Agent(checkpoint, task, config.envs))
+    for _ in rollout(task, timed, seeds_of("evaluate", config.envs), config.envs, keep_observations=False):
+        pass
+    length = config.context_steps
+    stretches = range(length, len(timed.seconds) - length + 1, length)
+    return [
+        1000 * sum(timed.seconds[begin : begin + length]) / sum(timed.decisions[begin : begin + length])
+        for begin in stretches
+    ]
+
+
+def main() -> None:
+    import torch
+    from rich.table import Table
+
+    config = parse(BenchEvalConfig)
+    torch.set_num_threads(config.threads)
+    tasks = select_tasks(config.task)
+    long_task = select_tasks(config.long_task)[0] if config.long_task else None
+    table = Table("task", "ours, steps/s", "JAT's way", "ratio", "of turns", title="goal: 10 times")
+    for task in tasks:
+        rates = bench_task(config, task)
+        ratios = [a / b for a, b in zip(rates.ours, rates.plain, strict=True)]
+        table.add_row(
+            task.name, f"{median(rates.ours):,.0f}", f"{median(rates.plain):,.0f}", f"{rates.ratio:.1f}",
+            f"{min(ratios):.1f} to {max(ratios):.1f}",
+        )  # fmt: skip
+    print_table(table)
+    if long_task is None:
+        return
+    costs = bench_long(config, long_task)
+    if len(costs) < 2:
+        log.info("%s is too short: no two stretches of %d steps after the first", long_task.name, config.context_steps)
+        return
+    stretches = ", ".join(f"{cost:.3f}" for cost in costs)
+    log.info(
+        "%s, ms per decision in stretches of %d steps: %s; last / first %.2f",
+        long_task.name, config.context_steps, stretches, costs[-1] / costs[0],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run("trainer.bench_eval")

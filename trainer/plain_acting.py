@@ -1,0 +1,55 @@
+"""JAT's way to act, written plainly, for ``make bench-eval``: the whole context is computed again at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.jat_model import JatModel
+from trainer.layout import TaskLayout
+from trainer.model import Memory, StepBatch
+
+
+class PlainActingJat(JatModel):
+    """JAT's network without a cache."""
+
+    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> PlainMemory:
+        """Of one episode at a time."""
+        return PlainMemory(self, task, layout, context_steps)
+
+
+class PlainMemory(Memory):
+    """The last time steps of one episode, as they were seen."""
+
+    def __init__(self, model: JatModel, task: int, layout: TaskLayout, context_steps: int) -> None:
+        self._model, self._layout, self._context_steps = model, layout, context_steps
+        self._tasks = torch.tensor([task])
+        self._observations: list[Tensor] = []
+        self._rewards: list[Tensor] = []
+        self._actions: list[Tensor] = []
+
+    def forget(self, slots: Sequence[int]) -> None:
+        self._observations, self._rewards, self._actions = [], [], []
+
+    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+        self._observations = [*self._observations, observations][-self._context_steps :]
+        self._rewards = [*self._rewards, previous_rewards][-self._context_steps :]
+        steps = len(self._observations)
+        # The action that is asked for is not known; nothing that is decoded here sees it.
+        is_discrete = self._layout.action == "discrete"
+        unknown = torch.zeros(1, dtype=torch.int64) if is_discrete else torch.zeros(1, self._layout.action_size)
+        batch = StepBatch(
+            kind=self._layout.observation,
+            observations=torch.stack(self._observations, dim=1),
+            previous_rewards=torch.stack(self._rewards, dim=1),
+            actions=torch.stack([*self._actions[len(self._actions) - steps + 1 :], unknown], dim=1),
+            mask=torch.ones(1, steps, dtype=torch.bool),
+            tasks=self._tasks,
+        )
+        actions, _ = self._model(batch)
+        return actions[:, -1, : self._layout.action_size]
+
+    def act(self, slots: Tensor, actions: Tensor) -> None:
+        self._actions = [*self._actions, actions][-self._context_steps :]

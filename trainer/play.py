@@ -1,0 +1,220 @@
+"""Watch the agent act: in the terminal, step by step with its return, or as a video.
+
+    python -m trainer.play --task babyai-go-to-local --out runs/demo
+    python -m trainer.play --task metaworld-reach --checkpoint owner/name --to reach.mp4
+
+In a terminal each step is drawn in coloured half blocks; where the output goes to a file or a pipe, only the lines of
+actions, rewards and returns are written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from pipeline.cli import check_at_least_one, parse, run
+from pipeline.episode import Episode
+from pipeline.errors import UserError
+from pipeline.film import pace
+from pipeline.policy import Observations, Policy
+from pipeline.seeds import FIRST_SEED
+from pipeline.tasks import Task, select_tasks
+from trainer.config import Choose
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+log = logging.getLogger(__name__)
+
+UPPER_HALF_BLOCK = "\u2580"  # two pixels in a character: its foreground above its background
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """Show the agent acting in a task."""
+
+    task: str
+    """Name of the task."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    checkpoint: Path | None = None
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `make train` finished with
+    if not given."""
+    seed: int = FIRST_SEED["evaluate"]
+    """Of the first episode; the default is the first that evaluation plays, too."""
+    episodes: int = 1
+    """Episodes, of consecutive seeds."""
+    temperature: float = 1.0
+    """Of sampled discrete actions; 0 takes the likeliest."""
+    continuous: Choose = "mean"
+    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
+    to: Path | None = None
+    """Write this mp4 instead of drawing in the terminal."""
+    columns: int = 64
+    """Width of what is drawn in the terminal, in characters."""
+    delay: float = 0.1
+    """Seconds to wait after each step that is drawn in the terminal."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "episodes", "columns")
+        if self.temperature < 0 or self.delay < 0 or self.seed < 0:
+            raise UserError("--temperature, --delay and --seed must be at least 0")
+        if self.to is not None and self.to.suffix != ".mp4":
+            raise UserError(f"--to {self.to} must end in .mp4")
+
+
+@dataclass
+class Spoken:
+    """A policy for one environment that tells each step once its reward is known.
+
+    Args:
+        policy: who acts.
+        tell: called with step, action, reward and return so far.
+    """
+
+    policy: Policy
+    tell: Callable[[int, Any, float, float], None]
+    step: int = 0
+    action: Any = None
+    total: float = 0.0
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        self.step, self.total = 0, 0.0
+        self.policy.reset(slots, seeds, envs)
+
+    def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
+        if self.step:
+            self.earned(float(observations.rewards[0]))
+        actions = list(self.policy.act(slots, observations))
+        self.step, self.action = self.step + 1, actions[0]
+        return actions
+
+    def earned(self, reward: float) -> None:
+        """What the last action earned."""
+        self.total += reward
+        self.tell(self.step, self.action, reward, self.total)
+
+
+def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episode]:
+    """Show episodes of the agent, and return them without what was seen.
+
+    Raises:
+        UserError: no such task or checkpoint, or it was not trained on the task, or there is no way to draw it.
+    """
+    from rich.console import Console
+
+    from pipeline.rollout import rollout
+    from trainer.agent import Agent
+    from trainer.pretrained import checkpoint_folder, from_pretrained
+
+    found = select_tasks(config.task, tasks)
+    if len(found) > 1:
+        raise UserError(f"--task {config.task} is {len(found)} tasks; name one, such as {found[0].name}")
+    task = found[0]
+    checkpoint = from_pretrained(checkpoint_folder(config.out, config.checkpoint))
+    agent = Agent(checkpoint, task, 1, config.temperature, None, config.continuous)
+    console = Console()
+    with _screen(config, task, console) as (listener, show):
+        policy = Spoken(agent, lambda *step: show(_line(*step)))
+        episodes = []
+        for seed in range(config.seed, config.seed + config.episodes):
+            (episode,) = rollout(task, policy, [seed], 1, listener, keep_observations=False)
+            if len(episode):
+                policy.earned(float(episode.rewards[-1]))
+            console.print(_summary(task, episode), soft_wrap=True)
+            episodes.append(episode)
+    return episodes
+
+
+@contextmanager
+def _screen(
+    config: PlayConfig, task: Task, console: Console
+) -> Iterator[tuple[Callable[[int, gym.Env[Any, Any]], None] | None, Callable[[str], None]]]:
+    """Where steps are shown: a listener for the rollout, if anything is drawn, and what to call with a step's line."""
+    from pipeline.render import render_frame
+
+    if config.to is not None:
+        from pipeline.video import mp4_writer
+
+        stride, frames_per_s = pace(task.domain)
+        with mp4_writer(config.to, frames_per_s) as add_frame:
+            calls = 0
+
+            def film(seed: int, env: gym.Env[Any, Any]) -> None:
+                nonlocal calls
+                if calls % stride == 0:
+                    add_frame(_drawn(task, render_frame, env))
+                calls += 1
+
+            yield film, lambda line: None
+        log.info("wrote %s", config.to)
+    elif console.is_terminal and console.color_system is not None:
+        from rich.console import Group
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False) as live:
+            picture: list[Text] = []
+
+            def draw(seed: int, env: gym.Env[Any, Any]) -> None:
+                picture[:] = [half_blocks(_drawn(task, render_frame, env), config.columns)]
+
+            def show(line: str) -> None:
+                live.update(Group(*picture, line), refresh=True)
+                time.sleep(config.delay)
+
+            yield draw, show
+    else:
+        yield None, lambda line: console.print(line, soft_wrap=True, highlight=False)
+
+
+def _drawn(task: Task, render: Callable[[gym.Env[Any, Any]], np.ndarray], env: gym.Env[Any, Any]) -> np.ndarray:
+    try:
+        return render(env)
+    except NotImplementedError as error:
+        raise UserError(f"{task.name} cannot be drawn: its environment {task.env_id} has no way to render") from error
+
+
+def half_blocks(frame: np.ndarray, columns: int) -> Text:
+    """A picture ``(H, W, 3)`` uint8 as coloured characters, two pixels in each."""
+    from rich.text import Text
+
+    height, width = frame.shape[:2]
+    rows = max(2, round(height / width * columns) // 2 * 2)
+    small = frame[np.arange(rows) * height // rows][:, np.arange(columns) * width // columns]
+    text = Text(no_wrap=True)
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
+            text.append(UPPER_HALF_BLOCK, f"rgb({','.join(map(str, above))}) on rgb({','.join(map(str, below))})")
+        text.append("\n")
+    return text
+
+
+def _line(step: int, action: Any, reward: float, total: float) -> str:
+    values = np.atleast_1d(np.asarray(action))
+    shown = str(int(values[0])) if values.dtype.kind == "i" else " ".join(f"{value:+.2f}" for value in values[:8])
+    more = " ..." if len(values) > 8 else ""
+    return f"step {step:5d}  action {shown}{more}  reward {reward:8.3f}  return {total:10.3f}"
+
+
+def _summary(task: Task, episode: Episode) -> str:
+    if episode.rejected is not None:
+        return f"{task.name}, seed {episode.seed}: does not count, {episode.rejected}"
+    success = {None: "", True: ", success", False: ", no success"}[episode.success]
+    return f"{task.name}, seed {episode.seed}: return {episode.total_reward:.3f} in {len(episode)} steps{success}"
+
+
+def main() -> None:
+    play(parse(PlayConfig))
+
+
+if __name__ == "__main__":
+    run("trainer.play")
