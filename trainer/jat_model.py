@@ -184,7 +184,7 @@ class JatModel(Model):
         size = layout.action_size
         return Categorical(size) if layout.action == "discrete" else Squared(size, Scale())
 
-    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> JatMemory:
+    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> Memory:
         if 2 * context_steps > self.config.max_positions:
             raise UserError(
                 f"--contexts of {context_steps} needs {2 * context_steps} positions; the checkpoint has "
