@@ -115,6 +115,9 @@ def run(module: str) -> None:
     Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt.
     """
     configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
+    # Threads of a matrix product wait for each other. Awake they take the cores from whoever shares them, and where
+    # cores are shared a training step then takes ten times as long. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         importlib.import_module(module).main()
     except UserError as error:
