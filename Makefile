@@ -153,10 +153,10 @@ generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT
 		$(call option,image,IMAGE)
 
 film: setup ## film the experts of TASK= on the seeds that the agent was filmed on
-	$(PY) -m experts.film --out '$(OUT)' $(TASKS) $(call option,workers,WORKERS)
+	$(PY) -m experts.film --out '$(OUT)' $(TASKS) $(call option,name,NAME) $(call option,workers,WORKERS)
 
-report: film ## write OUT/report/index.html, with agent and expert side by side
-	$(PY) -m trainer.report --out '$(OUT)'
+report: film ## write OUT/report/index.html, with agent and expert side by side (NAME=)
+	$(PY) -m trainer.report --out '$(OUT)' $(call option,name,NAME)
 
 dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person on this machine (PORT=)
 	JAT_PYTHON="$${JAT_PYTHON:-$(CURDIR)/$(PY)}" $(VENV_DAGS)/bin/python -m dags.serve --out '$(OUT)' \

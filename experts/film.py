@@ -37,6 +37,8 @@ class FilmConfig:
     """Task name, domain, glob, or comma list of these, among the tasks that the agent was filmed in."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
+    name: str = ""
+    """Of the evaluation, if it is not the run's own: OUT/evaluation/NAME."""
     workers: int = 2
     """Worker processes; each films one task at a time."""
 
@@ -71,7 +73,7 @@ def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> li
     collected = _collected_by(config.out)
     jobs = []
     for task in select_tasks(config.task, tasks):
-        wanted = films_in(agent_films(config.out, task.name))
+        wanted = films_in(agent_films(config.out, task.name, config.name))
         expert = shown_expert(config.out, task, collected.get(task.name, "")) if wanted else None
         if expert is None:
             continue

@@ -40,6 +40,9 @@ class ReportConfig:
 
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
+    name: str = ""
+    """Report of the evaluation that is kept in OUT/evaluation/NAME, to OUT/report/NAME; of the run's own if not
+    given."""
     max_mb: float = 30.0
     """Size of the page, at most; videos are made coarse enough for it."""
 
@@ -62,12 +65,14 @@ def report(config: ReportConfig) -> Path:
     Raises:
         UserError: nothing is evaluated in this run.
     """
-    facts = gather(config.out)
-    directory = config.out / "report"
+    facts = gather(config.out, config.name)
+    directory = config.out / "report" / config.name
     page = directory / "index.html"
     log.info("rendering %s", page)
     pairs = {
-        row.score.task: find_pairs(config.out, row.score.task, row.agent_revision, expert_revisions(config.out, row))
+        row.score.task: find_pairs(
+            config.out, row.score.task, row.agent_revision, expert_revisions(config.out, row), config.name
+        )
         for row in facts.rows
     }
     # Four bytes of base64 are three of a video.
@@ -192,7 +197,7 @@ def main() -> None:
 
     config = parse(ReportConfig)
     page = report(config)
-    print_scores(load_evaluation(config.out))
+    print_scores(load_evaluation(config.out, config.name))
     Console().print(f"report: {page.absolute()}", soft_wrap=True)
 
 

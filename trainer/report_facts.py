@@ -30,6 +30,7 @@ from trainer.results import (
     load_curve,
     load_evaluation,
     load_measurement_of,
+    weights_of,
 )
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
@@ -157,24 +158,26 @@ class Facts:
         return sum(ours > theirs for ours, theirs in compared), len(compared)
 
 
-def gather(out: Path) -> Facts:
-    """All facts of a run.
+def gather(out: Path, name: str = "") -> Facts:
+    """All facts of a run and an evaluation in it: the run's own, or another one by its name.
 
     Raises:
-        UserError: nothing is evaluated in it.
+        UserError: there is no such evaluation.
     """
-    evaluation = load_evaluation(out)
+    evaluation = load_evaluation(out, name)
     dataset = _dataset(out)
     tasks = dataset.tasks if dataset else {}
-    rows = [TaskRow(score, load_measurement_of(out, score.task), tasks.get(score.task)) for score in evaluation.tasks]
-    path = train_manifest_path(out)
+    rows = [
+        TaskRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task)) for score in evaluation.tasks
+    ]
+    training = _training(out, evaluation)
     measured = [row.measurement.versions for row in rows if row.measurement]
     return Facts(
         evaluation=evaluation,
         rows=rows,
-        training=TrainManifest(**read_json(path)) if path.exists() else None,
-        log=read_log(out / "train" / "log.jsonl"),
-        curve=load_curve(out),
+        training=training,
+        log=read_log(out / "train" / "log.jsonl") if training else [],
+        curve=load_curve(out) if training else None,
         data=_data_summaries(rows),
         stages=stage_runs(out),
         versions={name: version for versions in measured for name, version in sorted(versions.items())},
@@ -194,6 +197,15 @@ def expert_revisions(out: Path, row: TaskRow) -> list[str]:
             measured.append((float(found.accepted_returns.mean()), path.parent.name))
     collected = [row.data.expert_revision] if row.data else []
     return [*collected, *(revision for _, revision in sorted(measured, reverse=True))]
+
+
+def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
+    """The run's training, if the checkpoint that was evaluated is of it."""
+    path = train_manifest_path(out)
+    checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
+    if not path.exists() or not checkpoint.exists() or weights_of(checkpoint) != evaluation.settings.weights:
+        return None
+    return TrainManifest(**read_json(path))
 
 
 def _mean_score(row: TaskRow) -> float:

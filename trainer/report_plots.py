@@ -25,7 +25,8 @@ CSS_NAMES = {INK: "ink", SOFT: "soft", LINE: "line"} | {
 } | {colour: f"other{number}" for number, colour in enumerate(OTHER_COLOURS)}  # fmt: skip
 STATISTICS = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap"}
 LOWEST, HIGHEST = -0.25, 1.75  # of scores in the comparison with JAT; what is beyond is drawn at the edge
-SMOOTHED = 50  # the training curve is averaged over this part of the run
+SMOOTHED = 50  # the training curve is averaged over a fiftieth of the run, and over ten steps at least
+FEW_TASKS = 5
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
@@ -60,8 +61,10 @@ def aggregates(evaluation: Evaluation) -> str:
     return _svg(figure, "mean, median, IQM and optimality gap by domain with 95 % intervals")
 
 
-def profile(evaluation: Evaluation) -> str:
-    """Per domain, the share of tasks that reach a score, over all scores: the more to the right, the better."""
+def profile(evaluation: Evaluation) -> str | None:
+    """Per domain, the share of tasks that reach a score, over all scores; None where there are few tasks of each."""
+    if max(domain.num_tasks for domain in evaluation.domains) < FEW_TASKS:
+        return None
     figure, axes = _one(3.6, 2.9)
     grid = np.linspace(0, 1.2, 241)
     names = [domain.domain for domain in evaluation.domains]
@@ -100,17 +103,16 @@ def against_jat(evaluation: Evaluation) -> str:
 
 
 def training(log: Sequence[dict[str, Any]]) -> str:
-    """Action loss by domain against real time steps seen, smoothed over a fiftieth of the run."""
+    """Action loss by domain against real time steps seen, smoothed."""
     figure, axes = _one(3.6, 2.9)
     keys = sorted({key for row in log for key in row if key.startswith("action_loss/")})
     names = [key.removeprefix("action_loss/") for key in keys]
     for key, name in zip(keys, names, strict=True):
         timesteps, losses = _series(log, key)
-        window = max(1, len(losses) // SMOOTHED)
-        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        axes.plot(timesteps[window - 1 :] / 1e6, smooth, color=colour_of(name, names), linewidth=1.4, label=title(name))
+        at, smooth = _smoothed(timesteps, losses)
+        axes.plot(at, smooth, color=colour_of(name, names), linewidth=1.4, label=title(name))
     _log_scale(axes, np.concatenate([_series(log, key)[1] for key in keys]) if keys else np.empty(0))
-    axes.set_xlabel("time steps trained on, millions")
+    _count_axis(axes, "time steps trained on")
     axes.set_ylabel("action loss")
     _legend(axes)
     return _svg(figure, "action loss by domain during training")
@@ -123,12 +125,11 @@ def validation(log: Sequence[dict[str, Any]]) -> str | None:
         return None
     figure, axes = _one(3.6, 2.9)
     seen, training_losses = _series(log, "loss")
-    window = max(1, len(training_losses) // SMOOTHED)
-    smooth = np.convolve(training_losses, np.ones(window) / window, mode="valid")
-    axes.plot(seen[window - 1 :] / 1e6, smooth, color=SOFT, linewidth=1.2, label="training")
-    axes.plot(timesteps / 1e6, losses, "o-", color=INK, linewidth=1.4, markersize=3, label="validation")
+    at, smooth = _smoothed(seen, training_losses)
+    axes.plot(at, smooth, color=SOFT, linewidth=1.2, label="training")
+    axes.plot(timesteps, losses, "o-", color=INK, linewidth=1.4, markersize=3, label="validation")
     _log_scale(axes, np.concatenate([training_losses, losses]))
-    axes.set_xlabel("time steps trained on, millions")
+    _count_axis(axes, "time steps trained on")
     axes.set_ylabel("loss, as it is weighted")
     _legend(axes)
     return _svg(figure, "training and validation loss")
@@ -136,8 +137,6 @@ def validation(log: Sequence[dict[str, Any]]) -> str | None:
 
 def learning_curve(curve: Curve, key: str, label: str) -> str:
     """IQM of each domain along training against ``key`` of the checkpoints, with intervals."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
     figure, axes = _one(3.6, 2.9)
     x = np.array([getattr(point, key) for point in curve.points], np.float64)
     names = list(dict.fromkeys(name for point in curve.points for name in point.domains))
@@ -152,9 +151,7 @@ def learning_curve(curve: Curve, key: str, label: str) -> str:
         axes.fill_between(
             at, [iqm.low for iqm in iqms], [iqm.high for iqm in iqms], color=colour, alpha=0.15, linewidth=0
         )
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel(label)
+    _count_axis(axes, label)
     axes.set_ylabel("IQM of normalised scores")
     _legend(axes)
     return _svg(figure, f"IQM by domain against {label}")
@@ -164,6 +161,21 @@ def _series(log: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.nda
     """Time steps seen and values of ``key``, where it was logged."""
     points = [(row["timesteps"], row[key]) for row in log if key in row]
     return (np.array([p[0] for p in points], np.float64), np.array([p[1] for p in points], np.float64))
+
+
+def _smoothed(timesteps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moving average of losses, and the time steps at its windows' ends."""
+    window = min(len(losses), max(10, len(losses) // SMOOTHED))
+    return timesteps[window - 1 :], np.convolve(losses, np.ones(window) / window, mode="valid")
+
+
+def _count_axis(axes: Axes, label: str) -> None:
+    """An axis of counts, few and short: 20k, 40k."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(label)
 
 
 def _log_scale(axes: Axes, values: np.ndarray) -> None:

@@ -57,7 +57,9 @@ class TaskVideo:
     pairs: tuple[Pair, ...]
 
 
-def find_pairs(out: Path, task_name: str, agent_revision: str, expert_revisions: Sequence[str]) -> list[Pair]:
+def find_pairs(
+    out: Path, task_name: str, agent_revision: str, expert_revisions: Sequence[str], name: str = ""
+) -> list[Pair]:
     """The seeds the agent was filmed on, with the same checkpoint and settings as its scores are of.
 
     Args:
@@ -65,8 +67,9 @@ def find_pairs(out: Path, task_name: str, agent_revision: str, expert_revisions:
         task_name: of which task.
         agent_revision: of the agent's measurement.
         expert_revisions: in order of preference; the first that was filmed is shown.
+        name: of the evaluation, if it is not the run's own.
     """
-    directory = agent_films(out, task_name)
+    directory = agent_films(out, task_name, name)
     films = [film for film in films_in(directory).values() if film.revision == agent_revision]
     pairs = []
     for film in films:

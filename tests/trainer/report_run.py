@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,10 @@ from trainer.results import Curve, CurvePoint, Settings, TaskScore, write_evalua
 from trainer.scoring import evaluation_of, score_task
 
 EPISODES = 8
-SETTINGS = Settings("train/checkpoints/step-00020000", "0123456789abcdef", 20000, 80_000_000, 1.0, {}, "mean")
+WEIGHTS = b"made up"
+SETTINGS = Settings(
+    "train/checkpoints/step-00020000", sha256(WEIGHTS).hexdigest()[:16], 20000, 80_000_000, 1.0, {}, "mean"
+)
 SKILL = {"atari": 0.35, "babyai": 0.9, "metaworld": 0.75, "mujoco": 0.85}
 NOT_SCORABLE = ("atari-bowling", "atari-venture")
 WITHOUT_FILM = "atari-zaxxon"
@@ -118,6 +122,9 @@ def _write_training(out: Path, generator: np.random.Generator) -> None:
         "train/checkpoints/step-00018000", 0.41, 0.013,
     )  # fmt: skip
     write_json(out / "train" / "manifest.json", manifest)
+    checkpoint = out / SETTINGS.checkpoint
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(WEIGHTS)
     lines = []
     for step in range(1, 401):
         row = {"loss": 2 * step**-0.3 * generator.lognormal(0, 0.05), "step": 50 * step, "timesteps": 200_000 * step}

@@ -108,6 +108,20 @@ def test_a_run_without_training_dataset_films_and_curve_has_a_report(out: Path) 
     assert "<video" not in page
 
 
+def test_the_report_of_another_checkpoint_says_nothing_of_the_training_in_this_run(out: Path) -> None:
+    own = page_of(out)
+    assert "26.4 M parameters, trained for 20,000 steps on 80,000,000 time steps in 2.5 hours." in own
+    scores = read_json(out / "evaluation" / "scores.json")
+    scores["settings"] |= {"checkpoint": "owner/other", "weights": "fedcba9876543210"}
+    write_json(out / "evaluation" / "other" / "scores.json", scores)
+    page = report(ReportConfig(out=out, name="other"))
+    assert page == out / "report" / "other" / "index.html"
+    text = page.read_text()
+    assert "owner/other" in text and "M parameters" not in text and "Scores along training" not in text
+    assert "The checkpoint was not trained in this run." in text
+    assert page_of(out) == own
+
+
 def test_names_from_files_cannot_become_markup(out: Path) -> None:
     path = out / "evaluation" / "scores.json"
     scores = read_json(path)
