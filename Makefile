@@ -23,8 +23,8 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
-	corpora rates status import replay video dataset validate publish train ablations evaluate play publish-agent generate \
-	film report dags bench bench-train bench-eval bench-collect bench-parquet clean
+	corpora rates status import replay video dataset validate publish train ablations evaluate compare play publish-agent \
+	generate film report dags bench bench-train bench-eval bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -139,6 +139,9 @@ evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (N
 	$(PY) -m $(if $(CHECKPOINTS),trainer.curve,trainer.evaluate) $(STAGE) $(TASKS) $(if $(REPLACE),--replace) \
 		$(call option,checkpoints,CHECKPOINTS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
+
+compare: setup ## how likely the evaluation in OUT beats the one kept as NAME=
+	@$(PY) -m trainer.compare --out '$(OUT)' $(call option,second,NAME)
 
 play: setup ## show the agent in TASK= from SEED= on, step by step, with CHECKPOINT= or the trained one (EPISODES=, TO=file.mp4)
 	@$(PY) -m trainer.play --out '$(OUT)' $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,seed,SEED) \

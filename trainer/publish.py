@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +19,14 @@ from pipeline.files import sha256_of, write_json
 from pipeline.inventory import Plan
 from pipeline.manifest import FileEntry
 from pipeline.publish import Options, publish
-from trainer.results import TaskScore, scores_of
+from trainer.results import Evaluation, find_evaluation
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
+MAX_REPLAYED_TASKS, MAX_REPLAY_BYTES = 12, 8_000_000
 CONFIG = "config.json"  # the file that says that a folder is complete
 
 
@@ -56,7 +56,7 @@ class PublishConfig:
 
 
 def publish_network(config: PublishConfig) -> Plan:
-    """Publish a checkpoint of a run with a card that has its scores, as far as it is evaluated.
+    """Publish a checkpoint of a run with a card that has its scores, as far as it is evaluated, and a video of it.
 
     Raises:
         UserError: bad input, or a checkpoint, place or right that is not as it must be; nothing was published.
@@ -66,13 +66,38 @@ def publish_network(config: PublishConfig) -> Plan:
 
     folder = checkpoint_folder(config.out, config.checkpoint)
     options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
-    return push_to_hub(
-        from_pretrained(folder), config.to, config.out / "publish" / "network", scores_of(config.out, folder), options
-    )
+    records = config.out / "publish" / "network"
+    name, evaluation = find_evaluation(config.out, folder) or ("", None)
+    replay = make_replay(config.out, name, evaluation, records / "videos") if evaluation else None
+    return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, options)
+
+
+def make_replay(out: Path, name: str, evaluation: Evaluation, directory: Path) -> Path | None:
+    """A video of the agent in some of its tasks at once; None if none of them was filmed.
+
+    Args:
+        out: root of the run.
+        name: of the evaluation.
+        evaluation: whose films are shown.
+        directory: where the video is made.
+    """
+    from trainer.report_videos import find_pairs, make_grids
+
+    revision = evaluation.settings.revision
+    found = {s.task: find_pairs(out, s.task, revision, (), name) for s in evaluation.tasks}
+    filmed = {task: pairs[0] for task, pairs in found.items() if pairs}
+    stride = -(-len(filmed) // MAX_REPLAYED_TASKS)
+    shown = {task: filmed[task] for task in list(filmed)[:: stride or 1]}
+    return make_grids(directory, {"replay": shown}, MAX_REPLAY_BYTES).get("replay") if shown else None
 
 
 def push_to_hub(
-    checkpoint: Checkpoint, to: str, records: Path, scores: Sequence[TaskScore] = (), options: Options | None = None
+    checkpoint: Checkpoint,
+    to: str,
+    records: Path,
+    evaluation: Evaluation | None = None,
+    replay: Path | None = None,
+    options: Options | None = None,
 ) -> Plan:
     """Save a network with its card and publish it.
 
@@ -80,7 +105,8 @@ def push_to_hub(
         checkpoint: what to publish.
         to: ``owner/name``, a URL, or a folder.
         records: local folder for the saved network and what must outlive this process.
-        scores: of this checkpoint, for the card.
+        evaluation: of this checkpoint, for the card.
+        replay: a video of it, which the Hub shows if it is called ``replay.mp4``.
         options: how; a private repository is made if None.
 
     Raises:
@@ -93,7 +119,9 @@ def push_to_hub(
     folder = records / "files"
     shutil.rmtree(folder, ignore_errors=True)
     name = to.removeprefix("hf://").removeprefix("models/").partition("@")[0]
-    save_pretrained(checkpoint, folder, model_card(checkpoint, name, scores))
+    save_pretrained(checkpoint, folder, model_card(checkpoint, name, evaluation))
+    if replay:
+        shutil.copyfile(replay, folder / "replay.mp4")
     entries = [
         FileEntry(path.name, path.stat().st_size, sha256_of(path))
         for path in sorted(folder.iterdir())

@@ -10,7 +10,6 @@ OUT/evaluation/<name>/       another one, kept beside it: the same files
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, update_json
 from pipeline.measurement import Measurement
-from pipeline.scores import Aggregate, Interval, mean_interval
+from pipeline.scores import Aggregate, Interval
 
 OVERALL = "overall"
 
@@ -244,12 +243,17 @@ def load_scores(out: Path, name: str = "") -> list[TaskScore]:
     return load_evaluation(out, name).tasks
 
 
-def scores_of(out: Path, checkpoint: Path) -> list[TaskScore]:
-    """Results of the run's own evaluation, as far as it played this checkpoint; perhaps none."""
-    if not scores_path(out).exists():
-        return []
-    evaluation = load_evaluation(out)
-    return evaluation.tasks if evaluation.settings.weights == weights_of(checkpoint) else []
+def find_evaluation(out: Path, checkpoint: Path) -> tuple[str, Evaluation] | None:
+    """The evaluation of a checkpoint and its name: the run's own, or else the first of those kept beside it."""
+    directory = evaluation_directory(out)
+    names = ["", *sorted(path.parent.name for path in directory.glob("*/scores.json"))]
+    weights = weights_of(checkpoint)
+    for name in names:
+        if scores_path(out, name).exists():
+            evaluation = load_evaluation(out, name)
+            if evaluation.settings.weights == weights:
+                return name, evaluation
+    return None
 
 
 def load_curve(out: Path) -> Curve | None:
@@ -290,10 +294,3 @@ def _task_score(raw: dict[str, Any]) -> TaskScore:
 def _domain_score(raw: dict[str, Any]) -> DomainScore:
     scales = {key: _aggregate(raw[key]) if raw[key] else None for key in ("expert", "jat_scale", "human")}
     return DomainScore(**{**raw, **scales})
-
-
-def domain_scores(scores: Sequence[TaskScore]) -> dict[str, Interval]:
-    """Per domain, the mean over its scorable tasks with a stratified bootstrap interval."""
-    domains = dict.fromkeys(score.domain for score in scores)
-    samples = {d: [np.array(s.scores) for s in scores if s.domain == d and s.scores is not None] for d in domains}
-    return {domain: mean_interval(values) for domain, values in samples.items() if values}

@@ -19,7 +19,7 @@ from tests.trainer.conftest import write_references
 from trainer.evaluate import EvaluateConfig, lockstep_of
 from trainer.evaluate import evaluate as evaluate_with_workers
 from trainer.pretrained import checkpoint_folder
-from trainer.results import TaskScore, domain_scores, load_evaluation, load_measurement_of, load_scores, scores_of
+from trainer.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
 
 
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task]) -> list[TaskScore]:
@@ -178,18 +178,23 @@ def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: E
     write_references(config.out, {"random": [5.0], "scripted": [5.0]})
     scores = evaluate(config, FAKE_TASKS)
     assert [(score.scores, score.score) for score in scores] == [(None, None)] * 2
-    assert domain_scores(scores) == {}
+    assert load_evaluation(config.out).overall.not_scorable == ["fake-count", "toy-grid"]
+    assert load_evaluation(config.out).overall.expert is None
     assert load_scores(config.out) == scores
 
 
-def test_scores_of_a_checkpoint_are_those_it_played_itself(config: EvaluateConfig, tmp_path: Path) -> None:
-    assert scores_of(config.out, checkpoint_folder(config.out, None)) == []
-    scores = evaluate(config, FAKE_TASKS)
-    assert scores_of(config.out, checkpoint_folder(config.out, None)) == scores
+def test_the_evaluation_of_a_checkpoint_is_found_under_whatever_name(config: EvaluateConfig, tmp_path: Path) -> None:
+    last = checkpoint_folder(config.out, None)
+    first = min((config.out / "train" / "checkpoints").iterdir())
+    assert find_evaluation(config.out, last) is None
+    evaluate(config, FAKE_TASKS)
+    evaluate(replace(config, checkpoint=first, name="early"), FAKE_TASKS)
+    assert find_evaluation(config.out, last) == ("", load_evaluation(config.out))
+    assert find_evaluation(config.out, first) == ("early", load_evaluation(config.out, "early"))
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"other weights")
-    assert scores_of(config.out, other) == []
+    assert find_evaluation(config.out, other) is None
 
 
 def test_how_far_it_looked_back_is_part_of_what_was_played(config: EvaluateConfig) -> None:
@@ -208,17 +213,6 @@ def test_looking_back_further_than_there_are_positions_is_refused_before_anythin
     with pytest.raises(UserError, match="each must be at least 1"):
         replace(config, contexts={"toy": 0})
     assert not (config.out / "evaluation").exists()
-
-
-def test_domains_are_means_over_their_tasks(config: EvaluateConfig) -> None:
-    write_json(config.out / "x.json", {})
-    base = TaskScore(
-        "a", "d", 0, 1, "bot", agent=None, scores=[0.0, 1.0], score=None, success_rate=None,  # type: ignore[arg-type]
-        num_episodes=2, num_reference_episodes=1, jat_expert=None, score_on_jat_scale=None, jat_score=None,
-    )  # fmt: skip
-    means = domain_scores([base, replace(base, task="b", scores=[1.0] * 50), replace(base, task="c", domain="e")])
-    assert (means["d"].mean, means["e"].mean) == (0.75, 0.5)
-    assert (means["d"].low, means["d"].high) == (0.5, 1.0)
 
 
 def test_without_training_the_error_says_what_to_run(tmp_path: Path) -> None:

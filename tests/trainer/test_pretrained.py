@@ -21,7 +21,8 @@ from trainer.checkpoint import Checkpoint, latest_checkpoint
 from trainer.config import TrainConfig
 from trainer.model_card import model_card
 from trainer.pretrained import agent_config, from_pretrained, save_pretrained
-from trainer.results import TaskScore
+from trainer.results import Settings, TaskScore
+from trainer.scoring import evaluation_of
 from trainer.train import train
 
 SCORE = TaskScore(
@@ -77,17 +78,27 @@ def test_nothing_is_written_over(trained: Path, tmp_path: Path) -> None:
 def test_the_card_says_what_it_is_how_good_and_how_to_load_it(trained: Path) -> None:
     checkpoint = from_pretrained(trained)
     unscorable = replace(SCORE, task="toy-grid", domain="toy", score=None, scores=None, success_rate=0.25)
-    card = model_card(checkpoint, "owner/agent", [SCORE, unscorable])
+    settings = Settings("step-12", "abc", 12, 100, 1.0, {})
+    card = model_card(checkpoint, "owner/agent", evaluation_of(settings, [SCORE, unscorable]))
     _, front, body = card.split("---\n", 2)
     (index,) = yaml.safe_load(front)["model-index"]
-    assert index["results"][0]["dataset"] == {"name": "fake-count", "type": "fake-count"}
-    assert [metric["value"] for metric in index["results"][0]["metrics"]] == [5.5, 0.5]
-    assert [metric["value"] for metric in index["results"][1]["metrics"]] == [5.5]
+    results = {
+        row["dataset"]["type"]: {metric["type"]: metric["value"] for metric in row["metrics"]}
+        for row in index["results"]
+    }
+    assert results == {
+        "fake": {"iqm_expert_normalized_total_reward": 0.5},
+        "fake-count": {"total_reward": 5.5, "expert_normalized_total_reward": 0.5},
+        "toy-grid": {"total_reward": 5.5, "success_rate": 0.25},
+    }
     assert "acts in 2 tasks (fake 1, toy 1)" in body
     assert '\ncheckpoint = from_pretrained("owner/agent")\n' in body
     assert "| fake-count | 1.00 | 10.00 | 5.50 | 0.50 [0.40, 0.60] |  | 2 |" in body
     assert "| toy-grid | 1.00 | 10.00 | 5.50 | not scorable | 0.25 | 2 |" in body
-    assert "| fake | 1 | 0.50 [0.40, 0.60] |" in body
+    assert "| fake | 1 | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] |" in body
+    assert "| toy | 0 | not scorable | not scorable |" in body
+    assert "the expert is not better than random: toy-grid." in body
+    assert "no dataset, at temperature 1." in body
     assert "| optimiser steps | 12 |" in body
     assert f"`{checkpoint.config.dataset_digest}`" in body
     assert body.isascii()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.files import read_json
+from pipeline.video import read_mp4
+from tests.fakes import FAKE_TASKS
 from tests.hub import TOKEN, LoopbackHub, serve_hub
+from tests.trainer.test_play import make_drawn
 from tests.trainer.test_released import make_folder
+from trainer.evaluate import EvaluateConfig, evaluate
 from trainer.pretrained import from_pretrained
 from trainer.publish import PublishConfig, publish_network
 
@@ -82,3 +87,13 @@ def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:
     publish_network(PublishConfig(to=str(tmp_path / "shelf"), out=tmp_path / "out", checkpoint=folder, dry_run=True))
     assert not (tmp_path / "shelf").exists()
     assert not (tmp_path / "out" / "publish" / "network" / "published.json").exists()
+
+
+def test_the_films_of_its_evaluation_become_the_video_of_the_card(trained: Path, tmp_path: Path) -> None:
+    tasks = tuple(replace(task, factory=make_drawn) for task in FAKE_TASKS)
+    evaluate(EvaluateConfig(out=trained, episodes=2, video_episodes=1), tasks, is_worker=True)
+    publish_network(PublishConfig(to=str(tmp_path / "shelf"), out=trained))
+    assert {path.name for path in (tmp_path / "shelf").iterdir()} == FILES | {"replay.mp4"}
+    # The episode is of one step, so its film is one frame; that of the other task stands below it.
+    assert [frame.shape for frame in read_mp4(tmp_path / "shelf" / "replay.mp4")] == [(44, 30, 3)]
+    assert "model-index" in (tmp_path / "shelf" / "README.md").read_text()
