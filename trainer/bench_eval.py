@@ -150,6 +150,7 @@ def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
             for _ in rollout(task, timed, seeds_of("evaluate", num_envs), num_envs, keep_observations=False):
                 pass
             found.append(sum(timed.decisions) / (time.perf_counter() - timed.began))
+            log.info("%s, %d at once: %.0f steps/s", task.name, num_envs, found[-1])
     return EvalRates(task.name, *rates)
 
 

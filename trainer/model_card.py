@@ -97,8 +97,8 @@ def _training(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _scores(evaluation: Evaluation) -> str:
     domains = [
-        f"| {d.domain} | {d.num_tasks - len(d.not_scorable)} | {_format(d.expert and d.expert.iqm)} "
-        f"| {_format(d.expert and d.expert.mean)} |"
+        f"| {d.domain} | {d.num_tasks - len(d.not_scorable)} | {_format(d.expert.iqm if d.expert else None)} "
+        f"| {_format(d.expert.mean if d.expert else None)} |"
         for d in (*evaluation.domains, evaluation.overall)
     ]
     tasks = [
