@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
         query = self._split(self.q_proj(x))
         for kind, new in enumerate((self.k_proj(x), self.v_proj(x))):
             cache[kind, slots[:, None], :, positions] = self._split(new).transpose(1, 2)
-        past = cache[:, slots, :, : int(positions.max()) + 1]
+        past = cache[:, rows_of(slots), :, : int(positions.max()) + 1]
         key_positions = torch.arange(past.shape[3], device=x.device)
         mask = self._visible(positions[:, None, :, None], key_positions)
         mixed = attend(query, past[0], past[1], mask)
@@ -68,6 +68,12 @@ class SelfAttention(nn.Module):
         if self.window_size is not None:
             visible = visible & (query_positions - key_positions < self.window_size)
         return visible
+
+
+def rows_of(slots: Tensor) -> Tensor | slice:
+    """Slots as an index: a slice where they are the first n, as they mostly are, since a slice copies no cache."""
+    count = len(slots)
+    return slice(count) if torch.equal(slots, torch.arange(count, device=slots.device)) else slots
 
 
 def _penalty(visible: Tensor) -> Tensor:

@@ -211,6 +211,7 @@ def _masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 class JatMemory(Memory):
     """Keys and values of past positions, two per time step; a step costs two positions whatever the episode's length.
 
+    An action is kept until the observation after it and both are computed at once, which is faster than one by one.
     Positions are learned, so none can be dropped from the front alone: when the context is full, its newer half is
     embedded again at the first positions and the episode goes on. The cost is spread over half a context of steps.
     """
@@ -219,31 +220,43 @@ class JatMemory(Memory):
         self._model, self._layout = model, layout
         self._max_positions = 2 * context_steps
         self._cache = model.transformer.new_cache(num_slots)
-        # Embeddings of the positions in the cache, to rebuild it when it is full.
+        # Embeddings of all positions, to rebuild the cache when it is full; the last may still be missing in it.
         self._past = torch.zeros(num_slots, self._max_positions, model.config.hidden_size, device=self._cache.device)
         self._positions = torch.zeros(num_slots, dtype=torch.int64)
+        self._cached = torch.zeros(num_slots, dtype=torch.int64)
 
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
+        self._cached[list(slots)] = 0
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         self._make_room(slots)
         embedded = self._model.embed_observations(
             self._layout.observation, observations[:, None], previous_rewards[:, None]
         )
-        hidden = self._extend(slots, embedded)
+        self._append(slots, embedded[:, 0])
+        hidden = self._catch_up(slots)
         return self._model.decode_actions(hidden, self._layout.action == "discrete", self._layout.action_size)
 
     def act(self, slots: Tensor, actions: Tensor) -> None:
-        self._extend(slots, self._model.embed_actions(actions[:, None]))
+        self._append(slots, self._model.embed_actions(actions[:, None])[:, 0])
 
-    def _extend(self, slots: Tensor, embeddings: Tensor) -> Tensor:
-        """Append one position per slot; hidden states ``(n, hidden)``."""
-        positions = self._positions[slots]
-        self._past[slots, positions] = embeddings[:, 0]
-        hidden = self._model.transformer.extend(embeddings, self._cache, slots, positions[:, None])
+    def _append(self, slots: Tensor, embeddings: Tensor) -> None:
+        self._past[slots, self._positions[slots]] = embeddings.to(self._past.dtype)
         self._positions[slots] += 1
-        return hidden[:, 0]
+
+    def _catch_up(self, slots: Tensor) -> Tensor:
+        """Compute what is not in the cache yet; hidden states at the last positions, ``(n, hidden)``."""
+        missing = self._positions[slots] - self._cached[slots]
+        hidden = torch.empty(len(slots), self._past.shape[2], device=self._past.device)
+        for count in missing.unique().tolist():
+            rows = (missing == count).nonzero()[:, 0]
+            chosen = slots[rows]
+            positions = self._cached[chosen][:, None] + torch.arange(count)
+            new = self._past[chosen[:, None], positions]
+            hidden[rows] = self._model.transformer.extend(new, self._cache, chosen, positions)[:, -1].to(hidden.dtype)
+        self._cached[slots] = self._positions[slots]
+        return hidden
 
     def _make_room(self, slots: Tensor) -> None:
         """Keep only the newer half of the context where there is no room for another time step."""
@@ -251,8 +264,6 @@ class JatMemory(Memory):
         if not len(full):
             return
         keep = self._max_positions // 4 * 2  # whole time steps
-        kept = self._past[full, self._max_positions - keep :]
-        self._past[full, :keep] = kept
-        positions = torch.arange(keep).expand(len(full), keep)
-        self._model.transformer.extend(kept, self._cache, full, positions)
+        self._past[full, :keep] = self._past[full, self._max_positions - keep :]
         self._positions[full] = keep
+        self._cached[full] = 0
