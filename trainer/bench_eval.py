@@ -4,7 +4,8 @@
 
 JAT's way: one environment, a batch of one, the whole context computed again at every step. Ours: environments in
 lockstep, keys and values kept. Both play the same environments with the same untrained JAT network in the same rollout,
-in turns, and of all turns the medians are printed. Environments are stepped and reset within the time, not made.
+in turns, and of all turns the medians are printed. Environments are stepped and reset within the time, not made. Time
+is the processor's, of one thread unless told otherwise, so that what else runs on the machine changes little.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class BenchEvalConfig:
     """Longest episode of the comparison, in steps; longer contexts cost JAT's way more."""
     rounds: int = 3
     """Turns of both ways."""
-    threads: int = 2
-    """CPU threads."""
+    threads: int = 1
+    """CPU threads; the seconds of all of them count."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "hidden_size", "num_layers", "context_steps", "envs", "steps", "rounds", "threads")
@@ -72,7 +73,7 @@ class Timed:
     Attributes:
         decisions: environments asked, per call.
         seconds: per call, of the policy alone.
-        began: when it was first asked, in seconds of ``time.perf_counter``.
+        began: when it was first asked, in seconds of ``time.process_time``.
     """
 
     policy: Policy
@@ -84,17 +85,17 @@ class Timed:
         self.policy.reset(slots, seeds, envs)
 
     def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
-        before = time.perf_counter()
+        before = time.process_time()
         self.began = self.began or before
         actions = self.policy.act(slots, observations)
         self.decisions.append(len(slots))
-        self.seconds.append(time.perf_counter() - before)
+        self.seconds.append(time.process_time() - before)
         return actions
 
 
 @dataclass(frozen=True)
 class EvalRates:
-    """Environment steps per second of a task, per turn."""
+    """Environment steps per processor second of a task, per turn."""
 
     task: str
     ours: list[float]
@@ -149,14 +150,16 @@ def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
             timed = Timed(Agent(checkpoint, task, num_envs))
             for _ in rollout(task, timed, seeds_of("evaluate", num_envs), num_envs, keep_observations=False):
                 pass
-            found.append(sum(timed.decisions) / (time.perf_counter() - timed.began))
+            found.append(sum(timed.decisions) / (time.process_time() - timed.began))
             log.info("%s, %d at once: %.0f steps/s", task.name, num_envs, found[-1])
     return EvalRates(task.name, *rates)
 
 
 def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
-    """Milliseconds per decision over the length of episodes, in stretches of one context; the first, in which the
-    context fills, is left out."""
+    """Processor milliseconds per decision over the length of episodes, in stretches of one context.
+
+    The first, in which the context fills, is left out.
+    """
     from trainer.agent import Agent
 
     checkpoint, _ = untrained(config, task)
@@ -196,7 +199,7 @@ def main() -> None:
         return
     stretches = ", ".join(f"{cost:.3f}" for cost in costs)
     log.info(
-        "%s, ms per decision in stretches of %d steps: %s; last / first %.2f",
+        "%s, processor ms per decision in stretches of %d steps: %s; last / first %.2f",
         long_task.name, config.context_steps, stretches, costs[-1] / costs[0],
     )  # fmt: skip
 

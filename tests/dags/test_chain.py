@@ -107,7 +107,7 @@ def test_a_run_killed_at_every_stage_ends_like_an_undisturbed_one(
     run("dataset", undisturbed)
     assert read_json(out / MANIFESTS["dataset"]) == read_json(undisturbed / MANIFESTS["dataset"])
     assert [row["step"] for row in read_log(out / "train" / "log.jsonl")] == list(range(1, 41))
-    scores = read_json(out / MANIFESTS["evaluate"])
+    scores = read_json(out / MANIFESTS["evaluate"])["tasks"]
     assert [score["task"] for score in scores] == TASKS.split(",")
     assert not list(out.rglob("*.tmp"))
 
