@@ -91,6 +91,8 @@ def report(config: ReportConfig) -> Path:
     if page.exists() and page.read_text(encoding="utf-8") == text:
         log.info("up to date: %s", page)
         return page
+    if len(text.encode()) > config.max_mb * 1e6:
+        log.warning("%s takes more than --max-mb %g even with its videos as small as they get", page, config.max_mb)
     with replacing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     update_json(directory / "config.json", config)
@@ -183,7 +185,7 @@ def print_scores(evaluation: Evaluation) -> None:
     for domain in evaluation.domains:
         interval = domain.expert.mean if domain.expert else None
         table.add_row(f"mean of {domain.domain}", "", "", "", *_cells(interval), "", style="bold")
-    print_table(table)
+    print_table(table, min_width=110)
 
 
 def _cells(interval: Interval | None) -> tuple[str, str]:

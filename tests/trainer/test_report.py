@@ -172,6 +172,16 @@ def test_videos_keep_to_the_limit_or_are_left_out(out: Path, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["atari-pong.json"]
 
 
+def test_the_page_keeps_to_its_limit(out: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 240, 240, 3), np.uint8)
+    for task in ("atari-pong", "metaworld-reach"):
+        write_mp4(agent_films(out, task) / f"{SEED}.mp4", noise, 20, crf=16)
+    assert report(ReportConfig(out=out)).stat().st_size > 2_000_000
+    page = report(ReportConfig(out=out, max_mb=2))
+    assert page.stat().st_size < 2_000_000
+    assert page.read_text().count('<script type="text/plain" id="video-') == 2
+
+
 def test_a_grid_has_a_tile_of_each_film(made: Path, tmp_path: Path) -> None:
     (pair,) = find_pairs(made, "atari-pong", SETTINGS.revision, [EXPERT])
     grids = make_grids(tmp_path, {"atari": {str(number): pair for number in range(5)}}, 1_000_000)
