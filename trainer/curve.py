@@ -172,7 +172,7 @@ def plot(curve: Curve, path: Path) -> None:
     scales = {
         "optimiser steps": [float(point.step) for point in curve.points],
         "time steps seen, millions": [point.timesteps / 1e6 for point in curve.points],
-        "compute, PFLOP (estimate)": [point.flops / 1e15 for point in curve.points],
+        "compute, TFLOP (estimate)": [point.flops / 1e12 for point in curve.points],
         "seconds of training": [point.seconds for point in curve.points],
     }
     figure = Figure(figsize=(10, 7), layout="constrained")
@@ -188,9 +188,10 @@ def plot(curve: Curve, path: Path) -> None:
         axes.axhline(1, color="0.6", linestyle="--", linewidth=1)
         axes.set_xlabel(label)
     for axes in panels[:, 0]:
-        axes.set_ylabel("expert-normalised score, IQM")
+        axes.set_ylabel("score (IQM, 95 % interval)")
     if names:
-        panels[0, 0].legend(title="95 % interval", frameon=False)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
 
@@ -201,13 +202,13 @@ def main() -> None:
     config = parse(CurveConfig, RECIPES)
     curve = evaluate_checkpoints(config)
     names = list(dict.fromkeys(name for point in curve.points for name in point.domains))
-    table = Table("step", "M time steps", "PFLOP", "seconds", *names, title=f"IQM of {len(curve.tasks)} tasks")
+    table = Table("step", "M time steps", "TFLOP", "seconds", *names, title=f"IQM of {len(curve.tasks)} tasks")
     for point in curve.points:
         found = [point.domains.get(name) for name in names]
         cells = [f"{a.iqm.mean:.2f} [{a.iqm.low:.2f}, {a.iqm.high:.2f}]" if a else "-" for a in found]
-        cost = (f"{point.step:,}", f"{point.timesteps / 1e6:.1f}", f"{point.flops / 1e15:.2f}", f"{point.seconds:.0f}")
+        cost = (f"{point.step:,}", f"{point.timesteps / 1e6:.1f}", f"{point.flops / 1e12:,.1f}", f"{point.seconds:.0f}")
         table.add_row(*cost, *cells)
-    print_table(table)
+    print_table(table, min_width=120)
     log.info("wrote %s and the plot beside it", curve_path(config.out))
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import BaseModelConfig
-from trainer.gpt_neo import attend
+from trainer.gpt_neo import attend, rows_of
 
 ROTARY_BASE = 10_000.0
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         cache[0, slots, :, place] = key[:, :, 0].to(cache.dtype)
         cache[1, slots, :, place] = value[:, :, 0].to(cache.dtype)
         filled = min(int(positions.max()) + 1, self.window)
-        past = cache[:, slots, :, :filled]
+        past = cache[:, rows_of(slots), :, :filled]
         mask = torch.arange(filled, device=x.device) <= positions[:, None, None, None]
         mixed = attend(query, past[0], past[1], mask, scale=None)
         return self.out(mixed.transpose(1, 2).flatten(2))
