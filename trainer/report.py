@@ -118,6 +118,7 @@ def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Pa
         plots=_plots(facts),
         videos={task: EmbeddedVideo(_base64(video.path), video.pairs) for task, video in videos.items() if video.path},
         grids={domain: f"data:video/mp4;base64,{_base64(path)}" for domain, path in grids.items()},
+        studies={path.stem: f"data:image/png;base64,{_base64(path)}" for path in sorted(out.glob("sweep-*/*.png"))},
         titles=TITLES,
         weak=WEAK,
         num_episodes=str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}",

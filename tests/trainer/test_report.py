@@ -122,6 +122,22 @@ def test_the_report_of_another_checkpoint_says_nothing_of_the_training_in_this_r
     assert page_of(out) == own
 
 
+def test_the_plot_of_a_study_is_in_the_page(out: Path) -> None:
+    (out / "sweep-kappa").mkdir()
+    (out / "sweep-kappa" / "kappa.png").write_bytes(b"a picture")
+    assert "Studies" not in page_of(out)
+    page = page_of(report(ReportConfig(out=out)).parents[1])
+    assert '<img src="data:image/png;base64,YSBwaWN0dXJl" alt="scores by kappa">' in page
+
+
+def test_every_id_is_there_once_and_every_reference_leads_to_one(made: Path) -> None:
+    page = page_of(made)
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    named = re.findall(r'aria-labelledby="([^"]+)"|for="([^"]+)"|href="#([^"]+)"', page)
+    assert {name for names in named for name in names if name} <= set(ids)
+
+
 def test_names_from_files_cannot_become_markup(out: Path) -> None:
     path = out / "evaluation" / "scores.json"
     scores = read_json(path)
