@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dags import serve
 from dags.stages import PUBLISH, STAGES, Stage, command
 from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
 from pipeline.errors import UserError
+from pipeline.files import read_json
 from pipeline.tasks import select_tasks
 
 BY_NAME = {stage.name: stage for stage in STAGES}
@@ -55,3 +59,8 @@ def test_stages_are_chained_to_stages_and_publishing_stands_beside_them() -> Non
     assert command(PUBLISH, {"out": "/o", "to": "", "task": "x"}, "py") == [
         "py", "-m", "collectors.dataset.publish", "--out", "/o",
     ]  # fmt: skip
+
+
+def test_every_stage_has_its_pool() -> None:
+    pools = read_json(Path(serve.__file__).with_name("pools.json"))
+    assert set(pools) == {f"jat_{stage.name}" for stage in (*STAGES, PUBLISH)}
