@@ -19,8 +19,8 @@ from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 from trainer.checkpoint import Checkpoint
 from trainer.config import BaseModelConfig, Choose, of_task
-from trainer.data import prepare_observations, prepare_rewards
-from trainer.tokenizer import encode
+from trainer.data.batches import prepare_observations, prepare_rewards
+from trainer.data.tokenizer import encode
 
 
 class Agent:

@@ -24,9 +24,9 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
 
     from trainer.agent import Agent
     from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.layout import layout_of
-    from trainer.networks import build_model
-    from trainer.tokenizer import train_tokenizer
+    from trainer.data.tokenizer import train_tokenizer
+    from trainer.networks.build import build_model
+    from trainer.networks.layout import layout_of
 
     torch.set_num_threads(config.threads)
     layouts = [layout_of(task, config.text_tokens)]

@@ -112,10 +112,10 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
     import torch
 
     from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.jat_model import JatModel
-    from trainer.layout import layout_of
+    from trainer.data.tokenizer import train_tokenizer
+    from trainer.networks.jat_model import JatModel
+    from trainer.networks.layout import layout_of
     from trainer.plain_acting import PlainActingJat
-    from trainer.tokenizer import train_tokenizer
 
     text_tokens = 64
     size = task.observation_shape[0] + text_tokens * task.has_text

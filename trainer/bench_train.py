@@ -24,8 +24,8 @@ from pipeline.tasks import IMAGE, Task
 from trainer.config import RECIPES, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from trainer.sources import TrainingData
-    from trainer.training_run import TrainingRun
+    from trainer.data.sources import TrainingData
+    from trainer.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +117,8 @@ def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]
 
 def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> list[str]:
     """Windows per second of both loaders, from datasets that are laid out, or mapped, already; a report line each."""
+    from trainer.data.sources import open_sources
     from trainer.plain import padded_windows, read_batches
-    from trainer.sources import open_sources
 
     data = open_sources(recipe, tasks)
     ours, plain, mapping = [], [], []
@@ -173,7 +173,7 @@ class PlainTraining:
         """Real and padded time steps of an optimiser step."""
         import torch
 
-        from trainer.loader import to_device
+        from trainer.data.loader import to_device
         from trainer.plain import WINDOW_STEPS, pad_rows
 
         source, index = self._mixture[self._draw]
@@ -191,7 +191,7 @@ class PlainTraining:
 def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rates]:
     """The plain way first, then each recipe; all in turns."""
     from trainer.train import make_identity
-    from trainer.training_run import TrainingRun
+    from trainer.training.run import TrainingRun
 
     jat = recipe_config(config, "jat", tasks)
     names = config.recipes.split(",")
@@ -200,7 +200,7 @@ def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rate
         for name in names:
             recipe = recipe_config(config, name, tasks)
             runs.append(TrainingRun(recipe, tasks, Path(directory, name), make_identity(recipe, tasks)))
-        from trainer.sources import open_sources
+        from trainer.data.sources import open_sources
 
         plain = PlainTraining(jat, open_sources(jat, tasks))
         results = [Rates("plain", _num_parameters(plain.model, plain.one_step))]

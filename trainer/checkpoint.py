@@ -28,13 +28,13 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside, write_json
-from trainer.arrays import Normaliser
 from trainer.config import BaseModelConfig, ModelConfig
-from trainer.layout import TaskLayout
-from trainer.model import Model
-from trainer.networks import build_model, read_model_config
-from trainer.tokenizer import load_tokenizer, save_tokenizer
-from trainer.weights import read_weights
+from trainer.data.arrays import Normaliser
+from trainer.data.tokenizer import load_tokenizer, save_tokenizer
+from trainer.networks.build import build_model, read_model_config
+from trainer.networks.layout import TaskLayout
+from trainer.networks.model import Model
+from trainer.networks.weights import read_weights
 
 PROGRESS = "training.json"
 

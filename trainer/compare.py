@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.scores import Interval, probability_of_improvement
-from trainer.results import OVERALL, TaskScore, load_scores
+from trainer.scores.results import OVERALL, TaskScore, load_scores
 
 
 @dataclass(frozen=True)

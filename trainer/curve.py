@@ -3,10 +3,10 @@
     python -m trainer.curve --checkpoints all --out runs/default
 
 Writes each checkpoint's results to ``OUT/evaluation/<checkpoint>/``, as ``trainer.evaluate`` does, then
-``OUT/evaluation/curve.json`` (``trainer/results.py``) and ``curve.png``: the first figure of JAT's announcement, the
-aggregate score of each domain with its interval, against optimiser steps, time steps seen, compute and time. What is
-played already stays, so it may run during a training and again after it; a checkpoint that training has removed since
-stays in the curve.
+``OUT/evaluation/curve.json`` (``trainer/scores/results.py``) and ``curve.png``: the first figure of JAT's
+announcement, the aggregate score of each domain with its interval, against optimiser steps, time steps seen, compute
+and time. What is played already stays, so it may run during a training and again after it; a checkpoint that training
+has removed since stays in the curve.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pipeline.files import replacing, update_json
 from pipeline.tasks import DEMO_TASKS, Task
 from trainer.config import BaseModelConfig, Choose, ModelConfig
 from trainer.evaluate import JAT_CONTEXTS, EvaluateConfig, plan, play, write_scores
-from trainer.results import OVERALL, Curve, CurvePoint, curve_path, load_curve
-from trainer.scoring import evaluation_of
+from trainer.scores.results import OVERALL, Curve, CurvePoint, curve_path, load_curve
+from trainer.scores.scoring import evaluation_of
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = Non
         UserError: there are no such checkpoints, or one of them cannot be evaluated; nothing was played.
         JobsFailedError: tasks failed; the others are played.
     """
-    from trainer.pretrained import agent_config
+    from trainer.networks.pretrained import agent_config
 
     folders = choose_checkpoints(config)
     plans = [plan(config.of(folder), tasks) for folder in folders]

@@ -3,9 +3,10 @@
     python -m trainer.evaluate --out runs/default
 
 Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each, and
-``OUT/evaluation/scores.json`` last (``trainer/results.py``): returns normalised with the random and expert returns that
-``make experts`` measured in the same OUT. What was played with the same checkpoint and settings stays, the episodes of
-a task that was cut off included; of a task that is to have more episodes only the missing ones are played.
+``OUT/evaluation/scores.json`` last (``trainer/scores/results.py``): returns normalised with the random and expert
+returns that ``make experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
+the episodes of a task that was cut off included; of a task that is to have more episodes only the missing ones are
+played.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from pipeline.seeds import seeds_of
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
 from trainer.config import Choose, of_task
-from trainer.references import load_references
-from trainer.results import (
+from trainer.scores.references import load_references
+from trainer.scores.results import (
     Settings,
     TaskScore,
     evaluation_directory,
@@ -41,7 +42,7 @@ from trainer.results import (
     weights_of,
     write_evaluation,
 )
-from trainer.scoring import evaluation_of, score_task
+from trainer.scores.scoring import evaluation_of, score_task
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     import torch
 
     from trainer.agent import Agent
-    from trainer.pretrained import from_pretrained
+    from trainer.networks.pretrained import from_pretrained
 
     torch.set_num_threads(job.num_threads)
     path = job.directory / f"{job.task.name}.json"
@@ -189,8 +190,8 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
 
 def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
     """Check an evaluation and find what there is to play; see ``evaluate``."""
-    from trainer.networks import check_context
-    from trainer.pretrained import agent_config, checkpoint_folder
+    from trainer.networks.build import check_context
+    from trainer.networks.pretrained import agent_config, checkpoint_folder
 
     checkpoint = checkpoint_folder(config.out, config.checkpoint)
     agent = agent_config(checkpoint)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainer.checkpoint import Checkpoint
-    from trainer.jat_model import JatModel
+    from trainer.networks.jat_model import JatModel
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def generate(
     Args:
         checkpoint: a network of JAT's architecture.
         prompt: the beginning of the text; may be empty.
-        picture: ``(3, size, size)`` float32 from ``trainer.text_data.prepare_picture``.
+        picture: ``(3, size, size)`` float32 from ``trainer.data.text_data.prepare_picture``.
         num_tokens: most tokens to add.
         temperature: of the softmax that tokens are drawn from; 0 takes the likeliest.
         seed: of the draws.
@@ -72,7 +72,7 @@ def generate(
     """
     import torch
 
-    from trainer.tokenizer import end_id
+    from trainer.data.tokenizer import end_id
 
     model = _text_model(checkpoint, picture)
     end = end_id(checkpoint.tokenizer)
@@ -102,7 +102,7 @@ def generate(
 
 
 def _text_model(checkpoint: Checkpoint, picture: np.ndarray | None) -> JatModel:
-    from trainer.jat_model import JatModel
+    from trainer.networks.jat_model import JatModel
 
     model = checkpoint.model
     if not isinstance(model, JatModel):
@@ -134,8 +134,8 @@ def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator
 def main() -> None:
     from rich.console import Console
 
-    from trainer.pretrained import from_pretrained
-    from trainer.text_data import prepare_picture
+    from trainer.data.text_data import prepare_picture
+    from trainer.networks.pretrained import from_pretrained
 
     config = parse(GenerateConfig)
     if config.image is not None and not config.image.is_file():

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from pipeline.schema import REWARDS, TEXTS, action_column, observation_column
 from pipeline.tasks import DISCRETE, Task
 from trainer.config import ModelConfig
-from trainer.gpt_neo import SelfAttention
-from trainer.jat_model import JatModel
-from trainer.model import StepBatch
-from trainer.tokenizer import encode
+from trainer.data.tokenizer import encode
+from trainer.networks.gpt_neo import SelfAttention
+from trainer.networks.jat_model import JatModel
+from trainer.networks.model import StepBatch
 
 WINDOW_STEPS = 256
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.jat_model import JatModel
-from trainer.layout import TaskLayout
-from trainer.model import Memory, StepBatch
+from trainer.networks.jat_model import JatModel
+from trainer.networks.layout import TaskLayout
+from trainer.networks.model import Memory, StepBatch
 
 
 class PlainActingJat(JatModel):

@@ -114,7 +114,7 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
 
     from pipeline.rollout import rollout
     from trainer.agent import Agent
-    from trainer.pretrained import checkpoint_folder, from_pretrained
+    from trainer.networks.pretrained import checkpoint_folder, from_pretrained
 
     found = select_tasks(config.task, tasks)
     if len(found) > 1:

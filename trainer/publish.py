@@ -2,8 +2,8 @@
 
     python -m trainer.publish --out runs/default --to owner/name
 
-Whoever loads it runs none of its content: ``trainer.pretrained.from_pretrained("owner/name")``. Killed and started
-again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
+Whoever loads it runs none of its content: ``trainer.networks.pretrained.from_pretrained("owner/name")``. Killed and
+started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.files import sha256_of, write_json
 from pipeline.inventory import Plan
 from pipeline.manifest import FileEntry
 from pipeline.publish import Options, publish
-from trainer.results import Evaluation, find_evaluation
+from trainer.scores.results import Evaluation, find_evaluation
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -62,7 +62,7 @@ def publish_network(config: PublishConfig) -> Plan:
         UserError: bad input, or a checkpoint, place or right that is not as it must be; nothing was published.
         JobsFailedError: the place failed for longer than retries last; what arrived stays.
     """
-    from trainer.pretrained import checkpoint_folder, from_pretrained
+    from trainer.networks.pretrained import checkpoint_folder, from_pretrained
 
     folder = checkpoint_folder(config.out, config.checkpoint)
     options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
@@ -81,7 +81,7 @@ def make_replay(out: Path, name: str, evaluation: Evaluation, directory: Path) -
         evaluation: whose films are shown.
         directory: where the video is made.
     """
-    from trainer.report_videos import find_pairs, make_grids
+    from trainer.reporting.videos import find_pairs, make_grids
 
     revision = evaluation.settings.revision
     found = {s.task: find_pairs(out, s.task, revision, (), name) for s in evaluation.tasks}
@@ -113,8 +113,8 @@ def push_to_hub(
         UserError: as ``publish_network``.
         JobsFailedError: likewise.
     """
-    from trainer.model_card import model_card
-    from trainer.pretrained import save_pretrained
+    from trainer.networks.pretrained import save_pretrained
+    from trainer.reporting.model_card import model_card
 
     folder = records / "files"
     shutil.rmtree(folder, ignore_errors=True)

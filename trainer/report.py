@@ -20,14 +20,14 @@ from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, sha256_of, update_json
 from pipeline.scores import Interval
-from trainer import report_plots as plots
-from trainer.report_facts import TITLES, WEAK, Facts, expert_revisions, gather
-from trainer.report_videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
-from trainer.results import Evaluation, load_evaluation
+from trainer.reporting import plots
+from trainer.reporting.facts import TITLES, WEAK, Facts, expert_revisions, gather
+from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
+from trainer.scores.results import Evaluation, load_evaluation
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parent / "reporting" / "templates"
 CURVES = {"step": "optimiser steps", "timesteps": "time steps seen", "flops": "floating-point operations"}
 FEW_REFERENCES = 50  # episodes of random and expert, below which the page says that the scale is uncertain
 # Of the page's bytes, what the videos of single tasks and of domains may take; the rest is tables and figures.

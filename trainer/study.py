@@ -30,7 +30,7 @@ from pipeline.tasks import Task
 from trainer.config import RECIPES, TrainConfig
 
 if TYPE_CHECKING:
-    from trainer.training_run import TrainingRun
+    from trainer.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ def _measure_speeds(
     missing = [name for name in configs if name not in speeds]
     if not missing:
         return speeds
-    from trainer.training_run import TrainingRun
+    from trainer.training.run import TrainingRun
 
     out = path.parent / "timing"
     for name in missing:
@@ -304,8 +304,8 @@ def _is_done(out: Path) -> bool:
 
 def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
     """Results of the variants with all seeds done."""
-    from trainer.logs import TrainManifest, train_manifest_path
-    from trainer.results import load_scores
+    from trainer.scores.results import load_scores
+    from trainer.training.logs import TrainManifest, train_manifest_path
 
     results: list[Result] = []
     first: tuple[float, np.ndarray] | None = None

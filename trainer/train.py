@@ -28,10 +28,10 @@ from pipeline.files import digest_of, exclusive, read_json, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.tasks import IMAGE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
-from trainer.corpora import choose_corpora
-from trainer.logs import TrainManifest, check_identity, train_manifest_path
-from trainer.networks import check_model_fits
-from trainer.tracking import check_trackers
+from trainer.data.corpora import choose_corpora
+from trainer.networks.build import check_model_fits
+from trainer.training.logs import TrainManifest, check_identity, train_manifest_path
+from trainer.training.tracking import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _run(job: TrainJob) -> int:
 
 def train_worker(job: TrainJob) -> int:
     """The whole training, as one of the workers; the number of parameters."""
-    from trainer.training_run import TrainingRun
+    from trainer.training.run import TrainingRun
 
     training = TrainingRun(job.config, job.tasks, job.directory, job.identity)
     training.to_the_end()
@@ -113,7 +113,7 @@ def train_worker(job: TrainJob) -> int:
 def _lay_out_images(config: TrainConfig, tasks: Sequence[Task]) -> None:
     images = [task for task in tasks if task.observation == IMAGE]
     if images:
-        from trainer.arrays import lay_out_images
+        from trainer.data.arrays import lay_out_images
 
         lay_out_images(config.dataset_dir, images, config.out / "train" / "cache", config.threads)
 

@@ -17,7 +17,7 @@ from dags.chain import ChainConfig, options, run_chain, stages_between
 from dags.stages import STAGES, command
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
-from trainer.logs import read_log
+from trainer.training.logs import read_log
 
 TASKS = "babyai-go-to-obj,metaworld-reach"
 WORKERS = ["--workers", "2"]

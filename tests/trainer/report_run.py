@@ -24,9 +24,9 @@ from pipeline.tasks import Task, select_tasks
 from pipeline.versions import versions_of
 from pipeline.video import write_mp4
 from trainer.config import base
-from trainer.logs import TrainManifest
-from trainer.results import Curve, CurvePoint, Settings, TaskScore, write_evaluation
-from trainer.scoring import evaluation_of, score_task
+from trainer.scores.results import Curve, CurvePoint, Settings, TaskScore, write_evaluation
+from trainer.scores.scoring import evaluation_of, score_task
+from trainer.training.logs import TrainManifest
 
 EPISODES = 8
 WEIGHTS = b"made up"

@@ -15,9 +15,9 @@ from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_TASKS, assert_s
 from trainer.agent import Agent
 from trainer.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trainer.config import TrainConfig
-from trainer.data import prepare_observations, prepare_rewards
-from trainer.model import StepBatch
-from trainer.tokenizer import encode
+from trainer.data.batches import prepare_observations, prepare_rewards
+from trainer.data.tokenizer import encode
+from trainer.networks.model import StepBatch
 from trainer.train import train
 
 

@@ -9,9 +9,9 @@ import torch
 
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
 from tests.trainer.conftest import TINY, tiny_config
-from trainer.jat_model import JatModel
+from trainer.data.sources import open_sources
+from trainer.networks.jat_model import JatModel
 from trainer.plain import PlainJat, pad_rows, padded_windows, read_batches
-from trainer.sources import open_sources
 
 
 def test_the_plain_network_computes_the_same_numbers_from_padded_rows(run_dir: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.scores import Interval
-from tests.trainer.test_scoring import SETTINGS, scored
+from tests.trainer.scores.test_scoring import SETTINGS, scored
 from trainer.compare import CompareConfig, compare, main
-from trainer.results import write_evaluation
-from trainer.scoring import evaluation_of
+from trainer.scores.results import write_evaluation
+from trainer.scores.scoring import evaluation_of
 
 FIRST = [scored("mujoco-ant", [2.0, 2.0]), scored("mujoco-hopper", [1.0, 3.0]), scored("babyai-go-to", [0.0])]
 SECOND = [scored("mujoco-hopper", [2.0]), scored("mujoco-ant", [1.0]), scored("atari-alien", [5.0])]

@@ -13,7 +13,7 @@ from tests.trainer.conftest import write_references
 from trainer.checkpoint import load_progress
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.curve import CurveConfig, choose_checkpoints, evaluate_checkpoints, training_flops
-from trainer.results import load_curve, load_scores
+from trainer.scores.results import load_curve, load_scores
 
 STEPS = ["step-00000004", "step-00000008", "step-00000012"]
 

@@ -18,8 +18,8 @@ from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS, CountingEnv
 from tests.trainer.conftest import write_references
 from trainer.evaluate import EvaluateConfig, lockstep_of
 from trainer.evaluate import evaluate as evaluate_with_workers
-from trainer.pretrained import checkpoint_folder
-from trainer.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
+from trainer.networks.pretrained import checkpoint_folder
+from trainer.scores.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
 
 
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task]) -> list[TaskScore]:

@@ -14,11 +14,11 @@ from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
 from pipeline.tasks import select_tasks
 from pipeline.versions import versions_of
-from tests.trainer.test_released import make_folder
+from tests.trainer.networks.test_released import make_folder
 from trainer.agent import Agent
 from trainer.evaluate import EvaluateConfig, evaluate
-from trainer.pretrained import from_pretrained
-from trainer.results import load_evaluation, load_measurement_of
+from trainer.networks.pretrained import from_pretrained
+from trainer.scores.results import load_evaluation, load_measurement_of
 
 TASK = replace(select_tasks("babyai-go-to-local")[0], max_steps=7)
 

@@ -15,8 +15,8 @@ from pipeline.tasks import Task, select_tasks
 from pipeline.video import read_mp4
 from tests.fakes import FAKE_TASKS, CountingEnv, num_steps, reward_at
 from trainer.bench_eval import BenchEvalConfig, untrained
+from trainer.networks.pretrained import save_pretrained
 from trainer.play import UPPER_HALF_BLOCK, PlayConfig, half_blocks, play
-from trainer.pretrained import save_pretrained
 
 SEED = FIRST_SEED["evaluate"]
 

@@ -15,16 +15,16 @@ from pipeline.files import read_json
 from pipeline.video import read_mp4
 from tests.fakes import FAKE_TASKS
 from tests.hub import TOKEN, LoopbackHub, serve_hub
+from tests.trainer.networks.test_released import make_folder
 from tests.trainer.test_play import make_drawn
-from tests.trainer.test_released import make_folder
 from trainer.evaluate import EvaluateConfig, evaluate
-from trainer.pretrained import from_pretrained
+from trainer.networks.pretrained import from_pretrained
 from trainer.publish import PublishConfig, publish_network
 
 FILES = {"README.md", "SHA256SUMS", "config.json", "model.safetensors", "normalisers.safetensors", "tokenizer.json"}
 LOAD = """
 import sys
-from trainer.pretrained import from_pretrained
+from trainer.networks.pretrained import from_pretrained
 checkpoint = from_pretrained(sys.argv[1])
 print(len(checkpoint.config.tasks), sum(p.double().sum().item() for p in checkpoint.model.parameters()))
 """

@@ -16,9 +16,9 @@ from pipeline.seeds import seeds_of
 from pipeline.video import read_mp4, write_mp4
 from tests.trainer.report_run import EXPERT, SETTINGS, write_run
 from trainer.report import ReportConfig, print_scores, report
-from trainer.report_facts import gather
-from trainer.report_videos import find_pairs, make_grids, make_videos
-from trainer.results import load_evaluation
+from trainer.reporting.facts import gather
+from trainer.reporting.videos import find_pairs, make_grids, make_videos
+from trainer.scores.results import load_evaluation
 
 TASKS = "atari-bowling,atari-pong,babyai-go-to-obj,metaworld-reach,mujoco-pusher"
 (SEED,) = seeds_of("evaluate", 1)

@@ -16,10 +16,10 @@ from pipeline.files import exclusive, read_json
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
-from trainer.logs import read_log, train_manifest_path
-from trainer.sources import open_sources
+from trainer.data.sources import open_sources
 from trainer.train import train
-from trainer.training_run import TrainingRun
+from trainer.training.logs import read_log, train_manifest_path
+from trainer.training.run import TrainingRun
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -215,7 +215,7 @@ def test_the_validation_loss_is_the_objective_on_the_test_split(make_config: Mak
 def test_a_batch_whose_loss_is_not_finite_is_named(
     make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.data import TaskBatches
+    from trainer.data.batches import TaskBatches
 
     gather = TaskBatches._gather
 
@@ -238,7 +238,7 @@ def test_a_batch_whose_loss_is_not_finite_is_named(
 
 
 def test_memory_that_is_out_is_explained(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.jat_model import JatModel
+    from trainer.networks.jat_model import JatModel
 
     def losses(model: JatModel, batch: Any) -> Any:
         return torch.empty(2**60)

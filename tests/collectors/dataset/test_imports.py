@@ -36,7 +36,7 @@ from tests.jat_sources import (
     write_jat,
     write_minari,
 )
-from trainer.arrays import load_arrays
+from trainer.data.arrays import load_arrays
 
 pytestmark = [pytest.mark.usefixtures("one_worker"), pytest.mark.usefixtures("nothing_embedded")]
 HOPPER, REACH, GRID, PONG, PUSHER, ANT = (

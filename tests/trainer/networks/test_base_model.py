@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.cli import parse
+from pipeline.errors import UserError
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
+from trainer.config import RECIPES, BaseModelConfig, TrainConfig
+from trainer.networks.base_model import BaseModel
+from trainer.networks.build import read_model_config
+from trainer.networks.layout import TaskLayout
+from trainer.networks.model import StepBatch
+
+ARM = TaskLayout(CONTINUOUS, 5, "continuous", 3, -1.0, 1.0)
+LAYOUTS = [
+    ARM,
+    TaskLayout(DISCRETE, 10, "discrete", 4, -1.0, 1.0),
+    ARM,
+    TaskLayout(CONTINUOUS, 6, "discrete", 3, -1.0, 1.0),
+    TaskLayout(IMAGE, 4 * 84 * 84, "discrete", 6, -1.0, 1.0),
+    TaskLayout(CONTINUOUS, 5, "continuous", 3, -2.0, 2.0),
+]
+TINY = BaseModelConfig(
+    hidden_size=32, num_layers=2, num_heads=2, window_steps=3, vocab_size=300, discrete_encoder="flat", cell_size=4
+)
+B, T = 2, 9
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"previous_action": True},
+    {"previous_action": True, "embeddings_per_step": 2},
+    {"previous_reward": False},
+    {"linear_maps": "layout"},
+    {"task_embedding": False},
+    {"positions": "none"},
+    {"norm": "layer"},
+    {"feed_forward": "gelu"},
+    {"continuous_head": "bins"},
+    {"continuous_head": "mixture"},
+    {"observation_loss_coef": 0.1},
+    {"observation_loss_coef": 0.1, "previous_action": True, "embeddings_per_step": 2},
+]
+
+
+def make_batch(task: int, seed: int = 0) -> StepBatch:
+    layout, g = LAYOUTS[task], torch.Generator().manual_seed(seed)
+    if layout.observation == CONTINUOUS:
+        observations = torch.randn(B, T, layout.observation_size, generator=g)
+    elif layout.observation == DISCRETE:
+        observations = torch.randint(0, 9, (B, T, layout.observation_size), generator=g)
+    else:
+        observations = torch.rand(B, T, 4, 84, 84, generator=g) * 2 - 1
+    if layout.action == "discrete":
+        actions = torch.randint(0, layout.action_size, (B, T), generator=g)
+    else:
+        actions = (torch.rand(B, T, layout.action_size, generator=g) * 2 - 1) * layout.high
+    mask = torch.ones(B, T, dtype=torch.bool)
+    mask[1, 6:] = False
+    rewards = torch.randn(B, T, generator=g)
+    return StepBatch(layout.observation, observations, rewards, actions, mask, torch.full((B,), task))
+
+
+def make_model(**changes: Any) -> BaseModel:
+    torch.manual_seed(0)
+    return BaseModel(dataclasses.replace(TINY, **changes), LAYOUTS).eval()
+
+
+@pytest.mark.parametrize("task", range(len(LAYOUTS)))
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_acting_step_by_step_is_what_the_whole_episode_at_once_gives(changes: dict[str, Any], task: int) -> None:
+    """Three times as long as the window, with a slot begun three steps late after another episode in it."""
+    model, batch = make_model(**changes), make_batch(task)
+    with torch.no_grad():
+        whole, _ = model(batch)
+        memory = model.new_memory(task, LAYOUTS[task], num_slots=4, context_steps=T)
+        starts = {2: 0, 1: 3}  # slot of each row: its first step
+        memory.observe(torch.tensor([1]), batch.observations[:1, 5], torch.ones(1))
+        for now in range(T + 3):
+            memory.forget([slot for slot, first in starts.items() if first == now])
+            rows = [(row, slot, now - first) for row, (slot, first) in enumerate(starts.items())]
+            rows = [(row, slot, t) for row, slot, t in rows if 0 <= t < T]
+            index = torch.tensor([row for row, _, _ in rows]), torch.tensor([t for _, _, t in rows])
+            slots = torch.tensor([slot for _, slot, _ in rows])
+            outputs = memory.observe(slots, batch.observations[index], batch.previous_rewards[index])
+            torch.testing.assert_close(outputs, whole[index], atol=1e-5, rtol=1e-5)
+            memory.act(slots, batch.actions[index])
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_every_parameter_that_a_mixture_of_all_tasks_can_train_gets_a_gradient(changes: dict[str, Any]) -> None:
+    model = make_model(**changes)
+    for task in range(len(LAYOUTS)):
+        losses = model.losses(make_batch(task))
+        assert torch.isfinite(losses.total)
+        losses.total.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_no_prediction_sees_the_future_or_its_own_action(changes: dict[str, Any]) -> None:
+    model, batch = make_model(**changes), make_batch(0)
+    changed = dataclasses.replace(batch, observations=batch.observations.clone(), actions=batch.actions.clone())
+    changed.observations[:, 5:] += 1
+    changed.actions[:, 4:] *= -1
+    with torch.no_grad():
+        before, after = model(batch)[0], model(changed)[0]
+    torch.testing.assert_close(after[:, :5], before[:, :5], atol=0, rtol=0)
+    assert not torch.allclose(after[:, 5:], before[:, 5:])
+
+
+def test_past_actions_and_rewards_matter_only_if_wanted() -> None:
+    batch = make_batch(0)
+    other_actions = dataclasses.replace(batch, actions=-batch.actions)
+    other_rewards = dataclasses.replace(batch, previous_rewards=-batch.previous_rewards)
+    for action, reward in itertools.product((False, True), repeat=2):
+        model = make_model(previous_action=action, previous_reward=reward)
+        with torch.no_grad():
+            before = model(batch)[0]
+            assert torch.equal(model(other_actions)[0], before) is not action
+            assert torch.equal(model(other_rewards)[0], before) is not reward
+
+
+def test_one_block_looks_back_just_the_window() -> None:
+    model, batch = make_model(num_layers=1), make_batch(0)
+    changed = dataclasses.replace(batch, observations=batch.observations.clone())
+    changed.observations[:, 2] += 1
+    with torch.no_grad():
+        differs = (model(batch)[0] != model(changed)[0]).any(dim=-1).all(dim=0)
+    assert differs.tolist() == [False, False, True, True, True, False, False, False, False]
+
+
+def test_padding_changes_no_loss() -> None:
+    model = make_model(observation_loss_coef=0.1)
+    batch = make_batch(0)
+    garbage = dataclasses.replace(batch, observations=batch.observations.clone(), actions=batch.actions.clone())
+    garbage.observations[1, 6:], garbage.actions[1, 6:] = 3.0, 0.5
+    assert model.losses(garbage).total.item() == model.losses(batch).total.item()
+
+
+def test_tasks_of_the_same_sizes_share_maps_only_if_wanted() -> None:
+    batch = make_batch(0)
+    other = dataclasses.replace(batch, tasks=torch.full((B,), 2))
+    with torch.no_grad():
+        shared = make_model(linear_maps="layout", task_embedding=False)
+        assert torch.equal(shared(batch)[0], shared(other)[0])
+        for changes in ({"task_embedding": False}, {"linear_maps": "layout"}):
+            own = make_model(**changes)
+            assert not torch.allclose(own(batch)[0], own(other)[0])
+
+
+def test_windows_of_several_tasks_can_share_a_batch() -> None:
+    model, one, other = make_model(), make_batch(0), make_batch(2, seed=1)
+    together = StepBatch(
+        CONTINUOUS,
+        *(
+            torch.cat([getattr(one, name), getattr(other, name)])
+            for name in ("observations", "previous_rewards", "actions", "mask", "tasks")
+        ),
+    )
+    with torch.no_grad():
+        expected = torch.cat([model(one)[0], model(other)[0]])
+        torch.testing.assert_close(model(together)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_noise_is_added_in_training_only() -> None:
+    model, batch = make_model(observation_noise=0.5), make_batch(0)
+    with torch.no_grad():
+        assert torch.equal(model(batch)[0], model(batch)[0])
+        model.train()
+        assert not torch.equal(model(batch)[0], model(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 0}, "--model.num-layers is 0"),
+        ({"hidden_size": 34, "num_heads": 4}, "must be a multiple of twice --model.num-heads 4"),
+        ({"embeddings_per_step": 2}, "needs --model.previous-action"),
+        ({"num_bins": 1}, "--model.num-bins is 1"),
+        ({"dropout": 1.0}, "--model.dropout is 1.0"),
+        ({"observation_noise": -0.1}, "--model.observation-noise is -0.1"),
+    ],
+)
+def test_impossible_choices_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(("recipe", "flag"), [("base", "--model.window-steps"), ("small", "--model.window-size")])
+def test_a_recipe_decides_the_network_and_its_flags(recipe: str, flag: str) -> None:
+    config = parse(TrainConfig, RECIPES, argv=["--recipe", recipe, flag, "7"])
+    expected = RECIPES[recipe]()
+    changed = {flag.removeprefix("--model.").replace("-", "_"): 7}
+    assert config == dataclasses.replace(expected, model=dataclasses.replace(expected.model, **changed))
+
+
+def test_a_checkpoint_says_which_network_it_is_of() -> None:
+    config = dataclasses.replace(TINY, window_steps=7)
+    assert read_model_config(dataclasses.asdict(config)) == config
+    with pytest.raises(UserError, match="unknown architecture 'mamba'; this version has: jat, base"):
+        read_model_config({"architecture": "mamba"})
+    with pytest.raises(UserError, match="architecture base of this version has no option experts"):
+        read_model_config({**dataclasses.asdict(config), "experts": 8})

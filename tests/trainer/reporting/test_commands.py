@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collectors.collect import CollectConfig
+from experts.prepare import ExpertsConfig
+from pipeline.cli import parse
+from pipeline.files import read_json, write_json
+from trainer import config as training
+from trainer import evaluate
+from trainer.reporting.commands import command_of, stage_runs
+
+
+def settings_of(path: Path, config: Any) -> dict[str, Any]:
+    write_json(path, config)
+    settings: dict[str, Any] = read_json(path)
+    return settings
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        training.TrainConfig(),
+        training.jat(),
+        replace(training.small(), loss_weights={}, normalise=False),
+        replace(training.base(), task="mujoco-ant,babyai-*", contexts={"atari": 4, "mujoco": 9}, out=Path("a b")),
+        replace(training.base(), model=replace(training.base().model, previous_action=True, hidden_size=64)),
+    ],
+)
+def test_the_command_of_a_training_gives_its_settings(config: training.TrainConfig, tmp_path: Path) -> None:
+    recipes = {"default": training.TrainConfig, **training.RECIPES}
+    command = command_of("trainer.train", settings_of(tmp_path / "config.json", config), recipes)
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "trainer.train"]
+    assert parse(training.TrainConfig, training.RECIPES, argv=words[3:]) == config
+
+
+@pytest.mark.parametrize(
+    ("config_type", "config"),
+    [
+        (CollectConfig, CollectConfig(task="babyai-*", episodes="200", noise="epsilon=0.1", allow_weak=True)),
+        (ExpertsConfig, ExpertsConfig(task="mujoco-ant", seconds=3.5)),
+    ],
+)
+def test_without_recipes_every_setting_is_spelled_out(config_type: type, config: Any, tmp_path: Path) -> None:
+    command = command_of("x", settings_of(tmp_path / "config.json", config), {})
+    assert parse(config_type, argv=shlex.split(command)[3:]) == config
+
+
+def test_the_stages_of_a_run_are_those_that_left_settings_in_their_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation" / "config.json", replace(evaluate.jat(), episodes=7))
+    write_json(tmp_path / "dataset" / "config.json", {"task": "*"})
+    found = stage_runs(tmp_path)
+    assert [(stage.name, stage.command) for stage in found] == [
+        ("dataset", "python -m collectors.dataset.build --task '*'"),
+        ("evaluation", "python -m trainer.evaluate --recipe jat --episodes 7"),
+    ]
+    assert found[1].settings["contexts"] == {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}

@@ -1,0 +1,92 @@
+"""Several workers: the same curve as one, and a run that outlives the loss of some of them. An embedded Ray each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from tests.fakes import FAKE_TASKS
+from trainer.config import TrainConfig
+from trainer.train import deal_out, train
+from trainer.training.logs import read_log, train_manifest_path
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    """What this test starts ends with it."""
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    return read_log(out / "train" / "log.jsonl")
+
+
+def kill_a_worker_after(log: Path, step: int, killed: list[int]) -> None:
+    """``kill -9`` a process that trains, once the log has reached a step."""
+    import psutil
+
+    while not killed:
+        time.sleep(0.02)
+        if len(read_log(log)) >= step:
+            workers = [
+                p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+            ]
+            if workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.append(workers[-1].pid)
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfig, run_dir: Path) -> None:
+    config = {"steps": 60, "checkpoint_every": 10}
+    train(make_config(**config), FAKE_TASKS)
+    alone = curve(run_dir)
+    (run_dir / "train").rename(run_dir / "alone")
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(run_dir / "train" / "log.jsonl", 25, killed))
+    killer.start()
+    train(make_config(workers=2, **config), FAKE_TASKS)
+    killer.join(timeout=10)
+    assert killed, "no worker was killed"
+
+    together = curve(run_dir)
+    assert [row["step"] for row in together] == list(range(1, 61))
+    assert [row["timesteps"] for row in together] == [row["timesteps"] for row in alone]
+    for name in ("loss", "gradient_norm", "validation_loss"):
+        expected = [row[name] for row in alone if name in row]
+        assert [row[name] for row in together if name in row] == pytest.approx(expected, rel=1e-3), name
+    assert json.loads(train_manifest_path(run_dir).read_text())["steps"] == 60
+    assert not (run_dir / "train" / "ray").exists()
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_bad_data_in_a_worker_ends_the_run_at_once_and_is_named(make_config: MakeConfig) -> None:
+    started = time.monotonic()
+    with pytest.raises(UserError, match="is not finite at step"):
+        train(make_config(workers=2, steps=400, learning_rate=1e18, warmup_steps=1), FAKE_TASKS)
+    assert time.monotonic() - started < 120
+
+
+def test_micro_batches_are_dealt_out_evenly_and_a_step_stays_as_large(make_config: MakeConfig) -> None:
+    config = make_config(micro_batches=4, batch_steps=24)
+    assert deal_out(config) is config
+    assert deal_out(make_config(micro_batches=4, batch_steps=24, workers=2)).micro_batches == 4
+    dealt = deal_out(make_config(micro_batches=4, batch_steps=24, workers=3))
+    assert (dealt.micro_batches, dealt.batch_steps) == (6, 16)
+    with pytest.raises(UserError, match="--workers 8 would leave 3 time steps"):
+        deal_out(make_config(micro_batches=1, batch_steps=24, workers=8))

@@ -1,0 +1,1 @@
+"""From a dataset's files to batches, in an order that is a function of seed and step."""

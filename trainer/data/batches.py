@@ -1,0 +1,199 @@
+"""From the dataset's arrays to batches: a window is a slice of them, a batch one gather.
+
+The order of batches is a pure function of (seed, step): a resumed run continues with exactly the batch it would have
+had, and nothing about the loader has to be saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.tasks import CONTINUOUS, DISCRETE, Task
+from trainer.data.arrays import Normaliser, TaskArrays
+from trainer.networks.model import StepBatch
+
+# A batch comes in the fewest parts that have this share of padding or less, and in at most so many: each part is a pass
+# through the network of its own.
+GOOD_PADDING, MAX_PARTS = 0.02, 4
+
+
+class BatchPlan:
+    """Which windows are in which batch, in an endless sequence of epochs; batches hold hardly any padding.
+
+    In each epoch windows are shuffled, sorted by length (a stable sort, so equal lengths stay shuffled), cut into
+    batches, and the batches shuffled. Neighbours in a batch then have similar lengths; where they still differ, the
+    batch comes in parts of different widths. Threads may ask at once.
+
+    Args:
+        lengths: ``(N,)`` of the windows.
+        batch_size: the most that a batch may hold, padding included.
+        seed: the order follows from it.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> None:
+        self._lengths, self._seed = lengths, tuple(seed)
+        # Lengths in ascending order are the same in every epoch, and so are the places to cut.
+        self._cuts = plan_cuts(np.sort(lengths), batch_size)
+        self.num_batches = len(self._cuts)
+        # Of the epoch before too: at a turn, threads may be in both.
+        self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+    def parts(self, index: int) -> list[np.ndarray]:
+        """Windows of each part of the ``index``-th batch."""
+        epoch, position = divmod(index, self.num_batches)
+        windows, batch_order = self._order(epoch)
+        return [windows[begin:end] for begin, end in itertools.pairwise(self._cuts[batch_order[position]])]
+
+    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Windows by length, equal ones in an order of this epoch, and the order of the batches."""
+        generator = np.random.default_rng((*self._seed, epoch))
+        shuffled = generator.permutation(len(self._lengths))
+        ordered = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
+        return ordered, generator.permutation(self.num_batches)
+
+
+class TaskBatches:
+    """Batches of windows of one task: its episodes, cut into windows of at most ``context_steps``.
+
+    Args:
+        arrays: the steps.
+        tokens: ``(len(arrays.texts), n)`` int64, of tasks with texts.
+        normaliser: of observations and rewards, or None.
+        context_steps: the longest window.
+        batch_steps: time steps per batch, padding included.
+        seed: the order follows from it.
+        task_index: of the task in the network's list.
+    """
+
+    def __init__(
+        self,
+        arrays: TaskArrays,
+        tokens: np.ndarray | None,
+        normaliser: Normaliser | None,
+        context_steps: int,
+        batch_steps: int,
+        seed: Sequence[int],
+        task_index: int = 0,
+    ) -> None:
+        self._arrays, self._tokens, self._normaliser = arrays, tokens, normaliser
+        self._starts, self._lengths, self._begins = _windows(arrays.starts, context_steps)
+        self._task_index = task_index
+        self._plan = BatchPlan(self._lengths, batch_steps, seed)
+        self.num_batches = self._plan.num_batches
+
+    def parts(self, index: int) -> list[StepBatch]:
+        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        return [self._gather(windows) for windows in self._plan.parts(index)]
+
+    def describe(self, index: int) -> str:
+        """Task and rows of the episodes in a batch, for messages."""
+        starts = self._starts[np.concatenate(self._plan.parts(index))]
+        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
+        return f"{self._arrays.task.name}, episode rows {shorten(rows)}"
+
+    def _gather(self, windows: np.ndarray) -> StepBatch:
+        arrays, starts, lengths = self._arrays, self._starts[windows], self._lengths[windows]
+        offsets = np.arange(int(lengths.max()))
+        mask = offsets < lengths[:, None]
+        # Padding repeats a window's last step; the mask keeps it out of the loss and causality out of the rest.
+        steps = starts[:, None] + np.minimum(offsets, lengths[:, None] - 1)
+        rewards = np.take(arrays.rewards, np.maximum(steps - 1, 0))
+        rewards[self._begins[windows], 0] = 0.0
+        observations = arrays.observations_at(steps)
+        texts = None if arrays.text_ids is None else self._tokens[np.take(arrays.text_ids, steps)]  # type: ignore[index]
+        return StepBatch(
+            kind=arrays.task.observation,
+            observations=torch.from_numpy(prepare_observations(arrays.task, observations, texts, self._normaliser)),
+            previous_rewards=torch.from_numpy(prepare_rewards(rewards, self._normaliser)),
+            actions=torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
+            mask=torch.from_numpy(mask),
+            tasks=torch.full((len(starts),), self._task_index),
+        )
+
+
+def shorten(rows: np.ndarray, most: int = 20) -> str:
+    """The first numbers, and how many more there are."""
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(map(str, rows[:most].tolist())) + more
+
+
+def plan_cuts(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Where to cut windows sorted by length into batches, and each batch into parts.
+
+    Args:
+        lengths: ``(N,)``, ascending.
+        batch_size: padded steps per batch at most; a window longer than that is a batch of its own.
+
+    Returns:
+        per batch the begins of its parts and its end, ``(parts + 1,)`` places in ``lengths``.
+    """
+    total = np.concatenate([[0], np.cumsum(lengths)])
+    batches = []
+    end = len(lengths)
+    while end > 0:
+        # As many as would fit without padding, then fewer until they fit with it. One window always does.
+        begin = min(end - 1, int(np.searchsorted(total, total[end] - batch_size)))
+        while True:
+            cuts = begin + _cut_into_parts(lengths[begin:end])
+            padded = int((np.diff(cuts) * lengths[cuts[1:] - 1]).sum())
+            if padded <= batch_size or end - begin == 1:
+                break
+            begin = end - max(1, min(end - begin - 1, (end - begin) * batch_size // padded))
+        batches.append(cuts)
+        end = begin
+    return batches
+
+
+def _cut_into_parts(lengths: np.ndarray) -> np.ndarray:
+    """The fewest parts, at most ``MAX_PARTS``, with at most ``GOOD_PADDING`` padding, else those with the least.
+
+    ``best[j]`` is the least padded size of the windows up to the j-th distinct length in so many parts.
+    """
+    num_steps = int(lengths.sum())
+    last = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)  # the last window of each distinct length
+    widths, ends = lengths[last], last + 1
+    best = np.concatenate([[0], widths * ends])
+    begins = [np.zeros(len(best), np.int64)]
+    edges = np.concatenate([[0], ends])
+    while best[-1] > num_steps / (1 - GOOD_PADDING) and len(begins) < MAX_PARTS:
+        # sizes[i, j]: a last part from the i-th edge to the j-th, after the best of one part fewer.
+        sizes = best[:, None] + np.concatenate([[0], widths]) * (edges - edges[:, None])
+        sizes[np.tril_indices(len(edges), -1)] = np.iinfo(np.int64).max
+        begins.append(sizes.argmin(axis=0))
+        best = sizes.min(axis=0)
+    cuts, place = [len(lengths)], len(edges) - 1
+    for begin in reversed(begins):
+        place = int(begin[place])
+        cuts.append(int(edges[place]))
+    return np.unique(cuts)
+
+
+def prepare_observations(
+    task: Task, values: np.ndarray, tokens: np.ndarray | None, normaliser: Normaliser | None
+) -> np.ndarray:
+    """Stored or live observations ``(..., *shape)`` as the model takes them. One function for training and acting."""
+    if task.observation == CONTINUOUS:
+        return values if normaliser is None else normaliser.observations(values)
+    if task.observation == DISCRETE:
+        values = values.astype(np.int64)
+        return values if tokens is None else np.concatenate([values, tokens], axis=-1)
+    return np.moveaxis(values, -1, -3).astype(np.float32) / 127.5 - 1.0
+
+
+def prepare_rewards(rewards: np.ndarray, normaliser: Normaliser | None) -> np.ndarray:
+    return rewards if normaliser is None else normaliser.rewards(rewards)
+
+
+def _windows(episode_starts: np.ndarray, context_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First step and length of every window, and whether an episode begins with it."""
+    lengths = np.diff(episode_starts)
+    counts = -(-lengths // context_steps)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(episode_starts[:-1], counts) + within * context_steps
+    ends = np.minimum(starts + context_steps, np.repeat(episode_starts[1:], counts))
+    return starts, ends - starts, within == 0

@@ -1,0 +1,88 @@
+"""Which corpora of the dataset a run trains on beside its tasks, and their documents as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.corpora import Corpus, select_corpora
+from pipeline.errors import UserError
+from pipeline.files import digest_of
+from pipeline.manifest import DatasetManifest, FileEntry
+from pipeline.schema import read_documents
+from trainer.config import ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from trainer.data.text_data import Document, TextArrays
+
+# Documents of each corpus that a tokenizer is trained on: more would change few of its words.
+TOKENIZER_DOCUMENTS = 20_000
+
+
+def choose_corpora(config: TrainConfig) -> tuple[Corpus, ...]:
+    """The corpora of the dataset that match ``config.corpora``.
+
+    Raises:
+        UserError: one named in full is not in the dataset, or the network has no use for its texts or pictures.
+    """
+    if not config.corpora:
+        return ()
+    wanted = select_corpora(config.corpora)
+    manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
+    chosen = tuple(corpus for corpus in wanted if corpus.name in manifest.corpora)
+    literal = [part.strip() for part in config.corpora.split(",")]
+    absent = ",".join(corpus.name for corpus in wanted if corpus.name in literal and corpus not in chosen)
+    if absent:
+        raise UserError(
+            f"{absent} is not in {config.dataset_dir}; it has: {', '.join(manifest.corpora) or 'no corpora'}. "
+            f"Run `make corpora dataset TASK={absent}` with the same OUT first"
+        )
+    model = config.model
+    if not chosen:
+        return ()
+    if not isinstance(model, ModelConfig):
+        raise UserError("--corpora needs a network that reads texts: take --recipe jat, or leave --corpora out")
+    for corpus in chosen:
+        if corpus.has_images and not model.picture_size:
+            raise UserError(
+                f"{corpus.name} has pictures and --model.picture-size is 0; give one, such as 224, or other --corpora"
+            )
+    return chosen
+
+
+def sample_texts(config: TrainConfig, corpora: Sequence[Corpus]) -> Iterator[str]:
+    """Texts to train a tokenizer on."""
+    for corpus in corpora:
+        documents = _documents(config.dataset_dir, _entries(config, corpus, "train"))
+        yield from (document.text for document in islice(documents, TOKENIZER_DOCUMENTS))
+
+
+def load_corpus(config: TrainConfig, corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path) -> TextArrays:
+    """One split of a corpus, laid out below ``cache`` if it is not there yet."""
+    from trainer.data.text_data import lay_out
+
+    entries = _entries(config, corpus, split)
+    content = [[entry.sha256 for entry in entries], digest_of(tokenizer.to_str()), config.text_boundaries]
+    directory = cache / f"{corpus.name}-{split}-{digest_of(content)}"
+    return lay_out(corpus.name, _documents(config.dataset_dir, entries), tokenizer, config.text_boundaries, directory)
+
+
+def _entries(config: TrainConfig, corpus: Corpus, split: str) -> tuple[FileEntry, ...]:
+    manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
+    return manifest.corpora[corpus.name].splits[split].data
+
+
+def _documents(dataset: Path, entries: Sequence[FileEntry]) -> Iterator[Document]:
+    from trainer.data.text_data import Document
+
+    for entry in entries:
+        for block in read_documents(dataset / entry.name):
+            if block.images is None:
+                yield from (Document(text.as_py()) for text in block.texts)
+            else:
+                for text, image in zip(block.texts, block.images, strict=True):
+                    yield Document(text.as_py(), image.as_py())

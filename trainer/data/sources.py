@@ -1,0 +1,145 @@
+"""What a run trains on: the batches of every task and corpus, how often each is drawn and how much it counts."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.corpora import Corpus
+from pipeline.tasks import Task
+from trainer.config import ModelConfig, TrainConfig, of_task
+from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
+from trainer.data.batches import TaskBatches
+from trainer.data.corpora import choose_corpora, load_corpus, sample_texts
+from trainer.data.loader import Batches, MicroBatch, Mixture, as_parts
+from trainer.data.text_data import TextBatches
+from trainer.data.tokenizer import choose_tokenizer, encode
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One task, or one set of texts.
+
+    Attributes:
+        batches: of the training split.
+        validation: a little of the test split, always the same; None for no validation.
+    """
+
+    name: str
+    domain: str
+    loss_weight: float
+    sampling_weight: float
+    batches: Batches
+    validation: MicroBatch | None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The sources of a run and what acting with its checkpoints needs of them: tokenizer and normalisers by task.
+
+    Tasks come first, in their order, then the corpora named.
+    """
+
+    sources: list[Source]
+    tokenizer: Tokenizer
+    normalisers: dict[str, Normaliser]
+    corpora: list[str]
+
+    def mixture(self, config: TrainConfig) -> Mixture:
+        weights = [source.sampling_weight for source in self.sources]
+        return Mixture(weights, config.steps * config.micro_batches, config.seed)
+
+
+def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
+    """Lay out what is not laid out yet, and open it.
+
+    Raises:
+        UserError: a task is not in the dataset, or there is no such tokenizer.
+    """
+    cache = config.out / "train" / "cache"
+    log.info("opening %d tasks of %s", len(tasks), config.dataset_dir)
+    normalisers = [load_normaliser(config.dataset_dir, task) if config.normalise else None for task in tasks]
+    arrays = [load_arrays(config.dataset_dir, task, "train", cache) for task in tasks]
+    corpora = choose_corpora(config)
+    texts = sorted({text for a in arrays for text in a.texts})
+    tokenizer = choose_tokenizer(
+        config.tokenizer, itertools.chain(texts, sample_texts(config, corpora)), config.model.vocab_size
+    )
+
+    def batches(a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
+        tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
+        index = [task.name for task in tasks].index(a.task.name)
+        context_steps = of_task(config.contexts, a.task.name, a.task.domain, config.context_steps)
+        return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index)
+
+    def validation(index: int, task: Task) -> MicroBatch | None:
+        if config.validation_steps == 0:
+            return None
+        few = batches(
+            load_arrays(config.dataset_dir, task, "test", cache),
+            max(config.validation_steps, config.longest_context),
+            seed=0,  # the same for all runs
+        )
+        return MicroBatch(index, 0, as_parts(few.parts(0)))
+
+    sources = [
+        Source(
+            name=task.name,
+            domain=task.domain,
+            loss_weight=of_task(config.loss_weights, task.name, task.domain, 1.0),
+            sampling_weight=of_task(config.sampling_weights, task.name, task.domain, 1.0),
+            batches=batches(a, config.batch_steps, config.seed),
+            validation=validation(index, task),
+        )
+        for index, (task, a) in enumerate(zip(tasks, arrays, strict=True))
+    ]
+    log.info("%d episodes, %d steps", sum(len(a.starts) - 1 for a in arrays), sum(a.num_steps for a in arrays))
+    sources += [
+        _open_corpus(config, corpus, tokenizer, cache, index) for index, corpus in enumerate(corpora, len(sources))
+    ]
+    found = {task.name: n for task, n in zip(tasks, normalisers, strict=True) if n is not None}
+    return TrainingData(sources, tokenizer, found, [corpus.name for corpus in corpora])
+
+
+def _open_corpus(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, cache: Path, index: int) -> Source:
+    model = config.model
+    assert isinstance(model, ModelConfig), "choose_corpora has refused others"
+    domain = "captions" if corpus.has_images else "texts"
+
+    def batches(split: str, batch_steps: int, seed: int) -> TextBatches:
+        arrays = load_corpus(config, corpus, split, tokenizer, cache)
+        log.info("%s, %s: %d documents, %d tokens", corpus.name, split, len(arrays.starts) - 1, arrays.starts[-1])
+        # Two positions are a time step.
+        most = max(2 * batch_steps, model.max_positions)
+        return TextBatches(arrays, model.max_positions, most, model.picture_size, model.num_patches, (seed, index))
+
+    validation = None
+    if config.validation_steps:
+        few = batches("test", config.validation_steps, seed=0)  # the same for all runs
+        validation = MicroBatch(index, 0, as_parts(few.parts(0)))
+    return Source(
+        name=corpus.name,
+        domain=domain,
+        loss_weight=of_task(config.loss_weights, corpus.name, domain, 1.0),
+        sampling_weight=of_task(config.sampling_weights, corpus.name, domain, 1.0),
+        batches=batches("train", config.batch_steps, config.seed),
+        validation=validation,
+    )
+
+
+def sampling_shares(sources: Sequence[Source]) -> np.ndarray:
+    """``(len(sources),)``: how much each counts in the objective, summing to 1."""
+    weights = np.array([source.sampling_weight for source in sources], np.float64)
+    shares: np.ndarray = weights / weights.sum()
+    return shares

@@ -1,0 +1,231 @@
+"""Texts, and pictures with texts, as batches beside those of the tasks.
+
+A corpus is laid out once as flat arrays on disk: the ids of all its documents one after the other, and the bytes of its
+pictures as they came. Documents are cut into windows as episodes are, and batches are planned in the same way: their
+order is a pure function of (seed, index). A picture is decoded when its batch is made.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, temporary_beside, write_json
+from trainer.data.batches import BatchPlan, shorten
+from trainer.data.tokenizer import end_id
+from trainer.networks.model import TextBatch
+
+# Of CLIP, whose preparation of pictures JAT took.
+PICTURE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+PICTURE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+_CHUNK = 1000  # documents tokenised at once
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, and the file of a picture (PNG, JPEG, ...) that it belongs to, if there is one."""
+
+    text: str
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class TextArrays:
+    """A corpus of D documents with S tokens in all, memory-mapped.
+
+    Attributes:
+        name: of the corpus.
+        tokens: ``(S,)`` int32.
+        starts: ``(D + 1,)`` int64; document d is tokens ``starts[d]`` to ``starts[d + 1]``.
+        pictures: ``(bytes,)`` uint8, the files of all pictures; None for a corpus without.
+        picture_starts: ``(D + 1,)`` int64, as ``starts``; None likewise.
+    """
+
+    name: str
+    tokens: np.ndarray
+    starts: np.ndarray
+    pictures: np.ndarray | None = None
+    picture_starts: np.ndarray | None = None
+
+    def picture(self, document: int) -> bytes:
+        """The file of a document's picture."""
+        assert self.pictures is not None and self.picture_starts is not None
+        return bytes(self.pictures[self.picture_starts[document] : self.picture_starts[document + 1]])
+
+
+def lay_out(
+    name: str, documents: Iterable[Document], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
+) -> TextArrays:
+    """Tokenise a corpus into ``directory``, unless that is done already.
+
+    Args:
+        name: of the corpus.
+        documents: streamed, all with pictures or all without.
+        tokenizer: texts to ids.
+        has_boundaries: put the end-of-text id before and after each document.
+        directory: named by whatever decides the result.
+
+    Raises:
+        UserError: some documents have pictures and some do not, or there are none.
+    """
+    if not directory.exists():
+        with temporary_beside(directory) as temporary:
+            temporary.mkdir()
+            _write(name, documents, tokenizer, has_boundaries, temporary)
+            try:
+                temporary.rename(directory)
+            except OSError:
+                if not directory.exists():
+                    raise  # otherwise another worker of the run was first, with the same
+    has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
+    return TextArrays(
+        name,
+        np.memmap(directory / "tokens.bin", np.int32, "r"),
+        np.load(directory / "starts.npy"),
+        np.memmap(directory / "pictures.bin", np.uint8, "r") if has_pictures else None,
+        np.load(directory / "picture_starts.npy") if has_pictures else None,
+    )
+
+
+def _write(
+    name: str, documents: Iterable[Document], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
+) -> None:
+    starts, picture_starts = [0], [0]
+    boundary = [end_id(tokenizer)] if has_boundaries else []
+    with_pictures: set[bool] = set()
+    left = iter(documents)
+    with (directory / "tokens.bin").open("wb") as tokens, (directory / "pictures.bin").open("wb") as pictures:
+        while chunk := list(islice(left, _CHUNK)):
+            for document, encoding in zip(
+                chunk, tokenizer.encode_batch([document.text for document in chunk]), strict=True
+            ):
+                ids = np.array([*boundary, *encoding.ids, *boundary], np.int32)
+                if len(ids) < 2:
+                    continue  # nothing to predict
+                with_pictures.add(document.picture is not None)
+                tokens.write(ids.tobytes())
+                pictures.write(document.picture or b"")
+                starts.append(starts[-1] + len(ids))
+                picture_starts.append(picture_starts[-1] + len(document.picture or b""))
+    if len(with_pictures) != 1:
+        problem = "has no text" if not with_pictures else "has documents with and without a picture"
+        raise UserError(f"{name} {problem}; build it again with `make corpora`")
+    np.save(directory / "starts.npy", np.array(starts, np.int64))
+    np.save(directory / "picture_starts.npy", np.array(picture_starts, np.int64))
+    write_json(directory / "corpus.json", {"has_pictures": with_pictures == {True}})
+
+
+class TextBatches:
+    """Batches of one corpus, planned as those of a task are.
+
+    Args:
+        arrays: the corpus.
+        context_positions: longest window, the positions of a picture included. Of a document longer than that, every
+            part is a window of its own; with a picture only the first part is used.
+        batch_positions: most positions in a batch, padding included.
+        picture_size: side of a picture in pixels.
+        num_patches: positions that a picture takes.
+        seed: what the order follows from.
+    """
+
+    def __init__(
+        self,
+        arrays: TextArrays,
+        context_positions: int,
+        batch_positions: int,
+        picture_size: int,
+        num_patches: int,
+        seed: Sequence[int],
+    ) -> None:
+        self._arrays, self._picture_size = arrays, picture_size
+        self._overhead = num_patches if arrays.pictures is not None else 0
+        longest = context_positions - self._overhead
+        if longest < 2:
+            raise UserError(
+                f"{arrays.name}: a picture takes {num_patches} of {context_positions} positions and leaves none for "
+                "a text; raise --context-steps or lower --model.picture-size"
+            )
+        if arrays.pictures is None:
+            self._starts, self._lengths = _windows(arrays.starts, longest)
+            self._documents = None
+        else:
+            self._starts = arrays.starts[:-1]
+            self._lengths = np.minimum(np.diff(arrays.starts), longest)
+            self._documents = np.arange(len(self._starts))
+        self._plan = BatchPlan(self._lengths + self._overhead, batch_positions, seed)
+        self.num_batches = self._plan.num_batches
+
+    def parts(self, index: int) -> list[TextBatch]:
+        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        return [self._gather(windows) for windows in self._plan.parts(index)]
+
+    def describe(self, index: int) -> str:
+        """Corpus and rows of the documents in a batch, for messages."""
+        starts = self._starts[np.concatenate(self._plan.parts(index))]
+        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
+        return f"{self._arrays.name}, documents {shorten(rows)}"
+
+    def _gather(self, chosen: np.ndarray) -> TextBatch:
+        starts, lengths = self._starts[chosen], self._lengths[chosen]
+        offsets = np.arange(int(lengths.max()))
+        # Padding repeats a window's last token; the mask keeps it out of the loss and causality out of the rest.
+        positions = starts[:, None] + np.minimum(offsets, lengths[:, None] - 1)
+        pictures = None
+        if self._documents is not None:
+            pictures = torch.from_numpy(np.stack([self._picture(document) for document in self._documents[chosen]]))
+        return TextBatch(
+            tokens=torch.from_numpy(self._arrays.tokens[positions].astype(np.int64)),
+            mask=torch.from_numpy(offsets < lengths[:, None]),
+            pictures=pictures,
+        )
+
+    def _picture(self, document: int) -> np.ndarray:
+        return prepare_picture(self._arrays.picture(document), self._picture_size, f"{self._arrays.name} {document}")
+
+
+def _windows(document_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """First token and length of every window of at least two tokens."""
+    lengths = np.diff(document_starts)
+    counts = -(-lengths // longest)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(document_starts[:-1], counts) + within * longest
+    cut = np.minimum(longest, np.repeat(document_starts[1:], counts) - starts)
+    return starts[cut >= 2], cut[cut >= 2]
+
+
+def prepare_picture(data: bytes, size: int, name: str) -> np.ndarray:
+    """A picture as JAT shows it to the network, ``(3, size, size)`` float32.
+
+    Its shorter side is scaled to ``size`` (bicubic), the middle square taken, and colours standardised.
+
+    Args:
+        data: a PNG, JPEG or other file that Pillow reads.
+        size: side in pixels.
+        name: of the picture, for the message.
+
+    Raises:
+        UserError: it is not a picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            picture = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name} is not a picture that can be read ({error})") from error
+    width, height = picture.size
+    shorter = min(width, height)
+    scaled = (max(size, size * width // shorter), max(size, size * height // shorter))
+    picture = picture.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    square = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255
+    return np.moveaxis((square - PICTURE_MEAN) / PICTURE_STD, -1, 0)

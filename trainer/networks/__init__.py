@@ -1,0 +1,1 @@
+"""Networks: JAT's and our own, behind one interface, and how they are loaded and kept."""

@@ -1,0 +1,239 @@
+"""Our own network: each choice in it is an option, compared with its alternatives in docs/ablations.md.
+
+A time step is one embedding, the sum of what was observed, the last reward and, if wanted, the last action; its hidden
+state predicts the action. Continuous values have linear maps of their own per task or per layout (sizes), actions have
+heads of just the legal size, and a window of steps is attended to with rotary positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.tasks import CONTINUOUS, IMAGE
+from trainer.config import BaseModelConfig
+from trainer.networks.encoders import CellEncoder, ImageEncoder, PerStep
+from trainer.networks.heads import Bins, Categorical, Head, Mixture, Scale, Squared
+from trainer.networks.layout import TaskLayout
+from trainer.networks.model import Batch, Losses, Memory, Model, StepBatch
+from trainer.networks.trunk import Trunk
+
+NUM_GRID_INTEGERS = 148  # direction and 7 x 7 x 3 view
+
+
+class TaskLinear(nn.Module):
+    """Linear maps side by side, one of which is taken per window.
+
+    Args:
+        num_maps: how many.
+        in_size, out_size: of each.
+        scale: of the initial weights, where 1 keeps the variance.
+    """
+
+    def __init__(self, num_maps: int, in_size: int, out_size: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_maps, in_size, out_size) * scale * in_size**-0.5)
+        self.bias = nn.Parameter(torch.zeros(num_maps, out_size))
+
+    def forward(self, x: Tensor, maps: Tensor) -> Tensor:
+        """``(B, T, in_size)`` with ``maps`` ``(B,)`` -> ``(B, T, out_size)``."""
+        if len(self.weight) == 1:
+            return F.linear(x, self.weight[0].T, self.bias[0])
+        return torch.bmm(x, self.weight[maps]) + self.bias[maps][:, None]
+
+
+class FlatEncoder(nn.Module):
+    """Integers' embeddings side by side, squeezed into one: ``(B, T, n)`` int64 -> ``(B, T, out_size)``."""
+
+    def __init__(self, num_integers: int, vocab_size: int, size: int, out_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, size)
+        self.out = nn.Linear(num_integers * size, out_size)
+
+    def forward(self, integers: Tensor) -> Tensor:
+        return self.out(F.relu(self.embedding(integers)).flatten(2))
+
+
+class BaseModel(Model):
+    """Encoders, trunk and heads for a list of tasks.
+
+    Args:
+        config: sizes and choices.
+        layouts: of the tasks, in the order of their indices.
+    """
+
+    def __init__(self, config: BaseModelConfig, layouts: Sequence[TaskLayout]) -> None:
+        super().__init__()
+        self.config, self.layouts = config, list(layouts)
+        hidden = config.hidden_size
+        self.trunk = Trunk(config, config.window_steps * config.embeddings_per_step)
+        self.task_embedding = nn.Embedding(len(layouts), hidden) if config.task_embedding else None
+        self.reward_encoder = nn.Linear(1, hidden, bias=False) if config.previous_reward else None
+        self.encoders = nn.ModuleDict()
+        self.action_encoders = nn.ModuleDict()
+        self.action_decoders = nn.ModuleDict()
+        self.observation_decoders = nn.ModuleDict()
+        observation_maps, action_maps = [0] * len(layouts), [0] * len(layouts)
+        for index, layout in enumerate(layouts):
+            of_observation = [i for i, o in enumerate(layouts) if o.observation_name == layout.observation_name]
+            of_action = [i for i, o in enumerate(layouts) if o.action_name == layout.action_name]
+            if config.linear_maps == "task":
+                observation_maps[index], action_maps[index] = of_observation.index(index), of_action.index(index)
+            self._add_observations(layout, len(of_observation) if config.linear_maps == "task" else 1)
+            self._add_actions(layout, len(of_action) if config.linear_maps == "task" else 1)
+        # Which of a layout's maps a task takes.
+        self.observation_maps: Tensor
+        self.action_maps: Tensor
+        self.register_buffer("observation_maps", torch.tensor(observation_maps), persistent=False)
+        self.register_buffer("action_maps", torch.tensor(action_maps), persistent=False)
+
+    def _add_observations(self, layout: TaskLayout, num_maps: int) -> None:
+        name, size, config = layout.observation_name, layout.observation_size, self.config
+        if name in self.encoders:
+            return
+        if layout.observation == CONTINUOUS:
+            self.encoders[name] = TaskLinear(num_maps, size, config.hidden_size)
+            if config.observation_loss_coef > 0:
+                self.observation_decoders[name] = TaskLinear(num_maps, config.hidden_size, size)
+        elif layout.observation == IMAGE:
+            self.encoders[name] = PerStep(ImageEncoder(config.hidden_size))
+        elif config.discrete_encoder == "cells":
+            encoder = CellEncoder(config.vocab_size, size - NUM_GRID_INTEGERS, config.cell_size, config.hidden_size)
+            encoder.initialise()
+            self.encoders[name] = encoder
+        else:
+            self.encoders[name] = FlatEncoder(size, config.vocab_size, config.cell_size, config.hidden_size)
+
+    def _add_actions(self, layout: TaskLayout, num_maps: int) -> None:
+        name, config = layout.action_name, self.config
+        if name not in self.action_decoders:
+            outputs = self.head(layout).num_outputs
+            self.action_decoders[name] = TaskLinear(num_maps, config.hidden_size, outputs, scale=0.1)
+        is_input = config.previous_action or layout.observation_name in self.observation_decoders
+        if is_input and name not in self.action_encoders:
+            self.action_encoders[name] = TaskLinear(num_maps, layout.action_size, config.hidden_size)
+
+    def head(self, layout: TaskLayout) -> Head:
+        size, scale, config = layout.action_size, Scale(layout.low, layout.high), self.config
+        if layout.action == "discrete":
+            return Categorical(size)
+        if config.continuous_head == "squared":
+            return Squared(size, scale)
+        if config.continuous_head == "bins":
+            return Bins(size, config.num_bins, scale)
+        return Mixture(size, config.num_components, scale)
+
+    def embed_observations(
+        self, layout: TaskLayout, observations: Tensor, previous_rewards: Tensor, tasks: Tensor
+    ) -> Tensor:
+        """``(B, T, ...)`` of tasks ``(B,)`` with one observation layout -> ``(B, T, hidden)``."""
+        limit = self.config.observation_limit
+        encoder = self.encoders[layout.observation_name]
+        if layout.observation == CONTINUOUS:
+            values = observations.clamp(-limit, limit)
+            if self.training and self.config.observation_noise > 0:
+                values = values + self.config.observation_noise * torch.randn_like(values)
+            embedded = encoder(values, self.observation_maps[tasks])
+        else:
+            embedded = encoder(observations)
+        if self.reward_encoder is not None:
+            embedded = embedded + self.reward_encoder(previous_rewards.clamp(-limit, limit)[..., None])
+        if self.task_embedding is not None:
+            embedded = embedded + self.task_embedding(tasks)[:, None]
+        return embedded
+
+    def embed_actions(self, layout: TaskLayout, actions: Tensor, tasks: Tensor) -> Tensor:
+        """``(B, T)`` int64 or ``(B, T, size)`` float -> ``(B, T, hidden)``."""
+        if layout.action == "discrete":
+            values = F.one_hot(actions, layout.action_size).float()
+        else:
+            values = Scale(layout.low, layout.high).to_unit(actions)
+        return self.action_encoders[layout.action_name](values, self.action_maps[tasks])
+
+    def decode_actions(self, layout: TaskLayout, hidden: Tensor, tasks: Tensor) -> Tensor:
+        """Hidden states of observations ``(B, T, hidden)`` -> ``(B, T, outputs)`` for the task's head."""
+        return self.action_decoders[layout.action_name](hidden, self.action_maps[tasks])
+
+    def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+        """Action outputs ``(B, T, outputs)``, and next observations ``(B, T, size)`` if they are predicted."""
+        config, tasks = self.config, batch.tasks
+        layout = self.layouts[int(tasks[0])]
+        embedded = self.embed_observations(layout, batch.observations, batch.previous_rewards, tasks)
+        actions = (
+            self.embed_actions(layout, batch.actions, tasks) if layout.action_name in self.action_encoders else None
+        )
+        if config.embeddings_per_step == 2:
+            assert actions is not None
+            both = self.trunk(torch.stack([embedded, actions.to(embedded.dtype)], dim=2).flatten(1, 2))
+            hidden, after_action = both[:, ::2], both[:, 1::2]
+        else:
+            if config.previous_action:
+                assert actions is not None
+                # What was done before a window began is not known.
+                embedded = embedded + F.pad(actions[:, :-1], (0, 0, 1, 0))
+            hidden = self.trunk(embedded)
+            after_action = hidden if actions is None else hidden + actions
+        predicted = None
+        if layout.observation_name in self.observation_decoders:
+            decoder = self.observation_decoders[layout.observation_name]
+            predicted = decoder(after_action, self.observation_maps[tasks])
+        return self.decode_actions(layout, hidden, tasks), predicted
+
+    def losses(self, batch: Batch) -> Losses:
+        if not isinstance(batch, StepBatch):
+            raise TypeError("the base model has no part for texts")
+        outputs, predicted = self(batch)
+        mask, kappa = batch.mask, self.config.observation_loss_coef
+        head = self.head(self.layouts[int(batch.tasks[0])])
+        action_loss = head.loss(outputs[mask], batch.actions[mask]).mean()
+        observation_loss = torch.zeros((), device=mask.device)
+        if predicted is not None:
+            limit, real = self.config.observation_limit, mask[:, 1:]
+            target = batch.observations[:, 1:].clamp(-limit, limit)
+            errors = F.mse_loss(predicted[:, :-1].float(), target.float(), reduction="none").mean(dim=2)
+            observation_loss = (errors * real).sum() / real.sum().clamp(min=1)
+        return Losses(kappa * observation_loss + (1 - kappa) * action_loss, observation_loss, action_loss)
+
+    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> BaseMemory:
+        return BaseMemory(self, task, layout, num_slots)
+
+
+class BaseMemory(Memory):
+    """Keys and values of the last ``window`` positions of each slot."""
+
+    def __init__(self, model: BaseModel, task: int, layout: TaskLayout, num_slots: int) -> None:
+        self._model, self._layout = model, layout
+        self._cache = model.trunk.new_cache(num_slots)
+        device = self._cache.device
+        self._task = torch.tensor([task], device=device)
+        self._positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        # The last action's embedding, where it is added to the next observation's.
+        self._done = torch.zeros(num_slots, model.config.hidden_size, device=device)
+
+    def forget(self, slots: Sequence[int]) -> None:
+        self._positions[list(slots)] = 0
+        self._done[list(slots)] = 0
+
+    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+        model, tasks = self._model, self._task.expand(len(slots))
+        embedded = model.embed_observations(self._layout, observations[:, None], previous_rewards[:, None], tasks)
+        hidden = self._extend(slots, embedded + self._done[slots][:, None])
+        return model.decode_actions(self._layout, hidden, tasks)[:, 0]
+
+    def act(self, slots: Tensor, actions: Tensor) -> None:
+        config = self._model.config
+        if not config.previous_action:
+            return
+        embedded = self._model.embed_actions(self._layout, actions[:, None], self._task.expand(len(slots)))
+        if config.embeddings_per_step == 2:
+            self._extend(slots, embedded)
+        else:
+            self._done[slots] = embedded[:, 0]
+
+    def _extend(self, slots: Tensor, embeddings: Tensor) -> Tensor:
+        hidden = self._model.trunk.extend(embeddings, self._cache, slots, self._positions[slots])
+        self._positions[slots] += 1
+        return hidden

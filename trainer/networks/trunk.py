@@ -1,0 +1,155 @@
+"""The trunk of the base model: pre-norm blocks, rotary positions, causal attention over a window of steps.
+
+Every position attends to itself and the ``window - 1`` before it, in training and in acting. Positions only enter as
+differences, so an episode of any length is played with a cache of ``window`` keys and values per layer, at the same
+cost per step, and the result is what the whole episode at once would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import BaseModelConfig
+from trainer.networks.gpt_neo import attend, rows_of
+
+ROTARY_BASE = 10_000.0
+
+
+class Attention(nn.Module):
+    """Causal attention over a window, scaled by the square root of the head's width."""
+
+    def __init__(self, config: BaseModelConfig, window: int) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads, self.window = config.num_heads, window
+        self.is_rotary = config.positions == "rotary"
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out = nn.Linear(size, size, bias=False)
+
+    def _project(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotated queries and keys, and values: ``(3, n, heads, k, head)``."""
+        n, k, size = x.shape
+        query_key_value = self.qkv(x).view(n, k, 3, self.num_heads, size // self.num_heads).permute(2, 0, 3, 1, 4)
+        if not self.is_rotary:
+            return query_key_value
+        rotated = rotate(query_key_value[:2], positions)
+        return torch.cat([rotated.to(query_key_value.dtype), query_key_value[2:]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, P, hidden)`` -> the same shape."""
+        length = x.shape[1]
+        positions = torch.arange(length, device=x.device)
+        query, key, value = self._project(x, positions)
+        mask = None
+        if length > self.window:
+            back = positions[:, None] - positions
+            mask = (back >= 0) & (back < self.window)
+        mixed = attend(query, key, value, mask, is_causal=mask is None, scale=None)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        """One new position ``(n, 1, hidden)`` per slot; ``cache`` ``(2, slots, heads, window, head)`` is updated."""
+        query, key, value = self._project(x, positions[:, None, None])
+        place = positions % self.window
+        cache[0, slots, :, place] = key[:, :, 0].to(cache.dtype)
+        cache[1, slots, :, place] = value[:, :, 0].to(cache.dtype)
+        filled = min(int(positions.max()) + 1, self.window)
+        past = cache[:, rows_of(slots), :, :filled]
+        mask = torch.arange(filled, device=x.device) <= positions[:, None, None, None]
+        mixed = attend(query, past[0], past[1], mask, scale=None)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary embedding (arXiv 2104.09864): ``x`` ``(..., P, head)`` with ``positions`` broadcast to ``(..., P)``."""
+    half = x.shape[-1] // 2
+    # In double precision: an Atari game has 100,000 steps.
+    frequencies = ROTARY_BASE ** -(torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    angles = positions[..., None] * frequencies
+    cos, sin = angles.cos().float(), angles.sin().float()
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class FeedForward(nn.Module):
+    """Two matrices and a GELU, or SwiGLU's three (arXiv 2002.05202) with as many parameters."""
+
+    def __init__(self, config: BaseModelConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.is_gated = config.feed_forward == "swiglu"
+        inner = -(-8 * size // 3 // 32) * 32 if self.is_gated else 4 * size
+        self.widen = nn.Linear(size, 2 * inner if self.is_gated else inner, bias=False)
+        self.out = nn.Linear(inner, size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.widen(x)
+        if not self.is_gated:
+            return self.out(F.gelu(wide, approximate="tanh"))
+        gate, value = wide.chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    def __init__(self, config: BaseModelConfig, window: int) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = make_norm(config), Attention(config, window)
+        self.feed_forward_norm, self.feed_forward = make_norm(config), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        x = x + self.attention.extend(self.attention_norm(x), cache, slots, positions)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Trunk(nn.Module):
+    """Embeddings in, hidden states out, both ``(B, P, hidden)``.
+
+    Args:
+        config: sizes and choices.
+        window: positions that each position attends to, itself included.
+    """
+
+    def __init__(self, config: BaseModelConfig, window: int) -> None:
+        super().__init__()
+        self.config, self.window = config, window
+        self.blocks = nn.ModuleList(Block(config, window) for _ in range(config.num_layers))
+        self.norm = make_norm(config)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                # What is added to the residual stream starts smaller, the deeper the trunk.
+                depth = (2 * config.num_layers) ** -0.5 if name.endswith("out.weight") else 1.0
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 * depth)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        x = embeddings
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        """As ``forward`` for the next position of some slots: ``(n, 1, hidden)``; ``positions`` ``(n,)``."""
+        x = embeddings
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+            x = block.extend(x, cache[layer], slots, positions)
+        return self.norm(x)
+
+    def new_cache(self, num_slots: int) -> Tensor:
+        """Keys and values: ``(layers, 2, slots, heads, window, hidden / heads)``; position p is at p modulo window."""
+        config = self.config
+        head_size = config.hidden_size // config.num_heads
+        shape = (config.num_layers, 2, num_slots, config.num_heads, self.window, head_size)
+        return torch.zeros(shape, device=next(self.parameters()).device)
+
+
+def make_norm(config: BaseModelConfig) -> nn.Module:
+    return nn.RMSNorm(config.hidden_size) if config.norm == "rms" else nn.LayerNorm(config.hidden_size)

@@ -1,0 +1,248 @@
+"""What the report says, gathered from what the stages wrote: numbers and names, no markup."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.files import read_json
+from pipeline.manifest import DatasetManifest, FileEntry, TaskManifest
+from pipeline.measurement import Measurement
+from pipeline.scores import is_scorable
+from pipeline.seeds import FIRST_SEED
+from pipeline.tasks import all_tasks
+from pipeline.versions import versions_of
+from trainer.reporting.commands import StageRun, stage_runs
+from trainer.scores.results import (
+    OVERALL,
+    Curve,
+    DomainScore,
+    Evaluation,
+    TaskScore,
+    load_curve,
+    load_evaluation,
+    load_measurement_of,
+    weights_of,
+)
+from trainer.training.logs import TrainManifest, read_log, train_manifest_path
+
+PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
+WEAK = 0.5  # a normalised score below this is called weak
+TITLES = {"atari": "Atari", "babyai": "BabyAI", "metaworld": "Meta-World", "mujoco": "MuJoCo", OVERALL: "All tasks"}
+NUM_WEAKEST = 10  # tasks named as the weakest
+# What JAT published for itself (arXiv 2402.09844): IQM of expert-normalised scores over all tasks of a domain.
+JAT_IQMS = {"atari": 0.14, "babyai": 0.99, "metaworld": 0.65, "mujoco": 0.85}
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task: its scores, who played, and its data."""
+
+    score: TaskScore
+    measurement: Measurement | None
+    data: TaskManifest | None
+
+    @property
+    def is_weak(self) -> bool:
+        return self.score.score is not None and self.score.score.mean < WEAK
+
+    @property
+    def expert_on_jat_scale(self) -> float | None:
+        """The mean return of our expert where JAT's random policy is 0 and JAT's expert 1."""
+        random, expert = self.score.jat_random, self.score.jat_expert
+        if random is None or expert is None or not is_scorable(random, expert):
+            return None
+        return (self.score.expert - random) / (expert - random)
+
+    @property
+    def agent_revision(self) -> str:
+        return self.measurement.revision if self.measurement else ""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The data of one domain and the experts it is of.
+
+    Attributes:
+        experts: tasks by kind of expert.
+        vs_jat: median over tasks of the expert's return on JAT's scale; None where JAT has none.
+        num_as_good: tasks whose expert earns at least 0.9 of JAT's on that scale, of ``num_compared``.
+    """
+
+    domain: str
+    num_tasks: int
+    train_episodes: int
+    test_episodes: int
+    train_steps: int
+    num_rejected: int
+    num_bytes: int
+    experts: dict[str, int]
+    vs_jat: float | None
+    num_as_good: int
+    num_compared: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything in the report but its pictures and videos.
+
+    Attributes:
+        training: None where the checkpoint was not trained in this run.
+        log: the training's curve, one dict per optimiser step.
+        versions: of the packages that define the environments, as they were evaluated.
+        seeds: first seed and what the seeds from there on are for.
+        num_known: tasks by domain, of which there may be fewer in the evaluation.
+        not_evaluated: tasks of the dataset that are not.
+    """
+
+    evaluation: Evaluation
+    rows: list[TaskRow]
+    training: TrainManifest | None
+    log: list[dict[str, Any]]
+    curve: Curve | None
+    data: list[DataSummary]
+    stages: list[StageRun]
+    versions: dict[str, str]
+    installed: dict[str, str]
+    seeds: dict[str, int]
+    num_known: dict[str, int]
+    not_evaluated: list[str]
+
+    @cached_property
+    def weakest(self) -> list[TaskRow]:
+        """The lowest scores, worst first."""
+        scored = [row for row in self.rows if row.score.score is not None]
+        return sorted((row for row in scored if row.is_weak), key=_mean_score)[:NUM_WEAKEST]
+
+    @cached_property
+    def not_scorable(self) -> list[TaskRow]:
+        return [row for row in self.rows if row.score.score is None]
+
+    @cached_property
+    def rejected(self) -> list[TaskRow]:
+        """Tasks of which some of the agent's episodes do not count."""
+        return [row for row in self.rows if row.score.rejected]
+
+    def num_weak(self, domain: str) -> int:
+        return sum(row.is_weak for row in self.rows if row.score.domain == domain)
+
+    def jat_iqm(self, domain: DomainScore) -> float | None:
+        """What JAT published for a domain; None where not all of its tasks are here, so that they do not compare."""
+        is_whole = domain.num_tasks == self.num_known.get(domain.domain)
+        return JAT_IQMS.get(domain.domain) if is_whole else None
+
+    @property
+    def has_jat_iqms(self) -> bool:
+        """Whether a domain of the evaluation is as whole as JAT's."""
+        return any(self.jat_iqm(domain) is not None for domain in self.evaluation.domains)
+
+    @property
+    def jat_mean_of_iqms(self) -> float | None:
+        """JAT's headline number, where all of its domains are here whole."""
+        found = [self.jat_iqm(domain) for domain in self.evaluation.domains]
+        is_whole = len(found) == len(JAT_IQMS) and None not in found
+        return float(np.mean(list(JAT_IQMS.values()))) if is_whole else None
+
+    @property
+    def num_wins(self) -> tuple[int, int]:
+        """Tasks in which the agent is above JAT's on JAT's scale, and how many can be compared."""
+        pairs = [(s.score_on_jat_scale, s.jat_score) for s in self.evaluation.tasks]
+        compared = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+        return sum(ours > theirs for ours, theirs in compared), len(compared)
+
+
+def gather(out: Path, name: str = "") -> Facts:
+    """All facts of a run and an evaluation in it: the run's own, or another one by its name.
+
+    Raises:
+        UserError: there is no such evaluation.
+    """
+    evaluation = load_evaluation(out, name)
+    dataset = _dataset(out)
+    tasks = dataset.tasks if dataset else {}
+    rows = [
+        TaskRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task)) for score in evaluation.tasks
+    ]
+    training = _training(out, evaluation)
+    measured = [row.measurement.versions for row in rows if row.measurement]
+    return Facts(
+        evaluation=evaluation,
+        rows=rows,
+        training=training,
+        log=read_log(out / "train" / "log.jsonl") if training else [],
+        curve=load_curve(out) if training else None,
+        data=_data_summaries(rows),
+        stages=stage_runs(out),
+        versions={name: version for versions in measured for name, version in sorted(versions.items())},
+        installed={"python": platform.python_version(), **versions_of(PACKAGES)},
+        seeds=dict(FIRST_SEED),
+        num_known=Counter(task.domain for task in all_tasks()),
+        not_evaluated=[name for name in tasks if name not in {row.score.task for row in rows}],
+    )
+
+
+def expert_revisions(out: Path, row: TaskRow) -> list[str]:
+    """Experts of a task whose films may stand beside the agent's: who collected the data, else the best measured."""
+    measured = []
+    for path in sorted((out / "experts" / row.score.task).glob("[!.]*/measurement.json")):
+        found = Measurement(**read_json(path))
+        if found.policy != "random" and len(found.accepted_returns):
+            measured.append((float(found.accepted_returns.mean()), path.parent.name))
+    collected = [row.data.expert_revision] if row.data else []
+    return [*collected, *(revision for _, revision in sorted(measured, reverse=True))]
+
+
+def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
+    """The run's training, if the checkpoint that was evaluated is of it."""
+    path = train_manifest_path(out)
+    checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
+    if not path.exists() or not checkpoint.exists() or weights_of(checkpoint) != evaluation.settings.weights:
+        return None
+    return TrainManifest(**read_json(path))
+
+
+def _mean_score(row: TaskRow) -> float:
+    return row.score.score.mean if row.score.score else 0.0
+
+
+def _dataset(out: Path) -> DatasetManifest | None:
+    path = out / "dataset" / DatasetManifest.FILE_NAME
+    return DatasetManifest.load(path) if path.exists() else None
+
+
+def _data_summaries(rows: Sequence[TaskRow]) -> list[DataSummary]:
+    domains = dict.fromkeys(row.score.domain for row in rows if row.data)
+    return [
+        _data_summary(domain, [row for row in rows if row.data and row.score.domain == domain]) for domain in domains
+    ]
+
+
+def _data_summary(domain: str, rows: Sequence[TaskRow]) -> DataSummary:
+    manifests = [row.data for row in rows if row.data]
+    train = [manifest.splits["train"] for manifest in manifests if "train" in manifest.splits]
+    test = [manifest.splits["test"] for manifest in manifests if "test" in manifest.splits]
+    vs_jat = [value for row in rows if (value := row.expert_on_jat_scale) is not None]
+    return DataSummary(
+        domain=domain,
+        num_tasks=len(rows),
+        train_episodes=sum(split.num_episodes for split in train),
+        test_episodes=sum(split.num_episodes for split in test),
+        train_steps=sum(split.num_steps for split in train),
+        num_rejected=sum(split.num_rejected for split in [*train, *test]),
+        num_bytes=_num_bytes(entry for split in [*train, *test] for entry in split.data),
+        experts=dict(Counter(manifest.expert for manifest in manifests).most_common()),
+        vs_jat=float(np.median(vs_jat)) if vs_jat else None,
+        num_as_good=sum(value >= 0.9 for value in vs_jat),
+        num_compared=len(vs_jat),
+    )
+
+
+def _num_bytes(entries: Iterable[FileEntry]) -> int:
+    return sum(entry.num_bytes for entry in entries)

@@ -1,0 +1,1 @@
+"""What evaluations found, on every scale."""

@@ -1,0 +1,1 @@
+"""One training run: its steps, workers, logs and trackers."""

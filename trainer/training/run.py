@@ -1,0 +1,334 @@
+"""One training run in one process: its data, network and optimiser, and the loop.
+
+Of several workers each runs this with its share of every optimiser step's micro-batches; the one of rank 0 writes.
+Everything random follows from (seed, step, rank), so a run that goes on from a checkpoint does what it would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.files import replacing
+from pipeline.tasks import Task
+from trainer.checkpoint import (
+    AgentConfig,
+    Checkpoint,
+    Progress,
+    latest_checkpoint,
+    load_checkpoint,
+    load_optimizer_state,
+    load_progress,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from trainer.config import TrainConfig
+from trainer.data.loader import Loader, MicroBatch, Part, to_device
+from trainer.data.sources import open_sources, sampling_shares
+from trainer.networks.build import build_model
+from trainer.networks.layout import layout_of
+from trainer.networks.model import Losses, Model
+from trainer.training.display import Display
+from trainer.training.group import current_group
+from trainer.training.logs import check_identity, read_log
+from trainer.training.optimizer import adamw, choose_dtype, learning_rate
+from trainer.training.tracking import open_trackers
+
+log = logging.getLogger(__name__)
+
+
+class _Losses(nn.Module):
+    """A model's losses as the ``forward`` that sharing gradients asks for."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        losses: Losses = self.model.losses(batch)
+        return losses.total, losses.action.detach()
+
+
+@dataclass
+class _StepTotals:
+    """What one worker adds up over an optimiser step; losses stay on the device until its end."""
+
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    losses: list[torch.Tensor] = field(default_factory=list)
+    action_losses: list[torch.Tensor] = field(default_factory=list)
+    num_steps: int = 0
+    padded_steps: int = 0
+
+
+class TrainingRun:
+    """A run, at its last checkpoint if it has one.
+
+    Args:
+        config: the run.
+        tasks: what to train on, all in the dataset.
+        directory: where its checkpoints and log are, or will be.
+        identity: what decides the result of the run.
+
+    Raises:
+        UserError: the last checkpoint is of another run.
+    """
+
+    def __init__(self, config: TrainConfig, tasks: Sequence[Task], directory: Path, identity: dict[str, Any]) -> None:
+        self.config, self.tasks, self.directory = config, tasks, directory
+        self.group = current_group()
+        torch.set_num_threads(max(1, min(config.threads, (os.cpu_count() or 1) // self.group.local_size)))
+        self.dtype = choose_dtype(config.dtype, self.group.device)
+        self.data = open_sources(config, tasks)
+        torch.manual_seed(config.seed)
+        self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
+        self.model = build_model(config.model, self.layouts).to(self.group.device)
+        self.optimizer = adamw(self.model, config)
+        self.progress = Progress(identity)
+        self._resume()
+        self._shared = self.group.share_gradients(_Losses(self.model))
+        self._loader = Loader(
+            [source.batches for source in self.data.sources],
+            self.data.mixture(config),
+            config.micro_batches,
+            self.progress.step,
+            self.group.rank,
+            self.group.world_size,
+            config.loader_threads,
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def waited_s(self) -> float:
+        """How long this part of the run has stood still for data."""
+        return self._loader.waited_s
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    def _resume(self) -> None:
+        found = latest_checkpoint(self.checkpoints)
+        if found is not None:
+            progress = load_progress(found)
+            check_identity(found, progress.identity, self.progress.identity)
+            self.model.load_state_dict(load_checkpoint(found).model.state_dict())
+            self.optimizer.load_state_dict(load_optimizer_state(found))
+            self.progress = progress
+            log.info("going on from %s", found)
+        if self.group.leads:
+            # What was logged after the checkpoint will be logged again.
+            rows = [row for row in read_log(self.directory / "log.jsonl") if row["step"] <= self.progress.step]
+            with replacing(self.directory / "log.jsonl") as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def close(self) -> None:
+        """End the threads that load; ``to_the_end`` does so itself."""
+        self._loader.close()
+
+    def to_the_end(self) -> None:
+        """Train what is left.
+
+        Raises:
+            UserError: a loss is not finite, or memory is out.
+        """
+        config, leads = self.config, self.group.leads
+        log.info(
+            "%.1f M parameters, %s on %d x %s, steps %d to %d",
+            self.num_parameters / 1e6, self.dtype, self.group.world_size, self.group.device.type,
+            self.progress.step, config.steps,
+        )  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            if leads:
+                trackers = open_trackers(config.trackers, self.directory, self.progress.step, self.progress.identity)
+                display = Display({name: getattr(self.progress, name) for name in Display.TOTALS}, config.steps)
+                for tracker in trackers:
+                    stack.callback(tracker.close)
+                stack.callback(display.close)
+            stack.callback(self.close)
+            started = time.monotonic() - self.progress.seconds
+            waited = self.progress.waited_seconds
+            while self.progress.step < config.steps:
+                row = self.one_step()
+                self.progress = replace(
+                    self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self.waited_s
+                )
+                is_saved = self.progress.step % config.checkpoint_every == 0 or self.progress.step == config.steps
+                if is_saved:
+                    self.progress = replace(self.progress, validation_loss=self.validate())
+                    if self.progress.validation_loss is not None:
+                        row["validation_loss"] = self.progress.validation_loss
+                if leads:
+                    row |= {name: getattr(self.progress, name) for name in Display.TOTALS}
+                    with (self.directory / "log.jsonl").open("a", encoding="utf-8") as handle:
+                        handle.write(json.dumps(row) + "\n")
+                    for tracker in trackers:
+                        tracker.log(self.progress.step, row)
+                    display.update(row)
+                    if is_saved:
+                        self._save()
+
+    def one_step(self) -> dict[str, float]:
+        """One optimiser step of all workers; what to log of it.
+
+        Raises:
+            UserError: a loss is not finite, or memory is out.
+        """
+        step = self.progress.step
+        torch.manual_seed(_seed_of(self.config.seed, step, self.group.rank))
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with explaining_out_of_memory(self.config):
+            totals = self._accumulate()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+        row = self._sum_up(totals)
+        if not math.isfinite(row["loss"]) or not math.isfinite(norm):
+            self._refuse(totals)
+        self.optimizer.step()
+        self.progress = replace(self.progress, step=step + 1)
+        return row | {"learning_rate": rate, "gradient_norm": norm}
+
+    def _accumulate(self) -> _StepTotals:
+        """Forward and backward through this worker's micro-batches; gradients are shared in the last pass."""
+        totals = _StepTotals()
+        num_own = self.config.micro_batches // self.group.world_size
+        for number in range(num_own):
+            micro_batch = self._loader.next()
+            weight = self.data.sources[micro_batch.source].loss_weight / num_own
+            loss, action_loss = torch.zeros(2, device=self.group.device)
+            for part in micro_batch.parts:
+                share = part.num_steps / micro_batch.num_steps
+                is_last = number == num_own - 1 and part is micro_batch.parts[-1]
+                with self.group.sharing(self._shared, is_last):
+                    part_loss, part_action_loss = self._losses(part)
+                    (part_loss * (share * weight)).backward()
+                loss, action_loss = loss + share * part_loss.detach(), action_loss + share * part_action_loss
+                totals.padded_steps += part.padded_steps
+            totals.micro_batches.append(micro_batch)
+            totals.losses.append(loss)
+            totals.action_losses.append(action_loss)
+            totals.num_steps += micro_batch.num_steps
+        return totals
+
+    def _losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.group.device
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._shared(to_device(part.batch, device))
+
+    def _sum_up(self, totals: _StepTotals) -> dict[str, float]:
+        """Mean losses over the micro-batches of all workers, and count what was seen."""
+        domains = sorted({source.domain for source in self.data.sources})
+        sums: dict[str, float] = defaultdict(float)
+        values = torch.stack([*totals.losses, *totals.action_losses]).tolist()
+        for micro_batch, action_loss in zip(totals.micro_batches, values[len(totals.losses) :], strict=True):
+            domain = self.data.sources[micro_batch.source].domain
+            sums[domain] += action_loss
+            sums[f"{domain} count"] += 1
+        own = [sum(values[: len(totals.losses)]), totals.num_steps, totals.padded_steps]
+        own += [sums[name] for domain in domains for name in (domain, f"{domain} count")]
+        loss, num_steps, padded_steps, *rest = self.group.sum(own)
+        self.progress = replace(
+            self.progress,
+            timesteps=self.progress.timesteps + int(num_steps),
+            padded_timesteps=self.progress.padded_timesteps + int(padded_steps),
+        )
+        pairs = zip(domains, rest[::2], rest[1::2], strict=True)
+        by_domain = {f"action_loss/{domain}": total / count for domain, total, count in pairs if count}
+        return {"loss": loss / self.config.micro_batches} | by_domain
+
+    def _refuse(self, totals: _StepTotals) -> None:
+        own = [
+            self.data.sources[m.source].batches.describe(m.index)
+            for m, loss in zip(totals.micro_batches, totals.losses, strict=True)
+            if not math.isfinite(loss.item())
+        ]
+        found = [text for texts in self.group.gather(own) for text in texts]
+        what = f"the loss of {'; '.join(found)}" if found else "the gradient, of finite losses,"
+        last = latest_checkpoint(self.checkpoints)
+        raise UserError(
+            f"{what} is not finite at step {self.progress.step}; {last.name if last else 'no checkpoint'} is kept. "
+            f"Lower --learning-rate ({self.config.learning_rate:g}), or look at these rows of the dataset"
+        )
+
+    @torch.no_grad()
+    def validate(self) -> float | None:
+        """The training objective on a little of the test split, always the same; None if the run has none."""
+        shares = sampling_shares(self.data.sources)
+        chosen = [s for s in self.data.sources if s.validation is not None]
+        if not chosen:
+            return None
+        self.model.eval()
+        total = weight = 0.0
+        for number, (source, share) in enumerate(zip(self.data.sources, shares, strict=True)):
+            if source.validation is None or number % self.group.world_size != self.group.rank:
+                continue
+            parts = source.validation.parts
+            device = self.group.device
+            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                losses = [self.model.losses(to_device(part.batch, device)).total.item() for part in parts]
+            mean = sum(loss * part.num_steps for loss, part in zip(losses, parts, strict=True))
+            total += share * source.loss_weight * mean / source.validation.num_steps
+            weight += share
+        self.model.train()
+        total, weight = self.group.sum([total, weight])
+        return total / weight
+
+    def _save(self) -> None:
+        config = AgentConfig(
+            model=self.config.model,
+            context_steps=self.config.context_steps,
+            text_tokens=self.config.text_tokens,
+            tasks=[task.name for task in self.tasks],
+            layouts=self.layouts,
+            dataset_digest=self.progress.identity["dataset_digest"],
+            step=self.progress.step,
+            trained_timesteps=self.progress.timesteps,
+            contexts=self.config.contexts,
+            corpora=self.data.corpora,
+            text_boundaries=self.config.text_boundaries,
+        )
+        checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
+        save_checkpoint(self.checkpoints, checkpoint, self.optimizer, self.progress)
+        remove_old_checkpoints(self.checkpoints, self.config.keep_checkpoints)
+
+
+@contextlib.contextmanager
+def explaining_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn an allocation that failed, on a GPU or a CPU, into what to change.
+
+    Raises:
+        UserError: memory is out.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory ({str(error).splitlines()[0]}); lower --batch-steps ({config.batch_steps}) and raise "
+            f"--micro-batches ({config.micro_batches}) by the same factor, which keeps what a step is made of; "
+            f"else lower --context-steps ({config.context_steps}) or the size of the network"
+        ) from error
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Of torch's generators in one step; neighbours share nothing."""
+    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
+    return mixed % 2**63
