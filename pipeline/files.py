@@ -90,6 +90,15 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def take_place(temporary: Path, folder: Path) -> None:
+    """Move a complete local folder to its name, unless another process has put the same there meanwhile."""
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
 _swept: set[Path] = set()
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import digest_of, read_json, remove_leftovers, replacing, sha256_of, write_json
+from pipeline.files import (
+    digest_of,
+    read_json,
+    remove_leftovers,
+    replacing,
+    sha256_of,
+    take_place,
+    temporary_beside,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -96,3 +105,14 @@ def test_what_killed_processes_left_is_removed_and_what_running_ones_write_is_no
     remove_leftovers(tmp_path)
     assert not again.exists()
     remove_leftovers(tmp_path / "nowhere")
+
+
+def test_of_two_who_make_the_same_folder_the_first_stays(tmp_path: Path) -> None:
+    target = tmp_path / "made"
+    for text in ("first", "second"):
+        with temporary_beside(target) as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(text)
+            take_place(temporary, target)
+    assert (target / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

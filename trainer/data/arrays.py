@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, temporary_beside, write_json
+from pipeline.files import digest_of, read_json, take_place, temporary_beside, write_json
 from pipeline.frames import CHANNELS
 from pipeline.manifest import DatasetManifest, FileEntry
 from pipeline.schema import read_blocks, read_lengths
@@ -120,7 +120,7 @@ def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArray
     if not directory.exists():
         with temporary_beside(directory) as temporary:
             _lay_out(task, [dataset / entry.name for entry in _entries(dataset, task, split)], temporary)
-            temporary.rename(directory)
+            take_place(temporary, directory)  # several workers begin at the same time
     is_image = task.observation == IMAGE
     return TaskArrays(
         task=task,

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, temporary_beside, write_json
+from pipeline.files import read_json, take_place, temporary_beside, write_json
 from trainer.data.batches import BatchPlan, shorten
 from trainer.data.tokenizer import end_id
 from trainer.networks.model import TextBatch
@@ -82,7 +82,7 @@ def lay_out(
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
             try:
-                temporary.rename(directory)
+                take_place(temporary, directory)
             except OSError:
                 if not directory.exists():
                     raise  # otherwise another worker of the run was first, with the same

@@ -75,11 +75,12 @@ def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfi
 
 
 @pytest.mark.usefixtures("own_ray")
-def test_bad_data_in_a_worker_ends_the_run_at_once_and_is_named(make_config: MakeConfig) -> None:
-    started = time.monotonic()
+def test_bad_data_in_a_worker_ends_the_run_at_once_and_is_named(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(UserError, match="is not finite at step"):
         train(make_config(workers=2, steps=400, learning_rate=1e18, warmup_steps=1), FAKE_TASKS)
-    assert time.monotonic() - started < 120
+    assert "start again" not in caplog.text
 
 
 def test_micro_batches_are_dealt_out_evenly_and_a_step_stays_as_large(make_config: MakeConfig) -> None:
