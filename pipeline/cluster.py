@@ -378,13 +378,14 @@ def run_group(
         what the function returned in the process of rank 0.
 
     Raises:
-        UserError: the function raised one in some process.
+        UserError: the function raised one in some process, or the cluster has no room for all of them.
         JobsFailedError: workers were lost, or raised anything else, ``MAX_ATTEMPTS`` times in a row without progress.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Looks for notices of spot machines; the loss of a worker is seen without.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     connect(workers)
+    _check_room(workers)
     attempt = 1
     try:
         while True:
@@ -400,6 +401,15 @@ def run_group(
                 log.warning("a worker was lost (%s); all start again from what was saved last", error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_room(workers: int) -> None:
+    """Refuse a group that is larger than the cluster; Ray itself would wait for ever."""
+    import ray
+
+    num_cpus = int(ray.cluster_resources().get("CPU", 0))
+    if num_cpus < workers:
+        raise UserError(f"--workers is {workers}, the Ray cluster has {num_cpus} CPU; lower it, or add nodes")
 
 
 class _LostError(RuntimeError):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cluster import connect
 from pipeline.errors import UserError
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
@@ -24,10 +25,11 @@ MakeConfig = Callable[..., TrainConfig]
 
 @pytest.fixture
 def own_ray() -> Iterator[None]:
-    """What this test starts ends with it."""
-    yield
+    """A Ray of this test's own; one that an earlier test has left, perhaps with fewer CPUs, ends first."""
     import ray
 
+    ray.shutdown()
+    yield
     ray.shutdown()
 
 
@@ -91,3 +93,10 @@ def test_micro_batches_are_dealt_out_evenly_and_a_step_stays_as_large(make_confi
     assert (dealt.micro_batches, dealt.batch_steps) == (6, 16)
     with pytest.raises(UserError, match="--workers 8 would leave 3 time steps"):
         deal_out(make_config(micro_batches=1, batch_steps=24, workers=8))
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_more_workers_than_the_cluster_has_room_for_are_refused(make_config: MakeConfig) -> None:
+    connect(1)
+    with pytest.raises(UserError, match="--workers is 2, the Ray cluster has 1 CPU; lower it, or add nodes"):
+        train(make_config(workers=2, steps=4), FAKE_TASKS)
