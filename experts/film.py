@@ -20,7 +20,7 @@ from experts.store import StoredExpert, keep_expert
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
 from pipeline.film import Film, agent_films, expert_films, films_in
-from pipeline.manifest import DatasetManifest
+from pipeline.manifest import collected_by
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.tasks import Task, select_tasks
@@ -70,7 +70,7 @@ def film_expert(job: FilmJob) -> int:
 
 def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> list[FilmJob]:
     """What the agent was filmed in and the expert was not, with the installed packages."""
-    collected = _collected_by(config.out)
+    collected = collected_by(config.out)
     jobs = []
     for task in select_tasks(config.task, tasks):
         wanted = films_in(agent_films(config.out, task.name, config.name))
@@ -109,14 +109,6 @@ def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
     named = next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
     best = None if named else best_by_return(standings(out, task))
     return named or (best.expert if best else None)
-
-
-def _collected_by(out: Path) -> dict[str, str]:
-    """Revision of the expert, or mix of experts, of each task of the run's dataset."""
-    path = out / "dataset" / DatasetManifest.FILE_NAME
-    if not path.exists():
-        return {}
-    return {name: task.expert_revision for name, task in DatasetManifest.load(path).tasks.items()}
 
 
 def main() -> None:

@@ -211,6 +211,12 @@ class DatasetManifest:
     FILE_NAME = "manifest.json"
 
     @staticmethod
+    def find(dataset: Path) -> DatasetManifest | None:
+        """The manifest in a dataset directory; None if there is no dataset. Raises as ``load``."""
+        path = dataset / DatasetManifest.FILE_NAME
+        return DatasetManifest.load(path) if path.exists() else None
+
+    @staticmethod
     def load(path: Path) -> DatasetManifest:
         """Raises UserError if the file is not the manifest of a dataset."""
         try:
@@ -247,3 +253,9 @@ class DatasetManifest:
             *(entry for split in of_corpora for entry in split.data + split.documents),
             *self.descriptions,
         ]
+
+
+def collected_by(out: Path) -> dict[str, str]:
+    """Revision of the expert, or mix of experts, of each task of a run's dataset; none if there is no dataset."""
+    dataset = DatasetManifest.find(out / "dataset")
+    return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}

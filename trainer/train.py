@@ -171,10 +171,12 @@ def _absolute(config: TrainConfig) -> TrainConfig:
 
 
 def _manifest(config: TrainConfig) -> DatasetManifest:
-    path = config.dataset_dir / DatasetManifest.FILE_NAME
-    if not path.exists():
-        raise UserError(f"there is no dataset in {path.parent}; run `make collect dataset` with the same OUT first")
-    return DatasetManifest.load(path)
+    manifest = DatasetManifest.find(config.dataset_dir)
+    if manifest is None:
+        raise UserError(
+            f"there is no dataset in {config.dataset_dir}; run `make collect dataset` with the same OUT first"
+        )
+    return manifest
 
 
 def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:

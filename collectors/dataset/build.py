@@ -88,7 +88,7 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
     retired = _retired(dataset)
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
-    before = _manifest_or_none(dataset)
+    before = DatasetManifest.find(dataset)
     documents = find_documents(config.out, config.task, before.corpora if before else ())
     pattern = pattern_of_tasks(config.task, tasks)
     shards = find_shards(config.out, pattern, before.tasks if before else (), tasks, is_optional=bool(documents))
@@ -131,11 +131,6 @@ def _building(dataset: Path) -> Path:
 def _retired(dataset: Path) -> Path:
     """Where the dataset is while its successor takes its place."""
     return dataset.with_name(".dataset.retired")
-
-
-def _manifest_or_none(dataset: Path) -> DatasetManifest | None:
-    path = dataset / DatasetManifest.FILE_NAME
-    return DatasetManifest.load(path) if path.exists() else None
 
 
 def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:

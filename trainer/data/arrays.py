@@ -101,7 +101,9 @@ def load_normaliser(dataset: Path, task: Task) -> Normaliser | None:
 
 def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes: int) -> None:
     """Lay out what has images and is not laid out yet, in processes of their own: it is what takes long."""
-    jobs = [(dataset, task, split, cache) for task in tasks if task.observation == IMAGE for split in SPLITS]
+    manifest = DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
+    images = [task for task in tasks if task.observation == IMAGE]
+    jobs = [(dataset, manifest, task, split, cache) for task in images for split in SPLITS]
     jobs = [job for job in jobs if not _directory(*job).exists()]
     if not jobs:
         return
@@ -110,16 +112,22 @@ def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes:
             future.result()
 
 
-def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArrays:
+def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str, cache: Path) -> TaskArrays:
     """Arrays of a split, laid out below ``cache`` if they are not there yet.
+
+    Args:
+        dataset: its directory.
+        manifest: of the dataset; one of many tasks takes milliseconds to read, and here it is asked for each of them.
+        task, split: which.
+        cache: where they are laid out.
 
     Raises:
         UserError: the dataset has no such task.
     """
-    directory = _directory(dataset, task, split, cache)
+    directory = _directory(dataset, manifest, task, split, cache)
     if not directory.exists():
         with temporary_beside(directory) as temporary:
-            _lay_out(task, [dataset / entry.name for entry in _entries(dataset, task, split)], temporary)
+            _lay_out(task, [dataset / entry.name for entry in _entries(dataset, manifest, task, split)], temporary)
             take_place(temporary, directory)  # several workers begin at the same time
     is_image = task.observation == IMAGE
     return TaskArrays(
@@ -134,13 +142,12 @@ def load_arrays(dataset: Path, task: Task, split: str, cache: Path) -> TaskArray
     )
 
 
-def _directory(dataset: Path, task: Task, split: str, cache: Path) -> Path:
-    digest = digest_of([LAYOUT_VERSION, [entry.sha256 for entry in _entries(dataset, task, split)]])
+def _directory(dataset: Path, manifest: DatasetManifest, task: Task, split: str, cache: Path) -> Path:
+    digest = digest_of([LAYOUT_VERSION, [entry.sha256 for entry in _entries(dataset, manifest, task, split)]])
     return cache / f"{task.name}-{split}-{digest}"
 
 
-def _entries(dataset: Path, task: Task, split: str) -> Sequence[FileEntry]:
-    manifest = DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
+def _entries(dataset: Path, manifest: DatasetManifest, task: Task, split: str) -> Sequence[FileEntry]:
     if task.name not in manifest.tasks:
         raise UserError(f"{task.name} is not in {dataset}; it has: {', '.join(manifest.tasks)}")
     return manifest.tasks[task.name].splits[split].data

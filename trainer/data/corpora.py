@@ -54,25 +54,26 @@ def choose_corpora(config: TrainConfig) -> tuple[Corpus, ...]:
     return chosen
 
 
-def sample_texts(config: TrainConfig, corpora: Sequence[Corpus]) -> Iterator[str]:
+def sample_texts(config: TrainConfig, manifest: DatasetManifest, corpora: Sequence[Corpus]) -> Iterator[str]:
     """Texts to train a tokenizer on."""
     for corpus in corpora:
-        documents = _documents(config.dataset_dir, _entries(config, corpus, "train"))
+        documents = _documents(config.dataset_dir, _entries(manifest, corpus, "train"))
         yield from (document.text for document in islice(documents, TOKENIZER_DOCUMENTS))
 
 
-def load_corpus(config: TrainConfig, corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path) -> TextArrays:
+def load_corpus(
+    config: TrainConfig, manifest: DatasetManifest, corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path
+) -> TextArrays:
     """One split of a corpus, laid out below ``cache`` if it is not there yet."""
     from trainer.data.text_data import lay_out
 
-    entries = _entries(config, corpus, split)
+    entries = _entries(manifest, corpus, split)
     content = [[entry.sha256 for entry in entries], digest_of(tokenizer.to_str()), config.text_boundaries]
     directory = cache / f"{corpus.name}-{split}-{digest_of(content)}"
     return lay_out(corpus.name, _documents(config.dataset_dir, entries), tokenizer, config.text_boundaries, directory)
 
 
-def _entries(config: TrainConfig, corpus: Corpus, split: str) -> tuple[FileEntry, ...]:
-    manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
+def _entries(manifest: DatasetManifest, corpus: Corpus, split: str) -> tuple[FileEntry, ...]:
     return manifest.corpora[corpus.name].splits[split].data
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.corpora import Corpus
+from pipeline.manifest import DatasetManifest
 from pipeline.tasks import Task
 from trainer.config import ModelConfig, TrainConfig, of_task
 from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
@@ -69,17 +70,17 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
     """
     cache = config.out / "train" / "cache"
     log.info("opening %d tasks of %s", len(tasks), config.dataset_dir)
+    manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
     normalisers = [load_normaliser(config.dataset_dir, task) if config.normalise else None for task in tasks]
-    arrays = [load_arrays(config.dataset_dir, task, "train", cache) for task in tasks]
+    arrays = [load_arrays(config.dataset_dir, manifest, task, "train", cache) for task in tasks]
     corpora = choose_corpora(config)
     texts = sorted({text for a in arrays for text in a.texts})
     tokenizer = choose_tokenizer(
-        config.tokenizer, itertools.chain(texts, sample_texts(config, corpora)), config.model.vocab_size
+        config.tokenizer, itertools.chain(texts, sample_texts(config, manifest, corpora)), config.model.vocab_size
     )
 
-    def batches(a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
+    def batches(index: int, a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
-        index = [task.name for task in tasks].index(a.task.name)
         context_steps = of_task(config.contexts, a.task.name, a.task.domain, config.context_steps)
         return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index)
 
@@ -87,7 +88,8 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         if config.validation_steps == 0:
             return None
         few = batches(
-            load_arrays(config.dataset_dir, task, "test", cache),
+            index,
+            load_arrays(config.dataset_dir, manifest, task, "test", cache),
             max(config.validation_steps, config.longest_context),
             seed=0,  # the same for all runs
         )
@@ -99,26 +101,29 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
             domain=task.domain,
             loss_weight=of_task(config.loss_weights, task.name, task.domain, 1.0),
             sampling_weight=of_task(config.sampling_weights, task.name, task.domain, 1.0),
-            batches=batches(a, config.batch_steps, config.seed),
+            batches=batches(index, a, config.batch_steps, config.seed),
             validation=validation(index, task),
         )
         for index, (task, a) in enumerate(zip(tasks, arrays, strict=True))
     ]
     log.info("%d episodes, %d steps", sum(len(a.starts) - 1 for a in arrays), sum(a.num_steps for a in arrays))
     sources += [
-        _open_corpus(config, corpus, tokenizer, cache, index) for index, corpus in enumerate(corpora, len(sources))
+        _open_corpus(config, manifest, corpus, tokenizer, cache, index)
+        for index, corpus in enumerate(corpora, len(sources))
     ]
     found = {task.name: n for task, n in zip(tasks, normalisers, strict=True) if n is not None}
     return TrainingData(sources, tokenizer, found, [corpus.name for corpus in corpora])
 
 
-def _open_corpus(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, cache: Path, index: int) -> Source:
+def _open_corpus(
+    config: TrainConfig, manifest: DatasetManifest, corpus: Corpus, tokenizer: Tokenizer, cache: Path, index: int
+) -> Source:
     model = config.model
     assert isinstance(model, ModelConfig), "choose_corpora has refused others"
     domain = "captions" if corpus.has_images else "texts"
 
     def batches(split: str, batch_steps: int, seed: int) -> TextBatches:
-        arrays = load_corpus(config, corpus, split, tokenizer, cache)
+        arrays = load_corpus(config, manifest, corpus, split, tokenizer, cache)
         log.info("%s, %s: %d documents, %d tokens", corpus.name, split, len(arrays.starts) - 1, arrays.starts[-1])
         # Two positions are a time step.
         most = max(2 * batch_steps, model.max_positions)

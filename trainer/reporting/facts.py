@@ -165,11 +165,12 @@ def gather(out: Path, name: str = "") -> Facts:
         UserError: there is no such evaluation.
     """
     evaluation = load_evaluation(out, name)
-    dataset = _dataset(out)
+    dataset = DatasetManifest.find(out / "dataset")
     tasks = dataset.tasks if dataset else {}
     rows = [
         TaskRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task)) for score in evaluation.tasks
     ]
+    evaluated = {row.score.task for row in rows}
     training = _training(out, evaluation)
     measured = [row.measurement.versions for row in rows if row.measurement]
     return Facts(
@@ -184,7 +185,7 @@ def gather(out: Path, name: str = "") -> Facts:
         installed={"python": platform.python_version(), **versions_of(PACKAGES)},
         seeds=dict(FIRST_SEED),
         num_known=Counter(task.domain for task in all_tasks()),
-        not_evaluated=[name for name in tasks if name not in {row.score.task for row in rows}],
+        not_evaluated=[name for name in tasks if name not in evaluated],
     )
 
 
@@ -210,11 +211,6 @@ def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
 
 def _mean_score(row: TaskRow) -> float:
     return row.score.score.mean if row.score.score else 0.0
-
-
-def _dataset(out: Path) -> DatasetManifest | None:
-    path = out / "dataset" / DatasetManifest.FILE_NAME
-    return DatasetManifest.load(path) if path.exists() else None
 
 
 def _data_summaries(rows: Sequence[TaskRow]) -> list[DataSummary]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.manifest import DatasetManifest
+from pipeline.manifest import collected_by
 from pipeline.measurement import Measurement, load_measurements
 from pipeline.tasks import Task
 
@@ -19,6 +19,7 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
     Raises:
         UserError: they are not measured; names the command that does.
     """
+    collected = collected_by(out)
     references: dict[Task, tuple[Measurement, Measurement]] = {}
     missing = []
     for task in tasks:
@@ -29,7 +30,7 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
             missing.append(task.name)
             continue
         best = max(experts.values(), key=lambda m: m.accepted_returns.mean())
-        references[task] = random, experts.get(_collected_by(out, task), best)
+        references[task] = random, experts.get(collected.get(task.name, ""), best)
     if missing:
         names = ",".join(missing) if len(missing) <= 8 or not pattern else pattern
         raise UserError(
@@ -38,12 +39,3 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
             f"run `make experts TASK={names} OUT={out}` first"
         )
     return references
-
-
-def _collected_by(out: Path, task: Task) -> str:
-    """Revision of the expert, or mix of experts, that collected the run's dataset of a task; empty if unknown."""
-    path = out / "dataset" / DatasetManifest.FILE_NAME
-    if not path.exists():
-        return ""
-    info = DatasetManifest.load(path).tasks.get(task.name)
-    return info.expert_revision if info else ""

@@ -194,7 +194,8 @@ def test_actions_out_of_range_are_kept_flagged_and_no_problem(tmp_path: Path, ca
     assert (findings.kinds, findings.num_flagged) == ({}, 1)
     loaded = load_dataset(str(dataset), HOPPER.name, cache_dir=str(tmp_path / "cache"))
     np.testing.assert_array_equal(np.array(loaded["train"][4]["continuous_actions"], np.float32), np.float32(-9.04))
-    trained_on = load_arrays(dataset, HOPPER, "train", tmp_path / "arrays").actions
+    manifest = DatasetManifest.load(dataset / "manifest.json")
+    trained_on = load_arrays(dataset, manifest, HOPPER, "train", tmp_path / "arrays").actions
     assert float(np.abs(trained_on).max()) == np.float32(9.04)
     # A flag that is lost is noticed.
     (side,) = (dataset / "episodes" / HOPPER.name).glob("train-*")

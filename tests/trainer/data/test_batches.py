@@ -12,6 +12,7 @@ import torch
 
 from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
+from pipeline.manifest import DatasetManifest
 from pipeline.plan import ShardJob
 from pipeline.shards import write_shard
 from pipeline.statistics import statistics_path
@@ -27,7 +28,8 @@ LENGTHS = [1, 2, 3, 4, 6]
 
 
 def arrays_of(out: Path, task: object) -> TaskArrays:
-    return load_arrays(out / "dataset", task, "train", out / "cache")  # type: ignore[arg-type]
+    dataset = out / "dataset"
+    return load_arrays(dataset, DatasetManifest.load(dataset / "manifest.json"), task, "train", out / "cache")  # type: ignore[arg-type]
 
 
 def batches_of(out: Path, context_steps: int = 4, batch_steps: int = 16, seed: int = 0) -> TaskBatches:
