@@ -81,7 +81,7 @@ class TaskBatches:
         task_index: int = 0,
     ) -> None:
         self._arrays, self._tokens, self._normaliser = arrays, tokens, normaliser
-        self._starts, self._lengths, self._begins = _windows(arrays.starts, context_steps)
+        self._starts, self._lengths, self._begins = cut_windows(arrays.starts, context_steps)
         self._task_index = task_index
         self._plan = BatchPlan(self._lengths, batch_steps, seed)
         self.num_batches = self._plan.num_batches
@@ -93,15 +93,11 @@ class TaskBatches:
     def describe(self, index: int) -> str:
         """Task and rows of the episodes in a batch, for messages."""
         starts = self._starts[np.concatenate(self._plan.parts(index))]
-        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
-        return f"{self._arrays.task.name}, episode rows {shorten(rows)}"
+        return f"{self._arrays.task.name}, episode rows {name_rows(self._arrays.starts, starts)}"
 
     def _gather(self, windows: np.ndarray) -> StepBatch:
-        arrays, starts, lengths = self._arrays, self._starts[windows], self._lengths[windows]
-        offsets = np.arange(int(lengths.max()))
-        mask = offsets < lengths[:, None]
-        # Padding repeats a window's last step; the mask keeps it out of the loss and causality out of the rest.
-        steps = starts[:, None] + np.minimum(offsets, lengths[:, None] - 1)
+        arrays = self._arrays
+        steps, mask = pad_windows(self._starts[windows], self._lengths[windows])
         rewards = np.take(arrays.rewards, np.maximum(steps - 1, 0))
         rewards[self._begins[windows], 0] = 0.0
         observations = arrays.observations_at(steps)
@@ -112,12 +108,13 @@ class TaskBatches:
             previous_rewards=torch.from_numpy(prepare_rewards(rewards, self._normaliser)),
             actions=torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
             mask=torch.from_numpy(mask),
-            tasks=torch.full((len(starts),), self._task_index),
+            tasks=torch.full((len(windows),), self._task_index),
         )
 
 
-def shorten(rows: np.ndarray, most: int = 20) -> str:
-    """The first numbers, and how many more there are."""
+def name_rows(row_starts: np.ndarray, windows: np.ndarray, most: int = 20) -> str:
+    """Numbers of the rows that windows are of, by first steps: the first of them, and how many more there are."""
+    rows = np.unique(np.searchsorted(row_starts, windows, side="right") - 1)
     more = f" and {len(rows) - most} more" if len(rows) > most else ""
     return ", ".join(map(str, rows[:most].tolist())) + more
 
@@ -189,11 +186,25 @@ def prepare_rewards(rewards: np.ndarray, normaliser: Normaliser | None) -> np.nd
     return rewards if normaliser is None else normaliser.rewards(rewards)
 
 
-def _windows(episode_starts: np.ndarray, context_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First step and length of every window, and whether an episode begins with it."""
-    lengths = np.diff(episode_starts)
-    counts = -(-lengths // context_steps)
+def cut_windows(row_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (episodes, or documents) cut into windows: first step and length of each, and whether a row begins with it.
+
+    Args:
+        row_starts: ``(rows + 1,)``, as ``TaskArrays.starts``.
+        longest: steps of a window at most.
+    """
+    lengths = np.diff(row_starts)
+    counts = -(-lengths // longest)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.repeat(episode_starts[:-1], counts) + within * context_steps
-    ends = np.minimum(starts + context_steps, np.repeat(episode_starts[1:], counts))
+    starts = np.repeat(row_starts[:-1], counts) + within * longest
+    ends = np.minimum(starts + longest, np.repeat(row_starts[1:], counts))
     return starts, ends - starts, within == 0
+
+
+def pad_windows(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of windows ``(B, T)``, and which of them are real.
+
+    Padding repeats a window's last step; the mask keeps it out of the loss and causality out of the rest.
+    """
+    offsets = np.arange(int(lengths.max()))
+    return starts[:, None] + np.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]

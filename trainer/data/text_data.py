@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, take_place, temporary_beside, write_json
-from trainer.data.batches import BatchPlan, shorten
+from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
 from trainer.networks.model import TextBatch
 
@@ -81,11 +81,7 @@ def lay_out(
         with temporary_beside(directory) as temporary:
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
-            try:
-                take_place(temporary, directory)
-            except OSError:
-                if not directory.exists():
-                    raise  # otherwise another worker of the run was first, with the same
+            take_place(temporary, directory)  # several workers begin at the same time
     has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
     return TextArrays(
         name,
@@ -155,7 +151,9 @@ class TextBatches:
                 "a text; raise --context-steps or lower --model.picture-size"
             )
         if arrays.pictures is None:
-            self._starts, self._lengths = _windows(arrays.starts, longest)
+            starts, lengths, _ = cut_windows(arrays.starts, longest)
+            # A window of one token has nothing to predict.
+            self._starts, self._lengths = starts[lengths >= 2], lengths[lengths >= 2]
             self._documents = None
         else:
             self._starts = arrays.starts[:-1]
@@ -171,35 +169,21 @@ class TextBatches:
     def describe(self, index: int) -> str:
         """Corpus and rows of the documents in a batch, for messages."""
         starts = self._starts[np.concatenate(self._plan.parts(index))]
-        rows = np.unique(np.searchsorted(self._arrays.starts, starts, side="right") - 1)
-        return f"{self._arrays.name}, documents {shorten(rows)}"
+        return f"{self._arrays.name}, documents {name_rows(self._arrays.starts, starts)}"
 
     def _gather(self, chosen: np.ndarray) -> TextBatch:
-        starts, lengths = self._starts[chosen], self._lengths[chosen]
-        offsets = np.arange(int(lengths.max()))
-        # Padding repeats a window's last token; the mask keeps it out of the loss and causality out of the rest.
-        positions = starts[:, None] + np.minimum(offsets, lengths[:, None] - 1)
+        positions, mask = pad_windows(self._starts[chosen], self._lengths[chosen])
         pictures = None
         if self._documents is not None:
             pictures = torch.from_numpy(np.stack([self._picture(document) for document in self._documents[chosen]]))
         return TextBatch(
             tokens=torch.from_numpy(self._arrays.tokens[positions].astype(np.int64)),
-            mask=torch.from_numpy(offsets < lengths[:, None]),
+            mask=torch.from_numpy(mask),
             pictures=pictures,
         )
 
     def _picture(self, document: int) -> np.ndarray:
         return prepare_picture(self._arrays.picture(document), self._picture_size, f"{self._arrays.name} {document}")
-
-
-def _windows(document_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """First token and length of every window of at least two tokens."""
-    lengths = np.diff(document_starts)
-    counts = -(-lengths // longest)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    starts = np.repeat(document_starts[:-1], counts) + within * longest
-    cut = np.minimum(longest, np.repeat(document_starts[1:], counts) - starts)
-    return starts[cut >= 2], cut[cut >= 2]
 
 
 def prepare_picture(data: bytes, size: int, name: str) -> np.ndarray:
