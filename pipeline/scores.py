@@ -89,9 +89,15 @@ def mean_interval(samples: Sequence[np.ndarray]) -> Interval:
     Args:
         samples: per task, the scores or returns of its episodes.
     """
-    generator = np.random.default_rng(0)
-    resampled = np.mean([generator.choice(s, (NUM_RESAMPLES, len(s))).mean(axis=1) for s in samples], axis=0)
-    return _interval(np.mean([np.mean(s) for s in samples]), resampled)
+    resampled = resampled_means(samples, np.random.default_rng(0))
+    return interval_of(np.mean([np.mean(s) for s in samples]), resampled)
+
+
+def resampled_means(samples: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Means over tasks of the mean over episodes, the episodes resampled within each task: ``(NUM_RESAMPLES,)``."""
+    by_task = [generator.choice(sample, (NUM_RESAMPLES, len(sample))).mean(axis=1) for sample in samples]
+    means: np.ndarray = np.mean(by_task, axis=0)
+    return means
 
 
 def aggregate(samples: Sequence[Sequence[float] | np.ndarray]) -> Aggregate:
@@ -108,7 +114,7 @@ def aggregate(samples: Sequence[Sequence[float] | np.ndarray]) -> Aggregate:
         raise ValueError("nothing to aggregate: at least one task is needed, and an episode of each")
     points = _statistics([task[None] for task in tasks])[:, 0]
     resampled = np.concatenate([_statistics(drawn) for drawn in _resamples(tasks)], axis=1)
-    mean, median, iqm, gap = (_interval(p, r) for p, r in zip(points, resampled, strict=True))
+    mean, median, iqm, gap = (interval_of(p, r) for p, r in zip(points, resampled, strict=True))
     return Aggregate(len(tasks), sum(map(len, tasks)), mean, median, iqm, gap)
 
 
@@ -135,7 +141,7 @@ def probability_of_improvement(
         counts_y = generator.multinomial(len(b), np.full(len(b), 1 / len(b)), NUM_RESAMPLES)
         points.append(wins.mean())
         resampled.append(((counts_x @ wins) * counts_y).sum(axis=1) / wins.size)
-    return _interval(np.mean(points), np.mean(resampled, axis=0))
+    return interval_of(np.mean(points), np.mean(resampled, axis=0))
 
 
 def _resamples(tasks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
@@ -159,6 +165,7 @@ def _statistics(samples: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([means.mean(axis=1), np.median(means, axis=1), middle.mean(axis=1), gaps.mean(axis=1)])
 
 
-def _interval(point: float | np.floating, resampled: np.ndarray) -> Interval:
+def interval_of(point: float | np.floating, resampled: np.ndarray) -> Interval:
+    """A statistic with the middle 95 % of what it is in resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Interval(float(point), float(low), float(high))

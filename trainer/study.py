@@ -25,7 +25,7 @@ from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.progress import Progress
-from pipeline.scores import Interval
+from pipeline.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
 from pipeline.tasks import Task
 from trainer.config import RECIPES, TrainConfig
 
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 # Optimiser steps per timing, and timings per variant; the fastest counts, as the least disturbed.
 TIMED_STEPS, TIMINGS = 3, 5
-NUM_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -224,17 +223,10 @@ def bootstrap(runs: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         runs: per seed and task, the scores of its episodes.
     """
     generator = np.random.default_rng(0)
-    by_run = np.stack(
-        [np.mean([generator.choice(s, (NUM_RESAMPLES, len(s))).mean(axis=1) for s in run], axis=0) for run in runs]
-    )
+    by_run = np.stack([resampled_means(run, generator) for run in runs])
     drawn = generator.integers(len(runs), size=(len(runs), NUM_RESAMPLES))
     means: np.ndarray = by_run[drawn, np.arange(NUM_RESAMPLES)].mean(axis=0)
     return means
-
-
-def _interval(mean: float, resampled: np.ndarray) -> Interval:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return Interval(mean, float(low), float(high))
 
 
 def _mean(runs: Sequence[Sequence[np.ndarray]]) -> float:
@@ -318,7 +310,7 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
         runs = [list(by_task.values()) for by_task in scores]
         manifests = [TrainManifest(**read_json(train_manifest_path(out))) for out in outs]
         mean, resampled = _mean(runs), bootstrap(runs)
-        difference = None if first is None else _interval(mean - first[0], resampled - first[1])
+        difference = None if first is None else interval_of(mean - first[0], resampled - first[1])
         if variant is variants[0]:
             first = mean, resampled
         own = {task: [[by_task[task]] for by_task in scores] for task in scores[0]}
@@ -328,9 +320,9 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
                 variant=variant.name,
                 about=variant.about,
                 seeds=num_seeds,
-                score=_interval(mean, resampled),
+                score=interval_of(mean, resampled),
                 difference=difference,
-                tasks={task: _interval(_mean(values), bootstrap(values)) for task, values in own.items()},
+                tasks={task: interval_of(_mean(values), bootstrap(values)) for task, values in own.items()},
                 validation_loss=float(np.mean(losses)) if losses else math.nan,
                 timesteps=manifests[0].trained_timesteps,
                 steps=manifests[0].steps,
