@@ -29,7 +29,6 @@ from trainer.checkpoint import (
     Checkpoint,
     Progress,
     latest_checkpoint,
-    load_checkpoint,
     load_optimizer_state,
     load_progress,
     remove_old_checkpoints,
@@ -41,6 +40,7 @@ from trainer.data.sources import open_sources, sampling_shares
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.model import Losses, Model
+from trainer.networks.weights import read_weights
 from trainer.training.display import Display
 from trainer.training.group import current_group
 from trainer.training.logs import check_identity, read_log
@@ -127,7 +127,7 @@ class TrainingRun:
         if found is not None:
             progress = load_progress(found)
             check_identity(found, progress.identity, self.progress.identity)
-            self.model.load_state_dict(load_checkpoint(found).model.state_dict())
+            self.model.load_state_dict(read_weights(found, self.model, str(found)))
             self.optimizer.load_state_dict(load_optimizer_state(found))
             self.progress = progress
             log.info("going on from %s", found)
