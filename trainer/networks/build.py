@@ -64,18 +64,23 @@ def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task
         UserError: names the task, its sizes and the option to change.
     """
     for task in tasks:
-        is_grid_world = task.observation_shape == (148,) and task.has_text
-        if task.observation == DISCRETE and config.discrete_encoder == "cells" and not is_grid_world:
-            raise UserError(f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat")
-        if isinstance(config, ModelConfig):
-            _check_jat_sizes(config, task, text_tokens)
+        if problem := misfit(config, task, text_tokens):
+            raise UserError(problem)
 
 
-def _check_jat_sizes(model: ModelConfig, task: Task, text_tokens: int) -> None:
+def misfit(config: ModelConfig | BaseModelConfig, task: Task, text_tokens: int) -> str | None:
+    """Why a task's observations or actions do not fit a network, and the option to change; None if they do."""
+    is_grid_world = task.observation_shape == (148,) and task.has_text
+    if task.observation == DISCRETE and config.discrete_encoder == "cells" and not is_grid_world:
+        return f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat"
+    return _jat_misfit(config, task, text_tokens) if isinstance(config, ModelConfig) else None
+
+
+def _jat_misfit(model: ModelConfig, task: Task, text_tokens: int) -> str | None:
     if task.observation == DISCRETE:
         size = task.observation_shape[0] + (text_tokens if task.has_text else 0)
         if size != model.max_discrete_size:
-            raise UserError(
+            return (
                 f"{task.name} has {size} integers per step, {text_tokens} text tokens included; "
                 f"--model.max-discrete-size is {model.max_discrete_size}"
             )
@@ -83,7 +88,8 @@ def _check_jat_sizes(model: ModelConfig, task: Task, text_tokens: int) -> None:
     if task.observation == CONTINUOUS:
         widest = max(widest, task.observation_shape[0] + 1)  # the reward is appended
     if widest > model.max_continuous_size:
-        raise UserError(
+        return (
             f"{task.name} needs {widest} continuous numbers per step; "
             f"--model.max-continuous-size is {model.max_continuous_size}"
         )
+    return None

@@ -16,11 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.tasks import CONTINUOUS, DISCRETE, Task, all_tasks
+from pipeline.tasks import all_tasks
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import FILE_NAME, choose_tokenizer
 from trainer.networks import weights
+from trainer.networks.build import misfit
 from trainer.networks.jat_model import JatModel
 from trainer.networks.layout import layout_of
 from trainer.networks.weights import read_weights
@@ -88,7 +89,7 @@ def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
     """
     config = read_model_config(raw, origin)
     text_tokens = config.max_discrete_size - 148
-    tasks = [task for task in all_tasks() if _fits(task, config, text_tokens)]
+    tasks = [task for task in all_tasks() if misfit(config, task, text_tokens) is None]
     return AgentConfig(
         model=config,
         context_steps=min(CONTEXT_STEPS, config.max_positions // 2),
@@ -156,12 +157,3 @@ def _read_tokenizer(folder: Path, vocab_size: int, origin: str) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>"])
     return tokenizer
-
-
-def _fits(task: Task, config: ModelConfig, text_tokens: int) -> bool:
-    if task.observation == DISCRETE:
-        return task.observation_shape[0] + text_tokens * task.has_text == config.max_discrete_size
-    widest = task.action.size if task.action.kind == "continuous" else 0
-    if task.observation == CONTINUOUS:
-        widest = max(widest, task.observation_shape[0] + 1)  # the reward is appended
-    return widest <= config.max_continuous_size
