@@ -2,20 +2,38 @@
 
     python -m trainer.bench --recipe demo --out runs/demo
 
-Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``), which training uses too.
+Untrained networks of the recipe's sizes, of a task of each domain that is in ``OUT/dataset``; writes nothing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.cli import parse, run
 from pipeline.policy import Observations
-from pipeline.tasks import Task
-from trainer.config import RECIPES, TrainConfig
+from pipeline.tasks import CONTINUOUS, Task
+from trainer.config import RECIPES, BaseModelConfig, ModelConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import Checkpoint
+    from trainer.networks.model import Model
+
+MISSION = "go to the red ball"
+
+
+def of_one_task(
+    model: Model, config: ModelConfig | BaseModelConfig, task: Task, context_steps: int, text_tokens: int
+) -> Checkpoint:
+    """A network that was not trained as a checkpoint that acts in a task."""
+    from trainer.checkpoint import AgentConfig, Checkpoint
+    from trainer.data.tokenizer import train_tokenizer
+    from trainer.networks.layout import layout_of
+
+    agent = AgentConfig(config, context_steps, text_tokens, [task.name], [layout_of(task, text_tokens)], "", 0, 0)
+    return Checkpoint(model, train_tokenizer([MISSION], config.vocab_size), {}, agent)
 
 
 def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int = 60) -> float:
@@ -23,23 +41,19 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
     import torch
 
     from trainer.agent import Agent
-    from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.data.tokenizer import train_tokenizer
     from trainer.networks.build import build_model
     from trainer.networks.layout import layout_of
 
     torch.set_num_threads(config.threads)
-    layouts = [layout_of(task, config.text_tokens)]
-    agent_config = AgentConfig(config.model, config.context_steps, config.text_tokens, [task.name], layouts, "", 0, 0)
-    tokenizer = train_tokenizer(["go to the red ball"], config.model.vocab_size)
-    agent = Agent(Checkpoint(build_model(config.model, layouts), tokenizer, {}, agent_config), task, num_slots)
+    model = build_model(config.model, [layout_of(task, config.text_tokens)])
+    agent = Agent(of_one_task(model, config.model, task, config.context_steps, config.text_tokens), task, num_slots)
     slots = list(range(num_slots))
     agent.reset(slots, slots, [])
     observations = Observations(
         values=np.zeros(
-            (num_slots, *task.observation_shape), np.float32 if task.action.kind == "continuous" else np.int64
+            (num_slots, *task.observation_shape), np.float32 if task.observation == CONTINUOUS else np.int64
         ),
-        texts=["go to the red ball"] * num_slots if task.has_text else None,
+        texts=[MISSION] * num_slots if task.has_text else None,
         rewards=np.zeros(num_slots, np.float32),
     )
     started = time.perf_counter()
@@ -53,7 +67,7 @@ def main() -> None:
 
     from trainer.train import choose_tasks
 
-    config = dataclasses.replace(parse(TrainConfig, RECIPES, default_recipe="small"), steps=100)
+    config = parse(TrainConfig, RECIPES, default_recipe="small")
     console = Console()
     tasks = choose_tasks(config)
     for task in {task.domain: task for task in tasks}.values():

@@ -26,6 +26,7 @@ from pipeline.policy import Observations, Policy
 from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
 from pipeline.tasks import Task, select_tasks
+from trainer.bench import of_one_task
 from trainer.config import ModelConfig
 from trainer.evaluate import MAX_ENVS
 
@@ -111,10 +112,7 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
     """The same untrained JAT network for a task twice: with our memory and with JAT's way."""
     import torch
 
-    from trainer.checkpoint import AgentConfig, Checkpoint
-    from trainer.data.tokenizer import train_tokenizer
     from trainer.networks.jat_model import JatModel
-    from trainer.networks.layout import layout_of
     from trainer.plain_acting import PlainActingJat
 
     text_tokens = 64
@@ -129,13 +127,13 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
         picture_size=0,
         idle_decoder=False,
     )
-    tokenizer = train_tokenizer(["go to the red ball"], model_config.vocab_size)
-    layouts = [layout_of(task, text_tokens)]
-    agent = AgentConfig(model_config, config.context_steps, text_tokens, [task.name], layouts, "", 0, 0)
     torch.manual_seed(0)
     ours, plain = JatModel(model_config), PlainActingJat(model_config)
     plain.load_state_dict(ours.state_dict())
-    return Checkpoint(ours, tokenizer, {}, agent), Checkpoint(plain, tokenizer, {}, agent)
+    return (
+        of_one_task(ours, model_config, task, config.context_steps, text_tokens),
+        of_one_task(plain, model_config, task, config.context_steps, text_tokens),
+    )
 
 
 def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
@@ -175,10 +173,11 @@ def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
 
 
 def main() -> None:
+    config = parse(BenchEvalConfig)
+
     import torch
     from rich.table import Table
 
-    config = parse(BenchEvalConfig)
     torch.set_num_threads(config.threads)
     tasks = select_tasks(config.task)
     long_task = select_tasks(config.long_task)[0] if config.long_task else None

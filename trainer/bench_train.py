@@ -115,10 +115,10 @@ def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]
     return chosen
 
 
-def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> list[str]:
-    """Windows per second of both loaders, from datasets that are laid out, or mapped, already; a report line each."""
+def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> str:
+    """Windows per second of both loaders, from datasets that are laid out, or mapped, already, as a line to report."""
     from trainer.data.sources import open_sources
-    from trainer.plain import padded_windows, read_batches
+    from trainer.plain import padded_windows
 
     data = open_sources(recipe, tasks)
     ours, plain, mapping = [], [], []
@@ -128,15 +128,15 @@ def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence
             rows = padded_windows(recipe.dataset_dir, task, data.tokenizer, recipe.text_tokens, Path(directory))
             mapping.append((time.perf_counter() - started) / len(rows))
             few = rows.select(range(min(windows, len(rows))))
-            turns = [(_seconds_per_window(source.batches), _timed(read_batches, few) / len(few)) for _ in range(3)]
+            turns = [(_seconds_per_window(source.batches), _seconds_of_plain(few) / len(few)) for _ in range(3)]
             ours.append(median(turn[0] for turn in turns))
             plain.append(median(turn[1] for turn in turns))
     # Every task as often as any other: the mean time of a window is the mean over tasks.
     rates = {name: len(tasks) / sum(seconds) for name, seconds in (("ours", ours), ("plain", plain), ("map", mapping))}
-    return [
+    return (
         f"{rates['ours']:,.0f} windows/s with one thread, JAT's way {rates['plain']:,.0f} "
         f"(after datasets.map at {rates['map']:,.0f}): {rates['ours'] / rates['plain']:.0f} x, goal 50 x"
-    ]
+    )
 
 
 def _seconds_per_window(batches: Any, num_batches: int = 8) -> float:
@@ -145,9 +145,11 @@ def _seconds_per_window(batches: Any, num_batches: int = 8) -> float:
     return (time.perf_counter() - started) / windows
 
 
-def _timed(read: Callable[[Any, int], Any], rows: Any) -> float:
+def _seconds_of_plain(rows: Any) -> float:
+    from trainer.plain import read_batches
+
     started = time.perf_counter()
-    for _ in read(rows, 20):
+    for _ in read_batches(rows, 20):
         pass
     return time.perf_counter() - started
 
@@ -190,6 +192,7 @@ class PlainTraining:
 
 def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rates]:
     """The plain way first, then each recipe; all in turns."""
+    from trainer.data.sources import open_sources
     from trainer.train import make_identity
     from trainer.training.run import TrainingRun
 
@@ -200,8 +203,6 @@ def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rate
         for name in names:
             recipe = recipe_config(config, name, tasks)
             runs.append(TrainingRun(recipe, tasks, Path(directory, name), make_identity(recipe, tasks)))
-        from trainer.data.sources import open_sources
-
         plain = PlainTraining(jat, open_sources(jat, tasks))
         results = [Rates("plain", _num_parameters(plain.model, plain.one_step))]
         results += [Rates(n, _num_parameters(r.model, r.one_step)) for n, r in zip(names, runs, strict=True)]
@@ -254,8 +255,7 @@ def main() -> None:
     all_tasks = choose_tasks(dataclasses.replace(recipe_config(config, "jat", ()), task=config.task))
     tasks = choose_spread(config, all_tasks)
     log.info("%s", ", ".join(task.name for task in tasks))
-    for line in bench_loading(config, recipe_config(config, "jat", tasks), tasks):
-        log.info("loading: %s", line)
+    log.info("loading: %s", bench_loading(config, recipe_config(config, "jat", tasks), tasks))
     results = bench_training(config, tasks)
     table = Table("training", "M parameters", "timesteps/s", "x plain", "padding %", "waiting %")
     for rates in results:

@@ -132,12 +132,13 @@ def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator
 
 
 def main() -> None:
+    config = parse(GenerateConfig)
+
     from rich.console import Console
 
     from trainer.data.text_data import prepare_picture
     from trainer.networks.pretrained import from_pretrained
 
-    config = parse(GenerateConfig)
     if config.image is not None and not config.image.is_file():
         raise UserError(f"--image {config.image} is not a file")
     checkpoint = from_pretrained(config.checkpoint)
