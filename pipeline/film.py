@@ -65,6 +65,33 @@ def pace(domain: str) -> tuple[int, int]:
     return PACE.get(domain, DEFAULT_PACE)
 
 
+def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:
+    """A frame of a task's environment, ``(H, W, 3)`` uint8.
+
+    Args:
+        task: which.
+        env: in its present state.
+        otherwise: what else can be done where it cannot be drawn, for the message.
+
+    Raises:
+        UserError: it cannot.
+    """
+    from pipeline.render import render_frame
+
+    try:
+        return render_frame(env)
+    except ImportError as error:
+        raise UserError(
+            f"{task.name} cannot be drawn: the package {error.name!r} is missing ({error}); run `make setup`"
+            + (f", or {otherwise}" if otherwise else "")
+        ) from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"{task.name} cannot be drawn: its environment {task.env_id} has no way to render"
+            + (f"; {otherwise}" if otherwise else "")
+        ) from error
+
+
 class Film:
     """Frames of episodes, taken while a rollout plays them.
 
@@ -89,24 +116,8 @@ class Film:
         if seed not in self._frames:
             return
         if self._calls[seed] % self._stride == 0 and len(self._frames[seed]) < MAX_FRAMES:
-            self._frames[seed].append(self._draw(env))
+            self._frames[seed].append(draw(self._task, env, "do without films (--video-episodes 0)"))
         self._calls[seed] += 1
-
-    def _draw(self, env: Any) -> np.ndarray:
-        from pipeline.render import render_frame
-
-        try:
-            return render_frame(env)
-        except ImportError as error:
-            raise UserError(
-                f"{self._task.name} cannot be drawn: the package {error.name!r} is missing ({error}); "
-                f"run `make setup`, or do without films (--video-episodes 0)"
-            ) from error
-        except NotImplementedError as error:
-            raise UserError(
-                f"{self._task.name} cannot be drawn: its environment {self._task.env_id} has no way to render; "
-                f"do without films (--video-episodes 0)"
-            ) from error
 
     def of(self, episodes: Iterable[Episode], revision: str, versions: dict[str, str]) -> Iterator[Episode]:
         """The same episodes; the film of each is written when it is over."""

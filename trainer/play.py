@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.episode import Episode
 from pipeline.errors import UserError
-from pipeline.film import pace
+from pipeline.film import draw, pace
 from pipeline.policy import Observations, Policy
 from pipeline.seeds import FIRST_SEED
 from pipeline.tasks import Task, select_tasks
@@ -140,8 +140,6 @@ def _screen(
     config: PlayConfig, task: Task, console: Console
 ) -> Iterator[tuple[Callable[[int, gym.Env[Any, Any]], None] | None, Callable[[str], None]]]:
     """Where steps are shown: a listener for the rollout, if anything is drawn, and what to call with a step's line."""
-    from pipeline.render import render_frame
-
     if config.to is not None:
         from pipeline.video import mp4_writer
 
@@ -152,7 +150,7 @@ def _screen(
             def film(seed: int, env: gym.Env[Any, Any]) -> None:
                 nonlocal calls
                 if calls % stride == 0:
-                    add_frame(_drawn(task, render_frame, env))
+                    add_frame(draw(task, env))
                 calls += 1
 
             yield film, lambda line: None
@@ -164,23 +162,16 @@ def _screen(
         with Live(console=console, auto_refresh=False) as live:
             picture: list[Text] = []
 
-            def draw(seed: int, env: gym.Env[Any, Any]) -> None:
-                picture[:] = [half_blocks(_drawn(task, render_frame, env), config.columns)]
+            def take_picture(seed: int, env: gym.Env[Any, Any]) -> None:
+                picture[:] = [half_blocks(draw(task, env), config.columns)]
 
             def show(line: str) -> None:
                 live.update(Group(*picture, line), refresh=True)
                 time.sleep(config.delay)
 
-            yield draw, show
+            yield take_picture, show
     else:
         yield None, lambda line: console.print(line, soft_wrap=True, highlight=False)
-
-
-def _drawn(task: Task, render: Callable[[gym.Env[Any, Any]], np.ndarray], env: gym.Env[Any, Any]) -> np.ndarray:
-    try:
-        return render(env)
-    except NotImplementedError as error:
-        raise UserError(f"{task.name} cannot be drawn: its environment {task.env_id} has no way to render") from error
 
 
 def half_blocks(frame: np.ndarray, columns: int) -> Text:
