@@ -129,7 +129,8 @@ def push_to_hub(
     ]
     plan = publish(folder, entries, CONFIG, to, "model", records, options or Options())
     if options is None or not options.dry_run:
-        write_json(records / "published.json", {"to": to, "weights": sha256_of(folder / "model.safetensors")})
+        (weights,) = (entry.sha256 for entry in entries if entry.name == "model.safetensors")
+        write_json(records / "published.json", {"to": to, "weights": weights})
     return plan
 
 

@@ -71,16 +71,11 @@ def find_pairs(
     """
     directory = agent_films(out, task_name, name)
     films = [film for film in films_in(directory).values() if film.revision == agent_revision]
-    pairs = []
-    for film in films:
-        expert, path = None, None
-        for revision in expert_revisions:
-            beside = expert_films(out, task_name, revision)
-            if (expert := films_in(beside).get(film.seed)) is not None:
-                path = expert.path(beside)
-                break
-        pairs.append(Pair(film, film.path(directory), expert, path))
-    return pairs
+    experts: dict[int, tuple[Filmed, Path]] = {}
+    for beside in [expert_films(out, task_name, revision) for revision in expert_revisions] if films else []:
+        for seed, expert in films_in(beside).items():
+            experts.setdefault(seed, (expert, expert.path(beside)))
+    return [Pair(film, film.path(directory), *experts.get(film.seed, (None, None))) for film in films]
 
 
 def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -> dict[str, TaskVideo]:
