@@ -11,6 +11,7 @@ played.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import run_jobs
@@ -43,6 +45,9 @@ from trainer.scores.results import (
     write_evaluation,
 )
 from trainer.scores.scoring import evaluation_of, score_task
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +129,13 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     import torch
 
     from trainer.agent import Agent
-    from trainer.networks.pretrained import from_pretrained
 
     torch.set_num_threads(job.num_threads)
     path = job.directory / f"{job.task.name}.json"
     before = _load(path, job.task, job.revision)
     seeds = seeds_of("evaluate", job.num_episodes)[len(before.seeds) if before else 0 :]
     num_envs = lockstep_of(len(seeds))
-    checkpoint = from_pretrained(job.checkpoint)
+    checkpoint = _open_checkpoint(job.checkpoint, job.revision)
     agent = Agent(checkpoint, job.task, num_envs, job.temperature, job.context_steps, job.continuous)
     versions = versions_of(job.task.packages)
     film = Film(job.task, [seed for seed in job.filmed if seed in seeds], job.films)
@@ -147,6 +151,14 @@ def evaluate_task(job: EvaluateJob) -> Measurement:
     measurement = joined(before, summarise(job.task, finished, "agent", job.revision, versions))
     write_json(path, measurement)
     return measurement
+
+
+@functools.lru_cache(maxsize=1)
+def _open_checkpoint(folder: Path, revision: str) -> Checkpoint:
+    """A worker plays task after task with the same weights, which ``revision`` names."""
+    from trainer.networks.pretrained import from_pretrained
+
+    return from_pretrained(folder)
 
 
 def lockstep_of(num_episodes: int) -> int:
