@@ -165,7 +165,7 @@ dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person o
 	JAT_PYTHON="$${JAT_PYTHON:-$(CURDIR)/$(PY)}" $(VENV_DAGS)/bin/python -m dags.serve --out '$(OUT)' \
 		$(call option,port,PORT)
 
-bench: setup ## measure experts, loading, training and acting on this machine
+bench: setup ## measure how fast experts and networks act on this machine
 	$(PY) -m experts.bench --out '$(OUT)'
 	$(PY) -m trainer.bench $(STAGE)
 

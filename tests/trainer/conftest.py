@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from collectors.dataset.build import DatasetConfig, build_dataset
+from pipeline.episode import Episode
 from pipeline.files import write_json
 from pipeline.measurement import Measurement
 from pipeline.plan import ShardJob
 from pipeline.seeds import seeds_of
 from pipeline.shards import write_shard
+from pipeline.tasks import Task
 from pipeline.versions import versions_of
-from tests.fakes import FAKE_TASKS, expected_episode
+from tests.fakes import FAKE_TASKS, assert_same_episode, expected_episode
 from trainer.config import ModelConfig, TrainConfig
 from trainer.train import train
 
@@ -57,6 +60,15 @@ def tiny_config(out: Path, **changes: object) -> TrainConfig:
         "model": TINY,
     }
     return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def assert_acted_alike(task: Task, found: Iterable[Episode], expected: Iterable[Episode]) -> None:
+    """The same episodes; of continuous actions, up to rounding."""
+    for one, other in zip(found, expected, strict=True):
+        if task.action.kind == "discrete":
+            assert_same_episode(one, other)
+        else:
+            np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
 
 
 @pytest.fixture

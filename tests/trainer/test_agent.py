@@ -11,7 +11,8 @@ from pipeline.errors import UserError
 from pipeline.policy import Observations
 from pipeline.rollout import rollout
 from pipeline.tasks import Task
-from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_TASKS, assert_same_episode, observation_at, text_at
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_TASKS, observation_at, text_at
+from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent
 from trainer.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trainer.config import TrainConfig
@@ -106,11 +107,7 @@ def test_an_episode_does_not_depend_on_the_others_played_beside_it(checkpoint: C
     seeds = list(range(100, 112))
     alone = [e for seed in seeds for e in rollout(task, Agent(checkpoint, task, 1), [seed], 1)]
     together = list(rollout(task, Agent(checkpoint, task, 5), seeds, 5))
-    for one, other in zip(alone, together, strict=True):
-        if task.action.kind == "discrete":
-            assert_same_episode(one, other)
-        else:
-            np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
+    assert_acted_alike(task, alone, together)
 
 
 def test_temperature_zero_takes_the_likeliest_and_a_high_one_explores(checkpoint: Checkpoint) -> None:

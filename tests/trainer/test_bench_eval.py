@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.rollout import rollout
 from pipeline.tasks import Task
-from tests.fakes import FAKE_COUNT, FAKE_GRID, CountingEnv, assert_same_episode
+from tests.fakes import FAKE_COUNT, FAKE_GRID, CountingEnv
+from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent
 from trainer.bench_eval import BenchEvalConfig, bench_long, bench_task, untrained
 
@@ -31,13 +31,9 @@ def make_long(task: Task) -> LongEnv:
 def test_both_ways_act_alike_while_the_context_has_room(task: Task) -> None:
     ours, plain = untrained(TINY, task)
     seeds = [11, 13, 14]
-    together = list(rollout(task, Agent(ours, task, 3), seeds, 3))
-    one_by_one = list(rollout(task, Agent(plain, task, 1), seeds, 1))
-    for a, b in zip(together, one_by_one, strict=True):
-        if task.action.kind == "discrete":
-            assert_same_episode(a, b)
-        else:
-            np.testing.assert_allclose(a.actions, b.actions, atol=1e-5)
+    together = rollout(task, Agent(ours, task, 3), seeds, 3)
+    one_by_one = rollout(task, Agent(plain, task, 1), seeds, 1)
+    assert_acted_alike(task, together, one_by_one)
 
 
 def test_the_plain_way_looks_back_only_its_context() -> None:
