@@ -71,8 +71,9 @@ def scan_episodes(task: Task, path: Path, report: Report, flagged: np.ndarray | 
         path: the file.
         report: gets each problem.
         flagged: ``(E,)`` whether the side table says of an episode that its actions leave their range, which is no
-            problem then; None for none of them.
+            problem then as long as they are numbers; None for none of them.
     """
+    flagged = np.zeros(0, bool) if flagged is None else flagged
     lengths: list[np.ndarray] = []
     row = 0
     try:
@@ -150,7 +151,7 @@ def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def _scan_batch(
-    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray | None
+    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray
 ) -> np.ndarray:
     """Check some episodes; each check leaves out those that failed an earlier one."""
 
@@ -180,12 +181,9 @@ def _scan_batch(
         rows = np.flatnonzero(good)
         steps = batch.column(name).take(pa.array(rows)).flatten()
         row_of_step = np.repeat(rows, lengths[rows])
-        for kind, bad_steps, reason in _step_problems(task, name, steps):
-            bad = np.unique(row_of_step[bad_steps])
-            if kind == OUTSIDE and flagged is not None:
-                bad = bad[~np.isin(first_row + bad, np.flatnonzero(flagged))]
-            if len(bad):
-                tell(kind, bad, reason)
+        may_leave = np.repeat(np.isin(first_row + rows, np.flatnonzero(flagged)), lengths[rows])
+        for kind, bad_steps, reason in _step_problems(task, name, steps, may_leave):
+            tell(kind, np.unique(row_of_step[bad_steps]), reason)
     return np.maximum(lengths, 0)
 
 
@@ -195,8 +193,13 @@ def _list_lengths(column: pa.Array) -> np.ndarray:
     return lengths
 
 
-def _step_problems(task: Task, name: str, steps: pa.Array) -> Iterator[tuple[str, np.ndarray, str]]:
-    """What is wrong with S steps of one column: the kind, the steps concerned and the reason."""
+def _step_problems(
+    task: Task, name: str, steps: pa.Array, may_leave: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    """What is wrong with S steps of one column: the kind, the steps concerned and the reason.
+
+    Continuous actions of the steps ``may_leave``, ``(S,)`` bool, may be out of range.
+    """
     is_null = steps.is_null().to_numpy(zero_copy_only=False)
     place = np.arange(len(steps))  # of a step, or of the step that a number is of
     if is_null.any():
@@ -214,7 +217,7 @@ def _step_problems(task: Task, name: str, steps: pa.Array) -> Iterator[tuple[str
                 yield SIZE, place[~is_right], reason
                 steps, place = steps.filter(pa.array(is_right)), place[is_right]
             steps, place = steps.flatten(), np.repeat(place, size)
-        yield from _value_problems(task, name, steps, place)
+        yield from _value_problems(task, name, steps, place, may_leave)
 
 
 def _vector_size(task: Task, name: str) -> int | None:
@@ -227,14 +230,17 @@ def _vector_size(task: Task, name: str) -> int | None:
 
 
 def _value_problems(
-    task: Task, name: str, values: pa.Array, place: np.ndarray
+    task: Task, name: str, values: pa.Array, place: np.ndarray, may_leave: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, str]]:
     numbers = values.to_numpy(zero_copy_only=False)  # nulls become NaN
     what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
     if name == action_column(task):
         action = task.action
-        low, high = (0, action.size - 1) if action.kind == "discrete" else (action.low, action.high)
+        is_discrete = action.kind == "discrete"
+        low, high = (0, action.size - 1) if is_discrete else (action.low, action.high)
         outside = ~((numbers >= low) & (numbers <= high))  # NaN is outside, too
+        if not is_discrete:
+            outside &= ~(may_leave[place] & np.isfinite(numbers))
         if outside.any():
             yield OUTSIDE, place[outside], f"{what} outside [{low}, {high}]"
     elif numbers.dtype.kind == "f":

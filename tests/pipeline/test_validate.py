@@ -173,6 +173,29 @@ def test_a_continuous_action_out_of_range_is_refused_with_its_row(
     refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(DATA)}, row 2: action outside \[-1.0, 1.0\]$")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_flag_excuses_no_action_that_is_not_a_number(value: float, tmp_path: Path) -> None:
+    def change(episode: Episode, number: float) -> Episode:
+        actions = episode.actions.copy()
+        actions[0, 1] = number
+        return replace(episode, actions=actions, flagged="actions out of range")
+
+    sound = write(tmp_path / "sound", FAKE_COUNT, {2: lambda episode: change(episode, 9.0)})
+    check(tmp_path / "sound", FAKE_COUNT, sound)
+    manifest = write(tmp_path, FAKE_COUNT, {2: lambda episode: change(episode, value)})
+    refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(DATA)}, row 2: action outside \[-1.0, 1.0\]$")
+
+
+def test_a_flag_excuses_no_discrete_action_that_there_is_not(tmp_path: Path) -> None:
+    def change(episode: Episode) -> Episode:
+        actions = episode.actions.copy()
+        actions[-1] = 5
+        return replace(episode, actions=actions, flagged="actions out of range")
+
+    manifest = write(tmp_path, FAKE_GRID, {3: change})
+    refused(tmp_path, FAKE_GRID, manifest, rf"{re.escape(DATA)}, row 3: action outside \[0, 4\]$")
+
+
 @pytest.mark.parametrize("value", [-1, 5])
 def test_a_discrete_action_out_of_range_is_refused_with_its_row(value: int, tmp_path: Path) -> None:
     def change(episode: Episode) -> Episode:
