@@ -47,6 +47,7 @@ class Problem:
 
 
 Report = Callable[[Problem], None]
+Take = Callable[[str, np.ndarray], None]
 
 UNREADABLE = "unreadable file"
 NO_COLUMN = "column missing"
@@ -63,7 +64,13 @@ IMAGE_BROKEN = "image broken or of another shape"
 PNG_STACKS = "stacked frames as PNG, every frame stored up to four times"
 
 
-def scan_episodes(task: Task, path: Path, report: Report, flagged: np.ndarray | None = None) -> np.ndarray:
+def ignore(column: str, values: np.ndarray) -> None:
+    """Takes nothing."""
+
+
+def scan_episodes(
+    task: Task, path: Path, report: Report, flagged: np.ndarray | None = None, take: Take = ignore
+) -> np.ndarray:
     """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64.
 
     Args:
@@ -72,6 +79,8 @@ def scan_episodes(task: Task, path: Path, report: Report, flagged: np.ndarray | 
         report: gets each problem.
         flagged: ``(E,)`` whether the side table says of an episode that its actions leave their range, which is no
             problem then as long as they are numbers; None for none of them.
+        take: gets what was read of each column but texts, some steps at a time, where nothing is wrong with it: the
+            column's name and ``(S,)`` or ``(S, size)`` numbers, or the pixels of S images.
     """
     flagged = np.zeros(0, bool) if flagged is None else flagged
     lengths: list[np.ndarray] = []
@@ -80,7 +89,7 @@ def scan_episodes(task: Task, path: Path, report: Report, flagged: np.ndarray | 
         with pq.ParquetFile(path) as file:
             columns = _usable_columns(task, path, file.schema_arrow, report)
             for batch in _batches(task, file, columns):
-                lengths.append(_scan_batch(task, path, row, batch, report, flagged))
+                lengths.append(_scan_batch(task, path, row, batch, report, flagged, take))
                 row += len(batch)
     except (pa.ArrowException, OSError, struct.error) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
@@ -151,7 +160,7 @@ def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def _scan_batch(
-    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray
+    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray, take: Take
 ) -> np.ndarray:
     """Check some episodes; each check leaves out those that failed an earlier one."""
 
@@ -182,7 +191,7 @@ def _scan_batch(
         steps = batch.column(name).take(pa.array(rows)).flatten()
         row_of_step = np.repeat(rows, lengths[rows])
         may_leave = np.repeat(np.isin(first_row + rows, np.flatnonzero(flagged)), lengths[rows])
-        for kind, bad_steps, reason in _step_problems(task, name, steps, may_leave):
+        for kind, bad_steps, reason in _step_problems(task, name, steps, may_leave, take):
             tell(kind, np.unique(row_of_step[bad_steps]), reason)
     return np.maximum(lengths, 0)
 
@@ -194,11 +203,11 @@ def _list_lengths(column: pa.Array) -> np.ndarray:
 
 
 def _step_problems(
-    task: Task, name: str, steps: pa.Array, may_leave: np.ndarray
+    task: Task, name: str, steps: pa.Array, may_leave: np.ndarray, take: Take
 ) -> Iterator[tuple[str, np.ndarray, str]]:
     """What is wrong with S steps of one column: the kind, the steps concerned and the reason.
 
-    Continuous actions of the steps ``may_leave``, ``(S,)`` bool, may be out of range.
+    Continuous actions of the steps ``may_leave``, ``(S,)`` bool, may be out of range. ``take`` gets what is right.
     """
     is_null = steps.is_null().to_numpy(zero_copy_only=False)
     place = np.arange(len(steps))  # of a step, or of the step that a number is of
@@ -206,7 +215,7 @@ def _step_problems(
         yield MISSING_VALUE, place[is_null], f"a step of {name} is null"
         steps, place = steps.drop_null(), place[~is_null]
     if name == observation_column(task) and task.observation == IMAGE:
-        yield from _image_problems(task, steps, place)
+        yield from _image_problems(task, steps, place, take)
     elif name != TEXTS:
         size = _vector_size(task, name)
         if size is not None:
@@ -217,7 +226,11 @@ def _step_problems(
                 yield SIZE, place[~is_right], reason
                 steps, place = steps.filter(pa.array(is_right)), place[is_right]
             steps, place = steps.flatten(), np.repeat(place, size)
-        yield from _value_problems(task, name, steps, place, may_leave)
+        values = steps.to_numpy(zero_copy_only=False)  # nulls become NaN
+        problems = list(_value_problems(task, name, values, place, may_leave))
+        yield from problems
+        if not problems:
+            take(name, values if size is None else values.reshape(-1, size))
 
 
 def _vector_size(task: Task, name: str) -> int | None:
@@ -230,9 +243,8 @@ def _vector_size(task: Task, name: str) -> int | None:
 
 
 def _value_problems(
-    task: Task, name: str, values: pa.Array, place: np.ndarray, may_leave: np.ndarray
+    task: Task, name: str, numbers: np.ndarray, place: np.ndarray, may_leave: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, str]]:
-    numbers = values.to_numpy(zero_copy_only=False)  # nulls become NaN
     what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
     if name == action_column(task):
         action = task.action
@@ -249,18 +261,22 @@ def _value_problems(
             yield NOT_FINITE, place[wild], f"{what} not finite"
 
 
-def _image_problems(task: Task, steps: pa.Array, place: np.ndarray) -> Iterator[tuple[str, np.ndarray, str]]:
+def _image_problems(
+    task: Task, steps: pa.Array, place: np.ndarray, take: Take
+) -> Iterator[tuple[str, np.ndarray, str]]:
     broken: list[int] = []
     stacks: list[int] = []
     reason = ""
     for begin in range(0, len(steps), IMAGES_AT_A_TIME):
         files = steps.slice(begin, IMAGES_AT_A_TIME).field("bytes").to_pylist()
         stacks += [begin + index for index, file in enumerate(files) if file and file.startswith(PNG)]
-        if not _image_fault(task, files):
+        pixels = _decoded(task, files)
+        if isinstance(pixels, np.ndarray):
+            take(observation_column(task), pixels)
             continue
         for index, file in enumerate(files):
-            fault = _image_fault(task, [file])
-            if fault:
+            fault = _decoded(task, [file])
+            if isinstance(fault, str):
                 reason = reason or fault
                 broken.append(begin + index)
     if broken:
@@ -269,12 +285,11 @@ def _image_problems(task: Task, steps: pa.Array, place: np.ndarray) -> Iterator[
         yield PNG_STACKS, place[stacks], "an image is a PNG of stacked frames"
 
 
-def _image_fault(task: Task, files: Sequence[bytes | None]) -> str:
-    """Why the images cannot be read; empty if they can."""
+def _decoded(task: Task, files: Sequence[bytes | None]) -> np.ndarray | str:
+    """Pixels ``(S, H, W, C)`` of the images, or why they cannot be read."""
     if None in files:
         return "an image has no bytes"
     try:
-        decode_stacks([file for file in files if file is not None], task.observation_shape)
+        return decode_stacks([file for file in files if file is not None], task.observation_shape)
     except (ValueError, OSError, SyntaxError, struct.error) as error:  # what Pillow raises on broken files
         return f"an image cannot be used ({first_line(error)})"
-    return ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ import pyarrow.compute
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.schema import EpisodeBlock
+from pipeline.schema import REWARDS, action_column, observation_column
+from pipeline.shards import MAX_REASON
 from pipeline.tasks import IMAGE, Task
 
 FOLDER = "statistics"  # of a dataset; one file per task
 MAX_BINS = 64
 FINEST_RETURN = 2.0**-10
 CHUNK_VALUES = 2**19  # numbers widened to float64 at once: they stay in the cache
-MAX_REASON = 100  # characters of a reason that are told apart
 
 
 @dataclass(frozen=True)
@@ -225,29 +225,38 @@ def _merged(a: Any, b: Any) -> Any:
     return a + b
 
 
-def split_statistics(task: Task, side: pa.Table, blocks: Iterable[EpisodeBlock], num_bytes: int) -> SplitStatistics:
-    """Statistics of a data file and its side table, in one pass over the blocks.
+class StepStatistics:
+    """What is said of the steps of a data file, gathered while something else reads them; see ``SplitStatistics``."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.rewards, self.observations, self.actions = Moments(), Moments(), Moments()
+        self.action_counts = np.zeros(task.action.size, np.int64)
+
+    def add(self, column: str, values: np.ndarray) -> None:
+        """Count some steps of a column, as ``pipeline.episode_rules.scan_episodes`` gives them away."""
+        task = self._task
+        if column == REWARDS:
+            self.rewards = self.rewards.merge(Moments.of(values))
+        elif column == observation_column(task):
+            seen = Moments.of_bytes(values[..., -1]) if task.observation == IMAGE else Moments.of(values)
+            self.observations = self.observations.merge(seen)
+        elif column == action_column(task) and task.action.kind == "discrete":
+            self.action_counts += np.bincount(values, minlength=task.action.size)
+        elif column == action_column(task):
+            self.actions = self.actions.merge(Moments.of(values))
+
+
+def split_statistics(task: Task, side: pa.Table, steps: StepStatistics, num_bytes: int) -> SplitStatistics:
+    """Statistics of a data file and its side table.
 
     Args:
         task: whose episodes they are.
         side: one row per seed played.
-        blocks: of the data file, as ``read_blocks`` gives them.
+        steps: of the data file, all of them.
         num_bytes: size of the data file.
     """
-    rewards, observations, actions = Moments(), Moments(), Moments()
     discrete = task.action.kind == "discrete"
-    counts = np.zeros(task.action.size, np.int64)
-    for block in blocks:
-        rewards = rewards.merge(Moments.of(block.rewards))
-        if task.observation == IMAGE:
-            seen = Moments.of_bytes(block.observations[..., -1])
-        else:
-            seen = Moments.of(block.observations)
-        observations = observations.merge(seen)
-        if discrete:
-            counts += np.bincount(block.actions, minlength=task.action.size)
-        else:
-            actions = actions.merge(Moments.of(block.actions))
     accepted = side.filter(pa.compute.is_valid(side["row"]))
     returns = accepted["return"].to_numpy().astype(np.float64)
     lengths = accepted["length"].to_numpy().astype(np.int64)
@@ -267,10 +276,10 @@ def split_statistics(task: Task, side: pa.Table, blocks: Iterable[EpisodeBlock],
         return_histogram=Histogram.of(returns, FINEST_RETURN),
         lengths=Moments.of(lengths),
         length_histogram=Histogram.of(lengths, 1.0),
-        rewards=rewards,
-        observations=observations,
-        actions=None if discrete else actions,
-        action_counts=tuple(counts.tolist()) if discrete else None,
+        rewards=steps.rewards,
+        observations=steps.observations,
+        actions=None if discrete else steps.actions,
+        action_counts=tuple(steps.action_counts.tolist()) if discrete else None,
     )
 
 

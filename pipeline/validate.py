@@ -20,7 +20,9 @@ from pipeline.episode_rules import (
     UNREADABLE,
     Problem,
     Report,
+    Take,
     first_line,
+    ignore,
     scan_episodes,
 )
 from pipeline.errors import UserError
@@ -46,13 +48,19 @@ FIXES = {
 }
 
 
-def check_shard(task: Task, directory: Path, shard: ShardManifest) -> None:
+def check_shard(task: Task, directory: Path, shard: ShardManifest, take: Take = ignore) -> None:
     """Check both files of a shard against its manifest and the rules, a few episodes at a time.
+
+    Args:
+        task: whose shard it should be.
+        directory: where its files are.
+        shard: what its sidecar says.
+        take: gets every step of its data file, as ``scan_episodes`` says.
 
     Raises:
         UserError: a checksum, a column, a length, a value or a seed is wrong.
     """
-    scan_shard(task, directory, shard, refuse)
+    scan_shard(task, directory, shard, refuse, take)
 
 
 def refuse(problem: Problem) -> None:
@@ -60,17 +68,7 @@ def refuse(problem: Problem) -> None:
     raise UserError(f"{problem}{FIXES.get(problem.kind, '')}")
 
 
-def check_bytes(directory: Path, shard: ShardManifest) -> None:
-    """Check that both files of a shard are the ones its manifest was written for.
-
-    Raises:
-        UserError: one is missing or damaged.
-    """
-    for entry in (shard.data, shard.episodes):
-        scan_file(directory, entry, refuse)
-
-
-def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report) -> None:
+def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report, take: Take = ignore) -> None:
     """Tell everything that is wrong with a shard on its own.
 
     Args:
@@ -78,6 +76,7 @@ def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report
         directory: where its files are.
         shard: what its sidecar says.
         report: gets each problem; what it raises ends the scan.
+        take: gets what was read of the data file, as ``scan_episodes`` says.
     """
     sidecar = directory / f"{shard.stem}.json"
     if shard.task != task.name:
@@ -88,7 +87,7 @@ def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report
     sound = [scan_file(directory, entry, report) for entry in (shard.data, shard.episodes)]
     side = read_side(directory / shard.episodes.name, report) if sound[1] else None
     data_path = directory / shard.data.name
-    lengths = scan_episodes(task, data_path, report, flagged_rows(side)) if sound[0] else None
+    lengths = scan_episodes(task, data_path, report, flagged_rows(side), take) if sound[0] else None
     if side is not None:
         _scan_side(directory, shard, side, lengths, report)
 

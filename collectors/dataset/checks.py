@@ -18,15 +18,14 @@ import pyarrow.parquet as pq
 from collectors.dataset.sources import Shard
 from pipeline.files import list_sizes, read_json, update_json
 from pipeline.progress import Progress
-from pipeline.schema import read_blocks
-from pipeline.statistics import SplitStatistics, split_statistics
+from pipeline.statistics import SplitStatistics, StepStatistics, split_statistics
 from pipeline.tasks import Task
 from pipeline.validate import check_shard, refuse, scan_together
 
 log = logging.getLogger(__name__)
 
 CHECKED = "checked.json"
-RULES = 2  # raise it when what `visit` checks or finds changes, so that every shard is visited again
+RULES = 3  # raise it when what `visit` checks or finds changes, so that every shard is visited again
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ def visit(task: Task, shard: Shard, stamps: tuple[tuple[int, str], ...]) -> Chec
     Raises:
         UserError: it breaks a rule; names file, row and reason.
     """
-    check_shard(task, shard.directory, shard.manifest)
-    data = shard.manifest.data
+    steps = StepStatistics(task)
+    check_shard(task, shard.directory, shard.manifest, steps.add)
     side = pq.read_table(shard.directory / shard.manifest.episodes.name)
-    statistics = split_statistics(task, side, read_blocks(task, shard.directory / data.name), data.num_bytes)
+    statistics = split_statistics(task, side, steps, shard.manifest.data.num_bytes)
     return CheckedShard(shard.key, stamps, RULES, statistics)
 
 

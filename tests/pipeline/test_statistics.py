@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.episode import Episode
+from pipeline.episode_rules import scan_episodes
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.plan import ShardJob
-from pipeline.schema import read_blocks
 from pipeline.shards import Actor, write_shard
 from pipeline.statistics import (
     MAX_BINS,
     Histogram,
     Moments,
     SplitStatistics,
+    StepStatistics,
     TaskStatistics,
     load_statistics,
     merge_all,
@@ -31,6 +32,7 @@ from pipeline.statistics import (
     statistics_path,
 )
 from pipeline.tasks import Task
+from pipeline.validate import refuse
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, is_success
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -44,7 +46,13 @@ def statistics_of(root: Path, task: Task, episodes: list[Episode], noise: str | 
     manifest = write_shard(root, job, "1", episodes, actor)
     path = root / task.name / manifest.data.name
     side = pq.read_table(root / task.name / manifest.episodes.name)
-    return split_statistics(task, side, read_blocks(task, path), manifest.data.num_bytes)
+    return split_statistics(task, side, steps_of(task, path), manifest.data.num_bytes)
+
+
+def steps_of(task: Task, path: Path) -> StepStatistics:
+    steps = StepStatistics(task)
+    scan_episodes(task, path, refuse, take=steps.add)
+    return steps
 
 
 def assert_moments(found: Moments | None, values: np.ndarray) -> None:
@@ -131,7 +139,7 @@ def test_side_tables_from_before_there_was_noise_are_taken(tmp_path: Path) -> No
     write_shard(tmp_path, job, "1", [expected_episode(FAKE_COUNT, seed) for seed in (0, 1)])
     path = tmp_path / "fake-count" / f"{job.stem}.parquet"
     side = pq.read_table(path.with_suffix(".episodes.parquet")).drop_columns(["noise"])
-    assert split_statistics(FAKE_COUNT, side, read_blocks(FAKE_COUNT, path), 1).noise == {"": 2}
+    assert split_statistics(FAKE_COUNT, side, steps_of(FAKE_COUNT, path), 1).noise == {"": 2}
 
 
 @given(st.lists(st.lists(st.tuples(numbers, numbers), min_size=1), min_size=1, max_size=5))
@@ -198,7 +206,7 @@ def test_missing_and_damaged_statistics_are_told_with_the_fix(tmp_path: Path) ->
             load_statistics(tmp_path, FAKE_COUNT)
 
 
-def test_an_empty_side_table_and_no_blocks_are_statistics_of_nothing() -> None:
+def test_an_empty_side_table_and_no_steps_are_statistics_of_nothing() -> None:
     side = pa.table(
         {
             "row": pa.array([], pa.int32()), "return": pa.array([], pa.float64()), "length": pa.array([], pa.int32()),
@@ -206,5 +214,5 @@ def test_an_empty_side_table_and_no_blocks_are_statistics_of_nothing() -> None:
             "ended": pa.array([], pa.string()), "rejected": pa.array([], pa.string()),
         }
     )  # fmt: skip
-    found = split_statistics(FAKE_COUNT, side, [], 0)
+    found = split_statistics(FAKE_COUNT, side, StepStatistics(FAKE_COUNT), 0)
     assert (found.num_episodes, found.returns, found.length_histogram) == (0, Moments(), Histogram(1.0))

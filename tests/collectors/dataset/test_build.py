@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,12 @@ from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
+from collectors.dataset.checks import visit
+from collectors.dataset.sources import Shard
+from pipeline.episode_rules import Take, scan_episodes
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, location, read_json, sha256_of, write_json
+from pipeline.frames import decode_stacks
 from pipeline.manifest import DatasetManifest, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.schema import EpisodeBlock, read_blocks
@@ -359,9 +363,9 @@ def visits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the shards that the builds from here on look into."""
     seen: list[str] = []
 
-    def watched(task: Task, directory: Path, shard: ShardManifest) -> None:
+    def watched(task: Task, directory: Path, shard: ShardManifest, take: Take) -> None:
         seen.append(f"{task.name}/{shard.stem}")
-        check_shard(task, directory, shard)
+        check_shard(task, directory, shard, take)
 
     monkeypatch.setattr("collectors.dataset.checks.check_shard", watched)
     return seen
@@ -388,7 +392,7 @@ def test_only_new_and_changed_shards_are_looked_into(tmp_path: Path, monkeypatch
 def test_what_was_checked_before_a_kill_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_task(tmp_path, FAKE_COUNT)
 
-    def killed(task: Task, directory: Path, shard: ShardManifest) -> None:
+    def killed(task: Task, directory: Path, shard: ShardManifest, take: Take) -> None:
         if shard.first_seed == 3:
             raise KeyboardInterrupt
 
@@ -593,13 +597,28 @@ def test_a_shard_that_is_known_is_not_counted_again(tmp_path: Path, monkeypatch:
     write(tmp_path, FAKE_COUNT, "train", 5, 1)
     read: list[str] = []
 
-    def counting(task: Task, path: Path) -> Iterator[EpisodeBlock]:
+    def counting(task: Task, path: Path, *args: Any) -> np.ndarray:
         read.append(path.name)
-        return read_blocks(task, path)
+        return scan_episodes(task, path, *args)
 
-    monkeypatch.setattr("collectors.dataset.checks.read_blocks", counting)
+    monkeypatch.setattr("pipeline.validate.scan_episodes", counting)
     assert load_statistics(build(tmp_path), FAKE_COUNT).splits["train"].num_episodes == 6
     assert read == ["train-0000000005-000001.parquet"]
+
+
+def test_an_image_of_a_new_shard_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = write(tmp_path, FAKE_PIXELS, "train", 0, 3)
+    decoded: list[int] = []
+
+    def counting(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
+        decoded.append(len(files))
+        return decode_stacks(files, shape)
+
+    for user in ("episode_rules", "schema"):
+        monkeypatch.setattr(f"pipeline.{user}.decode_stacks", counting)
+    found = visit(FAKE_PIXELS, Shard(tmp_path / "shards" / FAKE_PIXELS.name, shard), ()).statistics
+    assert found.observations.count == shard.num_steps * np.prod(FAKE_PIXELS.observation_shape[:-1])
+    assert sum(decoded) == shard.num_steps
 
 
 def test_the_manifest_covers_what_describes_the_data(tmp_path: Path) -> None:
