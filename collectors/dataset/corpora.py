@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from collectors.dataset.sources import check_all_there, check_splits
 from pipeline.corpora import CORPORA, Corpus, corpora_named
 from pipeline.document_rules import scan_document_shard, scan_documents_together
 from pipeline.documents import finished_documents
-from pipeline.errors import UserError
 from pipeline.files import digest_of, list_sizes, read_json, update_json
 from pipeline.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
 from pipeline.progress import Progress
@@ -40,25 +40,12 @@ def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpu
     Raises:
         UserError: not collected what was asked for by name, or no longer what the dataset has; one split only.
     """
-    root = out / "shards"
     chosen = {corpus.name for corpus in corpora_named(pattern)}
     table = [corpus for corpus in CORPORA if corpus.name in chosen | set(kept)]
-    found = {corpus: shards for corpus in table if (shards := finished_documents(root, corpus.name))}
-    collected = {corpus.name for corpus in found}
-    asked_by_name = {part.strip() for part in pattern.split(",")} & chosen
-    for name in sorted(asked_by_name - collected):
-        raise UserError(f"{name} is not collected in {root}; run `make corpora TASK={name}` with the same OUT first")
-    for name in sorted(set(kept) - collected):
-        raise UserError(
-            f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
-            f"bring them back, or remove that dataset to build one without it"
-        )
+    found = {corpus: shards for corpus in table if (shards := finished_documents(out / "shards", corpus.name))}
+    check_all_there(out, {corpus.name for corpus in found}, chosen, pattern, kept, "make corpora")
     for corpus, shards in found.items():
-        absent = set(SPLITS) - {shard.split for shard in shards}
-        if absent:
-            raise UserError(
-                f"{corpus.name} has no finished {' or '.join(sorted(absent))} shard; run `make corpora` again"
-            )
+        check_splits(corpus.name, [shard.split for shard in shards], "make corpora")
     return found
 
 

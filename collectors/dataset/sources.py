@@ -51,24 +51,50 @@ def find_shards(
     chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
     table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
     shards = {task: found for task in table if (found := _shards_of(out, task))}
-    collected = {task.name for task in shards}
-    asked_by_name = {part.strip() for part in pattern.split(",")} & chosen
-    for name in sorted(asked_by_name - collected):
-        raise UserError(f"{name} is not collected in {root}; run `make collect TASK={name}` with the same OUT first")
-    for name in sorted(set(kept) - collected):
+    check_all_there(out, {task.name for task in shards}, chosen, pattern, kept, "make collect")
+    if not shards and not is_optional:
+        raise UserError(f"nothing is collected in {root} for {pattern!r}; run `make collect` with the same OUT first")
+    for task, found in shards.items():
+        check_splits(task.name, [shard.manifest.split for shard in found], "make collect")
+    return shards
+
+
+def check_all_there(
+    out: Path, there: Collection[str], chosen: Collection[str], pattern: str, kept: Collection[str], maker: str
+) -> None:
+    """Refuse if a task or corpus is lacking that was asked for by its name, or that the dataset has.
+
+    Args:
+        out: root of the run.
+        there: names of those that have shards.
+        chosen: names of those that ``pattern`` matches.
+        pattern: which to add.
+        kept: names of those that are in the dataset and stay there.
+        maker: the command that makes their shards.
+
+    Raises:
+        UserError: names the first one and what to do.
+    """
+    root = out / "shards"
+    asked_by_name = {part.strip() for part in pattern.split(",")} & set(chosen)
+    for name in sorted(asked_by_name - set(there)):
+        raise UserError(f"{name} is not collected in {root}; run `{maker} TASK={name}` with the same OUT first")
+    for name in sorted(set(kept) - set(there)):
         raise UserError(
             f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
             f"bring them back, or remove that dataset to build one without it"
         )
-    if not shards and not is_optional:
-        raise UserError(f"nothing is collected in {root} for {pattern!r}; run `make collect` with the same OUT first")
-    for task, found in shards.items():
-        absent = set(SPLITS) - {shard.manifest.split for shard in found}
-        if absent:
-            raise UserError(
-                f"{task.name} has no finished {' or '.join(sorted(absent))} shard; run `make collect` again"
-            )
-    return shards
+
+
+def check_splits(name: str, splits: Collection[str], maker: str) -> None:
+    """Refuse a task or corpus that has shards of one split only.
+
+    Raises:
+        UserError: names the split and the command that makes its shards.
+    """
+    absent = set(SPLITS) - set(splits)
+    if absent:
+        raise UserError(f"{name} has no finished {' or '.join(sorted(absent))} shard; run `{maker}` again")
 
 
 def check_root(out: Path) -> None:
