@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from collectors.dataset.card_configs import table_pair
 from collectors.dataset.card_corpora import corpus_categories, corpus_configs, corpus_section
 from collectors.dataset.card_imported import imported_section
 from collectors.dataset.card_notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
@@ -205,43 +206,18 @@ def _noise(rows: Sequence[TaskRow]) -> str:
 
 
 def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:
-    configs: list[dict[str, Any]] = []
-    infos = []
+    configs, infos = [], []
     for task in tasks:
         splits = manifest.tasks[task.name].splits
-        for name, kind, columns in (
-            (task.name, "data", features(task)),
-            (task.name + EPISODES_SUFFIX, "episodes", episode_features()),
-        ):
-            # The number of files is in the pattern: where an old and a new version lie side by side for a moment, a
-            # card finds its own files alone.
-            files = [
-                {"split": split, "path": f"{kind}/{task.name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
-                for split, info in splits.items()
-            ]
-            is_default = {} if configs else {"default": True}
-            configs.append({"config_name": name, "data_files": files, **is_default})
-            counts = [
-                {
-                    "name": split,
-                    "num_bytes": sum(entry.num_bytes for entry in getattr(info, kind)),
-                    "num_examples": info.num_episodes + (info.num_rejected if kind == "episodes" else 0),
-                }
-                for split, info in splits.items()
-            ]
-            num_bytes = sum(count["num_bytes"] for count in counts)
-            infos.append(
-                {
-                    "config_name": name,
-                    "features": columns._to_yaml_list(),
-                    "splits": counts,
-                    "download_size": num_bytes,
-                    "dataset_size": num_bytes,
-                }
-            )
+        of_task = table_pair(task.name, EPISODES_SUFFIX, features(task), episode_features(), splits)
+        configs += of_task[0]
+        infos += of_task[1]
+    of_corpora = corpus_configs(manifest)
+    configs += of_corpora[0]
+    infos += of_corpora[1]
+    configs[0]["default"] = True
     num_rows = sum(split.num_episodes for task in manifest.tasks.values() for split in task.splits.values())
     num_rows += sum(split.num_documents for corpus in manifest.corpora.values() for split in corpus.splits.values())
-    of_corpora = corpus_configs(manifest)
     of_tasks = ["reinforcement-learning", "robotics"] if tasks else []
     return {
         "pretty_name": "Expert episodes",
@@ -250,6 +226,6 @@ def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str,
         "size_categories": [next((name for limit, name in SIZES if num_rows < limit), "n>1B")],
         "tags": sorted({task.domain for task in tasks} | {"imitation-learning", "expert trajectories"}),
         **({"language": ["en"]} if any(task.has_text for task in tasks) else {}),
-        "configs": configs + of_corpora[0],
-        "dataset_info": infos + of_corpora[1],
+        "configs": configs,
+        "dataset_info": infos,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from collectors.dataset.card_configs import table_pair
 from pipeline.corpora import CORPORA, Corpus
 from pipeline.manifest import CorpusManifest, CorpusSplit, DatasetManifest
 from pipeline.schema import DOCUMENTS_SUFFIX, document_features, document_side_features
@@ -83,26 +84,10 @@ def corpus_configs(manifest: DatasetManifest) -> tuple[list[dict[str, Any]], lis
     """``configs`` and ``dataset_info`` of the front matter."""
     configs, infos = [], []
     for corpus in corpora_of(manifest):
-        splits = manifest.corpora[corpus.name].splits
-        for name, kind, columns in (
-            (corpus.name, "data", document_features(corpus)),
-            (corpus.name + DOCUMENTS_SUFFIX, "documents", document_side_features()),
-        ):
-            # The number of files is in the pattern, as in those of the tasks.
-            files = [
-                {"split": split, "path": f"{kind}/{corpus.name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
-                for split, info in splits.items()
-            ]
-            configs.append({"config_name": name, "data_files": files})
-            counts = [
-                {
-                    "name": split,
-                    "num_examples": info.num_documents + (info.num_rejected if kind == "documents" else 0),
-                    "num_bytes": sum(entry.num_bytes for entry in getattr(info, kind)),
-                }
-                for split, info in splits.items()
-            ]
-            infos.append({"config_name": name, "features": columns._to_yaml_list(), "splits": counts})
+        columns, splits = document_features(corpus), manifest.corpora[corpus.name].splits
+        of_corpus = table_pair(corpus.name, DOCUMENTS_SUFFIX, columns, document_side_features(), splits)
+        configs += of_corpus[0]
+        infos += of_corpus[1]
     return configs, infos
 
 

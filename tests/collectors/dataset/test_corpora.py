@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from collectors.corpora import collect_stream, stream_jobs
 from collectors.corpora_config import CorporaConfig
@@ -113,7 +114,12 @@ def test_a_dataset_of_texts_alone_is_one(tmp_path: Path) -> None:
     build_dataset(DatasetConfig(out=tmp_path), FAKE_TASKS)
     manifest = DatasetManifest.load(tmp_path / "dataset" / "manifest.json")
     assert (list(manifest.tasks), list(manifest.corpora)) == ([], ["wikipedia", "ok-vqa"])
-    assert "# 37 texts and images" in (tmp_path / "dataset" / "README.md").read_text()
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "# 37 texts and images" in card
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert [config.get("default", False) for config in front["configs"]] == [True, False, False, False]
+    sizes = [sum(entry.num_bytes for entry in split.data) for split in manifest.corpora["wikipedia"].splits.values()]
+    assert front["dataset_info"][0]["dataset_size"] == sum(sizes)
     assert kinds_of(tmp_path / "dataset") == []
 
 
