@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from collectors.dataset.sources import shards_of
 from pipeline.errors import UserError
 from pipeline.manifest import DatasetManifest
 from pipeline.schema import EpisodeBlock, read_episode
-from pipeline.shards import IMPORTED, finished_shards
 from pipeline.tasks import Task, select_tasks
 
 MAX_RANGES = 5  # of seeds shown in an error
@@ -121,13 +121,9 @@ def _files_of_run(task: Task, out: Path) -> list[_Files]:
     files = []
     if (dataset / DatasetManifest.FILE_NAME).exists():
         files += list(_named_by_manifest(task, dataset))
-    directory = out / "shards" / task.name
-    for shard in finished_shards(out / "shards", task.name):
-        files.append(_Files(directory / shard.data.name, directory / shard.episodes.name))
-    imported = out / IMPORTED / task.name
-    for folder in sorted(imported.iterdir()) if imported.is_dir() else ():
-        for shard in finished_shards(imported, folder.name):
-            files.append(_Files(folder / shard.data.name, folder / shard.episodes.name))
+    for shard in shards_of(out, task):
+        manifest = shard.manifest
+        files.append(_Files(shard.directory / manifest.data.name, shard.directory / manifest.episodes.name))
     if not files:
         raise UserError(
             f"{out} has no episodes of {task.name}, neither in dataset/ nor in shards/; "

@@ -23,8 +23,8 @@ from pipeline.episode_rules import (
     UNREADABLE,
     Problem,
     Report,
-    first_line,
 )
+from pipeline.errors import first_line
 from pipeline.manifest import DocumentShard
 from pipeline.schema import DocumentBlock, document_features, document_side_features, read_documents
 from pipeline.validate import MIXED_VERSIONS, OTHER_TASK, OVERLAP, ROWS, TOTALS, scan_file

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import first_line
 from pipeline.frames import decode_stacks
 from pipeline.schema import REWARDS, TEXTS, action_column, features, observation_column
 from pipeline.tasks import IMAGE, Task
@@ -94,11 +95,6 @@ def scan_episodes(
     except (pa.ArrowException, OSError, struct.error) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
     return np.concatenate(lengths) if lengths else np.empty(0, np.int64)
-
-
-def first_line(error: Exception) -> str:
-    """Of a message; that of Arrow goes on with what it did, line by line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _batches(task: Task, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

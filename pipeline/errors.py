@@ -15,6 +15,11 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Of an error's message, such as Arrow's, which goes on with what it did; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @dataclass(frozen=True)
 class JobFailure:
     """Why a job was given up: it raised, or the workers that ran it died or hung."""

@@ -90,6 +90,14 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a local file a second name, without a second copy of its content where the file system allows it."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
 def take_place(temporary: Path, folder: Path) -> None:
     """Move a complete local folder to its name, unless another process has put the same there meanwhile."""
     try:

@@ -21,11 +21,10 @@ from pipeline.episode_rules import (
     Problem,
     Report,
     Take,
-    first_line,
     ignore,
     scan_episodes,
 )
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.files import sha256_of
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.schema import EPISODE_COLUMNS_ADDED, episode_features

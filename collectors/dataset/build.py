@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.dataset.card import CARD, write_card
+from collectors.dataset.card import write_card
 from collectors.dataset.checks import CheckedShard, check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
+from collectors.dataset.layout import CARD
 from collectors.dataset.previews import FOLDER as PICTURES
 from collectors.dataset.previews import write_previews
 from collectors.dataset.sources import Shard, check_environments, check_root, find_shards
 from pipeline.cli import parse, run
 from pipeline.corpora import Corpus
 from pipeline.errors import UserError
-from pipeline.files import NO_SPACE, digest_of, exclusive, sha256_of, write_json
+from pipeline.files import NO_SPACE, digest_of, exclusive, link_or_copy, sha256_of, write_json
 from pipeline.manifest import (
     DatasetManifest,
     DocumentShard,
@@ -155,7 +155,7 @@ def _assemble(
     manifest = DatasetManifest(
         digest,
         {task.name: _add_task(task, s, building) for task, s in shards.items()},
-        {corpus.name: add_corpus(corpus, s, root, building, _link_or_copy) for corpus, s in documents.items()},
+        {corpus.name: add_corpus(corpus, s, root, building) for corpus, s in documents.items()},
     )
     statistics = [_statistics(task, of_task, checked[task]) for task, of_task in shards.items()]
     descriptions = _describe(building, manifest, list(shards), statistics, dataset)
@@ -223,7 +223,7 @@ def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -
         ):
             target = dataset / kind / task.name / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(shard.directory / entry.name, target)
+            link_or_copy(shard.directory / entry.name, target)
             entries.append(FileEntry(str(target.relative_to(dataset)), entry.num_bytes, entry.sha256))
     manifests = [shard.manifest for shard in shards]
     num_episodes = sum(manifest.num_episodes for manifest in manifests)
@@ -246,13 +246,6 @@ def _num_successes(manifests: Sequence[ShardManifest]) -> int | None:
             return None
         total += manifest.num_successes
     return total
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
 
 
 def main() -> None:

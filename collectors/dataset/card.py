@@ -17,6 +17,7 @@ from collectors.dataset.card_corpora import corpus_categories, corpus_configs, c
 from collectors.dataset.card_imported import imported_section
 from collectors.dataset.card_notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
 from collectors.dataset.card_rows import DOMAIN_HEADINGS, TASK_HEADINGS, DomainRow, TaskRow, domain_rows, reasons
+from collectors.dataset.layout import CARD
 from collectors.dataset.previews import FOLDER, Preview
 from pipeline.files import replacing
 from pipeline.manifest import DatasetManifest
@@ -29,7 +30,6 @@ from pipeline.versions import format_versions
 log = logging.getLogger(__name__)
 
 TEMPLATE = "card.md.j2"
-CARD = "README.md"
 PREVIEWS_PER_LINE = 4
 LEFT_COLUMNS = ("", "task", "expert", "experts")  # of tables; numbers stand to the right
 # The Hub's words for how many rows there are.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from collectors.dataset.sources import check_all_there, check_splits
 from pipeline.corpora import CORPORA, Corpus, corpora_named
 from pipeline.document_rules import scan_document_shard, scan_documents_together
 from pipeline.documents import finished_documents
-from pipeline.files import digest_of, list_sizes, read_json, update_json
+from pipeline.files import digest_of, link_or_copy, list_sizes, read_json, update_json
 from pipeline.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
 from pipeline.progress import Progress
 from pipeline.seeds import SPLITS
@@ -87,7 +87,6 @@ def add_corpus(
     shards: Sequence[DocumentShard],
     root: Path,
     dataset: Path,
-    place: Callable[[Path, Path], None],
 ) -> CorpusManifest:
     """Place the files of a corpus in a dataset and return what its manifest says of it.
 
@@ -96,7 +95,6 @@ def add_corpus(
         shards: all of its shards.
         root: where shards stand.
         dataset: the folder that is being built.
-        place: links or copies a file.
     """
     splits = {}
     for split in SPLITS:
@@ -106,7 +104,7 @@ def add_corpus(
             for kind, entry in (("data", shard.data), ("documents", shard.documents)):
                 target = dataset / kind / corpus.name / f"{split}-{index:05d}-of-{len(of_split):05d}.parquet"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                place(root / corpus.name / entry.name, target)
+                link_or_copy(root / corpus.name / entry.name, target)
                 files[kind].append(FileEntry(str(target.relative_to(dataset)), entry.num_bytes, entry.sha256))
         rejected: Counter[str] = Counter()
         for shard in of_split:

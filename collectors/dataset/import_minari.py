@@ -19,7 +19,7 @@ import numpy as np
 from collectors.corpus_sources import tail_digest
 from collectors.dataset.import_rows import Ended, RawSteps, UnfitError, checked_episode, unfit_episode
 from pipeline.episode import Episode
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
 from pipeline.heartbeat import PULSE
 from pipeline.tasks import CONTINUOUS, DISCRETE, Task
@@ -85,10 +85,9 @@ def find_minari(name: str) -> Path:
             minari.download_dataset(name)
         except (ValueError, OSError, RuntimeError, HTTPError) as error:
             there = ", ".join(minari.list_local_datasets()) or "none"
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{MINARI}{name} is not in {get_dataset_path()} (there: {there}) and cannot be downloaded "
-                f"({type(error).__name__}: {reason}); check the name and the network, or give a folder"
+                f"({type(error).__name__}: {first_line(error)}); check the name and the network, or give a folder"
             ) from error
     return folder
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.frames import read_stacks
 from pipeline.heartbeat import PULSE
 from pipeline.rollout import rejected_episode
@@ -187,9 +187,8 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
         ):
             yield parquet
     except (OSError, pa.ArrowException, HTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{file} cannot be read ({reason}); what was imported stays: run the same command again to go on"
+            f"{file} cannot be read ({first_line(error)}); what was imported stays: run the same command again to go on"
         ) from error
 
 

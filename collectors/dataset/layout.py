@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.episode_rules import Problem, Report
+from pipeline.errors import first_line
 
 CARD = "README.md"
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
@@ -91,7 +92,7 @@ def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
         configs = front.get("configs", []) if isinstance(front, dict) else []
         entries = [(str(config["config_name"]), *entry) for config in configs for entry in _data_files(config)]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        report(Problem(BAD_CARD, path, f"the front matter cannot be understood ({str(error).splitlines()[0]})"))
+        report(Problem(BAD_CARD, path, f"the front matter cannot be understood ({first_line(error)})"))
         return
     yield from entries
 

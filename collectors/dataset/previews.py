@@ -8,8 +8,6 @@ differently is left out, and the log says so.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from collectors.replay import StoredActions
-from pipeline.files import digest_of, replacing
+from pipeline.files import digest_of, link_or_copy, replacing
 from pipeline.manifest import DatasetManifest, FileEntry, TaskManifest
 from pipeline.render import render_frame
 from pipeline.rollout import rollout
@@ -86,7 +84,7 @@ def write_previews(
         path = dataset / choice.name
         path.parent.mkdir(exist_ok=True)
         if earlier is not None and (earlier / choice.name).is_file():
-            _link_or_copy(earlier / choice.name, path)
+            link_or_copy(earlier / choice.name, path)
         else:
             frames = _frames(choice, dataset)
             if not frames:
@@ -169,10 +167,3 @@ def _write_webp(path: Path, frames: Sequence[np.ndarray], frame_ms: int) -> None
             temporary, "webp", save_all=True, append_images=images[1:], duration=durations, loop=0, quality=QUALITY,
             method=4,
         )  # fmt: skip
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)

@@ -50,7 +50,7 @@ def find_shards(
     root = out / "shards"
     chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
     table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
-    shards = {task: found for task in table if (found := _shards_of(out, task))}
+    shards = {task: found for task in table if (found := shards_of(out, task))}
     check_all_there(out, {task.name for task in shards}, chosen, pattern, kept, "make collect")
     if not shards and not is_optional:
         raise UserError(f"nothing is collected in {root} for {pattern!r}; run `make collect` with the same OUT first")
@@ -111,7 +111,8 @@ def check_root(out: Path) -> None:
         )
 
 
-def _shards_of(out: Path, task: Task) -> list[Shard]:
+def shards_of(out: Path, task: Task) -> list[Shard]:
+    """Finished shards of a task in a run, collected ones before imported ones."""
     collected = out / "shards"
     imported = out / IMPORTED / task.name
     places = [(collected, task.name)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experts.network import ACTIVATIONS, CONVOLUTIONS, NetworkSpec, build_network
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.files import read_json
 from pipeline.tasks import Task
 
@@ -109,20 +109,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged, or holds more than tensors and numbers, which is refused because loading it could "
-            f"run code; expected a checkpoint of Sample Factory; {hint} ({_first_line(error)})"
+            f"run code; expected a checkpoint of Sample Factory; {hint} ({first_line(error)})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read as a checkpoint of Sample Factory: it is damaged or was cut off; {hint} "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise UserError(f"{path} is no checkpoint of Sample Factory: expected a dict with the key 'model'; {hint}")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_checkpoint(folder: Path, task: Task, sampled: bool = False) -> tuple[NetworkSpec, dict[str, Tensor]]:
