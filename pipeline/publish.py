@@ -35,14 +35,20 @@ _SHORT = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<branch>[\w./-]+))?", r
 
 @dataclass(frozen=True)
 class Options:
-    """How to publish; what is about the Hub alone is refused elsewhere."""
+    """How to publish; what is about the Hub alone is refused elsewhere. Commands add what they publish and where."""
 
     branch: str | None = None
+    """Branch of the repository, made from main if it is not there; main if not given."""
     tag: str | None = None
+    """Tag to put on what is published."""
     public: bool = False
+    """Everybody may see a repository that is made; otherwise it is private."""
     create: bool = True
+    """Make the repository if there is none."""
     dry_run: bool = False
+    """Only say what would move."""
     workers: int = 5
+    """Files that go up to the Hub at the same time."""
 
 
 def publish(

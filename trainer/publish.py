@@ -31,7 +31,7 @@ CONFIG = "config.json"  # the file that says that a folder is complete
 
 
 @dataclass(frozen=True)
-class PublishConfig:
+class PublishConfig(Options):
     """Publish a trained network."""
 
     to: str = ""
@@ -41,18 +41,6 @@ class PublishConfig:
     """Root of all outputs of a run."""
     checkpoint: Path | None = None
     """Checkpoint folder; the one `make train` finished with if not given."""
-    branch: str | None = None
-    """Branch of the repository, made from main if it is not there; main if not given."""
-    tag: str | None = None
-    """Tag to put on what is published."""
-    public: bool = False
-    """Everybody may see a repository that is made; otherwise it is private."""
-    create: bool = True
-    """Make the repository if there is none."""
-    dry_run: bool = False
-    """Only say what would move."""
-    workers: int = 5
-    """Files that go up to the Hub at the same time."""
 
 
 def publish_network(config: PublishConfig) -> Plan:
@@ -65,11 +53,10 @@ def publish_network(config: PublishConfig) -> Plan:
     from trainer.networks.pretrained import checkpoint_folder, from_pretrained
 
     folder = checkpoint_folder(config.out, config.checkpoint)
-    options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
     records = config.out / "publish" / "network"
     name, evaluation = find_evaluation(config.out, folder) or ("", None)
     replay = make_replay(config.out, name, evaluation, records / "videos") if evaluation else None
-    return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, options)
+    return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, config)
 
 
 def make_replay(out: Path, name: str, evaluation: Evaluation, directory: Path) -> Path | None:

@@ -20,7 +20,7 @@ from pipeline.publish import Options, publish
 
 
 @dataclass(frozen=True)
-class PublishConfig:
+class PublishConfig(Options):
     """Publish OUT/dataset."""
 
     to: str = ""
@@ -28,18 +28,6 @@ class PublishConfig:
     or a folder (./name)."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
-    branch: str | None = None
-    """Branch of the repository, made from main if it is not there; main if not given."""
-    tag: str | None = None
-    """Tag to put on what is published."""
-    public: bool = False
-    """Everybody may see a repository that is made; otherwise it is private."""
-    create: bool = True
-    """Make the repository if there is none."""
-    dry_run: bool = False
-    """Only say what would move."""
-    workers: int = 5
-    """Files that go up to the Hub at the same time."""
 
 
 def publish_dataset(config: PublishConfig) -> None:
@@ -56,8 +44,7 @@ def publish_dataset(config: PublishConfig) -> None:
     if not path.is_file():
         raise UserError(f"{directory} holds no finished dataset; run `make dataset` with the same OUT first")
     entries = DatasetManifest.load(path).files
-    options = Options(config.branch, config.tag, config.public, config.create, config.dry_run, config.workers)
-    plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", options)
+    plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", config)
     if not config.dry_run and not plan.is_empty:
         write_json(config.out / "publish" / "config.json", config)
 
