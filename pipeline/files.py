@@ -17,7 +17,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +213,12 @@ def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
         files = remote.fs.ls(remote.path, detail=True)
     except FileNotFoundError:
         return {}
-    return {
-        file["name"].rsplit("/", 1)[-1]: (
-            file["size"],
-            str(file.get("ETag") or file.get("etag") or file.get("mtime") or file.get("created")),
-        )
-        for file in files
-        if file["type"] == "file"
-    }
+    return {file["name"].rsplit("/", 1)[-1]: (file["size"], stamp_of(file)) for file in files if file["type"] == "file"}
+
+
+def stamp_of(info: Mapping[str, Any]) -> str:
+    """What changes with the content of a store's file, of what fsspec says about it."""
+    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created"))
 
 
 def list_folders(directory: Path) -> list[Path]:

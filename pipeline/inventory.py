@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,14 @@ class Plan:
             f"{len(self.upload)} files to upload ({up:,.1f} MB), {len(self.same)} already there ({same:,.1f} MB), "
             f"{len(self.delete)} to delete"
         )
+
+
+def compare(items: Sequence[Item], is_there: Callable[[Item], bool], ours: Set[str]) -> Plan:
+    """What has to happen for a place to hold ``items`` and none else of ``ours``, the files there that we published."""
+    found = [(item, is_there(item)) for item in items]
+    upload = tuple(item for item, is_same in found if not is_same)
+    same = tuple(item for item, is_same in found if is_same)
+    return Plan(upload, same, tuple(sorted(ours - {item.name for item in items})))
 
 
 def sum_bytes(items: Iterable[Item]) -> int:

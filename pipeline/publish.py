@@ -156,10 +156,11 @@ def _table(plan: Plan) -> Table:
 
     table = Table("what", "folder", "files", "MB")
     for what, items in (("upload", plan.upload), ("already there", plan.same)):
-        folders = {item.name.rpartition("/")[0].split("/")[0] for item in items}
-        for folder in sorted(folders):
-            here = [item for item in items if item.name.rpartition("/")[0].split("/")[0] == folder]
-            table.add_row(what, folder or ".", f"{len(here):,}", f"{sum_bytes(here) / 1e6:,.2f}")
+        by_folder: dict[str, list[Item]] = {}
+        for item in items:
+            by_folder.setdefault(item.name.split("/")[0] if "/" in item.name else ".", []).append(item)
+        for folder, here in sorted(by_folder.items()):
+            table.add_row(what, folder, f"{len(here):,}", f"{sum_bytes(here) / 1e6:,.2f}")
     for name in plan.delete:
         table.add_row("delete", name, "1", "")
     return table

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import NO_SPACE, digest_of, is_local, replacing
+from pipeline.files import NO_SPACE, digest_of, is_local, replacing, stamp_of
 from pipeline.inventory import (
     CHECKSUMS,
     UNKNOWN,
     Item,
     Journal,
     Plan,
+    compare,
     format_checksums,
     parse_checksums,
     sum_bytes,
@@ -63,17 +64,15 @@ class Place:
             UserError: a file of another origin is in the way, or there is no room.
         """
         items = [*items, write_checksums(items, self._records)]
-        upload = tuple(item for item in items if not self._has(item))
-        wanted = {item.name for item in items}
-        delete = tuple(sorted((set(self._checksums) & set(self._there)) - wanted))
-        foreign = [item.name for item in upload if item.name in self._there and not self._is_ours(item.name)]
+        plan = compare(items, self._has, self._checksums.keys() & self._there.keys())
+        foreign = [item.name for item in plan.upload if item.name in self._there and not self._is_ours(item.name)]
         if foreign:
             raise UserError(
                 f"{self._path} holds files that were not published from here ({', '.join(foreign[:3])}); "
                 f"name an empty place, or remove them"
             )
-        self._check_room(upload)
-        return Plan(upload, tuple(item for item in items if self._has(item)), delete)
+        self._check_room(plan.upload)
+        return plan
 
     def apply(self, plan: Plan) -> None:
         """Make it so. May be killed at any moment and done again.
@@ -133,7 +132,7 @@ class Place:
             remote: Any = path
             remote.fs.put_file(str(item.path), remote.path)
             remote.fs.invalidate_cache(remote.parent.path)
-            stamp = _stamp(remote.fs.info(remote.path))
+            stamp = stamp_of(remote.fs.info(remote.path))
         item.check_unchanged()
         self._journal.put(item.name, [item.sha256, stamp])
 
@@ -152,7 +151,7 @@ class Place:
             remote.fs.invalidate_cache()
             prefix = remote.path.rstrip("/") + "/"
             files = remote.fs.find(remote.path, detail=True)
-            return {name.removeprefix(prefix): (info["size"], _stamp(info)) for name, info in files.items()}
+            return {name.removeprefix(prefix): (info["size"], stamp_of(info)) for name, info in files.items()}
         if self._path.exists() and not self._path.is_dir():
             raise UserError(f"{self._path} is a file; name a folder")
         found = {}
@@ -169,10 +168,6 @@ class Place:
         free, needed = shutil.disk_usage(there).free, sum_bytes(upload)
         if needed > free:
             raise UserError(f"{self._path} has {free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB are needed; make room")
-
-
-def _stamp(info: dict[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created"))
 
 
 @contextlib.contextmanager

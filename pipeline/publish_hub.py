@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.hub_calls import ask_hub, set_timeouts
-from pipeline.inventory import CHECKSUMS, Item, Plan, parse_checksums, sum_bytes, write_checksums
+from pipeline.inventory import CHECKSUMS, Item, Plan, compare, parse_checksums, sum_bytes, write_checksums
 from pipeline.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -93,14 +93,7 @@ class Hub:
             )
         there = self._tree()
         ours = self._published() if CHECKSUMS in there else set()
-        upload = tuple(item for item in items if not _is_same(item, there.get(item.name)))
-        uploaded = {item.name for item in upload}
-        wanted = {item.name for item in items}
-        return Plan(
-            upload,
-            tuple(item for item in items if item.name not in uploaded),
-            tuple(sorted(name for name in ours & set(there) if name not in wanted)),
-        )
+        return compare(items, lambda item: _is_same(item, there.get(item.name)), ours & there.keys())
 
     def check_tag(self, plan: Plan) -> None:
         """Raise UserError if the tag is taken by something else than what would be published."""
