@@ -22,6 +22,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from dags.stages import Stage, command
 
@@ -107,7 +108,7 @@ class Launcher:
             return
         if self._address:
             subprocess.run(self._ray("stop", self._job), check=False, capture_output=True, timeout=GRACE_S)
-        _signal_group(process, signal.SIGTERM)
+        signal_group(process, signal.SIGTERM)
         threading.Thread(target=_kill_later, args=(process,), daemon=True).start()
 
     def _ray(self, verb: str, *words: str) -> list[str]:
@@ -121,7 +122,8 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+def signal_group(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    """Send a signal to a process that has a session of its own, and to all that it has started there."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
@@ -130,7 +132,7 @@ def _kill_later(process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + GRACE_S
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    _signal_group(process, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
 
 
 def check_out(out: str) -> None:

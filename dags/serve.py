@@ -21,11 +21,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from dags.launch import signal_group
 from pipeline.cli import parse, run
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive
@@ -127,13 +128,13 @@ def _fernet_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def _secret(home: Path, name: str, make: object) -> str:
+def _secret(home: Path, name: str, make: Callable[[], str]) -> str:
     """A secret of this home, made once and readable by its owner alone."""
     path = home / name
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(make())  # type: ignore[operator]
+            handle.write(make())
     return path.read_text()
 
 
@@ -206,18 +207,13 @@ def _signals_raise() -> Iterator[None]:
 
 def _stop(started: list[subprocess.Popen[bytes]]) -> None:
     for process in started:
-        _signal_group(process, signal.SIGTERM)
+        signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
     for process in started:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))
-        _signal_group(process, signal.SIGKILL)
+        signal_group(process, signal.SIGKILL)
         process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def main() -> None:

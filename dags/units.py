@@ -4,6 +4,7 @@ that are seconds of work share one, and every other has one of its own."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dags.stages import Stage
 from pipeline.tasks import Task, select_tasks
@@ -67,8 +68,6 @@ def _seconds(stage: Stage, tasks: Sequence[Task], options: Mapping[str, str]) ->
 
 
 def _episodes(task: Task, options: Mapping[str, str], mean_steps: float) -> int:
-    from dataclasses import replace
-
     from collectors.config import RECIPES, CollectConfig
     from pipeline.seeds import SPLITS
 
