@@ -90,6 +90,16 @@ class Progress:
     def seconds(self) -> float:
         return max((self.ended or self.updated) - self.started, 1e-9)
 
+    @property
+    def rate(self) -> float:
+        """Episodes per second."""
+        return self.episodes / self.seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Infinity as long as no episode is finished."""
+        return self.left / self.rate if self.episodes else math.inf
+
 
 def read_progresses(root: Path) -> list[Progress]:
     """Of every collector that runs on the shards in ``root`` and of the last that did, by start."""
@@ -182,14 +192,13 @@ class Monitor:
     def _say(self) -> None:
         self._last_line = time.time()
         progress = self.progress
-        rate = progress.episodes / progress.seconds
         running = ", ".join(sorted(name for name, task in progress.tasks.items() if task.running)[:4])
         log.info(
             "%d of %d episodes, %.1f/s, about %s left; driver %d MB, largest worker %d MB%s",
             progress.episodes,
             progress.episodes + progress.left,
-            rate,
-            format_seconds(progress.left / rate if rate else math.inf),
+            progress.rate,
+            format_seconds(progress.seconds_left),
             progress.driver_bytes // 2**20,
             progress.worker_bytes // 2**20,
             f"; {running}" if running else "",
@@ -214,8 +223,7 @@ def progress_table(progress: Progress) -> Table:
     for name, task in sorted(progress.tasks.items()):
         if task.running:
             table.add_row(name, str(task.done), str(task.todo), str(sum(task.running.values())))
-    rate = progress.episodes / progress.seconds
-    left = format_seconds(progress.left / rate if rate else math.inf)
+    left = f"{progress.rate:.1f}/s, {format_seconds(progress.seconds_left)} left"
     table.add_section()
-    table.add_row("all", str(progress.episodes), str(progress.episodes + progress.left), f"{rate:.1f}/s, {left} left")
+    table.add_row("all", str(progress.episodes), str(progress.episodes + progress.left), left)
     return table

@@ -82,8 +82,8 @@ class TaskStatus:
         return self.progress.rate
 
 
-def statuses(root: Path) -> list[TaskStatus]:
-    """A row per planned task, by name.
+def statuses(root: Path, progresses: Sequence[Progress] | None = None) -> list[TaskStatus]:
+    """A row per planned task, by name, with what collectors tell; it is read if it is not given.
 
     Raises:
         UserError: nothing was planned there.
@@ -91,7 +91,7 @@ def statuses(root: Path) -> list[TaskStatus]:
     plan = read_plan(root)
     if not plan:
         raise UserError(f"nothing is planned in {root}; run `make collect` with the same OUT first")
-    tasks = task_progress(read_progresses(root))
+    tasks = task_progress(read_progresses(root) if progresses is None else progresses)
     return [
         TaskStatus(name, task, summarise(finished_shards(root, name)), tasks.get(name, TaskProgress()))
         for name, task in sorted(plan.items())
@@ -115,8 +115,8 @@ def status_table(root: Path) -> Table:
     """Every planned task, and the total."""
     from rich.table import Table
 
-    rows = statuses(root)
     progresses = read_progresses(root)
+    rows = statuses(root, progresses)
     names = ("task", "expert", "planned", "done", "running", "rejected", "steps", "MB", "episodes/s per worker", "left")
     table = Table(*names, title=_headline(progresses))
     for column in table.columns[2:]:
@@ -139,7 +139,7 @@ def status_table(root: Path) -> Table:
         sum(row.finished.num_bytes for row in rows),
         rejected,
     )
-    lefts = [p.left / p.episodes * p.seconds for p in progresses if p.is_running and p.episodes]
+    lefts = [progress.seconds_left for progress in progresses if progress.is_running and progress.episodes]
     left = format_seconds(max(lefts)) if lefts else ""
     table.add_section()
     planned, running = sum(row.num_planned for row in rows), sum(row.num_running for row in rows)
@@ -169,10 +169,7 @@ def _headline(progresses: Sequence[Progress]) -> str:
 
 
 def _collector_line(progress: Progress) -> str:
-    rate = (
-        f"{progress.episodes:,} episodes in {format_seconds(progress.seconds)}, "
-        f"{progress.episodes / progress.seconds:.1f}/s"
-    )
+    rate = f"{progress.episodes:,} episodes in {format_seconds(progress.seconds)}, {progress.rate:.1f}/s"
     memory = f"driver {progress.driver_bytes / 1e6:,.0f} MB, largest worker {progress.worker_bytes / 1e6:,.0f} MB"
     who = f"process {progress.process} on {progress.host}"
     if progress.is_running:
