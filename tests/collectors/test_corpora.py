@@ -4,11 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from tests.corpora_sources import (
     write_questions,
     write_wikipedia,
 )
+from tests.web import served
 
 
 def config_of(out: Path, name: str, source: Path, **changes: Any) -> CorporaConfig:
@@ -116,11 +115,8 @@ def test_jat_s_own_columns_pass_as_they_are(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with served(Web) as address:
+        yield address
 
 
 def test_captions_get_their_images_from_the_web_and_say_which_failed(tmp_path: Path, web: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,6 @@ from pipeline.documents import finished_documents
 from tests.collectors.test_corpora import TESTED, documents
 from tests.corpora_sources import article, write_oscar, write_wikipedia
 from tests.hub import TOKEN, LoopbackHub, serve_hub
-
-UPLOAD = """
-import sys
-from huggingface_hub import HfApi
-name, folder, where, private = sys.argv[1:]
-api = HfApi()
-if not api.repo_exists(name, repo_type="dataset"):
-    api.create_repo(name, repo_type="dataset", private=private == "private")
-print(api.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder, path_in_repo=where).oid)
-"""
 
 COLLECT = """
 import json, sys
@@ -45,21 +33,6 @@ except UserError as error:
 """
 
 
-def run(hub: LoopbackHub, folder: Path, script: str, *arguments: str, token: str | None = None) -> str:
-    environment = hub.environment(folder / "home", token)
-    found = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=200,
-    )
-    assert found.returncode == 0, found.stderr
-    assert TOKEN not in found.stdout + found.stderr
-    return found.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     """One with Wikipedia in a folder of a public dataset, and OSCAR in a private one."""
@@ -67,14 +40,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     write_wikipedia(folder / "wikipedia")
     write_oscar(folder / "oscar")
     with serve_hub(folder / "server") as hub:
-        run(hub, folder, UPLOAD, "owner/wikipedia", str(folder / "wikipedia"), "20231101.en", "public", token=TOKEN)
-        run(hub, folder, UPLOAD, "owner/oscar", str(folder / "oscar"), "en_meta", "private", token=TOKEN)
+        hub.upload("owner/wikipedia", folder / "wikipedia", folder / "home", "20231101.en")
+        hub.upload("owner/oscar", folder / "oscar", folder / "home", "en_meta", private=True)
         yield hub
 
 
 def collect(hub: LoopbackHub, out: Path, token: str | None = None, **settings: Any) -> str:
     found = {"task": "wikipedia", "out": str(out), "episodes": "all", "shard_documents": 7, **settings}
-    return run(hub, out, COLLECT, json.dumps(found), token=token)
+    return hub.run_script(COLLECT, json.dumps(found), home=out / "home", token=token)
 
 
 def test_documents_stream_from_a_folder_of_a_dataset_and_name_its_commit(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -90,11 +63,11 @@ def test_documents_stream_from_a_folder_of_a_dataset_and_name_its_commit(hub: Lo
 def test_a_later_run_stays_at_the_commit_of_the_first_and_reads_on_from_there(hub: LoopbackHub, tmp_path: Path) -> None:
     write_wikipedia(tmp_path / "source")
     name, source = "owner/growing", "hub:owner/growing/data"
-    run(hub, tmp_path, UPLOAD, name, str(tmp_path / "source"), "data", "public", token=TOKEN)
+    hub.upload(name, tmp_path / "source", tmp_path / "home", "data")
     collect(hub, tmp_path, source=f"wikipedia={source}", episodes="13")
     first = hub.repository(name)["branches"]["main"]
     write_wikipedia(tmp_path / "source", rows=(2, 3, 4))
-    run(hub, tmp_path, UPLOAD, name, str(tmp_path / "source"), "data", "public", token=TOKEN)
+    hub.upload(name, tmp_path / "source", tmp_path / "home", "data")
     assert hub.repository(name)["branches"]["main"] != first
     hub.forget()
     collect(hub, tmp_path, source=f"wikipedia={source}")

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import io
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from PIL import Image
 
 from collectors.corpus_images import MAX_DOWNLOAD_BYTES, ImageLoader, ImageOptions, RejectedError, stored_image
 from tests.corpora_sources import picture
+from tests.web import Pages, served
 
 
 def opened(file: bytes) -> Image.Image:
@@ -82,10 +81,10 @@ def test_an_unreasonably_large_image_is_rejected_unread(side: int) -> None:
         stored_image(buffer.getvalue(), 352)
 
 
-class Web(BaseHTTPRequestHandler):
+class Web(Pages):
     """Good images and every way of not getting one."""
 
-    def do_GET(self) -> None:
+    def page(self) -> None:
         name = self.path.strip("/")
         if name.startswith("good"):
             return self.answer(200, picture(int(name.rpartition("-")[2] or 0)))
@@ -125,23 +124,11 @@ class Web(BaseHTTPRequestHandler):
         status = int(name) if name.isdecimal() else 404
         return self.answer(status, b"no")
 
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with served(Web) as address:
+        yield address
 
 
 def load(address: Any, download_s: float = 10.0) -> bytes:

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +24,8 @@ from pipeline.errors import UserError
 from pipeline.policy import Observations
 from pipeline.tasks import all_tasks
 from tests.experts.stable_baselines.models import bomb, make_model, predictions, some_observations, task_named
+from tests.hub import client_environment
+from tests.web import Pages, served
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")
 
@@ -252,14 +252,15 @@ class FakeHub:
     asked: list[str]
 
 
-def serve(repositories: dict[str, dict[str, Path]]) -> tuple[ThreadingHTTPServer, FakeHub]:
+@contextmanager
+def serve(repositories: dict[str, dict[str, Path]]) -> Iterator[FakeHub]:
     """Revisions are commits; ``main`` is the last one, ``v1`` the first."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Pages):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def page(self) -> None:
             asked.append(unquote(urlsplit(self.path).path))
             parts = asked[-1].strip("/").split("/")
             is_api = parts[:2] == ["api", "models"]
@@ -293,34 +294,18 @@ def serve(repositories: dict[str, dict[str, Path]]) -> tuple[ThreadingHTTPServer
                 )
             return self.json({"id": name, "sha": commit, "siblings": [{"rfilename": name} for name in names]})
 
-        do_HEAD = do_GET  # noqa: N815
-
         def json(self, value: Any) -> None:
             self.answer(200, json.dumps(value).encode(), **{"Content-Type": "application/json"})
 
-        def answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, FakeHub(f"http://127.0.0.1:{server.server_address[1]}", asked)
+    with served(Handler) as address:
+        yield FakeHub(address, asked)
 
 
 def start(address: str, folder: Path, sources: list[str], timeout_s: float = 10.0) -> subprocess.Popen[str]:
     """Import sources in a process of its own, where the Hub's settings come from the environment."""
-    unwanted = ("HF_HUB_OFFLINE", "HF_TOKEN")
-    environment = {k: v for k, v in os.environ.items() if k not in unwanted and not k.lower().endswith("_proxy")}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", RUN],
-        env=environment,
+        env=client_environment(address, folder / "cache"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -365,16 +350,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     empty = folder / "empty"
     empty.mkdir()
     (empty / "README.md").touch()
-    server, fake = serve(
-        {
-            "someone/ppo-Hopper-v4": {FIRST: first, SECOND: second},
-            "someone/sample-factory-hopper": {FIRST: make_sample_factory(folder / "sf")},
-            "someone/nothing": {FIRST: empty},
-        }
-    )
-    online = answers_of(start(fake.address, folder, ONLINE), ONLINE)
-    server.shutdown()
-    server.server_close()
+    repositories = {
+        "someone/ppo-Hopper-v4": {FIRST: first, SECOND: second},
+        "someone/sample-factory-hopper": {FIRST: make_sample_factory(folder / "sf")},
+        "someone/nothing": {FIRST: empty},
+    }
+    with serve(repositories) as fake:
+        online = answers_of(start(fake.address, folder, ONLINE), ONLINE)
     # Nobody listens where the server was; behind the other address somebody listens and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sources = [CACHED, UNKNOWN]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,40 +34,23 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
         yield server
 
 
-def run(hub: LoopbackHub, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    ran = subprocess.run(
-        [sys.executable, *words], env=hub.environment(home), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert TOKEN not in ran.stdout + ran.stderr
-    return ran
-
-
 def test_what_is_published_loads_from_the_hub(hub: LoopbackHub, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "jat")
-    words = [
-        "-m",
-        "trainer.publish",
-        "--out",
-        str(tmp_path / "out"),
-        "--checkpoint",
-        str(folder),
-        "--to",
-        "owner/agent",
-    ]
-    ran = run(hub, tmp_path / "home", *words)
+    options = ["--out", str(tmp_path / "out"), "--checkpoint", str(folder), "--to", "owner/agent"]
+    words = ["-m", "trainer.publish", *options]
+    ran = hub.run(words, tmp_path / "home")
     assert ran.returncode == 0, ran.stderr
     repository = hub.repository("owner/agent", "model")
     files = repository["commits"][repository["branches"]["main"]]["tree"]
     assert set(files) - {".gitattributes"} == FILES
-    loaded = run(hub, tmp_path / "elsewhere", "-c", LOAD, "owner/agent")
-    assert loaded.returncode == 0, loaded.stderr
+    loaded = hub.run_script(LOAD, "owner/agent", home=tmp_path / "elsewhere", token=TOKEN)
     checkpoint = from_pretrained(folder)
-    num_tasks, total = loaded.stdout.split()
+    num_tasks, total = loaded.split()
     assert int(num_tasks) == len(checkpoint.config.tasks)
     assert float(total) == sum(p.double().sum().item() for p in checkpoint.model.parameters())
     assert read_json(tmp_path / "out" / "publish" / "network" / "published.json")["to"] == "owner/agent"
     hub.forget()
-    again = run(hub, tmp_path / "home", *words)
+    again = hub.run(words, tmp_path / "home")
     assert again.returncode == 0, again.stderr
     assert hub.sent() == []
 

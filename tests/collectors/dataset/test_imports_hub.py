@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,8 @@ from collectors.dataset.imports import folder_of
 from pipeline.manifest import ShardManifest
 from pipeline.shards import finished_shards
 from tests.collectors.dataset.test_imports import HOPPER, data_rows, hopper_rows
-from tests.hub import TOKEN, LoopbackHub, serve_hub
+from tests.hub import LoopbackHub, serve_hub
 from tests.jat_sources import write_jat
-
-UPLOAD = """
-import sys
-from huggingface_hub import HfApi
-name, folder = sys.argv[1:]
-api = HfApi()
-if not api.repo_exists(name, repo_type="dataset"):
-    api.create_repo(name, repo_type="dataset")
-print(api.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder).oid)
-"""
 
 IMPORT = """
 import json, sys
@@ -44,14 +32,6 @@ except UserError as error:
 """
 
 
-def run(hub: LoopbackHub, folder: Path, script: str, *arguments: str, token: str | None = None) -> str:
-    environment = hub.environment(folder / "home", token)
-    words = [sys.executable, "-c", script, *arguments]
-    found = subprocess.run(words, env=environment, capture_output=True, check=False, text=True, timeout=200)
-    assert found.returncode == 0, found.stderr
-    return found.stdout.strip()
-
-
 def write(folder: Path, first: int = 0) -> Path:
     rows = {"train": hopper_rows(12, first), "test": hopper_rows(3, 20)}
     return write_jat(folder, {HOPPER.name: rows}, num_files=3)
@@ -61,13 +41,13 @@ def write(folder: Path, first: int = 0) -> Path:
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
     folder = tmp_path_factory.mktemp("hub")
     with serve_hub(folder / "server") as hub:
-        run(hub, folder, UPLOAD, "owner/jat", str(write(folder / "jat")), token=TOKEN)
+        hub.upload("owner/jat", write(folder / "jat"), folder / "home")
         yield hub
 
 
 def import_from(hub: LoopbackHub, out: Path, **settings: Any) -> str:
     found = {"source": "owner/jat", "task": HOPPER.name, "out": str(out), "shard_episodes": 4, **settings}
-    return run(hub, out, IMPORT, json.dumps(found))
+    return hub.run_script(IMPORT, json.dumps(found), home=out / "home")
 
 
 def shards_of(out: Path, source: str = "owner/jat") -> list[ShardManifest]:
@@ -91,9 +71,9 @@ def test_of_a_few_episodes_only_their_files_are_asked_for(hub: LoopbackHub, tmp_
 
 
 def test_a_later_import_stays_at_the_commit_of_the_first(hub: LoopbackHub, tmp_path: Path) -> None:
-    run(hub, tmp_path, UPLOAD, "owner/growing", str(write(tmp_path / "jat")), token=TOKEN)
+    hub.upload("owner/growing", write(tmp_path / "jat"), tmp_path / "home")
     assert import_from(hub, tmp_path, source="owner/growing", episodes=3) == ""
-    run(hub, tmp_path, UPLOAD, "owner/growing", str(write(tmp_path / "other", 40)), token=TOKEN)
+    hub.upload("owner/growing", write(tmp_path / "other", 40), tmp_path / "home")
     assert import_from(hub, tmp_path, source="owner/growing") == ""
     assert data_rows(tmp_path, HOPPER) == hopper_rows(12)
     assert "remove that folder to import anew" in import_from(hub, tmp_path, source="owner/growing@main")

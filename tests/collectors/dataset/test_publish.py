@@ -18,9 +18,7 @@ from datasets import load_dataset
 from pipeline.files import sha256_of
 from tests.collectors.dataset.test_build import TEST, build, write, write_task
 from tests.fakes import FAKE_COUNT, FAKE_GRID
-from tests.hub import READER, STRANGER, TOKEN, LoopbackHub, serve_hub, wait_until
-
-SECRETS = (TOKEN, READER, STRANGER, "X-Amz-Signature=signature")
+from tests.hub import READER, SECRETS, STRANGER, TOKEN, LoopbackHub, serve_hub, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +102,7 @@ def read_back(hub: LoopbackHub, home: Path) -> tuple[Any, Any]:
         "import json; from datasets import load_dataset; where = ('owner/jat', 'fake-count'); "
         "print(json.dumps([list(load_dataset(*where, split='train', streaming=s)) for s in (False, True)]))"
     )
-    ran = run([sys.executable, "-c", code], hub.environment(home))
-    assert ran.returncode == 0, ran.stderr
-    downloaded, streamed = json.loads(ran.stdout)
+    downloaded, streamed = json.loads(hub.run_script(code, home=home, token=TOKEN))
     return downloaded, streamed
 
 
@@ -337,8 +333,7 @@ def test_a_model_is_published_by_the_same_code(tmp_path: Path) -> None:
         f"Path({str(tmp_path / 'records')!r}), Options(tag='v1'))"
     )
     with serve_hub(tmp_path / "hub") as hub:
-        ran = run([sys.executable, "-c", code], hub.environment(tmp_path / "home"))
-        assert ran.returncode == 0, ran.stderr
+        hub.run_script(code, home=tmp_path / "home", token=TOKEN)
         assert hub.repository("owner/agent", "model")["private"]
         assert hub.sent() == [sha256_of(folder / "weights.safetensors")]
 

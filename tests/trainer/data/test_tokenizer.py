@@ -3,16 +3,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.errors import UserError
+from tests.hub import client_environment
+from tests.web import Pages, served
 from trainer.data.tokenizer import (
     NUM_RESERVED,
     choose_tokenizer,
@@ -133,13 +132,13 @@ def test_without_network_the_way_out_is_named() -> None:
         choose_tokenizer("gpt2-of-nobody", [], 50_257)
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Pages):
     """One repository with a tokenizer, one without, one that asks for consent; there is no other."""
 
     protocol_version = "HTTP/1.1"
     content = b""
 
-    def do_GET(self) -> None:
+    def page(self) -> None:
         repository = self.path.strip("/").partition("/resolve/")[0]
         if repository == "someone/words" and self.path.endswith("/tokenizer.json"):
             return self.answer(200, self.content, **{"ETag": '"1"', "X-Repo-Commit": "c" * 40})
@@ -148,18 +147,6 @@ class Hub(BaseHTTPRequestHandler):
         if repository == "someone/gated":
             return self.answer(403, b"", **{"X-Error-Code": "GatedRepo"})
         return self.answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None: ...
 
 
 ASK = """
@@ -179,27 +166,15 @@ def test_a_tokenizer_comes_from_the_hub(tmp_path: Path) -> None:
     original.no_truncation()
     names = ["someone/words", "someone/words-without", "someone/gated", "someone/unknown"]
     handler = type("Words", (Hub,), {"content": (tmp_path / "tokenizer.json").read_bytes()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    unwanted = ("HF_HUB_OFFLINE", "HF_TOKEN")
-    environment = {k: v for k, v in os.environ.items() if k not in unwanted and not k.lower().endswith("_proxy")}
-    environment |= {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    try:
+    with served(handler) as address:
         found = subprocess.run(
             [sys.executable, "-c", ASK, *names],
-            env=environment,
+            env=client_environment(address, tmp_path / "cache"),
             capture_output=True,
             text=True,
             check=True,
             timeout=100,
         )
-    finally:
-        server.shutdown()
-        server.server_close()
     ids, *messages = found.stdout.splitlines()
     assert ids == str(original.encode("pick up the red ball").ids)
     assert messages[0].startswith("someone/words-without on the Hugging Face Hub has no tokenizer.json")
