@@ -5,7 +5,6 @@ As with episodes (``pipeline/episode_rules.py``), whatever is wrong is told to `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpora import Corpus
-from pipeline.episode_rules import (
-    COLUMN_TYPE,
-    EXTRA_COLUMN,
-    NO_COLUMN,
-    PNG,
-    UNREADABLE,
-    Problem,
-    Report,
-)
+from pipeline.episode_rules import PNG, UNREADABLE, Problem, Report
 from pipeline.errors import first_line
 from pipeline.manifest import DocumentShard
 from pipeline.schema import DocumentBlock, document_features, document_side_features, read_documents
-from pipeline.validate import MIXED_VERSIONS, OTHER_TASK, OVERLAP, ROWS, TOTALS, scan_file
+from pipeline.validate import MIXED_VERSIONS, OTHER_TASK, OVERLAP, ROWS, TOTALS, read_table, scan_columns, scan_file
 
 BLANK = "document without text"
 NO_IMAGE = "document without an image"
@@ -60,10 +51,7 @@ def scan_documents(corpus: Corpus, path: Path, report: Report) -> DocumentCounts
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
         return None
-    problems = list(_column_problems(path, schema, document_features(corpus).arrow_schema))
-    for problem in problems:
-        report(problem)
-    if problems:
+    if not scan_columns(path, schema, document_features(corpus).arrow_schema, report):
         return None
     counts = DocumentCounts()
     try:
@@ -73,18 +61,6 @@ def scan_documents(corpus: Corpus, path: Path, report: Report) -> DocumentCounts
         report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
         return None
     return counts
-
-
-def _column_problems(path: Path, found: pa.Schema, expected: pa.Schema) -> Iterator[Problem]:
-    for field in expected:
-        index = found.get_field_index(field.name)
-        if index < 0:
-            yield Problem(NO_COLUMN, path, f"there is no column {field.name}; there are {', '.join(found.names)}")
-        elif found.field(index).type != field.type:
-            yield Problem(COLUMN_TYPE, path, f"{field.name} is {found.field(index).type}, expected {field.type}")
-    extra = [name for name in found.names if expected.get_field_index(name) < 0]
-    if extra:
-        yield Problem(EXTRA_COLUMN, path, f"unexpected columns: {', '.join(extra)}")
 
 
 def _scan_block(path: Path, block: DocumentBlock, counts: DocumentCounts, report: Report) -> None:
@@ -121,22 +97,15 @@ def scan_document_shard(corpus: Corpus, directory: Path, shard: DocumentShard, r
     if counts is not None and counts != said:
         report(Problem(TOTALS, data_path, f"{counts}, the manifest says {said}"))
     if scan_file(directory, shard.documents, report):
-        num_rejected = scan_document_side(side_path, shard.num_documents, report)
-        if num_rejected is not None and num_rejected != shard.num_rejected:
+        side = scan_document_side(side_path, shard.num_documents, report)
+        if side is not None and (num_rejected := side["row"].null_count) != shard.num_rejected:
             report(Problem(TOTALS, side_path, f"{num_rejected} rejected, the manifest says {shard.num_rejected}"))
 
 
-def scan_document_side(path: Path, num_documents: int, report: Report) -> int | None:
-    """Tell what is wrong with a side table; returns how many rejected rows it has, None if it cannot be read."""
-    try:
-        side = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
-        return None
-    problems = list(_column_problems(path, side.schema, document_side_features().arrow_schema))
-    for problem in problems:
-        report(problem)
-    if problems:
+def scan_document_side(path: Path, num_documents: int, report: Report) -> pa.Table | None:
+    """Tell what is wrong with a side table, and return it; None if it cannot be read or has not the columns."""
+    side = read_table(path, document_side_features().arrow_schema, report)
+    if side is None:
         return None
     if side["row"].drop_null().to_pylist() != list(range(num_documents)):
         report(Problem(ROWS, path, f"accepted rows are not 0 to {num_documents - 1} in order"))
@@ -144,7 +113,7 @@ def scan_document_side(path: Path, num_documents: int, report: Report) -> int | 
     if (np.diff(indices) <= 0).any():
         row = int(np.flatnonzero(np.diff(indices) <= 0)[0]) + 1
         report(Problem(ROWS, path, "indices in the source do not grow", row))
-    return side["row"].null_count
+    return side
 
 
 def scan_documents_together(directory: Path, shards: list[DocumentShard], report: Report) -> None:

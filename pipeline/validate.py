@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -156,16 +156,35 @@ def flagged_rows(side: pa.Table | None) -> np.ndarray:
 
 
 def read_side(path: Path, report: Report) -> pa.Table | None:
-    """A side table, or None if it cannot be read or has not the columns, which is told."""
+    """The side table of a shard, or None if it cannot be read or has not the columns, which is told."""
+    return read_table(path, episode_features().arrow_schema, report, EPISODE_COLUMNS_ADDED)
+
+
+def read_table(path: Path, expected: pa.Schema, report: Report, optional: Collection[str] = ()) -> pa.Table | None:
+    """A small file as a table, or None if it cannot be read or has not the columns, which is told.
+
+    Args:
+        path: of the file.
+        expected: its columns.
+        report: gets each problem.
+        optional: names of the columns that may be missing.
+    """
     try:
-        side = pq.read_table(path)
+        table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
         return None
-    problems = list(_side_column_problems(path, side.schema))
+    return table if scan_columns(path, table.schema, expected, report, optional) else None
+
+
+def scan_columns(
+    path: Path, found: pa.Schema, expected: pa.Schema, report: Report, optional: Collection[str] = ()
+) -> bool:
+    """Whether a file has just the columns expected, those ``optional`` or not; if it has not, tell why."""
+    problems = list(_column_problems(path, found, expected, optional))
     for problem in problems:
         report(problem)
-    return None if problems else side
+    return not problems
 
 
 def scan_rows(
@@ -205,11 +224,10 @@ def scan_versions(path: Path, side: pa.Table, versions: dict[str, str], report: 
         report(Problem(MIXED_VERSIONS, path, f"made with {sorted(map(str, strange))[0]}, the manifest says {expected}"))
 
 
-def _side_column_problems(path: Path, found: pa.Schema) -> Iterator[Problem]:
-    expected = episode_features().arrow_schema
+def _column_problems(path: Path, found: pa.Schema, expected: pa.Schema, optional: Collection[str]) -> Iterator[Problem]:
     for field in expected:
         index = found.get_field_index(field.name)
-        if index < 0 and field.name not in EPISODE_COLUMNS_ADDED:
+        if index < 0 and field.name not in optional:
             yield Problem(NO_COLUMN, path, f"there is no column {field.name}; there are {', '.join(found.names)}")
         elif index >= 0 and found.field(index).type != field.type:
             yield Problem(COLUMN_TYPE, path, f"{field.name} is {found.field(index).type}, expected {field.type}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
 
 from pipeline.episode_rules import Problem
+from pipeline.validate import TOTALS
 
 
 @dataclass
@@ -48,6 +50,12 @@ class Findings:
         totals.episodes[split] = totals.episodes.get(split, 0) + episodes
         totals.steps += steps
         totals.num_bytes += num_bytes
+
+    def compare(self, manifest: Path, whose: str, said: Mapping[str, int], found: Mapping[str, int]) -> None:
+        """Tell which totals a manifest says that its files do not have; ``whose`` they are, in words."""
+        for what, number in said.items():
+            if found[what] != number:
+                self.add(Problem(TOTALS, manifest, f"{whose}: {number} {what}, the files have {found[what]}"))
 
 
 def problem_table(findings: Findings) -> Table:

@@ -169,10 +169,8 @@ def _validate_split(
             found["episodes"] += len(lengths)
             found["steps"] += int(lengths.sum())
     said = {"episodes": info.num_episodes, "steps": info.num_steps, "rejected": info.num_rejected}
-    for what, number in said.items() if is_complete else ():
-        if found[what] != number:
-            reason = f"{task.name}, {split}: {number} {what}, the files have {found[what]}"
-            findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
+    if is_complete:
+        findings.compare(dataset / DatasetManifest.FILE_NAME, f"{task.name}, {split}", said, found)
     return seeds
 
 

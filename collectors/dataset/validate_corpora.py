@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from collectors.dataset.findings import Findings
 from pipeline.corpora import Corpus
@@ -42,16 +41,16 @@ def _validate_split(
             if scan_file(dataset, data, findings.add)
             else None
         )
-        num_rejected = None
+        rows = None
         if counts is not None:
             for name in ("documents", "characters", "images"):
                 found[name] += getattr(counts, name)
             if scan_file(dataset, side, findings.add):
-                num_rejected = scan_document_side(dataset / side.name, counts.documents, findings.add)
-        if num_rejected is not None:
-            found["rejected"] += num_rejected
-            last_index = _scan_order(dataset / side.name, last_index, findings)
-        is_complete &= num_rejected is not None
+                rows = scan_document_side(dataset / side.name, counts.documents, findings.add)
+        if rows is not None:
+            found["rejected"] += rows["row"].null_count
+            last_index = _scan_order(dataset / side.name, rows["index"].to_numpy(), last_index, findings)
+        is_complete &= rows is not None
         progress.advance(2)
     said = {
         "documents": info.num_documents,
@@ -59,15 +58,12 @@ def _validate_split(
         "images": info.num_images,
         "rejected": info.num_rejected,
     }
-    for what, number in said.items() if is_complete else ():
-        if found[what] != number:
-            reason = f"{corpus.name}, {split}: {number} {what}, the files have {found[what]}"
-            findings.add(Problem(TOTALS, manifest, reason))
+    if is_complete:
+        findings.compare(manifest, f"{corpus.name}, {split}", said, found)
 
 
-def _scan_order(path: Path, last_index: int, findings: Findings) -> int:
+def _scan_order(path: Path, indices: np.ndarray, last_index: int, findings: Findings) -> int:
     """Tell if rows of the source were in an earlier file, too; returns the last one of this."""
-    indices = pq.read_table(path, columns=["index"])["index"].to_numpy()
     shared = int(np.count_nonzero(indices <= last_index))
     if shared:
         reason = f"row {indices[0]} of the source or a later one is in an earlier file, too"
