@@ -28,7 +28,7 @@ from pipeline.schema import (
     document_side_table,
     documents_table,
 )
-from pipeline.shards import MAX_REASON, SIDECAR
+from pipeline.shards import MAX_REASON, SIDECAR, are_there
 from pipeline.versions import versions_of
 
 # What decides what a document looks like, besides its source.
@@ -167,8 +167,4 @@ def finished_documents(root: Path, name: str) -> list[DocumentShard]:
     directory = root / name
     sizes = list_sizes(directory)
     shards = [DocumentShard.load(directory / file) for file in sorted(filter(SIDECAR.fullmatch, sizes))]
-    return [
-        shard
-        for shard in shards
-        if all(sizes.get(entry.name, (-1, ""))[0] == entry.num_bytes for entry in (shard.data, shard.documents))
-    ]
+    return [shard for shard in shards if are_there((shard.data, shard.documents), sizes)]

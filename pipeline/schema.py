@@ -134,8 +134,12 @@ class EpisodeBlock:
 
 def read_lengths(path: Path) -> np.ndarray:
     """Steps of every episode of a data file, ``(E,)`` int64, without reading observations or actions."""
-    rewards = pq.read_table(path, columns=[REWARDS])[REWARDS]
-    lengths: np.ndarray = pa.compute.list_value_length(rewards).to_numpy().astype(np.int64)
+    return lengths_of(pq.read_table(path, columns=[REWARDS]))
+
+
+def lengths_of(table: pa.Table) -> np.ndarray:
+    """Steps of every episode of a table, ``(E,)`` int64."""
+    lengths: np.ndarray = pa.compute.list_value_length(table[REWARDS]).to_numpy().astype(np.int64)
     return lengths
 
 

@@ -14,6 +14,12 @@ FIRST_SEED = {
 SPLITS = ("train", "test")
 
 
+def seed_range(purpose: str) -> range:
+    """All seeds of a purpose."""
+    first = FIRST_SEED[purpose]
+    return range(first, min(value for value in (*FIRST_SEED.values(), 2**31) if value > first))
+
+
 def seeds_of(purpose: str, num_episodes: int) -> list[int]:
     """The first ``num_episodes`` seeds of ``train``, ``test``, ``measure`` (experts) or ``evaluate`` (the agent)."""
     first = FIRST_SEED[purpose]

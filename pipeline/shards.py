@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +200,11 @@ def finished_shards(root: Path, task_name: str) -> list[ShardManifest]:
     return [manifest for manifest, _ in _finished(root / task_name).values()]
 
 
+def are_there(entries: Iterable[FileEntry], sizes: Mapping[str, tuple[int, str]]) -> bool:
+    """Whether the files of a shard are in a folder, which ``list_sizes`` listed, with the sizes they should have."""
+    return all(sizes.get(entry.name, (-1, ""))[0] == entry.num_bytes for entry in entries)
+
+
 def index_shards(root: Path, task_name: str) -> None:
     """Bring a task's index up to date. It only saves time: a sidecar that is not in it, or has changed, is read."""
     found = _finished(root / task_name)
@@ -219,6 +224,6 @@ def _finished(directory: Path) -> dict[str, tuple[ShardManifest, str]]:
             manifest = ShardManifest.from_json(known)
         else:
             manifest = ShardManifest.load(directory / name)
-        if all(sizes.get(entry.name, (-1, ""))[0] == entry.num_bytes for entry in (manifest.data, manifest.episodes)):
+        if are_there((manifest.data, manifest.episodes), sizes):
             found[name] = (manifest, stamp)
     return found

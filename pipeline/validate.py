@@ -28,7 +28,7 @@ from pipeline.errors import UserError, first_line
 from pipeline.files import sha256_of
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.schema import EPISODE_COLUMNS_ADDED, episode_features
-from pipeline.seeds import FIRST_SEED, SPLITS
+from pipeline.seeds import SPLITS, seed_range
 from pipeline.tasks import Task
 from pipeline.versions import format_versions
 
@@ -95,14 +95,13 @@ def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Proble
     if shard.split not in SPLITS:
         yield Problem(SEEDS, sidecar, f"split {shard.split!r}, expected one of {', '.join(SPLITS)}")
         return
-    first = FIRST_SEED[shard.split]
-    end = min((value for value in FIRST_SEED.values() if value > first), default=2**31)
+    allowed = seed_range(shard.split)
     last = shard.first_seed + shard.num_seeds - 1
-    if shard.num_seeds < 1 or shard.first_seed < first or last >= end:
+    if shard.num_seeds < 1 or shard.first_seed not in allowed or last not in allowed:
         yield Problem(
             SEEDS,
             sidecar,
-            f"seeds {shard.first_seed} to {last} are not of {shard.split}, which has {first} to {end - 1}",
+            f"seeds {shard.first_seed} to {last} are not of {shard.split}, which has {allowed[0]} to {allowed[-1]}",
         )
 
 

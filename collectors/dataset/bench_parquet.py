@@ -25,7 +25,7 @@ from pipeline.chunks import new_bytes
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
-from pipeline.schema import REWARDS, features
+from pipeline.schema import features, lengths_of
 from pipeline.shards import finished_shards
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task, select_tasks
 
@@ -140,12 +140,6 @@ def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Tabl
     return pa.concat_tables(tables).combine_chunks()
 
 
-def lengths_of(table: pa.Table) -> np.ndarray:
-    """Steps of every episode, ``(E,)`` int64."""
-    lengths: np.ndarray = pa.compute.list_value_length(table[REWARDS]).to_numpy().astype(np.int64)
-    return lengths
-
-
 def write(task: Task, layout: Layout, table: pa.Table, path: Path) -> None:
     """Write episodes in one way, as a collection would."""
     if layout.name == DATASETS_OWN:
@@ -180,8 +174,13 @@ def collect_again(table: pa.Table, others: pa.Table, share: float, is_scattered:
     count = max(1, round(num * share))
     rng = np.random.default_rng(0)
     rows = rng.choice(num, count, replace=False) if is_scattered else rng.integers(num - count + 1) + np.arange(count)
-    chosen = np.arange(num)
-    chosen[rows] = num + np.arange(count) % len(others)
+    return replace_rows(table, rows, others)
+
+
+def replace_rows(table: pa.Table, rows: np.ndarray, others: pa.Table) -> pa.Table:
+    """The episodes with those in ``rows`` replaced by others, which come again where they are too few."""
+    chosen = np.arange(len(table))
+    chosen[rows] = len(table) + np.arange(len(rows)) % len(others)
     return pa.concat_tables([table, others]).combine_chunks().take(pa.array(chosen))
 
 

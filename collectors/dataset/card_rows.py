@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class TaskRow:
     train: SplitStatistics
     test: SplitStatistics
 
-    @property
+    @cached_property
     def both(self) -> SplitStatistics:
         return self.train.merge(self.test)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from collectors.dataset.bench_parquet import Layout, write
+from collectors.dataset.bench_parquet import Layout, replace_rows, write
 from pipeline.chunks import new_bytes
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
@@ -98,17 +98,11 @@ def measure_task(task: Task, shards: Sequence[pa.Table], others: pa.Table, share
             for name, rows in (("side_by_side", neighbours), ("scattered", anywhere)):
                 here = rows[(rows >= first) & (rows < first + len(shard))] - first
                 if len(here):
-                    write(task, layout, _with_others(shard, others, here), after)
+                    write(task, layout, replace_rows(shard, here, others), after)
                     setattr(moved, name, getattr(moved, name) + new_bytes([before], [after]))
                     moved.whole_files += after.stat().st_size if name == "side_by_side" else 0
             first += len(shard)
     return moved
-
-
-def _with_others(shard: pa.Table, others: pa.Table, rows: np.ndarray) -> pa.Table:
-    chosen = np.arange(len(shard))
-    chosen[rows] = len(shard) + np.arange(len(rows)) % len(others)
-    return pa.concat_tables([shard, others]).combine_chunks().take(pa.array(chosen))
 
 
 def measure_collection(config: RepublishConfig) -> dict[str, Moved]:

@@ -29,7 +29,7 @@ from pipeline.files import is_local
 from pipeline.manifest import CorpusSplit, DatasetManifest, SplitManifest
 from pipeline.progress import Progress
 from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
-from pipeline.seeds import FIRST_SEED, SPLITS
+from pipeline.seeds import SPLITS, seed_range
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import OVERLAP, SEEDS, TOTALS, flagged_rows, read_side, scan_file, scan_rows, scan_versions
 
@@ -175,11 +175,10 @@ def _validate_split(
 
 
 def _scan_seed_range(path: Path, split: str, seeds: np.ndarray, findings: Findings) -> None:
-    first = FIRST_SEED[split]
-    end = min(value for value in (*FIRST_SEED.values(), 2**31) if value > first)
-    strange = np.flatnonzero((seeds < first) | (seeds >= end))
+    allowed = seed_range(split)
+    strange = np.flatnonzero((seeds < allowed[0]) | (seeds > allowed[-1]))
     if len(strange):
-        reason = f"seed {seeds[strange[0]]} is not of {split}, which has {first} to {end - 1}"
+        reason = f"seed {seeds[strange[0]]} is not of {split}, which has {allowed[0]} to {allowed[-1]}"
         findings.add(Problem(SEEDS, path, reason, int(strange[0]), len(strange)))
 
 
