@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+
+SplitT = TypeVar("SplitT")
 
 
 @dataclass(frozen=True)
@@ -226,20 +228,14 @@ class DatasetManifest:
 
     @staticmethod
     def _from_json(raw: dict[str, Any]) -> DatasetManifest:
-        tasks = {}
-        for name, task in raw["tasks"].items():
-            for split, value in task["splits"].items():
-                value["data"] = tuple(FileEntry(**entry) for entry in value["data"])
-                value["episodes"] = tuple(FileEntry(**entry) for entry in value["episodes"])
-                task["splits"][split] = SplitManifest(**value)
-            tasks[name] = TaskManifest(**task)
-        corpora = {}
-        for name, corpus in raw.get("corpora", {}).items():
-            for split, value in corpus["splits"].items():
-                for kind in ("data", "documents"):
-                    value[kind] = tuple(FileEntry(**entry) for entry in value[kind])
-                corpus["splits"][split] = CorpusSplit(**value)
-            corpora[name] = CorpusManifest(**corpus)
+        tasks = {
+            name: TaskManifest(**{**task, "splits": _splits(SplitManifest, task["splits"], "data", "episodes")})
+            for name, task in raw["tasks"].items()
+        }
+        corpora = {
+            name: CorpusManifest(**{**corpus, "splits": _splits(CorpusSplit, corpus["splits"], "data", "documents")})
+            for name, corpus in raw.get("corpora", {}).items()
+        }
         descriptions = tuple(FileEntry(**entry) for entry in raw.get("descriptions", ()))
         return DatasetManifest(raw["digest"], tasks, corpora, descriptions)
 
@@ -259,3 +255,11 @@ def collected_by(out: Path) -> dict[str, str]:
     """Revision of the expert, or mix of experts, of each task of a run's dataset; none if there is no dataset."""
     dataset = DatasetManifest.find(out / "dataset")
     return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}
+
+
+def _splits(kind: type[SplitT], raw: dict[str, Any], *files: str) -> dict[str, SplitT]:
+    """Splits by name; of each the fields ``files`` list files."""
+    return {
+        split: kind(**{**value, **{name: tuple(FileEntry(**entry) for entry in value[name]) for name in files}})
+        for split, value in raw.items()
+    }
