@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collectors.dataset.card import write_card
-from collectors.dataset.checks import CheckedShard, check_all
+from collectors.dataset.checks import check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
 from collectors.dataset.layout import CARD
 from collectors.dataset.previews import FOLDER as PICTURES
@@ -41,7 +41,7 @@ from pipeline.manifest import (
 from pipeline.seeds import SPLITS
 from pipeline.shards import IMPORTED
 from pipeline.statistics import FOLDER as STATISTICS
-from pipeline.statistics import TaskStatistics, merge_all, statistics_path
+from pipeline.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
 def _assemble(
     config: DatasetConfig,
     shards: Mapping[Task, Sequence[Shard]],
-    checked: Mapping[Task, Sequence[CheckedShard]],
+    checked: Mapping[Task, Sequence[SplitStatistics]],
     documents: Mapping[Corpus, Sequence[DocumentShard]],
     digest: str,
 ) -> None:
@@ -187,13 +187,10 @@ def _describe(
     return tuple(FileEntry(str(path.relative_to(dataset)), path.stat().st_size, sha256_of(path)) for path in paths)
 
 
-def _statistics(task: Task, shards: Sequence[Shard], checked: Sequence[CheckedShard]) -> TaskStatistics:
+def _statistics(task: Task, shards: Sequence[Shard], checked: Sequence[SplitStatistics]) -> TaskStatistics:
     """Of both splits, merged of their shards."""
     pairs = list(zip(shards, checked, strict=True))
-    splits = {
-        split: merge_all([found.statistics for shard, found in pairs if shard.manifest.split == split])
-        for split in SPLITS
-    }
+    splits = {split: merge_all([found for shard, found in pairs if shard.manifest.split == split]) for split in SPLITS}
     return TaskStatistics(task.name, splits)
 
 

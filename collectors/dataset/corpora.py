@@ -6,19 +6,20 @@ import fnmatch
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from collectors.dataset.checks import ToCheck, check_once
 from collectors.dataset.sources import check_all_there, check_splits
 from pipeline.corpora import CORPORA, Corpus, corpora_named
 from pipeline.document_rules import scan_document_shard, scan_documents_together
 from pipeline.documents import finished_documents
-from pipeline.files import digest_of, link_or_copy, list_sizes, read_json, update_json
+from pipeline.files import digest_of, link_or_copy
 from pipeline.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
 from pipeline.progress import Progress
 from pipeline.seeds import SPLITS
 from pipeline.tasks import Task, all_tasks
 from pipeline.validate import refuse
 
-CHECKED = "checked.json"
 RULES = 1  # raise it when what is checked of a document changes
 
 
@@ -66,20 +67,15 @@ def check_documents(out: Path, corpora: Mapping[Corpus, Sequence[DocumentShard]]
     for corpus, shards in corpora.items():
         directory = out / "shards" / corpus.name
         scan_documents_together(directory, list(shards), refuse)
-        sizes = list_sizes(directory)
-        known = read_json(directory / CHECKED) if CHECKED in sizes else {}
-        found = {}
-        try:
-            for shard in shards:
-                stamps = [list(sizes[entry.name]) for entry in (shard.data, shard.documents)]
-                record = {"manifest": digest_of(shard), "stamps": stamps, "rules": RULES}
-                if known.get(shard.stem) != record:
-                    scan_document_shard(corpus, directory, shard, refuse)
-                found[shard.stem] = record
-                progress.advance()
-        finally:
-            if found != known:
-                update_json(directory / CHECKED, known | found, None)
+        check_once(directory, [_to_check(corpus, directory, shard) for shard in shards], RULES, progress)
+
+
+def _to_check(corpus: Corpus, directory: Path, shard: DocumentShard) -> ToCheck:
+    def visit() -> dict[str, Any]:
+        scan_document_shard(corpus, directory, shard, refuse)
+        return {}
+
+    return ToCheck(shard.stem, digest_of(shard), (shard.data, shard.documents), visit)
 
 
 def add_corpus(
