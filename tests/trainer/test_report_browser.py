@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,20 @@ def test_the_table_is_filtered_by_name_domain_and_kind(open_page: Any) -> None:
     assert count.inner_text() == "5 of 157 tasks shown"
 
 
+def wait_until(page: Any, selector: str, condition: str, seconds: float = 30.0) -> None:
+    """Wait until ``condition``, a JavaScript function of the selected element, is true.
+
+    The page's security policy forbids ``eval``, which Playwright's own ``wait_for_function`` does in the page.
+    """
+    deadline = time.monotonic() + seconds
+    while not page.eval_on_selector(selector, condition):
+        assert time.monotonic() < deadline, f"{selector}: not {condition} within {seconds:.0f} s"
+        page.wait_for_timeout(50)
+
+
 def playing(page: Any, selector: str) -> None:
     """Wait until a video has a picture and goes on."""
-    page.wait_for_function(
-        "selector => { const v = document.querySelector(selector); return v.videoWidth > 0 && v.currentTime > 0.2; }",
-        arg=selector,
-    )
+    wait_until(page, selector, "v => v.videoWidth > 0 && v.currentTime > 0.2")
 
 
 def test_the_video_of_a_task_plays_and_leads_to_the_next(open_page: Any) -> None:
@@ -140,7 +149,7 @@ def test_nothing_moves_for_those_who_asked_for_that(open_page: Any) -> None:
     video = page.locator("video[aria-label='the agent in Meta-World']")
     video.scroll_into_view_if_needed()
     page.get_by_role("button", name="play the video of mujoco-ant").click()
-    page.wait_for_function("document.querySelector('dialog video').readyState >= 2")
+    wait_until(page, "dialog video", "v => v.readyState >= 2")
     assert video.evaluate("v => v.paused") and page.eval_on_selector("dialog video", "v => v.paused")
 
 
