@@ -301,7 +301,7 @@ def small() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """``small`` on the demo's six tasks, for about six minutes on two cores."""
+    """``small`` on the demo's six tasks, for about nine minutes on two cores."""
     base = small()
     assert isinstance(base.model, ModelConfig)
     # Meta-World's 39 observations and the reward; the default of 377 is for MuJoCo's humanoid.

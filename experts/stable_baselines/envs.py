@@ -17,10 +17,6 @@ from pipeline.domains.metaworld import goal_of
 from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, Task
 
-# EnvPool names a Meta-World task in camel case, as in MetaWorld/DoorOpen-v3. Its pusher is v4, the reference v5: the
-# same observations and actions, the reward computed before the step instead of after it.
-MUJOCO_IDS = {"Pusher-v5": "Pusher-v4"}
-
 # Their rewards or their success in EnvPool 1.2.5 are not metaworld's: the scripted policy, which gets the same return
 # in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in three of these. The lever of
 # lever-pull rests at another angle: the script does not care; a network with 594 in EnvPool had 79 in metaworld.
@@ -69,7 +65,7 @@ def pool_id(task: Task) -> str:
         UserError: EnvPool's version of this domain is not used for training.
     """
     if task.domain == "mujoco":
-        return MUJOCO_IDS.get(task.env_id, task.env_id)
+        return task.env_id
     if task.domain == "metaworld":
         name, version = task.env_id.rsplit("-", 1)
         return f"MetaWorld/{name.title().replace('-', '')}-{version}"

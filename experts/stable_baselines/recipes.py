@@ -75,8 +75,8 @@ MUJOCO = {
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
-    "mujoco-pusher": _sac(
-        Budget(5_000_000, HOUR, target=-23.5), gamma=0.97, reward_scale=10.0, initial_entropy_coefficient=0.1
+    "mujoco-pusher": _ppo(
+        Budget(12_000_000, 2 * HOUR, target=-23.5), num_envs=64, hidden=(128, 128), batch_size=1024, gamma=0.97
     ),
     "mujoco-reacher": _ppo(Budget(1_500_000, HOUR, target=-4.2), gamma=0.97),
     "mujoco-standup": _sac(Budget(20_000_000, 4 * HOUR, target=300_000), reward_scale=0.02),
