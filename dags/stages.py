@@ -18,6 +18,8 @@ class Stage:
         after: the stage whose end starts this one; None for the first.
         by_task: whether tasks are worked on apart from each other, so that a scheduler may spread them and one that
             fails leaves the others alone.
+        reads: files and folders below OUT that it needs on a disk; none if the stage works in an object store itself.
+        makes: folders below OUT that it writes on a disk. One that is read, too, is shared with other stages.
     """
 
     name: str
@@ -25,7 +27,12 @@ class Stage:
     options: tuple[str, ...]
     after: str | None
     by_task: bool = False
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
 
+
+# What is told of a dataset without its data.
+FACTS = ("dataset/manifest.json", "dataset/config.json", "dataset/statistics")
 
 # In an order in which they can run one after another.
 STAGES = (
@@ -33,20 +40,36 @@ STAGES = (
     Stage(
         "collect", "collectors.collect", ("recipe", "task", "workers", "episodes", "expert"), "experts", by_task=True
     ),
-    Stage("dataset", "collectors.dataset.build", ("task",), "collect"),
-    Stage("train", "trainer.train", ("recipe", "task"), "dataset"),
-    Stage("evaluate", "trainer.evaluate", ("recipe", "task", "workers"), "train"),
-    Stage("film", "experts.film", ("task", "workers"), "evaluate"),
-    Stage("report", "trainer.report", (), "film"),
-)
+    Stage(
+        "dataset", "collectors.dataset.build", ("task",), "collect", reads=("shards", "imported"), makes=("dataset",)
+    ),
+    Stage("train", "trainer.train", ("recipe", "task"), "dataset", reads=("dataset",), makes=("train",)),
+    Stage(
+        "evaluate", "trainer.evaluate", ("recipe", "task", "workers"), "train",
+        reads=("train", "experts", *FACTS), makes=("evaluation",),
+    ),
+    Stage(
+        "film", "experts.film", ("task", "workers"), "evaluate",
+        reads=("evaluation", "experts", *FACTS), makes=("experts",),
+    ),
+    Stage(
+        "report", "trainer.report", (), "film",
+        reads=("experts", "shards/config.json", *FACTS, "train", "evaluation"), makes=("report",),
+    ),
+)  # fmt: skip
 # Beside the others: nothing waits for it, and it needs a place to publish to.
-PUBLISH = Stage("publish", "collectors.dataset.publish", ("to",), "dataset")
+PUBLISH = Stage(
+    "publish", "collectors.dataset.publish", ("to",), "dataset", reads=("dataset",), makes=("publish",)
+)  # fmt: skip
 
 
 def command(stage: Stage, options: Mapping[str, str], python: str = sys.executable) -> list[str]:
-    """The command line of a stage; of ``options`` (``out`` and others, by name) those it takes."""
-    words = [python, "-m", stage.module]
-    for name in ("out", *stage.options):
-        if options.get(name):
-            words += [f"--{name}", options[name]]
-    return words
+    """The command line of a stage; of ``options`` (``out`` and others, by name) those it takes.
+
+    A stage that needs a disk, and whose ``out`` is in an object store, is started by ``dags/on_disk.py``.
+    """
+    own = [word for name in stage.options if options.get(name) for word in (f"--{name}", options[name])]
+    out = ["--out", options["out"]] if options.get("out") else []
+    if stage.reads and "://" in options.get("out", ""):
+        return [python, "-m", "dags.on_disk", "--stage", stage.name, *out, "--", *own]
+    return [python, "-m", stage.module, *out, *own]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import errno
 import fcntl
 import hashlib
@@ -217,8 +218,9 @@ def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """What changes with the content of a store's file, of what fsspec says about it."""
-    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created"))
+    """What changes with the content of a store's file, of what fsspec says about it, in a list or of one file."""
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created")
+    return str(stamp.timestamp() if isinstance(stamp, datetime.datetime) else stamp)
 
 
 def list_folders(directory: Path) -> list[Path]:

@@ -51,7 +51,7 @@ class Place:
         self._path = path
         self._records = records
         self._journal = Journal(records / f"{digest_of(str(path))}.jsonl")
-        with _readable_errors(path):
+        with readable_errors(path):
             self._there = self._list()
             is_listed = CHECKSUMS in self._there
             self._list_text = (path / CHECKSUMS).read_text(encoding="utf-8") if is_listed else ""
@@ -81,7 +81,7 @@ class Place:
             UserError: no right to write there, or no room.
             JobsFailedError: the store failed; what arrived stays and is not sent again.
         """
-        with _readable_errors(self._path):
+        with readable_errors(self._path):
             progress = Progress("files uploaded", len(plan.upload))
             self._disown([item for item in plan.upload if item.name in self._checksums])
             checksums = [item for item in plan.upload if item.name == CHECKSUMS]
@@ -171,7 +171,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
+def readable_errors(path: Path) -> Iterator[None]:
     """Turn what stores raise into one line that says what to do. The stores' own clients have retried by then."""
     try:
         yield

@@ -104,7 +104,9 @@ def check_root(out: Path) -> None:
         UserError: an object store, or a folder inside a run.
     """
     if not is_local(out):
-        raise UserError(f"--out {out}: a dataset is built on a disk; copy the shards to one, then `make publish`")
+        raise UserError(
+            f"--out {out}: a dataset is built on a disk; run `python -m dags.on_disk --stage dataset --out {out}`"
+        )
     if not (out / "shards").is_dir() and ((out / "plan.json").exists() or (out / "manifest.json").exists()):
         raise UserError(
             f"--out {out} is a folder of shards or a dataset, not the root of a run; try --out {out.parent}"

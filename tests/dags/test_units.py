@@ -61,6 +61,18 @@ def test_stages_are_chained_to_stages_and_publishing_stands_beside_them() -> Non
     ]  # fmt: skip
 
 
+def test_with_an_object_store_a_stage_that_needs_a_disk_gets_one() -> None:
+    options = {"out": "s3://bucket/run", "task": "babyai", "workers": "2"}
+    assert command(BY_NAME["train"], options, "py") == [
+        "py", "-m", "dags.on_disk", "--stage", "train", "--out", "s3://bucket/run", "--", "--task", "babyai",
+    ]  # fmt: skip
+    assert command(BY_NAME["experts"], options, "py")[2] == "experts.prepare"
+    assert command(BY_NAME["collect"], options, "py")[2] == "collectors.collect"
+    for stage in (*STAGES, PUBLISH):
+        on_disk = command(stage, options, "py")[2] == "dags.on_disk"
+        assert on_disk == (stage.name not in ("experts", "collect")) == bool(stage.makes)
+
+
 def test_every_stage_has_its_pool() -> None:
     pools = read_json(Path(serve.__file__).with_name("pools.json"))
     assert set(pools) == {f"jat_{stage.name}" for stage in (*STAGES, PUBLISH)}

@@ -1,0 +1,142 @@
+"""Run a stage that needs a disk although its output root is in an object store.
+
+    python -m dags.on_disk --stage train --out s3://bucket/run -- --recipe small
+
+The stage's own command, with what stands after ``--``, works in a folder of this machine: what it reads is fetched
+there, what it makes is sent every ``--send-every-s`` seconds and at its end, however it ends. Killed at any time, also
+with its machine, it goes on elsewhere from what was sent last. Experts and collect need none of this: their workers
+write to the store themselves.
+
+The stage uses this machine alone, with a Ray of its own, not the cluster it was submitted to. Only one process may run
+a stage on the same OUT at a time, which an object store cannot make sure of; a scheduler does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dags.stages import PUBLISH, STAGES, Stage
+from pipeline.cli import parse, run
+from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import digest_of, exclusive, is_local
+from pipeline.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+# Decoded images, and Ray's notes: made again from the dataset, and of no use to another machine.
+PASSING = ("train/cache", "train/ray")
+# Of the job that this process is: they would have the stage's own Ray join the cluster.
+OF_THE_JOB = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+
+
+def _scratch() -> Path:
+    return Path(os.environ.get("JAT_SCRATCH", Path(tempfile.gettempdir(), "jat")))
+
+
+@dataclass(frozen=True)
+class OnDiskConfig:
+    """Run a stage on this machine's disk, for an output root in an object store."""
+
+    stage: str
+    """dataset, publish, train, evaluate, film or report."""
+    out: Path
+    """Root of all outputs of a run, a URL such as s3://bucket/run."""
+    scratch: Path = field(default_factory=_scratch)
+    """Folder for what the stage reads and makes, with room for both; that of JAT_SCRATCH if it is set. Emptied when the
+    stage is done."""
+    send_every_s: float = 60.0
+    """Seconds between two times that what was made is sent."""
+
+    def __post_init__(self) -> None:
+        if self.send_every_s <= 0:
+            raise UserError(f"--send-every-s is {self.send_every_s:g}; it must be above 0")
+
+
+def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
+    """Fetch, run, send; the exit code of the stage.
+
+    Args:
+        config: which stage, where.
+        options: of the stage's command, besides ``--out``.
+
+    Raises:
+        UserError: no such stage, an output root on this machine, or one that cannot be read or written.
+        JobsFailedError: the store failed.
+    """
+    stage = _stage(config.stage)
+    if is_local(config.out):
+        raise UserError(f"--out {config.out} is on this machine already; run `python -m {stage.module}` itself")
+    root = config.scratch.absolute() / f"{stage.name}-{digest_of(str(config.out))}"
+    with exclusive(root / ".lock", f"wait for it, or stop it: it runs {stage.name} for {config.out}"):
+        mirror = Mirror(config.out, root, PASSING)
+        num_files = mirror.fetch((*stage.reads, *stage.makes))
+        log.info("%d files fetched from %s to %s", num_files, config.out, root)
+        code = _run(stage, root, options, mirror, config.send_every_s)
+        if code == 0:
+            shutil.rmtree(root)
+    return code
+
+
+def _stage(name: str) -> Stage:
+    stages = {stage.name: stage for stage in (*STAGES, PUBLISH)}
+    if name not in stages:
+        raise UserError(f"--stage is {name!r}; allowed: {', '.join(name for name, s in stages.items() if s.reads)}")
+    if not stages[name].reads:
+        raise UserError(f"--stage {name} writes to a store itself; run `python -m {stages[name].module}`")
+    return stages[name]
+
+
+def _run(stage: Stage, root: Path, options: Sequence[str], mirror: Mirror, every_s: float) -> int:
+    environ = {name: value for name, value in os.environ.items() if name not in OF_THE_JOB}
+    words = [sys.executable, "-m", stage.module, "--out", str(root), *options]
+    process = subprocess.Popen(words, env=environ)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        while True:
+            try:
+                code = process.wait(every_s)
+                break
+            except subprocess.TimeoutExpired:
+                _send_what_is_there(stage, mirror)
+    finally:
+        process.kill()  # only if this process was interrupted
+        process.wait()
+        signal.signal(signal.SIGTERM, before)
+    log.info("%d files sent", _send(stage, mirror))
+    return code if code >= 0 else 128 - code
+
+
+def _send(stage: Stage, mirror: Mirror) -> int:
+    shared = [place for place in stage.makes if place in stage.reads]
+    return mirror.send(place for place in stage.makes if place not in shared) + mirror.add(shared)
+
+
+def _send_what_is_there(stage: Stage, mirror: Mirror) -> None:
+    """Send while the stage goes on; what does not work now works the next time, or is an error at the end."""
+    try:
+        with contextlib.suppress(FileNotFoundError):  # what the stage moves meanwhile
+            _send(stage, mirror)
+    except (JobsFailedError, UserError) as error:
+        log.warning("nothing is sent for now: %s", error)
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    code = run_on_disk(parse(OnDiskConfig, argv=words[:split]), words[split + 1 :])
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    run("dags.on_disk")
