@@ -60,9 +60,9 @@ class StageOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         context["unit_name"] = self.unit["name"]
         options = {**self.unit["options"], "task": ",".join(self.unit["tasks"])}
-        self._launcher = Launcher(self.stage, options)
-        self.log.info("%s", " ".join(self._launcher.words))
         try:
+            self._launcher = Launcher(self.stage, options)
+            self.log.info("%s", " ".join(self._launcher.words))
             self._launcher.run(self.log.info)
         except StageError as error:
             kind = AirflowFailException if error.is_permanent else AirflowException

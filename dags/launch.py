@@ -5,6 +5,8 @@ Where commands run is the scheduler's setting, not the stage's:
     JAT_PYTHON       the Python that has the pipeline installed; the scheduler's own if not given
     JAT_RAY_JOBS     address of a Ray dashboard, such as http://head:8265: every command is submitted there as a job
     JAT_RAY_PYTHON   the Python on that cluster; ``python`` if not given
+    JAT_RAY_RESERVE  what a stage's own process reserves there, apart from its workers, as JSON:
+                     {"train": {"num-gpus": 1, "num-cpus": 8, "memory": 34359738368}}
 
 A command started here that needs Ray itself uses the cluster of ``RAY_ADDRESS``, or starts its own.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import signal
@@ -24,11 +27,15 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dags.stages import Stage, command
+from dags.stages import PUBLISH, STAGES, Stage, command
+from pipeline.secrets import redacted
 
 BAD_INPUT = 2  # exit code of a command whose input no retry makes better
 # What the client of a Ray job says when the job failed; its own exit code is 1 then, whatever the job's was.
 JOB_ENDED = re.compile(r"command failed with exit code (\d+)")
+# What it says when the cluster has the job. What it prints before is of interest only if it does not come so far.
+JOB_ACCEPTED = "submitted successfully"
+RESERVABLE = ("num-cpus", "num-gpus", "memory")
 GRACE_S = 30.0  # between asking a command to end and ending it
 
 
@@ -51,6 +58,9 @@ class Launcher:
         stage: which stage.
         options: of the command, by name.
         environ: settings, see above.
+
+    Raises:
+        StageError: a setting is not understood.
     """
 
     def __init__(self, stage: Stage, options: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
@@ -59,7 +69,10 @@ class Launcher:
         self._job = f"jat-{stage.name}-{uuid.uuid4().hex[:12]}"
         if self._address:
             stage_words = command(stage, options, environ.get("JAT_RAY_PYTHON", "python"))
-            self.words = self._ray("submit", "--submission-id", self._job, "--", *stage_words)
+            reserve = _reserve(stage, environ.get("JAT_RAY_RESERVE", "{}"))
+            self.words = self._ray(
+                "submit", "--log-color", "false", "--submission-id", self._job, *reserve, "--", *stage_words
+            )
         else:
             self.words = command(stage, options, self._python)
         self._process: subprocess.Popen[str] | None = None
@@ -81,24 +94,16 @@ class Launcher:
             preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, which takes no lock
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        last = error = ""
-        code_of_job: int | None = None
+        output = _JobOutput(say, self._address) if self._address else _Output(say)
         assert self._process.stdout is not None
-        with self._process.stdout as output:
-            for line in map(str.rstrip, output):
-                say(line)
-                last = line or last
-                if line.startswith("error: "):
-                    error = line.removeprefix("error: ")
-                if self._address and (found := JOB_ENDED.search(line)):
-                    code_of_job = int(found[1])
+        with self._process.stdout as lines:
+            for line in lines:
+                output.take(line.rstrip())
         code = self._process.wait()
-        if code and code_of_job is not None:
-            code = code_of_job
         if self._is_stopped:
             raise StageError("stopped from outside; run it again to go on", is_permanent=False)
         if code:
-            raise StageError(error or f"ended with exit code {code}: {last}", is_permanent=code == BAD_INPUT)
+            raise output.error(code)
 
     def stop(self) -> None:
         """End the command and what it started; it can go on later, nothing it has made is lost."""
@@ -114,6 +119,78 @@ class Launcher:
     def _ray(self, verb: str, *words: str) -> list[str]:
         assert self._address is not None
         return [self._python, "-m", "ray.scripts.scripts", "job", verb, "--address", self._address, *words]
+
+
+class _Output:
+    """The lines of a command, and what they say of its end."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = self._error = ""
+
+    def take(self, line: str) -> None:
+        self._say(line)
+        self._last = line or self._last
+        if line.startswith("error: "):
+            self._error = line.removeprefix("error: ")
+
+    def error(self, code: int) -> StageError:
+        return StageError(self._error or f"ended with exit code {code}: {self._last}", is_permanent=code == BAD_INPUT)
+
+
+class _JobOutput(_Output):
+    """Of a command that is a Ray job: the client first submits it, then hands on what it prints."""
+
+    def __init__(self, say: Callable[[str], None], address: str) -> None:
+        super().__init__(say)
+        self._place = f"JAT_RAY_JOBS={redacted(address)}"
+        self._is_accepted = False
+        self._before: list[str] = []
+        self._code: int | None = None
+
+    def take(self, line: str) -> None:
+        if not self._is_accepted:
+            self._is_accepted = JOB_ACCEPTED in line
+            self._before.append(line)
+            return
+        if found := JOB_ENDED.search(line):
+            self._code = int(found[1])
+        super().take(line)
+
+    def error(self, code: int) -> StageError:
+        if self._is_accepted:
+            return super().error(code if self._code is None else self._code)
+        said = "\n".join(self._before)
+        if "Failed to connect to Ray" in said:
+            return StageError(f"no Ray dashboard at {self._place}; start the cluster, or correct the address", True)
+        if "AuthenticationError" in said:
+            return StageError(
+                f"the Ray cluster at {self._place} refuses this process; put the cluster's token into RAY_AUTH_TOKEN "
+                f"(or its file into RAY_AUTH_TOKEN_PATH) and set RAY_AUTH_MODE=token",
+                is_permanent=True,
+            )
+        for line in self._before:
+            super().take(line)
+        return super().error(code)
+
+
+def _reserve(stage: Stage, text: str) -> list[str]:
+    """Options of the client for what ``JAT_RAY_RESERVE`` says of a stage."""
+    example = '{"train": {"num-gpus": 1, "num-cpus": 8}}'
+    try:
+        wanted = {name: {what: float(x) for what, x in given.items()} for name, given in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise StageError(f"JAT_RAY_RESERVE is {text!r}; give JSON such as {example}", is_permanent=True) from None
+    stages = {each.name for each in (*STAGES, PUBLISH)}
+    for allowed, names in ((stages, wanted), (set(RESERVABLE), {what for given in wanted.values() for what in given})):
+        if unknown := set(names) - allowed:
+            raise StageError(
+                f"JAT_RAY_RESERVE has {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(allowed))}; "
+                f"an example: {example}",
+                is_permanent=True,
+            )
+    amounts = wanted.get(stage.name, {})
+    return [f"--entrypoint-{what}={int(x) if x.is_integer() else x}" for what, x in amounts.items()]
 
 
 def _die_with_parent() -> None:

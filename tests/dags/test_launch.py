@@ -104,6 +104,33 @@ def test_with_a_ray_dashboard_the_command_is_submitted_as_a_job() -> None:
     ]  # fmt: skip
 
 
+def test_a_job_reserves_what_its_stage_is_to_have() -> None:
+    environ = {
+        "JAT_RAY_JOBS": "http://head:8265",
+        "JAT_RAY_RESERVE": '{"collect": {"num-cpus": 0.5, "memory": 34359738368}, "train": {"num-gpus": 1}}',
+    }
+    words = Launcher(COLLECT, {"out": "/o"}, environ).words
+    assert words[words.index("--") - 2 : words.index("--")] == [
+        "--entrypoint-num-cpus=0.5", "--entrypoint-memory=34359738368",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("8 GPUs", "give JSON such as"),
+        ('{"train": 8}', "give JSON such as"),
+        ('{"train": {"num-cpus": "many"}}', "give JSON such as"),
+        ('{"trian": {"num-cpus": 1}}', "has trian; allowed: collect, dataset"),
+        ('{"train": {"gpus": 1}}', "has gpus; allowed: memory, num-cpus, num-gpus"),
+    ],
+)
+def test_a_reservation_that_is_not_understood_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(StageError, match=problem) as failed:
+        Launcher(COLLECT, {"out": "/o"}, {"JAT_RAY_JOBS": "http://head:8265", "JAT_RAY_RESERVE": text})
+    assert failed.value.is_permanent
+
+
 def test_an_output_root_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     check_out(str(tmp_path / "new" / "folder"))
     check_out("memory://bucket/run")
