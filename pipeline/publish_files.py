@@ -151,7 +151,8 @@ class Place:
             remote.fs.invalidate_cache()
             prefix = remote.path.rstrip("/") + "/"
             files = remote.fs.find(remote.path, detail=True)
-            return {name.removeprefix(prefix): (info["size"], stamp_of(info)) for name, info in files.items()}
+            found = {n: info for n, info in files.items() if n.startswith(prefix)}  # not the folder itself
+            return {n.removeprefix(prefix): (info["size"], stamp_of(info)) for n, info in found.items()}
         if self._path.exists() and not self._path.is_dir():
             raise UserError(f"{self._path} is a file; name a folder")
         found = {}
