@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import ModelConfig
+from trainer.networks.attention import attend, attend_back
 
 
 class SelfAttention(nn.Module):
@@ -36,14 +37,11 @@ class SelfAttention(nn.Module):
         """``(B, P, hidden)`` -> the same shape; see ``Transformer.forward``."""
         length = x.shape[1]
         query, key, value = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
-        mask = None
-        if real is not None or (self.window_size is not None and length > self.window_size):
-            positions = torch.arange(length, device=x.device)
-            mask = self._visible(positions[:, None], positions[None, :])
-        if real is not None and mask is not None:
-            mask = _penalty(mask) + _penalty(real[:, None, None, :])
-        mixed = attend(query, key, value, mask, is_causal=mask is None)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if real is None:
+            return self.out_proj(attend_back(query, key, value, self.window_size))
+        positions = torch.arange(length, device=x.device)
+        mask = _penalty(self._visible(positions[:, None], positions[None, :])) + _penalty(real[:, None, None, :])
+        return self.out_proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
         """Attend from k new positions per slot to everything before them, keeping keys and values in ``cache``.
@@ -79,28 +77,6 @@ def rows_of(slots: Tensor) -> Tensor | slice:
 def _penalty(visible: Tensor) -> Tensor:
     """What GPT-Neo adds to scores: the lowest float where not visible, so that two of these are minus infinity."""
     return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = 1.0,
-) -> Tensor:
-    """Attention where ``mask`` is True (or to scores plus a float mask), to the past, or to everything.
-
-    ``(B, heads, P, size)`` each.
-
-    On a CPU always in float32, as GPT-Neo computes its scores: torch's CPU kernel takes seven times as long in
-    bfloat16 to go backwards through short sequences.
-    """
-    on_cpu = query.device.type == "cpu"
-    if on_cpu:
-        query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast(query.device.type, enabled=not on_cpu and torch.is_autocast_enabled(query.device.type)):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal, scale=scale)
 
 
 class Attention(nn.Module):

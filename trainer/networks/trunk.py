@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import BaseModelConfig
-from trainer.networks.gpt_neo import attend, rows_of
+from trainer.networks.attention import attend, attend_back
+from trainer.networks.gpt_neo import rows_of
 
 ROTARY_BASE = 10_000.0
 
@@ -31,26 +32,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
 
-    def _project(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotated queries and keys, and values: ``(3, n, heads, k, head)``."""
+    def _project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values: ``(n, heads, k, head)`` each."""
         n, k, size = x.shape
         query_key_value = self.qkv(x).view(n, k, 3, self.num_heads, size // self.num_heads).permute(2, 0, 3, 1, 4)
-        if not self.is_rotary:
-            return query_key_value
-        rotated = rotate(query_key_value[:2], positions)
-        return torch.cat([rotated.to(query_key_value.dtype), query_key_value[2:]])
+        query_key, value = query_key_value[:2], query_key_value[2]
+        if self.is_rotary:
+            query_key = rotate(query_key, positions).to(value.dtype)
+        return query_key[0], query_key[1], value
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, P, hidden)`` -> the same shape."""
-        length = x.shape[1]
-        positions = torch.arange(length, device=x.device)
-        query, key, value = self._project(x, positions)
-        mask = None
-        if length > self.window:
-            back = positions[:, None] - positions
-            mask = (back >= 0) & (back < self.window)
-        mixed = attend(query, key, value, mask, is_causal=mask is None, scale=None)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        query, key, value = self._project(x, torch.arange(x.shape[1], device=x.device))
+        return self.out(attend_back(query, key, value, self.window, query.shape[3] ** -0.5))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
         """One new position ``(n, 1, hidden)`` per slot; ``cache`` ``(2, slots, heads, window, head)`` is updated."""

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.networks.attention import BLOCK, attend_back
+
+
+def inputs(length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of 2 rows and 3 heads of 8, laid out as a projection leaves them."""
+    generator = torch.Generator().manual_seed(length)
+    values = torch.randn(2, length, 3, 3, 8, generator=generator).to(dtype).permute(2, 0, 3, 1, 4)
+    query, key, value = (x.detach().requires_grad_() for x in values)
+    return query, key, value
+
+
+def reference(query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float) -> Tensor:
+    positions = torch.arange(query.shape[2])
+    back = positions[:, None] - positions
+    mask = (back >= 0) & (back < (window or len(positions)))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, BLOCK + 5])
+@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+def test_attention_in_blocks_gives_the_numbers_and_gradients_of_attention_at_once(
+    length: int, window: int | None
+) -> None:
+    found, expected = inputs(length), inputs(length)
+    ours, whole = attend_back(*found, window, 0.3), reference(*expected, window, 0.3)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (whole * weights).sum().backward()
+    torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_only_what_follows_the_softmax_is_rounded() -> None:
+    found, expected = inputs(100, torch.bfloat16), inputs(100)
+    for one, other in zip(found, expected, strict=True):
+        other.data.copy_(one.data)
+    # Scores of tens: as bfloat16 they would be off by a quarter and the weights by a third.
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = attend_back(*found, 40, 8.0)
+    whole = reference(*expected, 40, 8.0)
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), whole, rtol=0, atol=0.03)
+    weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1))
+    (ours * weights).sum().backward()
+    (whole * weights).sum().backward()
+    for one, other in zip(found, expected, strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm()
+
+
+def test_the_operator_keeps_the_rules_that_compiling_relies_on() -> None:
+    # Not the rule that all it returns is the same twice: the weights of what is not visible are never written or read.
+    torch.library.opcheck(
+        torch.ops.jat.attend_in_blocks.default,
+        (*inputs(70), 9, 0.5),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
