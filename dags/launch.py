@@ -35,6 +35,8 @@ BAD_INPUT = 2  # exit code of a command whose input no retry makes better
 JOB_ENDED = re.compile(r"command failed with exit code (\d+)")
 # What it says when the cluster has the job. What it prints before is of interest only if it does not come so far.
 JOB_ACCEPTED = "submitted successfully"
+# When it does not know how the job goes on, because the head died or only the connection broke.
+JOB_LOST = "WebSocket connection closed unexpectedly"
 RESERVABLE = ("num-cpus", "num-gpus", "memory")
 GRACE_S = 30.0  # between asking a command to end and ending it
 
@@ -103,6 +105,8 @@ class Launcher:
         if self._is_stopped:
             raise StageError("stopped from outside; run it again to go on", is_permanent=False)
         if code:
+            if isinstance(output, _JobOutput) and output.is_lost:
+                self._stop_job()  # or it would still be there when it is submitted again
             raise output.error(code)
 
     def stop(self) -> None:
@@ -112,9 +116,13 @@ class Launcher:
         if process is None or process.poll() is not None:
             return
         if self._address:
-            subprocess.run(self._ray("stop", self._job), check=False, capture_output=True, timeout=GRACE_S)
+            self._stop_job()
         signal_group(process, signal.SIGTERM)
         threading.Thread(target=_kill_later, args=(process,), daemon=True).start()
+
+    def _stop_job(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(self._ray("stop", self._job), check=False, capture_output=True, timeout=GRACE_S)
 
     def _ray(self, verb: str, *words: str) -> list[str]:
         assert self._address is not None
@@ -144,7 +152,7 @@ class _JobOutput(_Output):
     def __init__(self, say: Callable[[str], None], address: str) -> None:
         super().__init__(say)
         self._place = f"JAT_RAY_JOBS={redacted(address)}"
-        self._is_accepted = False
+        self._is_accepted = self.is_lost = False
         self._before: list[str] = []
         self._code: int | None = None
 
@@ -155,9 +163,14 @@ class _JobOutput(_Output):
             return
         if found := JOB_ENDED.search(line):
             self._code = int(found[1])
+        self.is_lost = JOB_LOST in line
         super().take(line)
 
     def error(self, code: int) -> StageError:
+        if self.is_lost:
+            return StageError(
+                f"the connection to {self._place} broke, or its head died; run it again to go on", is_permanent=False
+            )
         if self._is_accepted:
             return super().error(code if self._code is None else self._code)
         said = "\n".join(self._before)

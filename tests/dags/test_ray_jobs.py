@@ -30,10 +30,11 @@ EPISODES = {"train": 300, "test": 30}
 
 @dataclass(frozen=True)
 class Cluster:
-    """A dashboard's address, the Python of its jobs, and the second of two nodes, to be killed."""
+    """A dashboard's address, the Python of its jobs, and its two nodes, to be killed."""
 
     dashboard: str
     python: str
+    head: Any
     second: Any
 
 
@@ -68,7 +69,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             wait_for(port, head_node)
             second = node(f"--address=127.0.0.1:{port}")
             wait_for(dashboard, head_node)
-            yield Cluster(f"http://127.0.0.1:{dashboard}", str(python), second)
+            yield Cluster(f"http://127.0.0.1:{dashboard}", str(python), head_node, second)
         finally:
             for process in reversed(started):
                 end(process)
@@ -169,3 +170,13 @@ def test_bad_input_of_a_job_is_not_tried_again(cluster: Cluster) -> None:
     with pytest.raises(StageError, match="no task matches 'nonsense'") as failed:
         launcher("experts", cluster.dashboard, cluster.python, task="nonsense").run(lambda line: None)
     assert failed.value.is_permanent
+
+
+def test_a_head_that_dies_is_a_failure_that_a_retry_may_mend(cluster: Cluster) -> None:
+    def say(line: str) -> None:
+        if line.startswith("Running entrypoint"):
+            end(cluster.head)  # the last test that needs it
+
+    with pytest.raises(StageError, match=rf"^the connection to JAT_RAY_JOBS={cluster.dashboard} broke") as failed:
+        launcher("experts", cluster.dashboard, cluster.python).run(say)
+    assert not failed.value.is_permanent
