@@ -10,7 +10,7 @@ from tests.dags.test_chain import COMMANDS
 
 OPTIONS = {
     "experts": ["--episodes", "20"],
-    "collect": ["--shard-episodes", "10"],
+    "collect": ["--shard-episodes", "50"],
     "train": [*COMMANDS["train"][1:], "--steps", "4", "--checkpoint-every", "2"],
 }
 

@@ -3,6 +3,7 @@ one of the nodes killed in the middle of collecting."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,7 +27,8 @@ from tests.collectors.test_cluster_nodes import S3, background, end, wait_for
 
 TASK = "babyai-go-to-obj"
 OUT = "s3://lab/run"
-EPISODES = {"train": 300, "test": 30}
+EPISODES = {"train": 3000, "test": 300}
+NUM_SHARDS = 66
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,15 @@ def num_nodes(cluster: Cluster) -> int:
         return len(json.load(answer)["data"]["result"]["result"])
 
 
+def is_at_work(node: Any) -> bool:
+    """Whether a worker of a node runs a job; Ray says so in the process's title."""
+    titles = []
+    for process in psutil.Process(node.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            titles += process.cmdline()[:1]
+    return any(title.startswith("ray::Worker.run") for title in titles)
+
+
 def wait_until(what: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not what():
@@ -112,14 +124,17 @@ def test_stages_are_jobs_and_a_node_that_dies_in_the_middle_costs_nothing(cluste
     assert TASK in run("experts", cluster)
     root: Any = location(OUT)
     said: list[str] = []
-    collecting = threading.Thread(target=lambda: said.append(run("collect", cluster, episodes="300", expert="bot")))
+    collecting = threading.Thread(target=lambda: said.append(run("collect", cluster, episodes="3000", expert="random")))
     collecting.start()
-    wait_until(lambda: len(finished_shards(root / "shards", TASK)) >= 4 or not collecting.is_alive())
+    # Shards have begun to arrive, and a worker on the node that is to die is at one.
+    wait_until(lambda: finished_shards(root / "shards", TASK) != [] or not collecting.is_alive())
+    wait_until(lambda: is_at_work(cluster.second) or not collecting.is_alive())
     end(cluster.second)
     num_finished = len(finished_shards(root / "shards", TASK))
     collecting.join(200)
     assert said, "collecting failed"
-    assert num_finished < 33, "the node died too late"
+    assert num_finished < NUM_SHARDS, "the node died too late"
+    assert len(finished_shards(root / "shards", TASK)) == NUM_SHARDS
 
     assert "its worker died" in said[0]
     run("dataset", cluster)
