@@ -36,6 +36,7 @@ from pipeline.policy import Policy
 from pipeline.rollout import rejected_episode, rollout
 from pipeline.seeds import SPLITS
 from pipeline.shards import Actor, finished_shards, index_shards, write_shard
+from pipeline.stage import reported
 from pipeline.tasks import Task, select_tasks
 from pipeline.versions import format_versions, versions_of
 
@@ -229,7 +230,7 @@ def _run(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
         memory=int(config.memory_gb_per_worker * 2**30),
         custom=parse_resources(config.resources),
     )
-    with Monitor(root, {(job.shard.task.name, job.shard.stem): job.shard.num_seeds for job in jobs}) as monitor:
+    with Monitor("episodes", {(job.shard.task.name, job.shard.stem): job.shard.num_seeds for job in jobs}) as monitor:
         supervision = Supervision(
             config.stall_s,
             int(config.worker_gb * 2**30),
@@ -238,7 +239,7 @@ def _run(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
             ),
         )
         for _, (manifest, seconds) in run_jobs(timed_shard, jobs, config.workers, needed, supervision):
-            monitor.add(manifest, seconds)
+            monitor.add(manifest.task, manifest.stem, manifest.num_seeds, manifest.num_rejected, seconds)
 
 
 def _quarantine_path(root: Path, task: Task) -> Path:
@@ -343,7 +344,8 @@ def _describe(expert: str, revision: str, versions: dict[str, str], noise: str |
 
 def main() -> None:
     config = parse(CollectConfig, RECIPES)
-    collect(config, select_tasks(config.task))
+    with reported("collect", config.out, config.task):
+        collect(config, select_tasks(config.task))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from collectors.corpora_config import RECIPES, CorporaConfig
 from collectors.corpus_images import ImageLoader, ImageOptions, RejectedError
 from collectors.corpus_sources import Source, SourceReader, columns_of, resolve_source
+from collectors.progress import Monitor
 from pipeline.cli import parse, run
 from pipeline.cluster import Supervision, run_jobs
 from pipeline.corpora import Corpus, Document, Layout, rows_for, select_corpora, split_of
@@ -32,6 +33,7 @@ from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.heartbeat import PULSE
 from pipeline.manifest import DocumentShard
 from pipeline.seeds import SPLITS
+from pipeline.stage import reported
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +196,7 @@ class _Converter:
     def __call__(self, numbered: tuple[int, Mapping[str, Any]]) -> Document:
         index, row = numbered
         PULSE.beats += 1
+        PULSE.episodes += 1
         layout = self._layout
         origin = row.get(layout.origin) if layout.origin else None
         text = layout.text(row) or ""
@@ -244,12 +247,28 @@ def collect_corpora(config: CorporaConfig) -> None:
         missing = [job for job in jobs if not _is_done(job)]
         log.info("%d of %d streams to read: %s", len(missing), len(jobs), ", ".join(map(str, missing)) or "none")
         try:
-            supervision = Supervision(config.stall_s, WORKER_BYTES, lambda running: None)
-            for job, shards in run_jobs(collect_stream, missing, config.workers, supervision=supervision):
-                log.info("%s: done, %d new shards", job, len(shards))
+            _read_all(config, missing)
         finally:
             for job in jobs:
                 remove_leftovers(root / job.corpus.name)
+
+
+def _read_all(config: CorporaConfig, jobs: Sequence[StreamJob]) -> None:
+    if not jobs:
+        return
+    counts = {(job.corpus.name, str(job)): job.num_rows and job.num_rows - _done(job)[0] for job in jobs}
+    with Monitor("documents", counts) as monitor:
+        supervision = Supervision(
+            config.stall_s,
+            WORKER_BYTES,
+            lambda running: monitor.update(
+                [(r.job.corpus.name, str(r.job), r.pulse.episodes, r.resident_bytes) for r in running]
+            ),
+        )
+        for job, shards in run_jobs(collect_stream, jobs, config.workers, supervision=supervision):
+            num_rows = sum(shard.num_rows for shard in shards if shard.split == job.splits[0])
+            monitor.add(job.corpus.name, str(job), num_rows, sum(shard.num_rejected for shard in shards))
+            log.info("%s: done, %d new shards", job, len(shards))
 
 
 def _is_done(job: StreamJob) -> bool:
@@ -318,7 +337,9 @@ def _check_same(job: StreamJob, done: Sequence[DocumentShard]) -> None:
 
 
 def main() -> None:
-    collect_corpora(parse(CorporaConfig, RECIPES))
+    config = parse(CorporaConfig, RECIPES)
+    with reported("corpora", config.out, config.task):
+        collect_corpora(config)
 
 
 if __name__ == "__main__":

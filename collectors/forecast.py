@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from collectors.collect import CollectJob, plan_jobs, plan_tasks
 from collectors.config import RECIPES, CollectConfig, check_amounts
-from collectors.progress import format_seconds
 from collectors.rates import Rates, load_rates
 from experts.choice import Mix
 from experts.registry import RANDOM, rule_record
@@ -33,6 +32,7 @@ from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.plan import TaskPlan
 from pipeline.seeds import SPLITS
 from pipeline.shards import index_shards
+from pipeline.status import format_seconds
 from pipeline.tasks import Task, select_tasks
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
     python -m collectors.rates --out runs/default
 
-Reads the finished shards of a run and the progress of its collectors and writes ``collectors/rates.json``, which
+Reads the finished shards of a run and the status of its collectors and writes ``collectors/rates.json``, which
 ``make plan`` reckons with. Tasks of other runs stay in it as they are.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
-from collectors.progress import read_progresses
-from collectors.status import summarise, task_progress
+from collectors.status import COLLECT, summarise, task_counts
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.plan import read_plan
 from pipeline.shards import finished_shards
+from pipeline.status import read_statuses
 from pipeline.tasks import Task, select_tasks
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,8 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
     Raises:
         UserError: there is none.
     """
-    progresses = read_progresses(root)
-    tasks = task_progress(progresses)
+    runs = read_statuses(root.parent, COLLECT)
+    tasks = task_counts(runs)
     found = {}
     for name, plan in read_plan(root).items():
         done = summarise(finished_shards(root, name))
@@ -132,7 +132,7 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
         )  # fmt: skip
     if not found:
         raise UserError(f"no shard in {root} is finished and timed; run `make collect` with the same OUT first")
-    return found, max(progress.driver_bytes for progress in progresses)
+    return found, max(run.driver_bytes for run in runs)
 
 
 def _rounded(value: float) -> float:

@@ -20,10 +20,11 @@ from statistics import median
 
 import numpy as np
 
-from collectors.progress import read_progresses
+from collectors.status import COLLECT
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import JobsFailedError
 from pipeline.shards import finished_shards
+from pipeline.status import read_statuses
 from pipeline.tasks import Task, select_tasks
 
 SAMPLE_S = 2.0
@@ -96,9 +97,9 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
         samples: list[Sample] = []
         try:
             while process.poll() is None:
-                for progress in read_progresses(out / "shards"):
-                    if progress.worker_bytes and progress.is_running:
-                        samples.append(Sample(progress.episodes, progress.driver_bytes, progress.worker_bytes))
+                for status in read_statuses(out, COLLECT):
+                    if status.worker_bytes and status.is_running:
+                        samples.append(Sample(status.done, status.driver_bytes, status.worker_bytes))
                 time.sleep(SAMPLE_S)
         finally:
             process.kill()

@@ -1,33 +1,39 @@
-"""How far a collection is: planned, done, running, rejected and why, episodes per second, bytes, time left.
+"""How far every stage is, and of a collection: planned, done, running, rejected and why, bytes, time left.
 
     python -m collectors.status --out runs/default
 
-Works while collectors run, from any machine that sees the output, and after they have ended: the plans say what is
-wanted, the shards what is there, and ``collectors/progress.py`` what is under way.
+Works while stages run, from any machine that sees the output, and after they have ended: what they tell of themselves
+(``pipeline/status.py``) says what is under way, plans what is wanted of a collection, shards what is there.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collectors.progress import Progress, TaskProgress, format_seconds, read_progresses
-from pipeline.cli import parse, print_table, run
+from pipeline import cli
+from pipeline.cli import parse, print_table
 from pipeline.errors import UserError
 from pipeline.manifest import ShardManifest
 from pipeline.plan import TaskPlan, read_plan
 from pipeline.shards import finished_shards
+from pipeline.status import DONE, SILENT, StageStatus, TaskCount, format_seconds, read_statuses
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+COLLECT = "collect"
+WIDTH = 140  # characters
+
+
 @dataclass(frozen=True)
 class StatusConfig:
-    """Show how far the collection in OUT/shards is."""
+    """Show how far the stages in OUT are."""
 
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
@@ -66,7 +72,7 @@ class TaskStatus:
     name: str
     plan: TaskPlan
     finished: Finished
-    progress: TaskProgress
+    progress: TaskCount
 
     @property
     def num_planned(self) -> int:
@@ -82,7 +88,7 @@ class TaskStatus:
         return self.progress.rate
 
 
-def statuses(root: Path, progresses: Sequence[Progress] | None = None) -> list[TaskStatus]:
+def statuses(root: Path, runs: Sequence[StageStatus] | None = None) -> list[TaskStatus]:
     """A row per planned task, by name, with what collectors tell; it is read if it is not given.
 
     Raises:
@@ -91,34 +97,64 @@ def statuses(root: Path, progresses: Sequence[Progress] | None = None) -> list[T
     plan = read_plan(root)
     if not plan:
         raise UserError(f"nothing is planned in {root}; run `make collect` with the same OUT first")
-    tasks = task_progress(read_progresses(root) if progresses is None else progresses)
+    counts = task_counts(read_statuses(root.parent, COLLECT) if runs is None else runs)
     return [
-        TaskStatus(name, task, summarise(finished_shards(root, name)), tasks.get(name, TaskProgress()))
+        TaskStatus(name, task, summarise(finished_shards(root, name)), counts.get(name, TaskCount()))
         for name, task in sorted(plan.items())
     ]
 
 
-def task_progress(progresses: Sequence[Progress]) -> dict[str, TaskProgress]:
-    """What collectors tell of each task, put together; only those that run have shards under way."""
-    tasks: dict[str, TaskProgress] = {}
-    for progress in progresses:
-        for name, task in progress.tasks.items():
-            total = tasks.setdefault(name, TaskProgress())
-            total.timed += task.timed
-            total.busy_s += task.busy_s
-            if progress.is_running:
-                total.running.update(task.running)
+def task_counts(runs: Sequence[StageStatus]) -> dict[str, TaskCount]:
+    """What runs tell of each task, put together; only those that go on have shards under way."""
+    tasks: dict[str, TaskCount] = {}
+    for run in runs:
+        for name, count in run.tasks.items():
+            total = tasks.setdefault(name, TaskCount())
+            total.timed += count.timed
+            total.busy_s += count.busy_s
+            if run.is_running:
+                total.running.update(count.running)
     return tasks
 
 
-def status_table(root: Path) -> Table:
-    """Every planned task, and the total."""
+def stages_table(runs: Sequence[StageStatus]) -> Table:
+    """A row for each run, but one for all of a stage that worked and have nothing more to tell."""
     from rich.table import Table
 
-    progresses = read_progresses(root)
-    rows = statuses(root, progresses)
+    table = Table("stage", "tasks", "state", "progress", "for", "last sign", "where", "disk free")
+    worked: dict[str, list[StageStatus]] = {}
+    for run in runs:
+        if run.state == DONE:
+            worked.setdefault(run.stage, []).append(run)
+    for run in runs:
+        others = worked.get(run.stage, [])
+        if run.state == DONE and run is not others[-1]:
+            continue
+        tasks = _shortened(run.task)
+        if run.state == DONE and len(others) > 1:
+            tasks += f" and {len(others) - 1} other runs"
+        progress = "; ".join(filter(None, (run.describe(), run.error and f"error: {run.error}")))
+        table.add_row(
+            run.stage, tasks, run.condition, progress, format_seconds(run.updated - run.started),
+            f"{format_seconds(max(0.0, time.time() - run.updated))} ago", f"{run.host}, process {run.process}",
+            "" if run.disk_free_bytes is None else f"{run.disk_free_bytes / 1e9:,.1f} GB",
+        )  # fmt: skip
+    return table
+
+
+def _shortened(task: str) -> str:
+    first, *others = task.split(",")
+    return f"{first} and {len(others)} more" if len(others) > 1 else task
+
+
+def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table:
+    """Every task of a collection that is planned, and the total."""
+    from rich.table import Table
+
+    runs = read_statuses(root.parent, COLLECT) if runs is None else runs
+    rows = statuses(root, runs)
     names = ("task", "expert", "planned", "done", "running", "rejected", "steps", "MB", "episodes/s per worker", "left")
-    table = Table(*names, title=_headline(progresses))
+    table = Table(*names, title=_headline(runs))
     for column in table.columns[2:]:
         column.justify = "right"
     num_workers = sum(len(row.progress.running) for row in rows)
@@ -139,7 +175,7 @@ def status_table(root: Path) -> Table:
         sum(row.finished.num_bytes for row in rows),
         rejected,
     )
-    lefts = [progress.seconds_left for progress in progresses if progress.is_running and progress.episodes]
+    lefts = [run.seconds_left for run in runs if run.is_running and run.done]
     left = format_seconds(max(lefts)) if lefts else ""
     table.add_section()
     planned, running = sum(row.num_planned for row in rows), sum(row.num_running for row in rows)
@@ -160,29 +196,44 @@ def _counts(planned: int, finished: Finished, running: int) -> tuple[str, ...]:
     )
 
 
-def _headline(progresses: Sequence[Progress]) -> str:
+def _headline(runs: Sequence[StageStatus]) -> str:
     """A line for each collector that runs; if none does, one for the last."""
-    if not progresses:
+    if not runs:
         return "no collector has run yet"
-    running = [progress for progress in progresses if progress.is_running]
-    return "\n".join(map(_collector_line, running or progresses[-1:]))
+    running = [run for run in runs if run.is_running]
+    return "\n".join(map(_collector_line, running or runs[-1:]))
 
 
-def _collector_line(progress: Progress) -> str:
-    rate = f"{progress.episodes:,} episodes in {format_seconds(progress.seconds)}, {progress.rate:.1f}/s"
-    memory = f"driver {progress.driver_bytes / 1e6:,.0f} MB, largest worker {progress.worker_bytes / 1e6:,.0f} MB"
-    who = f"process {progress.process} on {progress.host}"
-    if progress.is_running:
-        return f"{who} is collecting: {rate}; {memory}"
-    if progress.ended is None:
-        return f"{who} stopped without a word; run the same command again to go on. It had {rate}; {memory}"
+def _collector_line(run: StageStatus) -> str:
+    rate = f"{run.done:,} episodes in {format_seconds(run.seconds)}, {run.rate:.1f}/s"
+    memory = f"driver {run.driver_bytes / 1e6:,.0f} MB, largest worker {run.worker_bytes / 1e6:,.0f} MB"
+    if run.is_running:
+        return f"process {run.process} on {run.host} is collecting: {rate}; {memory}"
+    if run.condition == SILENT:
+        return (
+            f"process {run.process} on {run.host} stopped without a word; run the same command again to go on. "
+            f"It had {rate}; {memory}"
+        )
     return f"no collector is running; the last: {rate}; {memory}"
 
 
+def show(config: StatusConfig) -> None:
+    """Print a table of the stages, and one of the collection if there is one.
+
+    Raises:
+        UserError: there is nothing to tell of.
+    """
+    runs = read_statuses(config.out)
+    if runs:
+        print_table(stages_table(runs), min_width=WIDTH)
+    root = config.out / "shards"
+    if read_plan(root) or not runs:
+        print_table(status_table(root, [run for run in runs if run.stage == COLLECT]), min_width=WIDTH)
+
+
 def main() -> None:
-    config = parse(StatusConfig)
-    print_table(status_table(config.out / "shards"), min_width=140)
+    show(parse(StatusConfig))
 
 
 if __name__ == "__main__":
-    run("collectors.status")
+    cli.run("collectors.status")

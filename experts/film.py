@@ -23,6 +23,7 @@ from pipeline.film import Film, agent_films, expert_films, films_in
 from pipeline.manifest import collected_by
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
+from pipeline.stage import reported
 from pipeline.tasks import Task, select_tasks
 from pipeline.versions import versions_of
 
@@ -112,7 +113,9 @@ def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
 
 
 def main() -> None:
-    film(parse(FilmConfig))
+    config = parse(FilmConfig)
+    with reported("film", config.out, config.task):
+        film(config)
 
 
 if __name__ == "__main__":

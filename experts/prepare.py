@@ -29,6 +29,7 @@ from pipeline.measurement import MEASUREMENT, Measurement, experts_directory, lo
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
+from pipeline.stage import reported
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
 
@@ -202,8 +203,9 @@ def _train(
             yield job, read_expert(experts_directory(job.out, job.task.name) / finished[str(job)])
     try:
         left = [job for job in jobs if str(job) not in finished]
+        progress = Progress("trainings", len(left), interval_s=0)
         for job, expert in run_jobs(train, left, config.workers, _resources):
-            log.info("trained %s: %s", job.task.name, expert.record.revision)
+            progress.advance(1, f"{job.task.name}: {expert.record.revision}")
             if config.retrain:
                 finished[str(job)] = expert.record.revision
                 write_json(note, {"request": request, "finished": finished})
@@ -287,7 +289,8 @@ def _write_best(path: Path, ranked: Sequence[Standing]) -> None:
 
 def main() -> None:
     config = parse(ExpertsConfig, RECIPES)
-    prepare(config, select_tasks(config.task))
+    with reported("experts", config.out, config.task):
+        prepare(config, select_tasks(config.task))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline import heartbeat
 from pipeline.cli import configure_logging
-from pipeline.errors import JobFailure, JobsFailedError, UserError
+from pipeline.errors import JobFailure, JobsFailedError, UserError, first_line
 from pipeline.files import NO_SPACE
 from pipeline.heartbeat import Pulse
 
@@ -39,6 +39,8 @@ MAX_ATTEMPTS = 3
 POLL_S = 2.0
 # How long Ray may take to start or to connect.
 START_S = 120.0
+# How long the last numbers of a run may take to reach the cluster.
+GAUGES_S = 10.0
 
 
 def connect(workers: int) -> None:
@@ -103,6 +105,54 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise UserError(f"no Ray cluster at RAY_ADDRESS={address} ({error}); start one there, or unset it") from error
+
+
+class Gauges:
+    """Numbers on the metrics endpoint of the Ray node that the process with this object runs on."""
+
+    def __init__(self) -> None:
+        self._gauges: dict[str, Any] = {}
+
+    def set(self, values: Sequence[tuple[str, str, dict[str, str], float]]) -> None:
+        """Take values, each with its name, description and labels."""
+        from ray.util.metrics import Gauge
+
+        for name, description, labels, value in values:
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, description, tuple(labels))
+            self._gauges[name].set(value, labels)
+
+
+_own_gauges = Gauges()
+
+
+def set_gauges(values: Sequence[tuple[str, str, dict[str, str], float]], is_waiting: bool) -> None:
+    """Set gauges (see ``Gauges``) of the cluster this process is connected to, if it is; a failure is logged.
+
+    On a cluster that lasts, an actor on its head keeps them as long as that lasts: Ray forgets what a process told
+    seconds after its end, and alerts are about those that have ended, too.
+
+    Args:
+        values: what to set.
+        is_waiting: whether to return only when they have arrived.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        _own_gauges.set(values)
+        return
+    try:
+        actor = ray.remote(Gauges).options(
+            name="gauges", namespace="jat", lifetime="detached", get_if_exists=True, max_restarts=-1,
+            num_cpus=0, resources={"node:__internal_head__": 0.001},
+        ).remote()  # fmt: skip
+        arrived = actor.set.remote(values)
+        if is_waiting:
+            ray.get(arrived, timeout=GAUGES_S)
+    except ray.exceptions.RayError as error:
+        log.warning("the metrics of this run did not reach the cluster: %s", first_line(error))
 
 
 @dataclass(frozen=True)

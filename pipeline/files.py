@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,12 @@ def location(text: str) -> Path:
             error
         )
     return path
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What reading and writing raises where nothing is wrong with the program: OSError, and what S3's client adds."""
+    module = sys.modules.get("botocore.exceptions")  # loaded if it has raised something
+    return (OSError, module.BotoCoreError) if module is not None else (OSError,)
 
 
 def is_local(path: Path) -> bool:

@@ -17,7 +17,7 @@ class Pulse:
 
     Attributes:
         beats: grows with every sign of life, whatever it is.
-        episodes: finished ones.
+        episodes: finished ones, or rows of a source that were read.
     """
 
     beats: int = 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
+from pipeline.stage import current_stage
+
 
 class Progress:
-    """Counts units of work and logs done, total, rate and the time left.
+    """Counts units of work for the stage's status, and logs what that says: done, total, rate and the time left.
 
     Args:
         label: what the units are, e.g. ``shards``.
@@ -17,19 +19,16 @@ class Progress:
 
     def __init__(self, label: str, total: int, interval_s: float = 5.0) -> None:
         self._log = logging.getLogger("progress")
-        self._label, self._total, self._interval_s = label, total, interval_s
-        self._done = 0
-        self._started = self._last = time.monotonic()
+        self._interval_s = interval_s
+        self._stage = current_stage()
+        self._stage.begin(label, total)
+        self._last = time.monotonic()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        self._done += amount
+        with self._stage.changing() as status:
+            status.done += amount
         now = time.monotonic()
-        if now - self._last < self._interval_s and self._done < self._total:
+        if now - self._last < self._interval_s and status.done < status.planned:
             return
         self._last = now
-        elapsed = now - self._started
-        left = elapsed / self._done * (self._total - self._done)
-        note = f", {note}" if note else ""
-        self._log.info(
-            "%d of %d %s in %.0f s, about %.0f s left%s", self._done, self._total, self._label, elapsed, left, note
-        )
+        self._log.info("%s%s", status.describe(), f", {note}" if note else "")

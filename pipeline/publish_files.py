@@ -11,13 +11,12 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import NO_SPACE, digest_of, is_local, replacing, stamp_of
+from pipeline.files import NO_SPACE, digest_of, is_local, replacing, stamp_of, store_errors
 from pipeline.inventory import (
     CHECKSUMS,
     UNKNOWN,
@@ -188,7 +187,7 @@ def readable_errors(path: Path) -> Iterator[None]:
         raise JobsFailedError(
             redacted(f"{path} failed ({error}); what arrived stays, run the same command again to go on")
         ) from error
-    except _client_errors() as error:
+    except store_errors() as error:
         if "Credential" in type(error).__name__:
             raise UserError(
                 f"no credentials for {path}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the store wants"
@@ -196,9 +195,3 @@ def readable_errors(path: Path) -> Iterator[None]:
         raise JobsFailedError(
             redacted(f"{path} cannot be reached ({error}); run the same command again to go on")
         ) from error
-
-
-def _client_errors() -> tuple[type[Exception], ...]:
-    """What the S3 client raises beside OSError; it is loaded if it has raised something."""
-    module = sys.modules.get("botocore.exceptions")
-    return (module.BotoCoreError,) if module is not None else ()

@@ -31,6 +31,7 @@ from pipeline.measurement import Measurement, joined, summarise
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
+from pipeline.stage import reported
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
 from trainer.config import Choose, of_task
@@ -346,7 +347,9 @@ def _in_words(versions: dict[str, str]) -> str:
 
 
 def main() -> None:
-    evaluate(parse(EvaluateConfig, RECIPES))
+    config = parse(EvaluateConfig, RECIPES)
+    with reported("evaluate", config.out, config.task):
+        evaluate(config)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, sha256_of, update_json
 from pipeline.scores import Interval
+from pipeline.stage import reported
 from trainer.reporting import plots
 from trainer.reporting.facts import TITLES, WEAK, Facts, expert_revisions, gather
 from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
@@ -199,8 +200,9 @@ def main() -> None:
     from rich.console import Console
 
     config = parse(ReportConfig)
-    page = report(config)
-    print_scores(load_evaluation(config.out, config.name))
+    with reported("report", config.out):
+        page = report(config)
+        print_scores(load_evaluation(config.out, config.name))
     Console().print(f"report: {page.absolute()}", soft_wrap=True)
 
 

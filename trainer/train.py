@@ -26,11 +26,12 @@ from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, read_json, write_json
 from pipeline.manifest import DatasetManifest
+from pipeline.stage import current_stage, reported
 from pipeline.tasks import IMAGE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.corpora import choose_corpora
 from trainer.networks.build import check_model_fits
-from trainer.training.logs import TrainManifest, check_identity, train_manifest_path
+from trainer.training.logs import TrainManifest, check_identity, last_step, train_manifest_path
 from trainer.training.tracking import check_trackers
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,13 @@ def _run(job: TrainJob) -> int:
     if config.workers == 1 and not os.environ.get("RAY_ADDRESS"):
         return train_worker(job)
     from pipeline.cluster import run_group
-    from trainer.checkpoint import latest_checkpoint
+    from trainer.checkpoint import latest_checkpoint, load_progress
 
+    before = latest_checkpoint(job.directory / "checkpoints")
+    first_step = load_progress(before).step if before else 0
+    stage = current_stage()
+    stage.begin("training steps", config.steps - first_step)
+    stage.ask = lambda: max(0, last_step(job.directory / "log.jsonl") - first_step)
     return run_group(
         train_worker,
         job,
@@ -206,7 +212,9 @@ def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def main() -> None:
-    train(parse(TrainConfig, RECIPES, default_recipe="small"))
+    config = parse(TrainConfig, RECIPES, default_recipe="small")
+    with reported("train", config.out, config.task):
+        train(config)
 
 
 if __name__ == "__main__":

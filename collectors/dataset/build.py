@@ -40,6 +40,7 @@ from pipeline.manifest import (
 )
 from pipeline.seeds import SPLITS
 from pipeline.shards import IMPORTED
+from pipeline.stage import reported
 from pipeline.statistics import FOLDER as STATISTICS
 from pipeline.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
 from pipeline.tasks import Task
@@ -246,7 +247,9 @@ def _num_successes(manifests: Sequence[ShardManifest]) -> int | None:
 
 
 def main() -> None:
-    build_dataset(parse(DatasetConfig))
+    config = parse(DatasetConfig)
+    with reported("dataset", config.out, config.task):
+        build_dataset(config)
 
 
 if __name__ == "__main__":

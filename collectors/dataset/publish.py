@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import is_local, write_json
 from pipeline.manifest import DatasetManifest
 from pipeline.publish import Options, publish
+from pipeline.stage import reported
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def publish_dataset(config: PublishConfig) -> None:
 
 
 def main() -> None:
-    publish_dataset(parse(PublishConfig))
+    config = parse(PublishConfig)
+    with reported("publish", config.out):
+        publish_dataset(config)
 
 
 if __name__ == "__main__":

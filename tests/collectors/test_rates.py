@@ -7,10 +7,10 @@ import pytest
 
 from collectors.collect import collect
 from collectors.config import CollectConfig
-from collectors.progress import FOLDER
 from collectors.rates import RATES, Rate, Rates, RatesConfig, load_rates, measure, update_rates
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.stage import reported
 from pipeline.tasks import all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_GRID, num_steps
 
@@ -22,10 +22,10 @@ RATE = Rate(10.0, 100.0, 5.0, 3, "bot")
 def test_figures_are_those_of_the_shards_and_of_all_runs_that_made_them(tmp_path: Path) -> None:
     root = tmp_path / "shards"
     config = CollectConfig("*", tmp_path, "10", 0.1, "5", 1, 2, "random", max_rejected=1.0)
-    collect(config, [FAKE_COUNT])
-    collect(replace(config, episodes="20"), [FAKE_COUNT])
-    collect(config, [FAKE_GRID])
-    (path,) = (root / FOLDER).iterdir()
+    for run, task in ((config, FAKE_COUNT), (replace(config, episodes="20"), FAKE_COUNT), (config, FAKE_GRID)):
+        with reported("collect", tmp_path, run.task):
+            collect(run, [task])
+    (path,) = (tmp_path / "status" / "collect").iterdir()
     progress = read_json(path)
     # What an earlier run spent is not forgotten by a later one, of other tasks or of more episodes.
     assert {name: task["timed"] for name, task in progress["tasks"].items()} == {"fake-count": 22, "toy-grid": 11}

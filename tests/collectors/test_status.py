@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,11 +10,14 @@ import pytest
 from rich.console import Console
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.progress import FOLDER, Monitor, format_seconds, read_progresses
-from collectors.status import status_table, statuses
+from collectors.progress import Monitor
+from collectors.status import COLLECT, StatusConfig, show, stages_table, status_table, statuses
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, read_plan
+from pipeline.progress import Progress
+from pipeline.stage import reported
+from pipeline.status import StageStatus, TaskCount, format_seconds, read_statuses
 from tests.fakes import FAKE_GRID, FAKE_NAN_REWARD, random_mix
 
 PLAN = TaskPlan("random", "random-1", {"numpy": "2"}, 4, {"train": 8, "test": 2})
@@ -33,25 +38,39 @@ def shard(root: Path, task: object = FAKE_NAN_REWARD, first: int = 0) -> Collect
     )
 
 
-def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(tmp_path: Path) -> None:
+def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = tmp_path / "shards"
     extend_plan(root, {"fake-nan-reward": PLAN, "toy-grid": PLAN})
     jobs = [shard(root, first=0), shard(root, first=4), shard(root, FAKE_GRID)]
-    with Monitor(root, {(job.shard.task.name, job.shard.stem): 4 for job in jobs}) as monitor:
-        monitor.update([("fake-nan-reward", jobs[0].shard.stem, 1, 50 * 2**20), ("toy-grid", jobs[2].shard.stem, 3, 0)])
-        monitor.add(collect_shard(jobs[0]), 0.1)
-        monitor.update([("fake-nan-reward", jobs[1].shard.stem, 2, 0), ("toy-grid", jobs[2].shard.stem, 9, 0)])
-        (progress,) = read_progresses(root)
-        assert progress.is_running
-        # 4 in a finished shard; 2 and 4, never more than the shard has, in those under way.
-        assert (progress.episodes, progress.left) == (10, 2)
-        assert progress.worker_bytes == 50 * 2**20
-        nan, grid = statuses(root)
-        assert (nan.num_planned, nan.finished.num_seeds, nan.num_running, nan.finished.num_rejected) == (10, 4, 2, 1)
-        assert dict(nan.finished.rejected) == {"reward not finite": 1}
-        assert (grid.num_planned, grid.finished.num_seeds, grid.num_running, grid.rate) == (10, 0, 4, None)
-        assert nan.rate == pytest.approx(4 / 0.1)
-        assert "is collecting: 10 episodes" in printed(root)
+    with reported(COLLECT, tmp_path, "*") as live:
+        with Monitor("episodes", {(job.shard.task.name, job.shard.stem): 4 for job in jobs}) as monitor:
+            monitor.update(
+                [("fake-nan-reward", jobs[0].shard.stem, 1, 50 * 2**20), ("toy-grid", jobs[2].shard.stem, 3, 0)]
+            )
+            manifest = collect_shard(jobs[0])
+            monitor.add(manifest.task, manifest.stem, manifest.num_seeds, manifest.num_rejected, 0.1)
+            with caplog.at_level(logging.INFO, "progress"):
+                monitor._last_line = 0.0
+                monitor.update([("fake-nan-reward", jobs[1].shard.stem, 2, 0), ("toy-grid", jobs[2].shard.stem, 9, 0)])
+            live.write()
+            (run,) = read_statuses(tmp_path)
+            assert run.is_running
+            # 4 in a finished shard; 2 and 4, never more than the shard has, in those under way.
+            assert (run.done, run.planned, run.rejected) == (10, 12, 1)
+            assert run.worker_bytes == 50 * 2**20
+            # The log says what the file says.
+            assert caplog.messages[-1].startswith("10 of 12 episodes, 1 rejected, ")
+            assert caplog.messages[-1].endswith("; largest worker 50 MB; fake-nan-reward, toy-grid")
+            nan, grid = statuses(root)
+            assert (nan.num_planned, nan.finished.num_seeds, nan.num_running, nan.finished.num_rejected) == (
+                10, 4, 2, 1,
+            )  # fmt: skip
+            assert dict(nan.finished.rejected) == {"reward not finite": 1}
+            assert (grid.num_planned, grid.finished.num_seeds, grid.num_running, grid.rate) == (10, 0, 4, None)
+            assert nan.rate == pytest.approx(4 / 0.1)
+            assert "is collecting: 10 episodes" in printed(root)
     text = printed(root)
     assert "no collector is running" in text
     assert "rejected: 1 reward not finite" in text
@@ -61,11 +80,9 @@ def test_planned_done_running_and_rejected_are_told_while_it_runs_and_after(tmp_
 def test_a_collector_that_went_silent_is_not_said_to_run(tmp_path: Path) -> None:
     root = tmp_path / "shards"
     extend_plan(root, {"toy-grid": PLAN})
-    with Monitor(root, {("toy-grid", "train-0000000000-000004"): 4}) as monitor:
-        monitor.update([("toy-grid", "train-0000000000-000004", 1, 0)])
-        (path,) = (root / FOLDER).iterdir()
-        raw = read_json(path)
-    write_json(path, {**raw, "updated": raw["updated"] - 3600})
+    running = TaskCount(4, running={"train-0000000000-000004": 1})
+    run = StageStatus(COLLECT, "*", str(tmp_path), updated=time.time() - 3600, tasks={"toy-grid": running})
+    write_json(tmp_path / "status" / COLLECT / run.file_name, run)
     assert "stopped without a word" in printed(root)
     assert statuses(root)[0].num_running == 0
 
@@ -73,23 +90,41 @@ def test_a_collector_that_went_silent_is_not_said_to_run(tmp_path: Path) -> None
 def test_several_collectors_in_one_place_are_told_together(tmp_path: Path) -> None:
     root = tmp_path / "shards"
     extend_plan(root, {"fake-nan-reward": PLAN, "toy-grid": PLAN})
-    jobs = [shard(root), shard(root, FAKE_GRID)]
-    with Monitor(root, {("fake-nan-reward", jobs[0].shard.stem): 4}) as monitor:
-        monitor.update([("fake-nan-reward", jobs[0].shard.stem, 3, 0)])
-        # The same from another machine, on another task, and one that ended there long ago.
-        (path,) = (root / FOLDER).iterdir()
-        other = {**read_json(path), "host": "elsewhere", "tasks": {}}
-        write_json(root / FOLDER / "elsewhere-1.json", {**other, "process": 1, "ended": 1.0, "tasks": {
-            "toy-grid": {"todo": 8, "done": 8, "running": {}, "timed": 8, "busy_s": 2.0}}})  # fmt: skip
-        write_json(root / FOLDER / "elsewhere-2.json", {**other, "process": 2, "tasks": {
-            "toy-grid": {"todo": 4, "done": 0, "running": {"x": 2}, "timed": 0, "busy_s": 0.0}}})  # fmt: skip
-        assert [row.num_running for row in statuses(root)] == [3, 2]
-        assert [row.rate for row in statuses(root)] == [None, 4.0]
-        assert printed(root).count("is collecting") == 2
-        # The next collector takes over the times of the one that ended, not the file of the one that runs.
-        monitor._take_over()
-        assert sorted(path.name for path in (root / FOLDER).iterdir())[0] == "elsewhere-2.json"
-        assert monitor.progress.tasks["toy-grid"].timed == 8
+    for number, state, tasks in (
+        (0, "running", {"fake-nan-reward": TaskCount(4, running={"a": 3})}),
+        # On another task; and one that ended there.
+        (1, "done", {"toy-grid": TaskCount(8, 8, timed=8, busy_s=2.0)}),
+        (2, "running", {"toy-grid": TaskCount(4, running={"x": 2})}),
+    ):
+        run = StageStatus(COLLECT, str(number), "", "elsewhere", number, state, updated=time.time(), tasks=tasks)
+        write_json(tmp_path / "status" / COLLECT / run.file_name, run)
+    assert [row.num_running for row in statuses(root)] == [3, 2]
+    assert [row.rate for row in statuses(root)] == [None, 4.0]
+    assert printed(root).count("is collecting") == 2
+
+
+def test_every_stage_has_a_row_and_what_worked_many_times_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, task in enumerate(("a", "b,c,d")):
+        run = StageStatus("experts", task, "", "there", number, "done", started=number, updated=number + 60.0)
+        write_json(tmp_path / "status" / "experts" / run.file_name, run)
+    failed = StageStatus("experts", "e", "", "there", 7, "failed", "no such expert", 3.0, 4.0)
+    write_json(tmp_path / "status" / "experts" / failed.file_name, failed)
+    with reported("dataset", tmp_path, "toy-*"):
+        Progress("shards checked", 8).advance(8)
+    table = stages_table(read_statuses(tmp_path))
+    rows = list(zip(*(list(column.cells) for column in table.columns), strict=True))
+    assert [row[:3] for row in rows] == [
+        ("experts", "b and 2 more and 1 other runs", "done"),
+        ("experts", "e", "failed"),
+        ("dataset", "toy-*", "done"),
+    ]
+    assert rows[1][3] == "error: no such expert" and rows[2][3].startswith("8 of 8 shards checked, ")
+    # Without a collection it is all there is to show.
+    show(StatusConfig(tmp_path))
+    printed = capsys.readouterr().out
+    assert "8 of 8 shards checked" in printed and "episodes/s per worker" not in printed
 
 
 def test_a_place_without_a_plan_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 
+LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
+
 
 @dataclass(frozen=True)
 class TrainManifest:
@@ -40,6 +42,16 @@ def train_manifest_path(out: Path) -> Path:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The training curve: one dict per optimiser step. A line cut off by a kill is left out."""
     return list(_complete_rows(path)) if path.exists() else []
+
+
+def last_step(path: Path) -> int:
+    """The step of the last complete row of a training curve, found without reading the others; 0 if there is none."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - LONGEST_ROW))
+        lines = handle.read().split(b"\n")[:-1]
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
 def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,215 @@
+"""The run of a stage in this process: what it keeps of its status, and who writes it.
+
+Commands say ``with reported(...)`` around their work. A thread writes the status every few seconds, whatever the work
+is busy with; whoever counts work, such as ``pipeline/progress.py``, finds the run by ``current_stage``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import first_line
+from pipeline.files import is_local, store_errors, write_json
+from pipeline.heartbeat import resident_bytes
+from pipeline.secrets import redacted
+from pipeline.status import DONE, FAILED, FOLDER, STOPPED, StageStatus, TaskCount, read_statuses
+
+log = logging.getLogger(__name__)
+
+WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk; to an object store, where each write is paid for
+
+
+class Stage:
+    """The run of a stage in this process.
+
+    Args:
+        status: what there is to tell; changed only under ``changing``.
+        out: where to write it; None for nowhere.
+    """
+
+    def __init__(self, status: StageStatus, out: Path | None = None) -> None:
+        self.status = status
+        self.ask: Callable[[], int] | None = None  # how many are done, if other processes count
+        self._out = out
+        self._folder = out / FOLDER / status.stage if out else None
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._is_warned = False
+
+    def begin(self, unit: str, planned: int) -> None:
+        """Count something from nothing on; 0 if nobody knows how much there is."""
+        with self._lock:
+            now = time.time()
+            status, self.ask = self.status, None
+            status.unit, status.planned, status.done, status.rejected, status.rate = unit, planned, 0, 0, 0.0
+            status.counting_since = status.progressed = status.updated = now
+            for task in status.tasks.values():
+                task.planned = task.done = task.rejected = 0
+                task.running.clear()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[StageStatus]:
+        """The status, for this thread to change."""
+        with self._lock:
+            status = self.status
+            before = status.done
+            yield status
+            status.updated = time.time()
+            if status.done != before:
+                status.progressed = status.updated
+            status.rate = status.done / status.seconds
+
+    def write(self, is_last: bool = False) -> None:
+        """Renew the file and the metrics; ``is_last`` if this process may end next.
+
+        What goes wrong is logged: a run need not end for its status.
+        """
+        with self._writing:
+            status = self._snapshot()
+            if self._out is None or self._folder is None:
+                return
+            try:
+                # A folder that is not there yet is the stage's own to make, or to refuse.
+                if not is_local(self._out) or self._out.is_dir():
+                    write_json(self._folder / status.file_name, status)
+            except store_errors() as error:
+                if not self._is_warned:
+                    log.warning("the status in %s cannot be written: %s", self._folder, redacted(first_line(error)))
+                self._is_warned = True
+            from pipeline.metrics import publish
+
+            publish(status, is_last)
+
+    def _snapshot(self) -> StageStatus:
+        """What to write, so that no work waits until that has been written."""
+        with self.changing() as status:
+            if self.ask is not None:
+                status.done = self.ask()
+            status.driver_bytes = resident_bytes()
+            if self._out is not None and is_local(self._out) and self._out.is_dir():
+                status.disk_free_bytes = shutil.disk_usage(self._out).free
+        with self._lock:
+            return copy.deepcopy(status)
+
+    def end(self, state: str, error: str) -> None:
+        """Write that the run has ended."""
+        with self.changing() as status:
+            status.state, status.error = state, error
+            for count in status.tasks.values():
+                count.running.clear()
+        self.write(is_last=True)
+
+    def start(self) -> None:
+        """Write that the run has begun, in the place of runs on the same tasks that have ended.
+
+        The times that those measured are carried on.
+        """
+        earlier = []
+        with contextlib.suppress(*store_errors()):  # the stage itself will say what is wrong there
+            earlier = [run for run in self._runs() if run.task == self.status.task and not run.is_running]
+        for before in earlier:
+            for name, task in before.tasks.items():
+                mine = self.status.tasks.setdefault(name, TaskCount())
+                mine.timed += task.timed
+                mine.busy_s += task.busy_s
+        self.write()
+        with contextlib.suppress(*store_errors()):
+            for before in earlier:
+                if self._folder and before.file_name != self.status.file_name:
+                    (self._folder / before.file_name).unlink(missing_ok=True)
+
+    def _runs(self) -> list[StageStatus]:
+        return read_statuses(self._out, self.status.stage) if self._out else []
+
+    def keep_writing(self, stop: threading.Event) -> None:
+        """Until told to stop; for a thread of its own."""
+        interval_s = WRITE_S if self._out is None or is_local(self._out) else REMOTE_WRITE_S
+        while not stop.wait(interval_s):
+            self.write()
+
+
+_current: list[Stage] = []  # at most one
+
+
+def current_stage() -> Stage:
+    """The run that this process reports, or one that nobody reads."""
+    return _current[0] if _current else Stage(StageStatus("", "", ""))
+
+
+@contextlib.contextmanager
+def reported(stage: str, out: Path, task: str = "") -> Iterator[Stage]:
+    """Report the run of a stage while the block lasts, and how it ended.
+
+    With ``RAY_ADDRESS`` this process joins that cluster, whose metrics tell of it.
+
+    Args:
+        stage: its name, as in ``make NAME``.
+        out: root of all outputs.
+        task: the tasks it is about, as the options say it.
+
+    Raises:
+        UserError: nothing answers at ``RAY_ADDRESS``.
+    """
+    now = time.time()
+    place = out.absolute()
+    status = StageStatus(stage, task, redacted(str(place)), started=now, updated=now, progressed=now)
+    live = Stage(status, place)
+    stop = threading.Event()
+    thread = threading.Thread(target=live.keep_writing, args=(stop,), name="status", daemon=True)
+    state, text = DONE, ""
+    _current.append(live)
+    try:
+        with _terminated_as_exit():
+            live.start()
+            thread.start()
+            if os.environ.get("RAY_ADDRESS"):
+                from pipeline.cluster import connect
+
+                connect(1)
+            yield live
+    except BaseException as error:
+        state, text = _end_of(error)
+        raise
+    finally:
+        _current.clear()
+        stop.set()
+        if thread.is_alive():
+            thread.join()
+        live.end(state, text)
+
+
+def _end_of(error: BaseException) -> tuple[str, str]:
+    """State and line of a run that ended so."""
+    is_signal = isinstance(error, SystemExit) and error.code in (signal.SIGTERM, 128 + signal.SIGTERM)
+    if is_signal or isinstance(error, KeyboardInterrupt):
+        return STOPPED, ""
+    line = first_line(error) if isinstance(error, Exception) else ""
+    return FAILED, redacted(line or repr(error))
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """Let SIGTERM, with which schedulers stop a stage, end the block as Ctrl-C does. Ray's own handler does so, too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

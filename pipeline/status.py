@@ -1,0 +1,159 @@
+"""What a stage tells about itself: one small file per run, ``OUT/status/<stage>/<host>-<process>.json``.
+
+``pipeline/stage.py`` renews it every few seconds, so a run that is killed is known by its silence. It stays when the
+run has ended, until the same stage runs on the same tasks again. Log lines, ``make status`` and the metrics of
+``pipeline/metrics.py`` all say what stands in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.files import list_folders, list_sizes, read_json
+
+FOLDER = "status"
+RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
+SILENT = "silent"  # what `make status` calls a run that says it runs and has not written for `SILENT_S`
+SILENT_S = 60.0
+
+
+@dataclass
+class TaskCount:
+    """One task, or corpus, in one run of a stage.
+
+    Attributes:
+        planned: units this run set out to make.
+        done: of these, in finished shards or jobs.
+        rejected: of the done ones.
+        running: of the planned ones, made in jobs that are under way, by the job's name.
+        timed: units that this run has finished, and earlier ones whose place it took.
+        busy_s: seconds that workers spent on these.
+    """
+
+    planned: int = 0
+    done: int = 0
+    rejected: int = 0
+    running: dict[str, int] = field(default_factory=dict)
+    timed: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second of one worker; None if no job is finished."""
+        return self.timed / self.busy_s if self.timed and self.busy_s > 0 else None
+
+
+@dataclass
+class StageStatus:
+    """A run of a stage. Times are seconds since 1970.
+
+    Attributes:
+        task: the tasks it is about, as ``--task`` says it.
+        out: root of its outputs.
+        state: one of ``STATES``.
+        error: first line of why it failed.
+        updated: when this was written; the end of a run that has ended.
+        progressed: when ``done`` last changed, or counting began.
+        unit: what is counted; a run may count one thing after another.
+        planned, done, rejected: how many; ``planned`` is 0 where the end is not known.
+        rate: done per second since ``counting_since``.
+        driver_bytes, worker_bytes: memory of this process and of its largest worker.
+        disk_free_bytes: where the outputs are; None for an object store.
+        tasks: the same counts by task, of stages that count so.
+    """
+
+    stage: str
+    task: str
+    out: str
+    host: str = field(default_factory=socket.gethostname)
+    process: int = field(default_factory=os.getpid)
+    state: str = RUNNING
+    error: str = ""
+    started: float = field(default_factory=time.time)
+    updated: float = 0.0
+    progressed: float = 0.0
+    unit: str = ""
+    counting_since: float = 0.0
+    planned: int = 0
+    done: int = 0
+    rejected: int = 0
+    rate: float = 0.0
+    driver_bytes: int = 0
+    worker_bytes: int = 0
+    disk_free_bytes: int | None = None
+    tasks: dict[str, TaskCount] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.host}-{self.process}.json"
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == RUNNING and time.time() - self.updated < SILENT_S
+
+    @property
+    def condition(self) -> str:
+        """The state, or ``SILENT``."""
+        return SILENT if self.state == RUNNING and not self.is_running else self.state
+
+    @property
+    def seconds(self) -> float:
+        """How long it has counted what it counts now."""
+        return max(self.updated - (self.counting_since or self.started), 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """Infinity as long as nothing is done, or if nobody knows how much there is."""
+        return (self.planned - self.done) / self.rate if self.rate and self.planned else math.inf
+
+    @property
+    def num_workers(self) -> int:
+        """Jobs that are under way, as far as they are counted by task."""
+        return sum(len(task.running) for task in self.tasks.values())
+
+    def describe(self) -> str:
+        """``10 of 40 episodes, 2 rejected, 1.7/s, about 18 s left``; empty if nothing was counted."""
+        if not self.unit or not (self.planned or self.done):
+            return ""
+        of = f" of {self.planned:,}" if self.planned else ""
+        parts = [f"{self.done:,}{of} {self.unit}"]
+        if self.rejected:
+            parts.append(f"{self.rejected:,} rejected")
+        if self.rate:
+            parts.append(f"{self.rate:.3g}/s")
+        if self.state == RUNNING and self.done < self.planned:
+            parts.append(f"about {format_seconds(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 d``, or ``?`` for infinity."""
+    if not math.isfinite(seconds):
+        return "?"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 86_400:.3g} d"
+
+
+def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
+    """Of the runs below ``out``, of one stage or of all, by start."""
+    folders = list_folders(out / FOLDER) if stage == "*" else [out / FOLDER / stage]
+    known = {field.name for field in dataclasses.fields(StageStatus)}
+    found = []
+    for folder in folders:
+        for name in list_sizes(folder):
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a later run has just taken its place
+                raw = {key: value for key, value in read_json(folder / name).items() if key in known}
+                tasks = {task: TaskCount(**count) for task, count in raw.get("tasks", {}).items()}
+                found.append(StageStatus(**{**raw, "tasks": tasks}))
+    return sorted(found, key=lambda status: status.started)
