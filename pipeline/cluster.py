@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
 from collections import deque
@@ -41,6 +42,7 @@ POLL_S = 2.0
 START_S = 120.0
 # How long the last numbers of a run may take to reach the cluster.
 GAUGES_S = 10.0
+REPEAT_S = 1.0  # less than the shortest time after which Ray forgets a number
 
 
 def connect(workers: int) -> None:
@@ -108,10 +110,16 @@ def _check_answers(address: str) -> None:
 
 
 class Gauges:
-    """Numbers on the metrics endpoint of the Ray node that the process with this object runs on."""
+    """Numbers on the metrics endpoint of the Ray node that the process with this object runs on.
 
-    def __init__(self) -> None:
+    Ray passes on what it is told once. As an actor this repeats it, for as long as it lives.
+    """
+
+    def __init__(self, is_repeating: bool = False) -> None:
         self._gauges: dict[str, Any] = {}
+        self._values: dict[tuple[str, ...], tuple[str, dict[str, str], float]] = {}
+        if is_repeating:
+            threading.Thread(target=self._repeat, daemon=True).start()
 
     def set(self, values: Sequence[tuple[str, str, dict[str, str], float]]) -> None:
         """Take values, each with its name, description and labels."""
@@ -120,7 +128,14 @@ class Gauges:
         for name, description, labels, value in values:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, description, tuple(labels))
+            self._values[name, *labels.values()] = (name, labels, value)
             self._gauges[name].set(value, labels)
+
+    def _repeat(self) -> None:
+        while True:
+            time.sleep(REPEAT_S)
+            for name, labels, value in list(self._values.values()):
+                self._gauges[name].set(value, labels)
 
 
 _own_gauges = Gauges()
@@ -147,7 +162,7 @@ def set_gauges(values: Sequence[tuple[str, str, dict[str, str], float]], is_wait
         actor = ray.remote(Gauges).options(
             name="gauges", namespace="jat", lifetime="detached", get_if_exists=True, max_restarts=-1,
             num_cpus=0, resources={"node:__internal_head__": 0.001},
-        ).remote()  # fmt: skip
+        ).remote(is_repeating=True)  # fmt: skip
         arrived = actor.set.remote(values)
         if is_waiting:
             ray.get(arrived, timeout=GAUGES_S)

@@ -22,12 +22,13 @@ from typing import Any
 from pipeline.errors import first_line
 from pipeline.files import is_local, store_errors, write_json
 from pipeline.heartbeat import resident_bytes
+from pipeline.metrics import publish
 from pipeline.secrets import redacted
 from pipeline.status import DONE, FAILED, FOLDER, STOPPED, StageStatus, TaskCount, read_statuses
 
 log = logging.getLogger(__name__)
 
-WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk; to an object store, where each write is paid for
+WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk and to Ray; to an object store, where each write is paid for
 
 
 class Stage:
@@ -87,8 +88,6 @@ class Stage:
                 if not self._is_warned:
                     log.warning("the status in %s cannot be written: %s", self._folder, redacted(first_line(error)))
                 self._is_warned = True
-            from pipeline.metrics import publish
-
             publish(status, is_last)
 
     def _snapshot(self) -> StageStatus:
@@ -135,8 +134,13 @@ class Stage:
     def keep_writing(self, stop: threading.Event) -> None:
         """Until told to stop; for a thread of its own."""
         interval_s = WRITE_S if self._out is None or is_local(self._out) else REMOTE_WRITE_S
-        while not stop.wait(interval_s):
-            self.write()
+        written = time.monotonic()
+        while not stop.wait(WRITE_S):
+            if time.monotonic() - written >= interval_s:
+                self.write()
+                written = time.monotonic()
+            else:
+                publish(self._snapshot(), is_last=False)
 
 
 _current: list[Stage] = []  # at most one
