@@ -12,6 +12,10 @@ VENV_DAGS := .venv-dags
 BROWSER := (for name in chromium chromium-browser google-chrome; do command -v $$name && exit; done; exit 1) || \
 	{ test $$(id -u) = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
 	echo 'no Chromium: the tests of the report in a browser will be skipped; apt-get install chromium'
+# Alerts are tested with Prometheus's own tool, taken out of its package: installed, that would start a server.
+PROMTOOL := { command -v promtool || test -x $(VENV)/bin/promtool; } || { cd $(VENV) && apt-get download -qq prometheus && \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=2 ./usr/bin/promtool && \
+	rm prometheus_*.deb; } || echo 'no promtool: a test of the alerts will be skipped; apt-get install prometheus'
 # A variable that is not set is not passed, so that the recipe or the command's own default holds.
 option = $(if $($(2)),--$(1) '$($(2))')
 TASKS := $(call option,task,TASK)
@@ -51,6 +55,7 @@ $(VENV)/.installed-experts: $(VENV)/.installed
 $(VENV)/.installed-dev: $(VENV)/.installed-experts
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	@$(BROWSER)
+	@$(PROMTOOL)
 	@touch $@
 
 $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
@@ -99,7 +104,7 @@ corpora: setup ## collect EPISODES= documents of TASK= (wikipedia, oscar, ok-vqa
 	$(PY) -m collectors.corpora $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,source,SOURCE) \
 		$(call option,workers,WORKERS)
 
-status: setup ## how far the collection in OUT is: done, running, rejected, episodes/s, MB, time left
+status: setup ## how far every stage in OUT is, and its collection: done, running, rejected, episodes/s, MB, time left
 	@$(PY) -m collectors.status --out '$(OUT)'
 
 import: setup ## import SOURCE= (a folder, owner/name of the Hub, or minari:NAME) for TASK= (EPISODES=, ENVIRONMENT=)

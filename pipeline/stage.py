@@ -69,7 +69,8 @@ class Stage:
             status.updated = time.time()
             if status.done != before:
                 status.progressed = status.updated
-            status.rate = status.done / status.seconds
+            if status.done != before or status.done != status.planned:
+                status.rate = status.done / status.seconds
 
     def write(self, is_last: bool = False) -> None:
         """Renew the file and the metrics; ``is_last`` if this process may end next.
@@ -152,7 +153,7 @@ def current_stage() -> Stage:
 
 
 @contextlib.contextmanager
-def reported(stage: str, out: Path, task: str = "") -> Iterator[Stage]:
+def reported(stage: str, out: Path, task: str = "*") -> Iterator[Stage]:
     """Report the run of a stage while the block lasts, and how it ended.
 
     With ``RAY_ADDRESS`` this process joins that cluster, whose metrics tell of it.
@@ -160,7 +161,7 @@ def reported(stage: str, out: Path, task: str = "") -> Iterator[Stage]:
     Args:
         stage: its name, as in ``make NAME``.
         out: root of all outputs.
-        task: the tasks it is about, as the options say it.
+        task: the tasks it is about, as the options say it; all if they say nothing.
 
     Raises:
         UserError: nothing answers at ``RAY_ADDRESS``.

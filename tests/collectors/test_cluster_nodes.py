@@ -17,6 +17,7 @@ import pytest
 from collectors.status import statuses
 from pipeline.files import location, read_json
 from pipeline.shards import finished_shards
+from pipeline.status import read_statuses
 from tests.collectors.test_cluster_address import TOKEN, free_port
 
 TASK = "babyai-go-to-obj"
@@ -123,6 +124,10 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
             assert (root / TASK / entry.name).read_bytes() == (local / TASK / entry.name).read_bytes()
     (status,) = statuses(root)
     assert (status.num_planned, status.finished.num_seeds) == (440, 440)
+    # What it told of itself in the store is what its log says.
+    (run,) = read_statuses(location(store))
+    assert (run.state, run.done, run.out, run.disk_free_bytes) == ("done", 440, store, None)
+    assert f"progress: {run.describe()}; " in log.read_text()
     # Going on finds everything there.
     again = start_collector(store, 1, 400, {}, log)
     assert again.wait(120) == 0

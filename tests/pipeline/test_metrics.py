@@ -98,6 +98,9 @@ def test_an_embedded_ray_says_what_the_file_says(tmp_path: Path) -> None:
     # Ray passes on what it is told every ten seconds.
     wait_until(lambda: wanted.items() <= scrape(url).items())
     assert len(wanted) == len(METRICS) + 3
+    # What an alert is about besides.
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert "\nray_node_disk_utilization_percentage{" in answer.read().decode()
 
 
 @pytest.fixture
