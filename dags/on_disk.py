@@ -18,23 +18,30 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dags.stages import PUBLISH, STAGES, Stage
 from pipeline.cli import parse, run
+from pipeline.cluster import connect
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import digest_of, exclusive, is_local
+from pipeline.files import digest_of, exclusive, is_local, store_errors
+from pipeline.metrics import publish
 from pipeline.mirror import Mirror
+from pipeline.stage import STATUS_OUT
+from pipeline.status import read_statuses
 
 log = logging.getLogger(__name__)
 
 # Decoded images, and Ray's notes: made again from the dataset, and of no use to another machine.
 PASSING = ("train/cache", "train/ray")
+TELL_EVERY_S = 20.0  # between two times that the cluster is told of the stage
 # Of the job that this process is: they would have the stage's own Ray join the cluster.
 OF_THE_JOB = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
@@ -81,7 +88,7 @@ def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
         mirror = Mirror(config.out, root, PASSING)
         num_files = mirror.fetch((*stage.reads, *stage.makes))
         log.info("%d files fetched from %s to %s", num_files, config.out, root)
-        code = _run(stage, root, options, mirror, config.send_every_s)
+        code = _run(stage, config.out, root, options, mirror, config.send_every_s)
         if code == 0:
             shutil.rmtree(root)
     return code
@@ -96,24 +103,54 @@ def _stage(name: str) -> Stage:
     return stages[name]
 
 
-def _run(stage: Stage, root: Path, options: Sequence[str], mirror: Mirror, every_s: float) -> int:
+def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mirror, every_s: float) -> int:
     environ = {name: value for name, value in os.environ.items() if name not in OF_THE_JOB}
+    environ[STATUS_OUT] = str(out)
     words = [sys.executable, "-m", stage.module, "--out", str(root), *options]
+    is_told = _has_cluster()  # before the handler below: Ray sets its own
     process = subprocess.Popen(words, env=environ)
     before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
     try:
-        while True:
-            try:
-                code = process.wait(every_s)
-                break
-            except subprocess.TimeoutExpired:
+        sent = time.monotonic()
+        while (code := _wait(process, min(every_s, TELL_EVERY_S))) is None:
+            if is_told:
+                _tell(out, stage, process.pid, is_last=False)
+            if time.monotonic() - sent >= every_s:
                 _send_what_is_there(stage, mirror)
+                sent = time.monotonic()
     finally:
         process.kill()  # only if this process was interrupted
         process.wait()
         signal.signal(signal.SIGTERM, before)
+    if is_told:
+        _tell(out, stage, process.pid, is_last=True)
     log.info("%d files sent", _send(stage, mirror))
     return code if code >= 0 else 128 - code
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
+
+
+def _has_cluster() -> bool:
+    """Join the cluster of ``RAY_ADDRESS`` to tell it of the stage; the stage does not need it."""
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            connect(1)
+            return True
+        except (UserError, JobsFailedError) as error:
+            log.warning("no cluster is told of this stage: %s", error)
+    return False
+
+
+def _tell(out: Path, stage: Stage, pid: int, is_last: bool) -> None:
+    """Tell the cluster, which the stage's process knows nothing of, what the stage has written of itself."""
+    with contextlib.suppress(*store_errors()):  # the next time, then
+        for status in read_statuses(out, stage.name):
+            if (status.host, status.process) == (socket.gethostname(), pid):
+                publish(status, is_last)
 
 
 def _send(stage: Stage, mirror: Mirror) -> int:

@@ -237,7 +237,7 @@ def list_folders(directory: Path) -> list[Path]:
         remote.fs.invalidate_cache(remote.path)
     try:
         return sorted(path for path in directory.iterdir() if path.name[0] != "." and path.is_dir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -20,13 +20,17 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import first_line
-from pipeline.files import is_local, store_errors, write_json
+from pipeline.files import is_local, location, store_errors, write_json
 from pipeline.heartbeat import resident_bytes
 from pipeline.metrics import publish
 from pipeline.secrets import redacted
 from pipeline.status import DONE, FAILED, FOLDER, STOPPED, StageStatus, TaskCount, read_statuses
 
 log = logging.getLogger(__name__)
+
+# Environment variable: whose status this is, if not that of ``--out``; set by what runs a stage on a disk in the place
+# of an object store (``dags/on_disk.py``).
+STATUS_OUT = "JAT_STATUS_OUT"
 
 WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk and to Ray; to an object store, where each write is paid for
 
@@ -37,12 +41,13 @@ class Stage:
     Args:
         status: what there is to tell; changed only under ``changing``.
         out: where to write it; None for nowhere.
+        disk: where outputs are, if that is a disk.
     """
 
-    def __init__(self, status: StageStatus, out: Path | None = None) -> None:
+    def __init__(self, status: StageStatus, out: Path | None = None, disk: Path | None = None) -> None:
         self.status = status
         self.ask: Callable[[], int] | None = None  # how many are done, if other processes count
-        self._out = out
+        self._out, self._disk = out, disk
         self._folder = out / FOLDER / status.stage if out else None
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -97,8 +102,8 @@ class Stage:
             if self.ask is not None:
                 status.done = self.ask()
             status.driver_bytes = resident_bytes()
-            if self._out is not None and is_local(self._out) and self._out.is_dir():
-                status.disk_free_bytes = shutil.disk_usage(self._out).free
+            if self._disk is not None and self._disk.is_dir():
+                status.disk_free_bytes = shutil.disk_usage(self._disk).free
         with self._lock:
             return copy.deepcopy(status)
 
@@ -167,9 +172,10 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[Stage]:
         UserError: nothing answers at ``RAY_ADDRESS``.
     """
     now = time.time()
-    place = out.absolute()
+    told = os.environ.get(STATUS_OUT)
+    place = location(told) if told else out.absolute()
     status = StageStatus(stage, task, redacted(str(place)), started=now, updated=now, progressed=now)
-    live = Stage(status, place)
+    live = Stage(status, place, out.absolute() if is_local(out) else None)
     stop = threading.Event()
     thread = threading.Thread(target=live.keep_writing, args=(stop,), name="status", daemon=True)
     state, text = DONE, ""

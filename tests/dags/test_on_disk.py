@@ -18,6 +18,7 @@ from dags.on_disk import OnDiskConfig, run_on_disk
 from dags.stages import Stage
 from pipeline.errors import UserError
 from pipeline.files import location
+from pipeline.status import StageStatus, read_statuses
 
 # What stands for a stage: notes what it was given, makes a file, and another if it is told to.
 MODULE = """
@@ -57,6 +58,31 @@ def test_the_stage_finds_what_it_reads_and_what_it_makes_is_sent(store: Any, tmp
     # Without the cluster of the job it runs in.
     assert (store / "dataset" / "words").read_text() == "shard --task x 0"
     assert list(scratch.iterdir()) == []  # the disk is empty again
+
+
+def test_the_status_is_that_of_the_store_and_the_cluster_is_told_it(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that stands for a store: fsspec's, in memory, is seen by one process alone."""
+    reporting = """
+    import sys
+    from pathlib import Path
+    from pipeline.progress import Progress
+    from pipeline.stage import reported
+    with reported("dataset", Path(sys.argv[2])):
+        Progress("shards checked", 3).advance(3)
+    """
+    (tmp_path / "fake_stage.py").write_text(textwrap.dedent(reporting))
+    there: Any = location(f"local://{tmp_path}/store")
+    (there / "status" / "dataset").mkdir(parents=True)  # which object stores do not ask for
+    told: list[tuple[StageStatus, bool]] = []
+    monkeypatch.setattr("dags.on_disk.connect", lambda workers: None)
+    monkeypatch.setattr("dags.on_disk.publish", lambda status, is_last: told.append((status, is_last)))
+    assert run_on_disk(OnDiskConfig("dataset", there, tmp_path / "scratch"), []) == 0
+    (status,) = read_statuses(there)
+    assert (status.state, status.done, status.out) == ("done", 3, str(there))
+    assert status.disk_free_bytes  # of the disk that the work is done on
+    assert told[-1] == (status, True)
 
 
 def test_a_stage_that_fails_ends_with_its_code_and_what_it_made_is_kept(store: Any, tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_in_an_object_store_it_is_the_same(tmp_path: Path) -> None:
     import fsspec
 
     out = location("memory://bucket/run")
+    assert read_statuses(out) == []
     try:
         with reported("collect", out, "toy-*") as live:
             Progress("episodes", 2).advance(1)
