@@ -19,15 +19,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, BaseOperator, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, Asset, AssetAny, BaseOperator, CronTriggerTimetable, Param, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from dags.launch import Launcher, StageError, check_out
-from dags.stages import PUBLISH, STAGES, Stage
+from dags.stages import ALL_STAGES, PUBLISH, STAGES, Stage
 from dags.units import unit_name, units_of
 from pipeline.errors import UserError
 
-ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in (*STAGES, PUBLISH)}
+ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in ALL_STAGES}
 PARAMETERS = {
     "task": ("*", "Task name, domain, glob, or comma list of these"),
     "out": (
@@ -36,6 +36,7 @@ PARAMETERS = {
     ),
     "recipe": ("", "Recipe of every stage that has recipes; each stage's own default if empty"),
     "episodes": ("", "Training episodes per task; the recipe's if empty"),
+    "source": ("", "Where corpora come from instead of the Hub: corpus=folder, or a comma list of these"),
     "expert": ("", "Who acts: best, a kind, a revision or a mix; best if empty"),
     "workers": ("2", "Worker processes of a unit of work"),
     "to": ("", "Where to publish: owner/name on the Hub, a URL or a folder; not published if empty"),
@@ -94,11 +95,13 @@ def runs_of(params: dict[str, str], handed: list[dict[str, Any]]) -> list[dict[s
 
 def stage_dag(stage: Stage) -> DAG:
     """The DAG of a stage."""
-    cron = os.environ.get("JAT_SCHEDULE")
+    cron = os.environ.get("JAT_SCHEDULE") if stage is STAGES[0] else None
     schedule: Any = CronTriggerTimetable(cron, timezone="UTC") if cron else None
+    if stage.after:
+        schedule = AssetAny(*(ASSETS[name] for name in (stage.after, stage.also_after) if name))
     with DAG(
         f"jat_{stage.name}",
-        schedule=[ASSETS[stage.after]] if stage.after else schedule,
+        schedule=schedule,
         catchup=False,
         max_active_runs=1,
         tags=["jat"],
@@ -123,7 +126,9 @@ def stage_dag(stage: Stage) -> DAG:
             except UserError as error:
                 raise AirflowFailException(str(error)) from None
             if not units:
-                raise AirflowSkipException("no place to publish to: the parameter `to` is empty")
+                raise AirflowSkipException(
+                    "nothing to do: corpora alone, or no place to publish to (the parameter `to`)"
+                )
             return units
 
         done = StageOperator.partial(
@@ -154,5 +159,5 @@ def stage_dag(stage: Stage) -> DAG:
     return dag
 
 
-for _stage in (*STAGES, PUBLISH):
+for _stage in ALL_STAGES:
     globals()[f"jat_{_stage.name}"] = stage_dag(_stage)

@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dags.stages import PUBLISH, STAGES, Stage, command
+from dags.stages import ALL_STAGES, Stage, command
 from pipeline.secrets import redacted
 
 BAD_INPUT = 2  # exit code of a command whose input no retry makes better
@@ -194,7 +194,7 @@ def _reserve(stage: Stage, text: str) -> list[str]:
         wanted = {name: {what: float(x) for what, x in given.items()} for name, given in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError):
         raise StageError(f"JAT_RAY_RESERVE is {text!r}; give JSON such as {example}", is_permanent=True) from None
-    stages = {each.name for each in (*STAGES, PUBLISH)}
+    stages = {each.name for each in ALL_STAGES}
     for allowed, names in ((stages, wanted), (set(RESERVABLE), {what for given in wanted.values() for what in given})):
         if unknown := set(names) - allowed:
             raise StageError(

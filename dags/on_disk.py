@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dags.stages import PUBLISH, STAGES, Stage
+from dags.stages import CORPORA, PUBLISH, STAGES, Stage
 from pipeline.cli import parse, run
 from pipeline.cluster import connect
 from pipeline.errors import JobsFailedError, UserError
@@ -95,7 +95,7 @@ def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
 
 
 def _stage(name: str) -> Stage:
-    stages = {stage.name: stage for stage in (*STAGES, PUBLISH)}
+    stages = {stage.name: stage for stage in (*STAGES, CORPORA, PUBLISH)}
     if name not in stages:
         raise UserError(f"--stage is {name!r}; allowed: {', '.join(name for name, s in stages.items() if s.reads)}")
     if not stages[name].reads:

@@ -15,7 +15,8 @@ class Stage:
         name: as in ``make NAME``.
         module: run as ``python -m MODULE``.
         options: those of the chain's that it takes, besides ``--out``.
-        after: the stage whose end starts this one; None for the first.
+        after: the stage whose end starts this one; None for those that a person or a clock starts.
+        also_after: another one whose end starts it.
         by_task: whether tasks are worked on apart from each other, so that a scheduler may spread them and one that
             fails leaves the others alone.
         reads: files and folders below OUT that it needs on a disk; none if the stage works in an object store itself.
@@ -29,6 +30,7 @@ class Stage:
     by_task: bool = False
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    also_after: str | None = None
 
 
 # What is told of a dataset without its data.
@@ -41,7 +43,8 @@ STAGES = (
         "collect", "collectors.collect", ("recipe", "task", "workers", "episodes", "expert"), "experts", by_task=True
     ),
     Stage(
-        "dataset", "collectors.dataset.build", ("task",), "collect", reads=("shards", "imported"), makes=("dataset",)
+        "dataset", "collectors.dataset.build", ("task",), "collect",
+        reads=("shards", "imported"), makes=("dataset",), also_after="corpora",
     ),
     Stage("train", "trainer.train", ("recipe", "task"), "dataset", reads=("dataset",), makes=("train",)),
     Stage(
@@ -57,10 +60,14 @@ STAGES = (
         reads=("experts", "shards/config.json", *FACTS, "train", "evaluation"), makes=("report",),
     ),
 )  # fmt: skip
-# Beside the others: nothing waits for it, and it needs a place to publish to.
+# Beside the others: texts and images, which come from elsewhere,
+CORPORA = Stage("corpora", "collectors.corpora", ("task", "workers", "episodes", "source"), None)
+# and what nothing waits for; it needs a place to publish to.
 PUBLISH = Stage(
     "publish", "collectors.dataset.publish", ("to",), "dataset", reads=("dataset",), makes=("publish",)
 )  # fmt: skip
+
+ALL_STAGES = (*STAGES, CORPORA, PUBLISH)
 
 
 def command(stage: Stage, options: Mapping[str, str], python: str = sys.executable) -> list[str]:

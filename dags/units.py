@@ -6,26 +6,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dags.stages import Stage
+from dags.stages import CORPORA, PUBLISH, Stage
+from pipeline.corpora import CORPORA as CORPUS_TABLE
+from pipeline.corpora import select_corpora
 from pipeline.tasks import Task, select_tasks
 
 UNIT_SECONDS = 120.0  # of one core
 MEASURED_EPISODES = 100  # of each expert, by `make experts`
+# A dataset has corpora, too; all that learn or play have tasks alone.
+HOLDS_CORPORA = ("dataset", PUBLISH.name)
 
 
 def units_of(stage: Stage, options: Mapping[str, str]) -> list[list[str]]:
-    """Names of the tasks of a stage, in units of work.
+    """Names of the tasks or corpora of a stage, in units of work; none if it has to do with none of them.
 
     Args:
         stage: what is done with them.
-        options: of the run, by name; ``task`` is a name, domain, glob, or comma list of these.
+        options: of the run, by name; ``task`` is a name, domain, glob, or comma list of these. Corpora beside tasks are
+            given by their full names.
 
     Raises:
         UserError: a part of ``task`` matches nothing, or ``episodes`` is not understood.
     """
-    tasks = select_tasks(options.get("task", "*"))
+    pattern = options.get("task", "*")
+    if stage.name == CORPORA.name:
+        return [[corpus.name for corpus in select_corpora(pattern)]]
+    parts = [part.strip() for part in pattern.split(",")]
+    corpora = [corpus.name for corpus in CORPUS_TABLE if corpus.name in parts]
+    of_tasks = [part for part in parts if part not in corpora]
+    tasks = select_tasks(",".join(of_tasks)) if of_tasks else ()
     if not stage.by_task:
-        return [[task.name for task in tasks]]
+        names = [task.name for task in tasks] + (corpora if stage.name in HOLDS_CORPORA else [])
+        return [names] if names else []
     return grouped([(task.name, seconds) for task, seconds in zip(tasks, _seconds(stage, tasks, options), strict=True)])
 
 

@@ -125,7 +125,7 @@ def remove_leftovers(directory: Path) -> None:
     leftover = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
     for entry in os.scandir(directory):
         match = leftover.fullmatch(entry.name)
-        if match and not _is_running(int(match[1])):
+        if match and not process_exists(int(match[1])):
             _remove(Path(entry.path))
 
 
@@ -136,7 +136,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def process_exists(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

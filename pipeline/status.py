@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.files import list_folders, list_sizes, read_json
+from pipeline.files import list_folders, list_sizes, process_exists, read_json
 
 FOLDER = "status"
 RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
@@ -96,7 +96,9 @@ class StageStatus:
 
     @property
     def is_running(self) -> bool:
-        return self.state == RUNNING and time.time() - self.updated < SILENT_S
+        """It says so, has told of itself lately, and is there, as far as this machine can see."""
+        is_gone = self.host == socket.gethostname() and not process_exists(self.process)
+        return self.state == RUNNING and time.time() - self.updated < SILENT_S and not is_gone
 
     @property
     def condition(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dags import serve
-from dags.stages import PUBLISH, STAGES, Stage, command
+from dags.stages import ALL_STAGES, CORPORA, PUBLISH, STAGES, Stage, command
 from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -45,6 +45,17 @@ def test_what_cannot_be_chosen_is_said() -> None:
         units_of(BY_NAME["collect"], {"task": "metaworld-reach", "episodes": "many"})
 
 
+def test_corpora_are_collected_and_get_into_the_dataset_and_are_nothing_to_train_on_alone() -> None:
+    assert units_of(CORPORA, {"task": "wiki*,ok-vqa"}) == [["wikipedia", "ok-vqa"]]
+    assert CORPORA.name == BY_NAME["dataset"].also_after
+    handed = {"task": "wikipedia,ok-vqa,metaworld-reach"}
+    assert units_of(BY_NAME["dataset"], handed) == [["metaworld-reach", "wikipedia", "ok-vqa"]]
+    assert units_of(PUBLISH, handed) == units_of(BY_NAME["dataset"], handed)
+    assert units_of(BY_NAME["train"], handed) == [["metaworld-reach"]]
+    assert units_of(BY_NAME["train"], {"task": "wikipedia"}) == []
+    assert units_of(BY_NAME["dataset"], {"task": "wikipedia"}) == [["wikipedia"]]
+
+
 def test_a_unit_is_shown_by_the_name_of_its_task() -> None:
     assert unit_name(["metaworld-reach"]) == "metaworld-reach"
     assert unit_name(["a", "b", "c"]) == "a and 2 more"
@@ -68,11 +79,11 @@ def test_with_an_object_store_a_stage_that_needs_a_disk_gets_one() -> None:
     ]  # fmt: skip
     assert command(BY_NAME["experts"], options, "py")[2] == "experts.prepare"
     assert command(BY_NAME["collect"], options, "py")[2] == "collectors.collect"
-    for stage in (*STAGES, PUBLISH):
+    for stage in ALL_STAGES:
         on_disk = command(stage, options, "py")[2] == "dags.on_disk"
-        assert on_disk == (stage.name not in ("experts", "collect")) == bool(stage.makes)
+        assert on_disk == (stage.name not in ("experts", "collect", "corpora")) == bool(stage.makes)
 
 
 def test_every_stage_has_its_pool() -> None:
     pools = read_json(Path(serve.__file__).with_name("pools.json"))
-    assert set(pools) == {f"jat_{stage.name}" for stage in (*STAGES, PUBLISH)}
+    assert set(pools) == {f"jat_{stage.name}" for stage in ALL_STAGES}
