@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING
 
 from pipeline import cli
 from pipeline.cli import parse, print_table
+from pipeline.corpora import CORPORA
+from pipeline.documents import finished_documents
 from pipeline.errors import UserError
 from pipeline.manifest import ShardManifest
 from pipeline.plan import TaskPlan, read_plan
+from pipeline.seeds import SPLITS
 from pipeline.shards import finished_shards
 from pipeline.status import DONE, SILENT, StageStatus, TaskCount, format_seconds, read_statuses
 
@@ -180,9 +183,37 @@ def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table
     table.add_section()
     planned, running = sum(row.num_planned for row in rows), sum(row.num_running for row in rows)
     table.add_row(f"{len(rows)} tasks", "", *_counts(planned, total, running), "", left)
-    if rejected:
-        table.caption = "rejected: " + "; ".join(f"{count} {reason}" for reason, count in rejected.most_common(10))
+    table.caption = _reasons(rejected)
     return table
+
+
+def corpora_table(root: Path) -> Table | None:
+    """What is finished of every corpus; None if nothing is of any."""
+    from rich.table import Table
+
+    found = {corpus.name: shards for corpus in CORPORA if (shards := finished_documents(root, corpus.name))}
+    names = ("corpus", "source", *SPLITS, "rejected", "MB")
+    table = Table(*names)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    rejected: Counter[str] = Counter()
+    for name, shards in found.items():
+        counts = [sum(shard.num_documents for shard in shards if shard.split == split) for split in SPLITS]
+        num_bytes = sum(shard.data.num_bytes + shard.documents.num_bytes for shard in shards)
+        num_rejected = sum(shard.num_rejected for shard in shards)
+        table.add_row(
+            name, shards[0].source, *(f"{count:,}" for count in counts), f"{num_rejected:,}" if num_rejected else "",
+            f"{num_bytes / 1e6:,.1f}",
+        )  # fmt: skip
+        for shard in shards:
+            rejected.update(shard.rejected)
+    table.caption = _reasons(rejected)
+    return table if found else None
+
+
+def _reasons(rejected: Counter[str]) -> str | None:
+    """The most frequent ones; None if there are none."""
+    return "rejected: " + "; ".join(f"{count} {why}" for why, count in rejected.most_common(10)) if rejected else None
 
 
 def _counts(planned: int, finished: Finished, running: int) -> tuple[str, ...]:
@@ -218,7 +249,7 @@ def _collector_line(run: StageStatus) -> str:
 
 
 def show(config: StatusConfig) -> None:
-    """Print a table of the stages, and one of the collection if there is one.
+    """Print a table of the stages, and those of the collection and the corpora if there are any.
 
     Raises:
         UserError: there is nothing to tell of.
@@ -227,7 +258,10 @@ def show(config: StatusConfig) -> None:
     if runs:
         print_table(stages_table(runs), min_width=WIDTH)
     root = config.out / "shards"
-    if read_plan(root) or not runs:
+    corpora = corpora_table(root)
+    if corpora:
+        print_table(corpora, min_width=WIDTH)
+    if read_plan(root) or not (runs or corpora):
         print_table(status_table(root, [run for run in runs if run.stage == COLLECT]), min_width=WIDTH)
 
 

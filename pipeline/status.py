@@ -130,7 +130,7 @@ class StageStatus:
             parts.append(f"{self.rejected:,} rejected")
         if self.rate:
             parts.append(f"{self.rate:.3g}/s")
-        if self.state == RUNNING and self.done < self.planned:
+        if self.state == RUNNING and self.rate and self.done < self.planned:
             parts.append(f"about {format_seconds(self.seconds_left)} left")
         return ", ".join(parts)
 

@@ -17,10 +17,13 @@ import pytest
 from collectors.corpora import StreamJob, collect_corpora, collect_stream, stream_jobs
 from collectors.corpora_config import RECIPES, CorporaConfig
 from collectors.corpus_images import stored_image
+from collectors.status import corpora_table
 from pipeline.corpora import Corpus, select_corpora
 from pipeline.documents import finished_documents
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import location
+from pipeline.stage import reported
+from pipeline.status import read_statuses
 from tests.collectors.test_corpus_images import Web
 from tests.corpora_sources import (
     IMAGE_TYPE,
@@ -266,9 +269,22 @@ def test_the_command_collects_several_corpora_and_then_has_nothing_to_do(
         source=f"wikipedia={tmp_path / 'wikipedia'}, oscar={tmp_path / 'oscar'}/*.jsonl.*",
         workers=1,
     )
-    collect_corpora(config)
+    with reported("corpora", tmp_path, config.task):
+        collect_corpora(config)
     assert len(documents(tmp_path, "wikipedia", "train")) == 10
     assert len(documents(tmp_path, "oscar", "train")) == 27
+    # What is told of it: of one corpus nobody knew how long it is.
+    (status,) = read_statuses(tmp_path)
+    assert (status.describe().partition(",")[0], status.planned) == ("41 documents", 0)
+    assert {name: (count.planned, count.done) for name, count in status.tasks.items()} == {
+        "wikipedia": (11, 11),
+        "oscar": (0, 30),
+    }
+    table = corpora_table(tmp_path / "shards")
+    assert table is not None
+    assert [list(table.columns[column].cells) for column in (0, 2, 3)] == [
+        ["wikipedia", "oscar"], ["10", "27"], ["1", "3"],
+    ]  # fmt: skip
     before = file_contents(tmp_path / "shards")
     caplog.clear()
     with caplog.at_level("INFO", logger="collectors"):

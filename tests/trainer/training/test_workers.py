@@ -15,6 +15,8 @@ import pytest
 
 from pipeline.cluster import connect
 from pipeline.errors import UserError
+from pipeline.stage import reported
+from pipeline.status import read_statuses
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
 from trainer.train import deal_out, train
@@ -62,7 +64,8 @@ def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfi
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after, args=(run_dir / "train" / "log.jsonl", 25, killed))
     killer.start()
-    train(make_config(workers=2, **config), FAKE_TASKS)
+    with reported("train", run_dir):
+        train(make_config(workers=2, **config), FAKE_TASKS)
     killer.join(timeout=10)
     assert killed, "no worker was killed"
 
@@ -74,6 +77,9 @@ def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfi
         assert [row[name] for row in together if name in row] == pytest.approx(expected, rel=1e-3), name
     assert json.loads(train_manifest_path(run_dir).read_text())["steps"] == 60
     assert not (run_dir / "train" / "ray").exists()
+    # The steps that a worker counts are told here.
+    (status,) = read_statuses(run_dir)
+    assert (status.state, status.unit, status.done, status.planned) == ("done", "training steps", 60, 60)
 
 
 @pytest.mark.usefixtures("own_ray")
