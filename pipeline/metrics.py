@@ -67,7 +67,7 @@ def publish(status: StageStatus, is_last: bool) -> None:
         status: of the run.
         is_last: whether this process may end next, so that they must have arrived.
     """
-    if "ray" not in sys.modules:
+    if sys.modules.get("ray") is None:
         return
     from pipeline.cluster import set_gauges
 
