@@ -287,7 +287,7 @@ def test_every_task_has_its_recipe() -> None:
         assert recipe_of(task_named(name), recipe.algorithm) == recipe
         for other in training.CLASSES:
             found = recipe_of(task_named(name), other)
-            assert found.algorithm == other and (found.num_envs > 32) == (other in OFF_POLICY)
+            assert found.algorithm == other and (found.num_envs > 32 or other not in OFF_POLICY)
     metaworld = {name: own_algorithm(task_named(f"metaworld-{name}")) for name in ("soccer", "door-close")}
     assert metaworld == {"soccer": "sac", "door-close": "ppo"}
     assert set(STEERED) < {task.name.removeprefix("metaworld-") for task in select_tasks("metaworld")}
