@@ -7,6 +7,9 @@ zero. Experts that need the goal read it from the environment.
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -70,10 +73,34 @@ def goal_of(env: gym.Env[Any, Any]) -> np.ndarray:
     return goal
 
 
-def make_env(task: Task) -> gym.Env[Any, Any]:
-    import metaworld
+@functools.lru_cache(maxsize=1)
+def _compiled_once(env_id: str) -> Callable[..., gym.Env[Any, Any]]:
+    """The class of an environment whose instances share one reading of its scene.
 
-    return HiddenGoal(metaworld.ALL_V3_ENVIRONMENTS[task.env_id](camera_name="corner2"))
+    Compiling a scene with its meshes takes longer than an episode, and a rollout makes some environments of a task one
+    after the other. Each gets a copy, because a reset moves parts of the scene. Only the last task's is kept: it takes
+    up to some tens of MB.
+    """
+    import metaworld
+    import mujoco
+
+    original: Any = metaworld.ALL_V3_ENVIRONMENTS[env_id]
+    compiled: list[mujoco.MjModel] = []
+
+    class CompiledOnce(original):  # type: ignore[misc]
+        def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+            if compiled:
+                model = copy.copy(compiled[0])
+                return model, mujoco.MjData(model)
+            model, data = super()._initialize_simulation()
+            compiled.append(copy.copy(model))
+            return model, data
+
+    return CompiledOnce
+
+
+def make_env(task: Task) -> gym.Env[Any, Any]:
+    return HiddenGoal(_compiled_once(task.env_id)(camera_name="corner2"))
 
 
 TASKS = tuple(

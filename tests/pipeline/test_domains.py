@@ -168,6 +168,26 @@ def test_metaworld_draws_a_new_goal_for_each_seed_of_one_environment() -> None:
     assert goals[0] != goals[1]
 
 
+def test_a_scene_of_metaworld_is_compiled_once_and_every_environment_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mujoco as simulator
+
+    metaworld._compiled_once.cache_clear()
+    compiled: list[str] = []
+    compile_scene = simulator.MjModel.from_xml_path
+    monkeypatch.setattr(simulator.MjModel, "from_xml_path", lambda path: compiled.append(path) or compile_scene(path))
+    task = task_named("metaworld-assembly")
+    envs = [task.make_env() for _ in range(3)]
+    assert len(compiled) == 1
+    envs[0].reset(seed=1)  # moves parts of its scene
+    assert len({digest_of_play(task, env, 7, 20) for env in envs}) == 1
+    models = [env.unwrapped.model for env in envs]  # type: ignore[attr-defined]
+    models[0].body_pos[:] = 0
+    assert models[1].body_pos.any()
+    assert models[2].body_pos.any()
+
+
 def test_metaworld_episodes_are_cut_after_100_steps_in_each_episode() -> None:
     env = task_named("metaworld-reach").make_env()
     for seed in (1, 2):
