@@ -136,7 +136,7 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
 	$(if $(SWEEP),$(PY) -m trainer.sweep --sweep '$(SWEEP)' $(STUDY),$(PY) -m trainer.train $(STAGE) $(TASKS) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
-		$(call option,keep-checkpoints,KEEP))
+		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile))
 
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
 	$(PY) -m trainer.ablations $(STUDY)

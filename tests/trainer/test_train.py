@@ -248,6 +248,19 @@ def test_memory_that_is_out_is_explained(make_config: MakeConfig, monkeypatch: p
         train(make_config(), FAKE_TASKS)
 
 
+def test_another_error_of_torch_is_not_taken_for_memory_that_is_out(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.networks.jat_model import JatModel
+
+    def losses(model: JatModel, batch: Any) -> Any:
+        raise NotImplementedError("no such kernel")  # a RuntimeError, too
+
+    monkeypatch.setattr(JatModel, "losses", losses)
+    with pytest.raises(NotImplementedError, match="no such kernel"):
+        train(make_config(), FAKE_TASKS)
+
+
 def test_a_checkpoint_of_another_network_is_refused_with_what_differs(make_config: MakeConfig, run_dir: Path) -> None:
     config = make_config()
     train(config, FAKE_TASKS)

@@ -90,6 +90,10 @@ class BaseModel(Model):
         self.register_buffer("observation_maps", torch.tensor(observation_maps), persistent=False)
         self.register_buffer("action_maps", torch.tensor(action_maps), persistent=False)
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.trunk.blocks)
+
     def _add_observations(self, layout: TaskLayout, num_maps: int) -> None:
         name, size, config = layout.observation_name, layout.observation_size, self.config
         if name in self.encoders:

@@ -63,6 +63,10 @@ class JatModel(Model):
         if config.discrete_encoder == "cells":
             self.cell_encoder.initialise()
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.transformer.h)
+
     @staticmethod
     def _initialise(module: nn.Module) -> None:
         """GPT-Neo's: normal with standard deviation 0.02, biases zero."""

@@ -92,6 +92,11 @@ class Memory(ABC):
 class Model(nn.Module, ABC):
     """A network that can be trained on step batches of the tasks it was made for, and act in them."""
 
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks of the trunk in their order: most of the parameters, and all used by every batch."""
+
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
         """Losses of one batch, averaged over its real (not padded) time steps or tokens."""

@@ -41,6 +41,7 @@ from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.model import Losses, Model
 from trainer.networks.weights import read_weights
+from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.display import Display
 from trainer.training.group import current_group
 from trainer.training.logs import check_identity, read_log
@@ -91,6 +92,8 @@ class TrainingRun:
         self.group = current_group()
         torch.set_num_threads(max(1, min(config.threads, (os.cpu_count() or 1) // self.group.local_size)))
         self.dtype = choose_dtype(config.dtype, self.group.device)
+        if config.compile:
+            check_compiler(self.group.device)
         self.data = open_sources(config, tasks)
         torch.manual_seed(config.seed)
         self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
@@ -98,6 +101,8 @@ class TrainingRun:
         self.optimizer = adamw(self.model, config)
         self.progress = Progress(identity)
         self._resume()
+        if config.compile:
+            compile_blocks(self.model)
         self._shared = self.group.share_gradients(_Losses(self.model))
         self._loader = Loader(
             [source.batches for source in self.data.sources],
@@ -319,7 +324,8 @@ def explaining_out_of_memory(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        is_explicit = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_explicit and "can't allocate memory" not in str(error):
             raise
         raise UserError(
             f"out of memory ({str(error).splitlines()[0]}); lower --batch-steps ({config.batch_steps}) and raise "
