@@ -83,8 +83,9 @@ class AblationsConfig(StudyConfig):
 def describe(results: Sequence[Result], config: StudyConfig) -> str:
     """The table and what it was made with, as Markdown."""
     lines = [
-        f"{results[0].seeds} seeds, {config.seconds} processor seconds per training, {config.episodes} episodes per "
-        f"task and seed, {len(results[0].tasks)} tasks: {', '.join(f'`{task}`' for task in results[0].tasks)}.",
+        f"Trainings of each variant: {results[0].seeds}, of {config.seconds} processor seconds; "
+        f"{config.episodes} episodes per task and seed, {len(results[0].tasks)} tasks: "
+        f"{', '.join(f'`{task}`' for task in results[0].tasks)}.",
         "",
         "| variant | what | score [95 % interval] | against the recipe | parameters | time steps/s | time steps |",
         "|---|---|---:|---:|---:|---:|---:|",
