@@ -196,8 +196,8 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto takes bfloat16 where the processor has instructions for it."""
     compile: bool = False
-    """Compile the network's blocks (torch.compile), which takes a minute and a C++ compiler. Recipe `base` then trains
-    about a tenth faster on a CPU. The same numbers up to rounding."""
+    """Compile the network's blocks (torch.compile), which takes a C++ compiler and up to a minute. Recipe `base` then
+    trains about a tenth faster on a CPU. The same numbers up to rounding."""
     threads: int = 2
     """CPU threads of each worker."""
     workers: int = 1

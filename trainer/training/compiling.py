@@ -59,7 +59,7 @@ def compile_blocks(model: Model) -> None:
     # Sizes that happen to be the same in the first batch are not in the next.
     torch.fx.experimental._config.use_duck_shape = False
     for block in model.blocks:
-        # Not block.compile(), which would compile hooks, too: those of sharding must not be.
+        # Not block.compile(), which would compile validation, too, at sizes of its own.
         setattr(block, "forward", _compile_with_gradients(block.forward))  # noqa: B010
 
 
