@@ -30,15 +30,14 @@ LOGGERS = ("pipeline", "experts", "collectors", "trainer", "dags", "progress")
 def parse(
     config_type: type[ConfigT],
     recipes: Mapping[str, Callable[[], ConfigT]] | None = None,
-    default_recipe: str = "default",
     argv: Sequence[str] | None = None,
 ) -> ConfigT:
     """Config from the command line.
 
     Args:
         config_type: a frozen dataclass; the docstring under each field becomes its help, units included.
-        recipes: named starting points, chosen by ``--recipe``; ``default`` is always one, the plain dataclass.
-        default_recipe: the one taken without ``--recipe``.
+        recipes: named starting points, chosen by ``--recipe``; ``default`` is always one, the plain dataclass,
+            and what is taken without ``--recipe``.
         argv: arguments without the program name; ``sys.argv[1:]`` if None.
 
     Raises:
@@ -50,7 +49,7 @@ def parse(
     arguments = list(sys.argv[1:] if argv is None else argv)
     recipes = {"default": config_type, **(recipes or {})}
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    before.add_argument("--recipe", default=default_recipe)
+    before.add_argument("--recipe", default="default")
     chosen, rest = before.parse_known_args(arguments)
     if chosen.recipe not in recipes:
         raise UserError(f"unknown recipe {chosen.recipe!r}; allowed: {', '.join(sorted(recipes))}")
@@ -76,6 +75,30 @@ def parse(
     if chosen.recipe == "default":
         return tyro.cli(config_type, args=rest, **options)
     return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), **options)
+
+
+def by_name(number: type[int] | type[float]) -> Any:
+    """Makes a dict of numbers one flag, ``--flag NAME NUMBER NAME NUMBER``, which replaces the recipe's whole dict.
+
+    For ``Annotated[dict[str, float], by_name(float)]``. Left to itself, tyro would make each key of the recipe's a flag
+    and allow no other.
+    """
+    import tyro
+
+    def read(words: list[str]) -> dict[str, float]:
+        if len(words) % 2:
+            raise ValueError(
+                f"a name and a number, again and again, are expected; there is an odd count of words: {words}"
+            )
+        return {name: number(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[STR {number.__name__.upper()} ...]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [str(word) for pair in value.items() for word in pair],
+    )
 
 
 def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:

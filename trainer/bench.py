@@ -67,7 +67,7 @@ def main() -> None:
 
     from trainer.train import choose_tasks
 
-    config = parse(TrainConfig, RECIPES, default_recipe="small")
+    config = parse(TrainConfig, RECIPES)
     console = Console()
     tasks = choose_tasks(config)
     for task in {task.domain: task for task in tasks}.values():

@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pipeline.cli import check_at_least_one
+from pipeline.cli import by_name, check_at_least_one
 from pipeline.errors import UserError
 from pipeline.tasks import DEMO_TASKS
 
 Value = TypeVar("Value")
 
+# By task or by domain; a flag takes `NAME NUMBER NAME NUMBER`.
+Counts = Annotated[dict[str, int], by_name(int)]
+Weights = Annotated[dict[str, float], by_name(float)]
 # Which continuous action is taken, of those that the network finds likely.
 Choose = Literal["mean", "likeliest", "sample"]
 
@@ -149,7 +152,12 @@ class BaseModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Fit one transformer to OUT/dataset."""
+    """Fit one transformer to OUT/dataset.
+
+    The defaults are recipe ``base``: our own network, for two CPU cores and tasks without images; all of Meta-World in
+    an hour or two. A micro-batch is eight windows of a Meta-World task; many small ones, so that a step has seen many
+    tasks.
+    """
 
     task: str = "*"
     """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
@@ -161,15 +169,15 @@ class TrainConfig:
     """Dataset directory; OUT/dataset if not given."""
     steps: int = 10_000
     """Optimiser steps."""
-    batch_steps: int = 4096
+    batch_steps: int = 800
     """Time steps per micro-batch, padding included. A micro-batch holds windows of one task."""
-    micro_batches: int = 1
+    micro_batches: int = 8
     """Micro-batches per optimiser step, each from a task drawn by sampling weight."""
-    context_steps: int = 256
+    context_steps: int = 128
     """Longest window in time steps; the agent looks back as far."""
-    contexts: dict[str, int] = field(default_factory=dict)
+    contexts: Counts = field(default_factory=dict)
     """Longest window of a task, by task or domain name; --context-steps where not named."""
-    text_tokens: int = 64
+    text_tokens: int = 16
     """Tokens a mission is cut or padded to."""
     tokenizer: str = "bpe"
     """`bpe` is trained on the run's own texts, without network; else a folder with a `tokenizer.json`, or a repository
@@ -177,7 +185,7 @@ class TrainConfig:
     text_boundaries: bool = True
     """Put the end-of-text token before and after every document of a corpus, so that its first word is learned too and
     writing knows where to end. JAT has no such token."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Peak of AdamW's learning rate; linear warm-up, then a cosine down to a tenth."""
     warmup_steps: int = 200
     """Optimiser steps of the warm-up."""
@@ -187,9 +195,10 @@ class TrainConfig:
     """Largest norm of the gradient."""
     normalise: bool = True
     """Standardise continuous observations and rewards with the dataset's statistics. JAT does not."""
-    loss_weights: dict[str, float] = field(default_factory=dict)
-    """Weight of a task's or corpus' loss, by its name or domain; 1 where not named."""
-    sampling_weights: dict[str, float] = field(default_factory=dict)
+    loss_weights: Weights = field(default_factory=lambda: {"metaworld": 10.0, "mujoco": 10.0})
+    """Weight of a task's or corpus' loss, by its name or domain; 1 where not named. Squared errors of actions are a
+    hundredth of a cross-entropy."""
+    sampling_weights: Weights = field(default_factory=dict)
     """How often a task or corpus is drawn, by its name or domain; 1 where not named."""
     seed: int = 0
     """Initial weights and order of the data follow from it."""
@@ -213,7 +222,7 @@ class TrainConfig:
     """Time steps of each task's test split, a window or more, whose loss every checkpoint measures; 0 for none."""
     track: str = ""
     """Where the training curve goes beside `log.jsonl`: comma list of `tensorboard`, `trackio` and `wandb`."""
-    model: ModelConfig | BaseModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig | BaseModelConfig = field(default_factory=BaseModelConfig)
     """The network."""
 
     @property
@@ -260,13 +269,17 @@ def jat() -> TrainConfig:
         batch_steps=20 * 256,
         micro_batches=16,
         corpora="*",
+        context_steps=256,
         contexts={"atari": 32},
+        text_tokens=64,
         tokenizer="gpt2",
         text_boundaries=False,
         normalise=False,
+        learning_rate=3e-4,
         weight_decay=0.0,
         loss_weights={"mujoco": 10.0, "mujoco-pendulum": 50.0, "mujoco-doublependulum": 20.0, "metaworld": 50.0},
         sampling_weights={"wikipedia": 10.0, "oscar": 10.0, "conceptual-captions": 10.0, "ok-vqa": 10.0},
+        model=ModelConfig(),
     )
 
 
@@ -280,12 +293,10 @@ def small() -> TrainConfig:
     return TrainConfig(
         steps=5_000,
         batch_steps=2048,
-        context_steps=128,
+        micro_batches=1,
         text_tokens=text_tokens,
-        learning_rate=1e-3,
         warmup_steps=100,
-        # The squared errors of an arm's small motions are a hundredth of a cross-entropy; unweighted, the trunk would
-        # serve the grid worlds alone. JAT's weight for Meta-World is 50.
+        # Unweighted, the trunk would serve the grid worlds alone. JAT's weight for Meta-World is 50.
         loss_weights={"metaworld": 10.0},
         sampling_weights={"babyai": 1.5},
         model=ModelConfig(
@@ -312,22 +323,4 @@ def demo() -> TrainConfig:
     return dataclasses.replace(base, task=DEMO_TASKS, steps=1_700, checkpoint_every=170, model=model)
 
 
-def base() -> TrainConfig:
-    """Our own network, for two CPU cores and tasks without images: Meta-World in 2.5 hours with ``--task metaworld``.
-
-    A micro-batch is eight windows of a Meta-World task; many small ones, so that a step has seen many tasks.
-    """
-    return TrainConfig(
-        steps=10_000,
-        batch_steps=800,
-        micro_batches=8,
-        context_steps=128,
-        text_tokens=16,
-        learning_rate=1e-3,
-        # Squared errors of actions are a hundredth of a cross-entropy.
-        loss_weights={"metaworld": 10.0, "mujoco": 10.0},
-        model=BaseModelConfig(),
-    )
-
-
-RECIPES = {"jat": jat, "small": small, "demo": demo, "base": base}
+RECIPES = {"base": TrainConfig, "jat": jat, "small": small, "demo": demo}

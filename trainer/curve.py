@@ -21,7 +21,7 @@ from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, update_json
 from pipeline.tasks import DEMO_TASKS, Task
-from trainer.config import BaseModelConfig, Choose, ModelConfig
+from trainer.config import BaseModelConfig, Choose, Counts, ModelConfig
 from trainer.evaluate import JAT_CONTEXTS, EvaluateConfig, plan, play, write_scores
 from trainer.scores.results import OVERALL, Curve, CurvePoint, curve_path, load_curve
 from trainer.scores.scoring import evaluation_of
@@ -49,7 +49,7 @@ class CurveConfig:
     """Of sampled discrete actions; 0 takes the likeliest."""
     continuous: Choose = "mean"
     """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
-    contexts: dict[str, int] = field(default_factory=dict)
+    contexts: Counts = field(default_factory=dict)
     """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
     replace: bool = False
     """Drop the results of other checkpoints of the same names, or of other settings."""

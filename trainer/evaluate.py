@@ -34,7 +34,7 @@ from pipeline.seeds import seeds_of
 from pipeline.stage import reported
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.versions import versions_of
-from trainer.config import Choose, of_task
+from trainer.config import Choose, Counts, of_task
 from trainer.scores.references import load_references
 from trainer.scores.results import (
     Settings,
@@ -78,7 +78,7 @@ class EvaluateConfig:
     """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
     continuous: Choose = "mean"
     """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
-    contexts: dict[str, int] = field(default_factory=dict)
+    contexts: Counts = field(default_factory=dict)
     """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
     workers: int = 2
     """Worker processes; each plays one task at a time."""

@@ -1,6 +1,6 @@
 """Fit one transformer to a dataset.
 
-    python -m trainer.train --recipe small --out runs/default
+    python -m trainer.train --out runs/default
 
 Reads ``OUT/dataset``, writes ``OUT/train``: checkpoints, ``log.jsonl`` with the training curve, and ``manifest.json``
 when the last step is done. Run the same command again after a kill and it goes on from the last checkpoint, with the
@@ -212,7 +212,7 @@ def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def main() -> None:
-    config = parse(TrainConfig, RECIPES, default_recipe="small")
+    config = parse(TrainConfig, RECIPES)
     with reported("train", config.out, config.task):
         train(config)
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from pipeline.cli import parse, run
+from pipeline.cli import by_name, parse, run
 from pipeline.errors import JobsFailedError, UserError
 
 
@@ -45,11 +45,6 @@ RECIPES: dict[str, Callable[[], Config]] = {"small": small}
 )
 def test_a_flag_is_above_a_recipe_is_above_the_default(argv: list[str], expected: Config) -> None:
     assert parse(Config, RECIPES, argv=argv) == expected
-
-
-def test_a_command_can_have_another_default_recipe() -> None:
-    assert parse(Config, RECIPES, "small", argv=["--task", "x"]) == Config("x", 0.5, 2)
-    assert parse(Config, RECIPES, "small", argv=["--recipe", "default"]) == Config()
 
 
 def test_a_recipe_may_say_what_has_no_default() -> None:
@@ -135,3 +130,35 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
 
 def test_a_command_that_works_just_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     run(command_that_raises(monkeypatch, None))
+
+
+def test_numbers_by_name_are_one_flag_that_replaces_those_of_the_recipe() -> None:
+    @dataclass(frozen=True)
+    class Weighted:
+        """Has weights."""
+
+        weights: Annotated[dict[str, float], by_name(float)] = field(default_factory=lambda: {"reach": 2.0})
+        """Of tasks."""
+
+    recipes = {"heavy": lambda: Weighted({"push": 9.0})}
+    assert parse(Weighted, recipes, argv=[]).weights == {"reach": 2.0}
+    assert parse(Weighted, recipes, argv=["--weights", "push", "3", "sweep", "0.5"]).weights == {
+        "push": 3,
+        "sweep": 0.5,
+    }
+    assert parse(Weighted, recipes, argv=["--recipe", "heavy", "--weights"]).weights == {}
+
+
+@pytest.mark.parametrize("words", [["push"], ["push", "much"]])
+def test_numbers_by_name_come_in_pairs_of_both(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Weighted:
+        """Has weights."""
+
+        weights: Annotated[dict[str, float], by_name(float)] = field(default_factory=dict)
+        """Of tasks."""
+
+    with pytest.raises(SystemExit) as left:
+        parse(Weighted, argv=["--weights", *words])
+    assert left.value.code == 2
+    assert "Error parsing --weights" in capsys.readouterr().err

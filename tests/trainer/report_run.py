@@ -23,7 +23,7 @@ from pipeline.seeds import seeds_of
 from pipeline.tasks import Task, select_tasks
 from pipeline.versions import versions_of
 from pipeline.video import write_mp4
-from trainer.config import base
+from trainer.config import TrainConfig
 from trainer.scores.results import Curve, CurvePoint, Settings, TaskScore, write_evaluation
 from trainer.scores.scoring import evaluation_of, score_task
 from trainer.training.logs import TrainManifest
@@ -134,7 +134,7 @@ def _write_training(out: Path, generator: np.random.Generator) -> None:
             row["validation_loss"] = 2.1 * step**-0.28
         lines.append(json.dumps(row))
     (out / "train" / "log.jsonl").write_text("\n".join(lines) + "\n")
-    write_json(out / "train" / "config.json", base())
+    write_json(out / "train" / "config.json", TrainConfig())
 
 
 def _film(out: Path, size: tuple[int, int]) -> bytes:

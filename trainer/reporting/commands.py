@@ -74,20 +74,10 @@ def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, C
 
 
 def _differences(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What flags must change of a recipe; None if they cannot: another network's options, other keys of a dict."""
+    """What flags must change of a recipe; None if they cannot: another network's options."""
     if not recipe.keys() >= wanted.keys():
         return None
-    changed: dict[str, Any] = {}
-    for key, value in wanted.items():
-        before = recipe[key]
-        if isinstance(before, Mapping) and before:
-            # The keys a recipe has are flags of their own.
-            if before.keys() != value.keys():
-                return None
-            changed |= {f"{key}.{inner}": v for inner, v in value.items() if before[inner] != v}
-        elif before != value:
-            changed[key] = value
-    return changed
+    return {key: value for key, value in wanted.items() if recipe[key] != value}
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

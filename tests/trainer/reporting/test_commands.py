@@ -28,8 +28,12 @@ def settings_of(path: Path, config: Any) -> dict[str, Any]:
         training.TrainConfig(),
         training.jat(),
         replace(training.small(), loss_weights={}, normalise=False),
-        replace(training.base(), task="mujoco-ant,babyai-*", contexts={"atari": 4, "mujoco": 9}, out=Path("a b")),
-        replace(training.base(), model=replace(training.base().model, previous_action=True, hidden_size=64)),
+        replace(
+            training.TrainConfig(), task="mujoco-ant,babyai-*", contexts={"atari": 4, "mujoco": 9}, out=Path("a b")
+        ),
+        replace(
+            training.TrainConfig(), model=replace(training.TrainConfig().model, previous_action=True, hidden_size=64)
+        ),
     ],
 )
 def test_the_command_of_a_training_gives_its_settings(config: training.TrainConfig, tmp_path: Path) -> None:
