@@ -68,9 +68,11 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
     return [Variant("base", {}, "the recipe"), *(v for v in alternatives if not _is_taken(v, model))]
 
 
-def _jat_network() -> ModelConfig | BaseModelConfig:
+def _jat_network() -> ModelConfig:
     """That of recipe ``small``, with a slot just wide enough for Meta-World: the default is for MuJoCo's humanoid."""
-    return dataclasses.replace(small().model, max_continuous_size=40)
+    model = small().model
+    assert isinstance(model, ModelConfig)
+    return dataclasses.replace(model, max_continuous_size=40)
 
 
 def _is_taken(variant: Variant, model: BaseModelConfig) -> bool:
