@@ -122,10 +122,11 @@ class Film:
     def of(self, episodes: Iterable[Episode], revision: str, versions: dict[str, str]) -> Iterator[Episode]:
         """The same episodes; the film of each is written when it is over."""
         for episode in episodes:
-            self._write(episode, revision, versions)
+            self.write(episode, revision, versions)
             yield episode
 
-    def _write(self, episode: Episode, revision: str, versions: dict[str, str]) -> None:
+    def write(self, episode: Episode, revision: str, versions: dict[str, str]) -> None:
+        """The film of an episode that is over, if it is filmed."""
         from pipeline.video import write_mp4
 
         frames = self._frames.pop(episode.seed, None)

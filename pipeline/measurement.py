@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,26 @@ from pipeline.tasks import Task
 from pipeline.versions import versions_of
 
 MEASUREMENT = "measurement.json"
+
+
+@dataclass(frozen=True)
+class Played:
+    """What counts of an episode that was played.
+
+    Attributes:
+        success: None where the task has no notion of it.
+        rejected: the reason it is not counted, or None.
+    """
+
+    seed: int
+    total_reward: float
+    length: int
+    success: bool | None
+    rejected: str | None
+
+    @staticmethod
+    def of(episode: Episode) -> Played:
+        return Played(episode.seed, episode.total_reward, len(episode), episode.success, episode.rejected)
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,13 @@ class Measurement:
     rejected: list[str | None]
 
     @property
+    def episodes(self) -> list[Played]:
+        """The same, episode by episode."""
+        successes: Sequence[bool | None] = self.successes or [None] * len(self.seeds)
+        rows = zip(self.seeds, self.returns, self.lengths, successes, self.rejected, strict=True)
+        return [Played(*row) for row in rows]
+
+    @property
     def accepted_returns(self) -> np.ndarray:
         """Returns of the episodes that count, ``(n,)`` float64."""
         pairs = zip(self.returns, self.rejected, strict=True)
@@ -61,32 +87,23 @@ def summarise(
     task: Task, episodes: Iterable[Episode], policy: str, revision: str, versions: dict[str, str]
 ) -> Measurement:
     """Measurement of episodes as they come; none of them is kept in memory."""
-    rows = [(e.seed, e.total_reward, len(e), e.success, e.rejected) for e in episodes]
+    return measurement_of(task, [Played.of(episode) for episode in episodes], policy, revision, versions)
+
+
+def measurement_of(
+    task: Task, episodes: Sequence[Played], policy: str, revision: str, versions: dict[str, str]
+) -> Measurement:
+    """Measurement of what is left of episodes."""
     return Measurement(
         task=task.name,
         policy=policy,
         revision=revision,
         versions=versions,
-        seeds=[row[0] for row in rows],
-        returns=[row[1] for row in rows],
-        lengths=[row[2] for row in rows],
-        successes=None if task.success is None else [bool(row[3]) for row in rows],
-        rejected=[row[4] for row in rows],
-    )
-
-
-def joined(first: Measurement | None, second: Measurement) -> Measurement:
-    """Both measurements of the same policy as one, in the order of their seeds."""
-    if first is None:
-        return second
-    successes = None if second.successes is None else [*(first.successes or []), *second.successes]
-    return dataclasses.replace(
-        second,
-        seeds=first.seeds + second.seeds,
-        returns=first.returns + second.returns,
-        lengths=first.lengths + second.lengths,
-        successes=successes,
-        rejected=first.rejected + second.rejected,
+        seeds=[played.seed for played in episodes],
+        returns=[played.total_reward for played in episodes],
+        lengths=[played.length for played in episodes],
+        successes=None if task.success is None else [bool(played.success) for played in episodes],
+        rejected=[played.rejected for played in episodes],
     )
 
 

@@ -1,15 +1,16 @@
 """The only environment loop. It serves collection, measurement, evaluation and videos.
 
 N environments advance in lockstep; each takes the next seed of a static list when its episode ends. Because every
-listed seed is played to its end, short episodes are not over-represented, and the result does not depend on N.
+listed seed is played to its end, short episodes are not over-represented, and the result does not depend on N. They may
+be of several tasks whose observations and actions are alike: a network then decides for all of them at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,31 @@ StepListener = Callable[[int, gym.Env[Any, Any]], None]
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a rollout plays of one task.
+
+    Attributes:
+        task: where to play; its ``make_env`` is called at most ``num_envs`` times, plus once per error.
+        seeds: one episode each.
+        num_envs: environments in lockstep.
+        listener: called after each reset and step.
+    """
+
+    task: Task
+    seeds: Sequence[int]
+    num_envs: int
+    listener: StepListener | None = None
+
+    @property
+    def num_slots(self) -> int:
+        """How many slots of the policy it takes."""
+        return min(self.num_envs, len(self.seeds))
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        return self.task.make_env(drawable=self.listener is not None)
+
+
 class EnvironmentFailedError(RuntimeError):
     """An environment raised ``cause`` in a step. Errors of policies and of this loop are not of this kind."""
 
@@ -42,9 +68,15 @@ class EnvironmentFailedError(RuntimeError):
 
 @dataclass
 class _Slot:
-    """An environment and the episode it is in."""
+    """An environment and the episode it is in.
 
+    Attributes:
+        waiting: seeds of its part that no slot has taken yet, shared by the part's slots.
+    """
+
+    part: Part
     env: gym.Env[Any, Any]
+    waiting: deque[int]
     keep_observations: bool = True
     seed: int = -1
     observation: dict[str, Any] = field(default_factory=dict)
@@ -61,8 +93,9 @@ class _Slot:
         self.observations, self.texts, self.actions, self.rewards = [], [], [], []
         self.is_finite, self.success = True, False
 
-    def note_observation(self, task: Task) -> None:
+    def note_observation(self) -> None:
         """Before each action: keep what is seen, or at least whether it was finite."""
+        task = self.part.task
         observation = self.observation[task.observation]
         if not self.keep_observations:
             self.is_finite = self.is_finite and (observation.dtype.kind != "f" or bool(np.isfinite(observation).all()))
@@ -80,61 +113,81 @@ def rollout(
     listener: StepListener | None = None,
     keep_observations: bool = True,
 ) -> Iterator[Episode]:
-    """Play one episode per seed and yield them in the order of ``seeds``.
+    """Play one episode per seed and yield them in the order of ``seeds``; see ``rollout_parts``.
 
     Args:
-        task: where to play; its ``make_env`` is called at most ``num_envs`` times.
+        task: where to play.
         policy: who plays; it sees at most ``num_envs`` slots.
-        seeds: one episode each. Where the environment raises, the episode is played once more in a new environment,
-            then rejected with the error as its reason.
+        seeds: one episode each.
         num_envs: environments in lockstep; the task's own number if None.
         listener: called after each reset and step.
-        keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
-            750 MB. The episodes' ``observations`` and ``texts`` are then empty.
+        keep_observations: as in ``rollout_parts``.
 
     Raises:
         ValueError: a seed is listed twice, or there is no environment to play in.
     """
-    num_envs = task.lockstep if num_envs is None else num_envs
-    if num_envs < 1 or len(set(seeds)) != len(seeds):
-        raise ValueError(f"{num_envs} environments and {len(seeds)} seeds, {len(set(seeds))} of them different")
-
-    def make_env() -> gym.Env[Any, Any]:
-        return task.make_env(drawable=listener is not None)
-
-    slots = [_Slot(make_env(), keep_observations) for _ in range(min(num_envs, len(seeds)))]
-    waiting = deque(seeds)
+    part = Part(task, seeds, task.lockstep if num_envs is None else num_envs, listener)
     finished: dict[int, Episode] = {}
-    env_errors: dict[int, int] = {}
     to_yield = deque(seeds)
+    with contextlib.closing(rollout_parts([part], policy, keep_observations)) as episodes:
+        for _, episode in episodes:
+            finished[episode.seed] = episode
+            while to_yield and to_yield[0] in finished:
+                yield finished.pop(to_yield.popleft())
+
+
+def rollout_parts(
+    parts: Sequence[Part], policy: Policy, keep_observations: bool = True
+) -> Generator[tuple[Task, Episode]]:
+    """Play all parts in one lockstep and yield the episodes as they finish, each with its task.
+
+    Args:
+        parts: of tasks whose observations and actions have the same kinds and sizes. Where an environment raises, the
+            episode is played once more in a new environment, then rejected with the error as its reason.
+        policy: who plays; the first slots are those of the first part, and so on.
+        keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
+            750 MB. The episodes' ``observations`` and ``texts`` are then empty.
+
+    Raises:
+        ValueError: a seed is listed twice, there is no environment to play in, or the tasks are not alike.
+    """
+    _check(parts)
+    queues = [(part, deque(part.seeds)) for part in parts]
+    slots = [
+        _Slot(part, part.make_env(), waiting, keep_observations)
+        for part, waiting in queues
+        for _ in range(part.num_slots)
+    ]
+    finished: deque[tuple[Task, Episode]] = deque()
+    env_errors: Counter[tuple[str, int]] = Counter()
 
     def fail(slot: _Slot, error: Exception) -> None:
         """After an environment raised: a new one, and the episode once more or never."""
-        seed = slot.seed
-        env_errors[seed] = env_errors.get(seed, 0) + 1
+        task, seed = slot.part.task, slot.seed
+        env_errors[task.name, seed] += 1
         with contextlib.suppress(Exception):  # it is broken already
             slot.env.close()
-        slot.env = make_env()
-        if env_errors[seed] < MAX_ENV_ERRORS:
-            waiting.appendleft(seed)
+        slot.env = slot.part.make_env()
+        if env_errors[task.name, seed] < MAX_ENV_ERRORS:
+            slot.waiting.appendleft(seed)
         else:
             reason = f"environment: {type(error).__name__}: {error}"
             log.warning("%s, seed %d: %s", task.name, seed, reason)
-            finished[seed] = rejected_episode(task, seed, reason)
+            finished.append((task, rejected_episode(task, seed, reason)))
 
     def begin(indices: Sequence[int]) -> list[int]:
         """Start the next waiting seeds; the slots that have one."""
         begun = []
         for index in indices:
             slot = slots[index]
-            while waiting:
+            while slot.waiting:
                 try:
-                    slot.begin(waiting.popleft())
+                    slot.begin(slot.waiting.popleft())
                 except Exception as error:  # noqa: BLE001  simulators raise anything; counted, never hidden
                     fail(slot, error)
                     continue
-                if listener:
-                    listener(slot.seed, slot.env)
+                if slot.part.listener:
+                    slot.part.listener(slot.seed, slot.env)
                 begun.append(index)
                 break
         if begun:
@@ -144,29 +197,45 @@ def rollout(
     def advance(slot: _Slot, action: Any) -> bool:
         """One step; True when the slot's episode is over, or was given up because the environment raised."""
         try:
-            return _advance(task, slot, action, finished, listener)
+            episode = _advance(slot, action)
         except EnvironmentFailedError as error:
             fail(slot, error.cause)
             return True
-
-    def in_order() -> Iterator[Episode]:
-        while to_yield and to_yield[0] in finished:
-            yield finished.pop(to_yield.popleft())
+        if episode is not None:
+            finished.append((slot.part.task, episode))
+        return episode is not None
 
     try:
         running = begin(range(len(slots)))
-        yield from in_order()  # where every environment broke at once
+        yield from _taken_from(finished)  # where every environment broke at once
         while running:
+            task = slots[0].part.task
             actions = _executable(task, policy.act(running, _observe(task, slots, running)))
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
             PULSE.beats += 1
             if done:
                 PULSE.episodes += len(done)
                 running = sorted(set(running).difference(done).union(begin(done)))
-            yield from in_order()
+            yield from _taken_from(finished)
     finally:
         for slot in slots:
             slot.env.close()
+
+
+def _check(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if part.num_envs < 1 or len(set(part.seeds)) != len(part.seeds):
+            raise ValueError(
+                f"{part.num_envs} environments and {len(part.seeds)} seeds, {len(set(part.seeds))} of them different"
+            )
+    kinds = {(t.observation, t.observation_shape, t.has_text, t.action) for t in (part.task for part in parts)}
+    if len(kinds) > 1 or len({part.task.name for part in parts}) != len(parts):
+        raise ValueError(f"not different tasks of one layout: {', '.join(part.task.name for part in parts)}")
+
+
+def _taken_from(finished: deque[tuple[Task, Episode]]) -> Iterator[tuple[Task, Episode]]:
+    while finished:
+        yield finished.popleft()
 
 
 def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Observations:
@@ -199,13 +268,13 @@ def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
     return chosen
 
 
-def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode], listener: StepListener | None) -> bool:
-    """Step one environment; True, with the episode in ``finished``, when its episode is over."""
+def _advance(slot: _Slot, action: Any) -> Episode | None:
+    """Step one environment; the episode when it is over."""
+    task, listener = slot.part.task, slot.part.listener
     if action is None or isinstance(action, GiveUp):
         reason = "action not finite" if action is None else f"policy: {action.reason}"
-        finished[slot.seed] = _episode(task, slot, "rejected", reason)
-        return True
-    slot.note_observation(task)
+        return _episode(slot, "rejected", reason)
+    slot.note_observation()
     slot.actions.append(action)
     try:
         slot.observation, reward, terminated, truncated, info = slot.env.step(action)
@@ -219,9 +288,8 @@ def _advance(task: Task, slot: _Slot, action: Any, finished: dict[int, Episode],
     if listener:
         listener(slot.seed, slot.env)
     if not (terminated or truncated or len(slot.rewards) >= task.max_steps):
-        return False
-    finished[slot.seed] = _episode(task, slot, "terminated" if terminated else "truncated", None)
-    return True
+        return None
+    return _episode(slot, "terminated" if terminated else "truncated", None)
 
 
 def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
@@ -239,7 +307,8 @@ def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
     )
 
 
-def _episode(task: Task, slot: _Slot, ended: Any, rejected: str | None) -> Episode:
+def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
+    task = slot.part.task
     discrete = task.action.kind == "discrete"
     observations = (stacked if task.observation == IMAGE else np.array)(slot.observations)
     rewards = np.array(slot.rewards, np.float32)

@@ -46,7 +46,7 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
 
     torch.set_num_threads(config.threads)
     model = build_model(config.model, [layout_of(task, config.text_tokens)])
-    agent = Agent(of_one_task(model, config.model, task, config.context_steps, config.text_tokens), task, num_slots)
+    agent = Agent(of_one_task(model, config.model, task, config.context_steps, config.text_tokens), [task] * num_slots)
     slots = list(range(num_slots))
     agent.reset(slots, slots, [])
     observations = Observations(

@@ -28,7 +28,7 @@ from pipeline.seeds import seeds_of
 from pipeline.tasks import Task, select_tasks
 from trainer.bench import of_one_task
 from trainer.config import ModelConfig
-from trainer.evaluate import MAX_ENVS
+from trainer.playing import MAX_ENVS
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -145,7 +145,7 @@ def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
     rates: tuple[list[float], list[float]] = ([], [])
     for _ in range(config.rounds):
         for checkpoint, num_envs, found in zip(checkpoints, (config.envs, 1), rates, strict=True):
-            timed = Timed(Agent(checkpoint, task, num_envs))
+            timed = Timed(Agent(checkpoint, [task] * num_envs))
             for _ in rollout(task, timed, seeds_of("evaluate", num_envs), num_envs, keep_observations=False):
                 pass
             found.append(sum(timed.decisions) / (time.process_time() - timed.began))
@@ -161,7 +161,7 @@ def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
     from trainer.agent import Agent
 
     checkpoint, _ = untrained(config, task)
-    timed = Timed(Agent(checkpoint, task, config.envs))
+    timed = Timed(Agent(checkpoint, [task] * config.envs))
     for _ in rollout(task, timed, seeds_of("evaluate", config.envs), config.envs, keep_observations=False):
         pass
     length = config.context_steps

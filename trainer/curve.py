@@ -54,7 +54,7 @@ class CurveConfig:
     replace: bool = False
     """Drop the results of other checkpoints of the same names, or of other settings."""
     workers: int = 2
-    """Worker processes; each plays one task at a time."""
+    """Worker processes; each plays some tasks at a time that look alike."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "every", "episodes", "workers")

@@ -5,36 +5,32 @@
 Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each, and
 ``OUT/evaluation/scores.json`` last (``trainer/scores/results.py``): returns normalised with the random and expert
 returns that ``make experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
-the episodes of a task that was cut off included; of a task that is to have more episodes only the missing ones are
-played.
+the episodes of a task that was cut off included (``trainer/scores/played.py``); of a task that is to have more episodes
+only the missing ones are played.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.cluster import run_jobs
-from pipeline.episode import Episode
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import read_json, write_json
-from pipeline.film import Film, agent_films
-from pipeline.measurement import Measurement, joined, summarise
+from pipeline.files import write_json
+from pipeline.film import agent_films
+from pipeline.measurement import Measurement
 from pipeline.progress import Progress
-from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
 from pipeline.stage import reported
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
-from pipeline.versions import versions_of
 from trainer.config import Choose, Counts, of_task
+from trainer.playing import EvaluateJob, in_groups, play_jobs, play_tasks
+from trainer.scores.played import TaskResults
 from trainer.scores.references import load_references
 from trainer.scores.results import (
     Settings,
@@ -48,13 +44,11 @@ from trainer.scores.results import (
 from trainer.scores.scoring import evaluation_of, score_task
 
 if TYPE_CHECKING:
-    from trainer.checkpoint import Checkpoint
+    from trainer.checkpoint import AgentConfig
 
 log = logging.getLogger(__name__)
 
-MAX_ENVS = 32  # in lockstep: enough to fill a batch, few enough for their simulators to fit in memory
 JAT_CONTEXTS = {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
-WRITE_EVERY_S = 60.0  # what a killed worker loses at most, and the episodes it was in
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class EvaluateConfig:
     contexts: Counts = field(default_factory=dict)
     """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
     workers: int = 2
-    """Worker processes; each plays one task at a time."""
+    """Worker processes; each plays some tasks at a time that look alike."""
     video_episodes: int = 3
     """Episodes per task, the first ones, that are filmed; 0 for no films."""
 
@@ -111,64 +105,6 @@ RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateCo
 
 
 @dataclass(frozen=True)
-class EvaluateJob:
-    task: Task
-    checkpoint: Path
-    revision: str
-    num_episodes: int
-    temperature: float
-    continuous: Choose
-    context_steps: int | None
-    filmed: Sequence[int]
-    films: Path
-    directory: Path
-    num_threads: int
-
-
-def evaluate_task(job: EvaluateJob) -> Measurement:
-    """Play the seeds of one task that are not played yet; write its measurement, now and then and at the end."""
-    import torch
-
-    from trainer.agent import Agent
-
-    torch.set_num_threads(job.num_threads)
-    path = job.directory / f"{job.task.name}.json"
-    before = _load(path, job.task, job.revision)
-    seeds = seeds_of("evaluate", job.num_episodes)[len(before.seeds) if before else 0 :]
-    num_envs = lockstep_of(len(seeds))
-    checkpoint = _open_checkpoint(job.checkpoint, job.revision)
-    agent = Agent(checkpoint, job.task, num_envs, job.temperature, job.context_steps, job.continuous)
-    versions = versions_of(job.task.packages)
-    film = Film(job.task, [seed for seed in job.filmed if seed in seeds], job.films)
-    listener = film.listen if job.filmed else None
-    episodes = rollout(job.task, agent, seeds, num_envs, listener, keep_observations=False)
-    finished: list[Episode] = []
-    written = time.monotonic()
-    for episode in film.of(episodes, job.revision, versions):
-        finished.append(episode)
-        if time.monotonic() - written > WRITE_EVERY_S:
-            write_json(path, joined(before, summarise(job.task, finished, "agent", job.revision, versions)))
-            written = time.monotonic()
-    measurement = joined(before, summarise(job.task, finished, "agent", job.revision, versions))
-    write_json(path, measurement)
-    return measurement
-
-
-@functools.lru_cache(maxsize=1)
-def _open_checkpoint(folder: Path, revision: str) -> Checkpoint:
-    """A worker plays task after task with the same weights, which ``revision`` names."""
-    from trainer.networks.pretrained import from_pretrained
-
-    return from_pretrained(folder)
-
-
-def lockstep_of(num_episodes: int) -> int:
-    """How many episodes to play at once: about as many in the last round as in the others."""
-    rounds = -(-num_episodes // MAX_ENVS)
-    return -(-num_episodes // rounds)
-
-
-@dataclass(frozen=True)
 class EvaluatePlan:
     """An evaluation that was checked.
 
@@ -194,10 +130,14 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
     Raises:
         UserError: no checkpoint, a task it was not trained on, random or expert not measured, or results of another
             checkpoint in the folder; nothing was played.
-        JobsFailedError: tasks failed; the others are played.
+        JobsFailedError: tasks failed; the others are played and scored.
     """
     planned = plan(config, tasks)
-    play([planned], config.workers, is_worker)
+    try:
+        play([planned], config.workers, is_worker)
+    except JobsFailedError:
+        write_scores(planned, tasks)
+        raise
     return write_scores(planned, tasks)
 
 
@@ -222,18 +162,20 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
         continuous=config.continuous,
     )
     _make_way(evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks), config.replace)
-    jobs = _make_jobs(config, chosen, checkpoint, settings)
-    log.info("%d tasks to evaluate with %s, %d already done", len(jobs), checkpoint, len(chosen) - len(jobs))
+    jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
+    num_tasks = sum(len(job.tasks) for job in jobs)
+    log.info("%d tasks to evaluate with %s, %d already done", num_tasks, checkpoint, len(chosen) - num_tasks)
     return EvaluatePlan(config, settings, [task.name for task in chosen], jobs)
 
 
 def play(plans: Sequence[EvaluatePlan], workers: int, is_worker: bool = False) -> None:
     """Play all that is missing, in one pool of workers or here."""
     jobs = [job for planned in plans for job in planned.jobs]
-    progress = Progress("tasks evaluated", len(jobs), interval_s=0)
-    played_here = ((job, evaluate_task(job)) for job in jobs)
-    for job, measurement in played_here if is_worker else run_jobs(evaluate_task, jobs, workers):
-        progress.advance(1, f"{job.task.name}: {_describe(measurement)}")
+    progress = Progress("tasks evaluated", sum(len(job.tasks) for job in jobs), interval_s=0)
+    played_here = ((job, play_tasks(job)) for job in jobs)
+    for _, measurements in played_here if is_worker else play_jobs(jobs, workers):
+        for measurement in measurements:
+            progress.advance(1, f"{measurement.task}: {_describe(measurement)}")
 
 
 def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
@@ -244,10 +186,8 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
     """
     config, settings = planned.config, planned.settings
     directory = evaluation_directory(config.out, config.name)
-    played = {
-        task: _load(directory / f"{task.name}.json", task, settings.revision) for task in select_tasks("*", tasks)
-    }
-    found = {task: measurement for task, measurement in played.items() if measurement is not None}
+    played = {task: TaskResults(directory, task, settings.revision) for task in select_tasks("*", tasks)}
+    found = {task: results.measurement for task, results in played.items() if results.measurement is not None}
     counting = {task: measurement for task, measurement in found.items() if len(measurement.accepted_returns)}
     references = load_references(config.out, list(counting), config.task)
     scores = [score_task(task.domain, measurement, *references[task]) for task, measurement in counting.items()]
@@ -276,31 +216,37 @@ def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] |
 
 
 def _make_jobs(
-    config: EvaluateConfig, tasks: Sequence[Task], checkpoint: Path, settings: Settings
+    config: EvaluateConfig, tasks: Sequence[Task], checkpoint: Path, agent: AgentConfig, settings: Settings
 ) -> list[EvaluateJob]:
-    """A job for each task with fewer episodes than wanted."""
+    """What is to be played for the tasks with fewer episodes than wanted."""
     directory = evaluation_directory(config.out, config.name)
-    jobs = []
+    wanted: list[tuple[Task, int | None]] = []
+    sizes: list[tuple[Hashable, int]] = []
     for task in tasks:
-        found = _load(directory / f"{task.name}.json", task, settings.revision)
-        if found and len(found.seeds) >= config.episodes:
-            continue
-        jobs.append(
-            EvaluateJob(
-                task=task,
-                checkpoint=checkpoint.absolute(),
-                revision=settings.revision,
-                num_episodes=config.episodes,
-                temperature=config.temperature,
-                continuous=config.continuous,
-                context_steps=of_task(config.contexts, task.name, task.domain, None),
-                filmed=seeds_of("evaluate", min(config.video_episodes, config.episodes)),
-                films=agent_films(config.out, task.name, config.name).absolute(),
-                directory=directory.absolute(),
-                num_threads=max(1, (os.cpu_count() or 1) // config.workers),
-            )
+        results = TaskResults(directory, task, settings.revision)
+        if not results.is_whole(config.episodes):
+            looks_back = of_task(config.contexts, task.name, task.domain, None)
+            own = of_task(agent.contexts, task.name, task.domain, agent.context_steps)
+            layout = agent.layouts[agent.tasks.index(task.name)]
+            wanted.append((task, looks_back))
+            alike = (task.observation_shape, task.has_text, layout, looks_back, own)
+            sizes.append((alike, len(results.missing(config.episodes))))
+    return [
+        EvaluateJob(
+            tasks=tuple(wanted[index][0] for index in group),
+            checkpoint=checkpoint.absolute(),
+            revision=settings.revision,
+            num_episodes=config.episodes,
+            temperature=config.temperature,
+            continuous=config.continuous,
+            context_steps=wanted[group[0]][1],
+            filmed=seeds_of("evaluate", min(config.video_episodes, config.episodes)),
+            films=agent_films(config.out, "", config.name).absolute(),
+            directory=directory.absolute(),
+            num_threads=max(1, (os.cpu_count() or 1) // config.workers),
         )
-    return jobs
+        for group in in_groups(sizes, config.workers)
+    ]
 
 
 def _make_way(directory: Path, settings: Settings, tasks: Sequence[Task], replace: bool) -> None:
@@ -309,30 +255,22 @@ def _make_way(directory: Path, settings: Settings, tasks: Sequence[Task], replac
     Raises:
         UserError: there are some.
     """
-    paths = {task: directory / f"{task.name}.json" for task in tasks}
-    others = [path for task, path in paths.items() if path.exists() and _load(path, task, settings.revision) is None]
+    results = [TaskResults(directory, task, settings.revision) for task in tasks]
+    others = [(found.task.name, found.others) for found in results if found.others is not None]
     if not others:
         return
     if not replace:
-        found = Measurement(**read_json(others[0]))
+        (name, first), *_ = others
         raise UserError(
-            f"{directory} holds results of {len(others)} tasks played otherwise, such as {found.task}: weights "
-            f"{found.revision}, {_in_words(found.versions)}; now it is weights {settings.revision}. Keep them and "
+            f"{directory} holds results of {len(others)} tasks played otherwise, such as {name}: weights "
+            f"{first.revision}, {_in_words(first.versions)}; now it is weights {settings.revision}. Keep them and "
             f"evaluate beside them with --name NAME (make evaluate NAME=...), or drop them with --replace (REPLACE=1)"
         )
-    for path in others:
-        path.unlink()
+    for found in results:
+        if found.others is not None:
+            found.remove()
     scores = directory / "scores.json"
     scores.unlink(missing_ok=True)
-
-
-def _load(path: Path, task: Task, revision: str) -> Measurement | None:
-    """What is played of a task; None if nothing is, or by other weights, settings or packages."""
-    if not path.exists():
-        return None
-    found = Measurement(**read_json(path))
-    expected = (revision, versions_of(task.packages), seeds_of("evaluate", len(found.seeds)))
-    return found if (found.revision, found.versions, found.seeds) == expected else None
 
 
 def _describe(measurement: Measurement) -> str:

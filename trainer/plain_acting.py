@@ -15,8 +15,9 @@ from trainer.networks.model import Memory, StepBatch
 class PlainActingJat(JatModel):
     """JAT's network without a cache."""
 
-    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> PlainMemory:
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> PlainMemory:
         """Of one episode at a time."""
+        (task,) = tasks
         return PlainMemory(self, task, layout, context_steps)
 
 

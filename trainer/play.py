@@ -121,7 +121,7 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
         raise UserError(f"--task {config.task} is {len(found)} tasks; name one, such as {found[0].name}")
     task = found[0]
     checkpoint = from_pretrained(checkpoint_folder(config.out, config.checkpoint))
-    agent = Agent(checkpoint, task, 1, config.temperature, None, config.continuous)
+    agent = Agent(checkpoint, [task], config.temperature, None, config.continuous)
     console = Console()
     with _screen(config, task, console) as (listener, show):
         policy = Spoken(agent, lambda *step: show(_line(*step)))

@@ -11,8 +11,8 @@ from experts.babyai_bot import BabyAIBotPolicy
 from experts.metaworld_scripted import ScriptedPolicy
 from experts.random_policy import RandomPolicy
 from pipeline.policy import GiveUp, Observations
-from pipeline.rollout import rollout
-from pipeline.tasks import Task, select_tasks
+from pipeline.rollout import Part, rollout, rollout_parts
+from pipeline.tasks import Action, Task, select_tasks
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_GRID,
@@ -181,6 +181,43 @@ def test_a_free_environment_takes_the_next_seed_at_once() -> None:
     # Lengths 1, 2, 1, 1 and 3: the last slot is freed when no seed is left for it.
     list(rollout(FAKE_COUNT, NotingPolicy(FAKE_COUNT), [0, 1, 5, 10, 2], num_envs=2))
     assert batches == [[0, 1], [0, 1], [0, 1], [1], [1]]
+
+
+def test_tasks_that_look_alike_are_played_in_one_lockstep_each_over_its_own_seeds() -> None:
+    other = replace(FAKE_COUNT, name="fake-other", max_steps=3)
+    asked: list[list[int]] = []
+
+    class NotingPolicy(AssertingPolicy):
+        def act(self, slots: Sequence[int], observations: Observations) -> list[Any]:
+            asked.append(list(slots))
+            return super().act(slots, observations)
+
+    parts = [Part(FAKE_COUNT, [3, 0, 1], 2), Part(other, [0, 1, 2, 5], 9)]
+    found = list(rollout_parts(parts, NotingPolicy(FAKE_COUNT)))
+    # Four steps, one and two; one, two, three and one. They come as they end.
+    assert [(task.name, episode.seed) for task, episode in found] == [
+        ("fake-count", 0), ("fake-other", 0), ("fake-other", 5), ("fake-other", 1), ("fake-count", 1),
+        ("fake-other", 2), ("fake-count", 3),
+    ]  # fmt: skip
+    assert asked == [[0, 1, 2, 3, 4, 5], [0, 1, 3, 4], [0, 1, 4], [0]]
+    for task, episode in found:
+        assert_same_episode(episode, expected_episode(task, episode.seed))
+
+
+def test_the_listener_of_a_task_sees_its_own_environments_only() -> None:
+    seen: list[tuple[str, int]] = []
+    parts = [
+        Part(task, [1], 1, lambda seed, env, name=task.name: seen.append((name, seed)))  # type: ignore[misc]
+        for task in (FAKE_COUNT, replace(FAKE_COUNT, name="fake-other"))
+    ]
+    list(rollout_parts(parts, AssertingPolicy(FAKE_COUNT)))
+    assert sorted(seen) == [("fake-count", 1)] * 3 + [("fake-other", 1)] * 3
+
+
+def test_tasks_that_do_not_look_alike_or_are_the_same_are_refused() -> None:
+    for other in (FAKE_GRID, FAKE_COUNT, replace(FAKE_COUNT, name="far", action=Action("continuous", 2, -2.0, 2.0))):
+        with pytest.raises(ValueError, match="not different tasks of one layout: fake-count, "):
+            next(rollout_parts([Part(FAKE_COUNT, [1], 1), Part(other, [1], 1)], AssertingPolicy(FAKE_COUNT)))
 
 
 def test_no_seeds_make_no_episodes() -> None:

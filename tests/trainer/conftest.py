@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,8 +83,8 @@ def make_config(run_dir: Path) -> Callable[..., TrainConfig]:
     return lambda **changes: tiny_config(run_dir, **changes)
 
 
-def write_references(out: Path, returns: dict[str, list[float]] = RETURNS) -> None:
-    for task in FAKE_TASKS:
+def write_references(out: Path, returns: dict[str, list[float]] = RETURNS, tasks: Sequence[Task] = FAKE_TASKS) -> None:
+    for task in tasks:
         for kind, values in returns.items():
             count, revision = len(values), f"{kind}-1"
             measurement = Measurement(

@@ -65,7 +65,7 @@ def predict_whole(checkpoint: Checkpoint, task: Task, seed: int, steps: range, a
 @pytest.mark.parametrize("task", FAKE_TASKS, ids=lambda task: task.name)
 def test_acting_step_by_step_is_what_training_on_the_episode_would_say(checkpoint: Checkpoint, task: Task) -> None:
     """Two episodes in lockstep, the second one begun two steps late in another slot."""
-    agent = Agent(checkpoint, task, num_slots=3, temperature=0)
+    agent = Agent(checkpoint, [task] * 3, temperature=0)
     starts = {2: (11, 0), 0: (23, 2)}  # slot: seed, first step
     taken: dict[int, list[np.ndarray]] = {2: [], 0: []}
     for now in range(4):
@@ -91,7 +91,7 @@ def test_acting_step_by_step_is_what_training_on_the_episode_would_say(checkpoin
 
 def test_a_full_context_keeps_its_newer_half(checkpoint: Checkpoint) -> None:
     """The context is 4 steps: at step 4 the agent must see steps 2, 3 and 4 and nothing older."""
-    agent = Agent(checkpoint, FAKE_COUNT, num_slots=1)
+    agent = Agent(checkpoint, [FAKE_COUNT])
     agent.reset([0], [11], [])
     taken = []
     for t in range(7):
@@ -105,14 +105,14 @@ def test_a_full_context_keeps_its_newer_half(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("task", FAKE_TASKS, ids=lambda task: task.name)
 def test_an_episode_does_not_depend_on_the_others_played_beside_it(checkpoint: Checkpoint, task: Task) -> None:
     seeds = list(range(100, 112))
-    alone = [e for seed in seeds for e in rollout(task, Agent(checkpoint, task, 1), [seed], 1)]
-    together = list(rollout(task, Agent(checkpoint, task, 5), seeds, 5))
+    alone = [e for seed in seeds for e in rollout(task, Agent(checkpoint, [task]), [seed], 1)]
+    together = list(rollout(task, Agent(checkpoint, [task] * 5), seeds, 5))
     assert_acted_alike(task, alone, together)
 
 
 def test_temperature_zero_takes_the_likeliest_and_a_high_one_explores(checkpoint: Checkpoint) -> None:
     def actions(temperature: float, seed: int) -> list[int]:
-        agent = Agent(checkpoint, FAKE_GRID, 64, temperature)
+        agent = Agent(checkpoint, [FAKE_GRID] * 64, temperature)
         slots = list(range(64))
         agent.reset(slots, [seed + slot for slot in slots], [])
         return [int(a) for a in agent.act(slots, observations(FAKE_GRID, [3] * 64, 0))]
@@ -125,12 +125,12 @@ def test_temperature_zero_takes_the_likeliest_and_a_high_one_explores(checkpoint
 
 def test_a_task_it_was_not_trained_on_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(UserError, match="not trained on pixel-count, only on: fake-count, toy-grid"):
-        Agent(checkpoint, FAKE_PIXELS, 1)
+        Agent(checkpoint, [FAKE_PIXELS])
 
 
 def test_a_shorter_context_is_all_that_it_sees(checkpoint: Checkpoint) -> None:
     """Of 2 steps: at step 2 the agent must see steps 1 and 2 alone."""
-    agent = Agent(checkpoint, FAKE_COUNT, num_slots=1, context_steps=2)
+    agent = Agent(checkpoint, [FAKE_COUNT], context_steps=2)
     agent.reset([0], [11], [])
     taken = []
     for t in range(4):
@@ -143,4 +143,4 @@ def test_a_shorter_context_is_all_that_it_sees(checkpoint: Checkpoint) -> None:
 
 def test_a_context_longer_than_the_positions_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(UserError, match="--contexts of 5 needs 10 positions; the checkpoint has 8"):
-        Agent(checkpoint, FAKE_COUNT, 1, context_steps=5)
+        Agent(checkpoint, [FAKE_COUNT], context_steps=5)

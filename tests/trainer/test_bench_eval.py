@@ -31,8 +31,8 @@ def make_long(task: Task) -> LongEnv:
 def test_both_ways_act_alike_while_the_context_has_room(task: Task) -> None:
     ours, plain = untrained(TINY, task)
     seeds = [11, 13, 14]
-    together = rollout(task, Agent(ours, task, 3), seeds, 3)
-    one_by_one = rollout(task, Agent(plain, task, 1), seeds, 1)
+    together = rollout(task, Agent(ours, [task] * 3), seeds, 3)
+    one_by_one = rollout(task, Agent(plain, [task]), seeds, 1)
     assert_acted_alike(task, together, one_by_one)
 
 
@@ -40,7 +40,7 @@ def test_the_plain_way_looks_back_only_its_context() -> None:
     """Of 3 steps: the episode begun later, from what it then sees, goes on alike."""
     config = replace(TINY, context_steps=3)
     _, plain = untrained(config, FAKE_COUNT)
-    memory = plain.model.new_memory(0, plain.config.layouts[0], 1, 3)
+    memory = plain.model.new_memory([0], plain.config.layouts[0], 3)
     import torch
 
     torch.manual_seed(0)

@@ -16,9 +16,10 @@ from pipeline.seeds import FIRST_SEED, seeds_of
 from pipeline.tasks import Task
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS, CountingEnv
 from tests.trainer.conftest import write_references
-from trainer.evaluate import EvaluateConfig, lockstep_of
+from trainer.evaluate import EvaluateConfig
 from trainer.evaluate import evaluate as evaluate_with_workers
 from trainer.networks.pretrained import checkpoint_folder
+from trainer.playing import lockstep_of
 from trainer.scores.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
 
 

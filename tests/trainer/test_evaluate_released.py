@@ -45,7 +45,7 @@ def config(tmp_path: Path) -> EvaluateConfig:
 def test_it_plays_with_its_own_context_and_samples(config: EvaluateConfig) -> None:
     (score,) = evaluate(config, [TASK], is_worker=True)
     assert config.checkpoint is not None
-    agent = Agent(from_pretrained(config.checkpoint), TASK, 3)  # 20 of its 40 positions, sampled at 1
+    agent = Agent(from_pretrained(config.checkpoint), [TASK] * 3)  # 20 of its 40 positions, sampled at 1
     played = list(rollout(TASK, agent, seeds_of("evaluate", 3), 3))
     assert score.returns == pytest.approx([episode.total_reward for episode in played])
     assert (score.expert_kind, score.num_episodes) == ("bot", 3)

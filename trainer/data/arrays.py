@@ -34,17 +34,30 @@ MIN_STD = 1e-3
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Mean and standard deviation of a task's continuous observations ``(size,)`` and of its rewards."""
+    """Mean and standard deviation of a task's continuous observations ``(size,)`` and of its rewards.
+
+    Or of n tasks, one per row of what is normalised: ``(n, size)`` and ``(n,)``.
+    """
 
     observation_mean: np.ndarray
     observation_std: np.ndarray
-    reward_std: float
+    reward_std: float | np.ndarray
 
     def observations(self, values: np.ndarray) -> np.ndarray:
         return (values - self.observation_mean) / self.observation_std
 
     def rewards(self, values: np.ndarray) -> np.ndarray:
-        return values / np.float32(self.reward_std)
+        scaled: np.ndarray = values / np.asarray(self.reward_std, np.float32)
+        return scaled
+
+    @staticmethod
+    def of_rows(normalisers: Sequence[Normaliser]) -> Normaliser:
+        """The normalisers of n tasks as one."""
+        return Normaliser(
+            np.stack([n.observation_mean for n in normalisers]),
+            np.stack([n.observation_std for n in normalisers]),
+            np.array([n.reward_std for n in normalisers], np.float32),
+        )
 
 
 @dataclass(frozen=True)

@@ -201,18 +201,18 @@ class BaseModel(Model):
             observation_loss = (errors * real).sum() / real.sum().clamp(min=1)
         return Losses(kappa * observation_loss + (1 - kappa) * action_loss, observation_loss, action_loss)
 
-    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> BaseMemory:
-        return BaseMemory(self, task, layout, num_slots)
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> BaseMemory:
+        return BaseMemory(self, tasks, layout)
 
 
 class BaseMemory(Memory):
     """Keys and values of the last ``window`` positions of each slot."""
 
-    def __init__(self, model: BaseModel, task: int, layout: TaskLayout, num_slots: int) -> None:
-        self._model, self._layout = model, layout
+    def __init__(self, model: BaseModel, tasks: Sequence[int], layout: TaskLayout) -> None:
+        self._model, self._layout, num_slots = model, layout, len(tasks)
         self._cache = model.trunk.new_cache(num_slots)
         device = self._cache.device
-        self._task = torch.tensor([task], device=device)
+        self._tasks = torch.tensor(tasks, device=device)
         self._positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
         # The last action's embedding, where it is added to the next observation's.
         self._done = torch.zeros(num_slots, model.config.hidden_size, device=device)
@@ -222,7 +222,7 @@ class BaseMemory(Memory):
         self._done[list(slots)] = 0
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
-        model, tasks = self._model, self._task.expand(len(slots))
+        model, tasks = self._model, self._tasks[slots]
         embedded = model.embed_observations(self._layout, observations[:, None], previous_rewards[:, None], tasks)
         hidden = self._extend(slots, embedded + self._done[slots][:, None])
         return model.decode_actions(self._layout, hidden, tasks)[:, 0]
@@ -231,7 +231,7 @@ class BaseMemory(Memory):
         config = self._model.config
         if not config.previous_action:
             return
-        embedded = self._model.embed_actions(self._layout, actions[:, None], self._task.expand(len(slots)))
+        embedded = self._model.embed_actions(self._layout, actions[:, None], self._tasks[slots])
         if config.embeddings_per_step == 2:
             self._extend(slots, embedded)
         else:

@@ -188,13 +188,13 @@ class JatModel(Model):
         size = layout.action_size
         return Categorical(size) if layout.action == "discrete" else Squared(size, Scale())
 
-    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> Memory:
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> Memory:
         if 2 * context_steps > self.config.max_positions:
             raise UserError(
                 f"--contexts of {context_steps} needs {2 * context_steps} positions; the checkpoint has "
                 f"{self.config.max_positions}"
             )
-        return JatMemory(self, layout, num_slots, context_steps)
+        return JatMemory(self, layout, len(tasks), context_steps)
 
     def _with_reward(self, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         return self._repeat(torch.cat([observations, previous_rewards[..., None]], dim=-1))

@@ -65,7 +65,7 @@ class Losses:
 
 
 class Memory(ABC):
-    """The pasts of some episodes in slots, as one network keeps them; all of one task.
+    """The pasts of some episodes in slots, as one network keeps them; all of tasks of one layout.
 
     Each time step is one ``observe`` and then one ``act``.
     """
@@ -76,7 +76,7 @@ class Memory(ABC):
 
     @abstractmethod
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
-        """What the network says of the next action: ``(n, outputs)``, for the task's ``Head``.
+        """What the network says of the next action: ``(n, outputs)``, for the layout's ``Head``.
 
         Args:
             slots: ``(n,)`` int64.
@@ -106,12 +106,11 @@ class Model(nn.Module, ABC):
         """How to read the network's action outputs for tasks of a layout."""
 
     @abstractmethod
-    def new_memory(self, task: int, layout: TaskLayout, num_slots: int, context_steps: int) -> Memory:
-        """An empty memory to act in one task with.
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> Memory:
+        """An empty memory to act with.
 
         Args:
-            task: its index in the network's list of tasks.
-            layout: of the task.
-            num_slots: episodes at once.
+            tasks: of each slot, as indices in the network's list of tasks.
+            layout: of these tasks.
             context_steps: time steps that the network was trained to look back.
         """

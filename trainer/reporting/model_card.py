@@ -24,7 +24,7 @@ from trainer.networks.pretrained import from_pretrained
 
 checkpoint = from_pretrained("{name}")
 (task,) = select_tasks("{example}")
-agent = Agent(checkpoint, task, num_slots=1)
+agent = Agent(checkpoint, [task])
 ```
 
 or `make evaluate CHECKPOINT={name} TASK={example}`. The folder is numbers and descriptions; nothing in it is executed.

@@ -95,7 +95,7 @@ def test_the_same_network_acts(checkpoint: Checkpoint) -> None:
     assert checkpoint.config.corpora == ["wikipedia", "ok-vqa"]
     assert checkpoint.config.text_boundaries
     for task in FAKE_TASKS:
-        Agent(checkpoint, task, 1)
+        Agent(checkpoint, [task])
 
 
 def test_the_mixture_draws_corpora_by_their_weights(made: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_acting_step_by_step_is_what_the_whole_episode_at_once_gives(changes: di
     model, batch = make_model(**changes), make_batch(task)
     with torch.no_grad():
         whole, _ = model(batch)
-        memory = model.new_memory(task, LAYOUTS[task], num_slots=4, context_steps=T)
+        memory = model.new_memory([task] * 4, LAYOUTS[task], context_steps=T)
         starts = {2: 0, 1: 3}  # slot of each row: its first step
         memory.observe(torch.tensor([1]), batch.observations[:1, 5], torch.ones(1))
         for now in range(T + 3):

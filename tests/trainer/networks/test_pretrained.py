@@ -41,7 +41,7 @@ def trained(make_config: Callable[..., TrainConfig], run_dir: Path) -> Path:
 
 
 def first_actions(checkpoint: Checkpoint) -> np.ndarray:
-    agent = Agent(checkpoint, FAKE_COUNT, 4)
+    agent = Agent(checkpoint, [FAKE_COUNT] * 4)
     agent.reset(range(4), range(4), [])
     return agent.act(range(4), observations(FAKE_COUNT, [1, 2, 3, 4], 0))
 

@@ -101,7 +101,7 @@ def task_named(name: str) -> Task:
 
 def test_it_acts_as_the_network_whose_weights_they_are(tmp_path: Path) -> None:
     checkpoint = from_pretrained(make_folder(tmp_path / "jat"))
-    agent = Agent(checkpoint, task_named("metaworld-reach"), 1)
+    agent = Agent(checkpoint, [task_named("metaworld-reach")])
     agent.reset([0], [5], [])
     generator = np.random.default_rng(0)
     values = generator.normal(size=(3, 39)).astype(np.float32)
