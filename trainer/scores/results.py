@@ -2,6 +2,7 @@
 
 OUT/evaluation/              of the checkpoint that `make train` finished with, or the one named
     <task>.json              every episode: a ``Measurement``
+    <task>.jsonl             while a task is played: the episodes that are over (``trainer/scores/played.py``)
     films/<task>/<seed>.mp4  of the first episodes
     scores.json              an ``Evaluation``: settings, scores per task, per domain and overall; written last
     curve.json               a ``Curve``: the checkpoints along training
