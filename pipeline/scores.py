@@ -4,8 +4,8 @@ A score puts a return on the scale where a random policy is 0 and the expert is 
 ``(return - random) / (expert - random)``, the definition of the JAT paper (arXiv 2402.09844, section 5).
 
 The aggregates are those of Agarwal et al. 2021 (arXiv 2108.13264). Their package rliable is not called: its last
-release, 1.2.0, raises TypeError with the arch that pip installs beside our numpy, 7.2.0, and it wants as many episodes
-of every task, where an environment may have crashed. The tests hold these numbers to its formulas.
+release, 1.2.0, takes no arch from 8 on, and arch 7.2.0 cannot be imported beside pandas 3; and it wants as many
+episodes of every task, where an environment may have crashed. The tests hold these numbers to its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,18 @@
-"""Aggregates of scores, held to the formulas that rliable gives them."""
+"""Aggregates of scores, held to what rliable computes and to its formulas.
+
+``RLIABLE`` was made by rliable 1.2.0 with arch 7.2.0, numpy 2.4.6, scipy 1.17.1 and pandas 2.3.3, in an environment of
+its own because arch 7.2.0 cannot be imported beside pandas 3, from the ``score_matrix`` below::
+
+    def four(s):
+        return np.array([metrics.aggregate_mean(s), metrics.aggregate_median(s), metrics.aggregate_iqm(s),
+                         metrics.aggregate_optimality_gap(s)])
+
+    np.random.seed(0)
+    for s in (score_matrix(30, 5, 0.0), score_matrix(7, 3, 0.1)):
+        print(library.get_interval_estimates({"a": s}, four, reps=50_000))
+    pair = score_matrix(30, 5, 0.0), score_matrix(20, 5, 0.1)
+    print(library.get_interval_estimates({"a": pair}, metrics.probability_of_improvement, reps=20_000))
+"""
 
 from __future__ import annotations
 
@@ -7,6 +21,54 @@ import pytest
 import scipy.stats
 
 from pipeline.scores import Interval, aggregate, probability_of_improvement
+
+# Mean, median, IQM and optimality gap, each as point, low and high.
+RLIABLE = {
+    (30, 5, 0.0): [
+        (0.9776666666666666, 0.9023316666666668, 1.0530666666666668),
+        (1.017, 0.8626666666666665, 1.157),
+        (0.8386842105263157, 0.7501315789473685, 0.9378947368421054),
+        (0.2686666666666666, 0.23620000000000008, 0.3018666666666667),
+    ],
+    (7, 3, 0.1): [
+        (0.8595238095238095, 0.7152380952380953, 0.9966666666666667),
+        (0.8357142857142856, 0.5885714285714286, 1.0628571428571427),
+        (0.7754545454545454, 0.5890909090909091, 0.9763636363636364),
+        (0.27809523809523806, 0.19428571428571417, 0.36761904761904773),
+    ],
+}
+RLIABLE_IMPROVEMENT = (0.38933333333333336, 0.31916667, 0.4605)
+
+
+def score_matrix(episodes: int, tasks: int, shift: float) -> np.ndarray:
+    """``(episodes, tasks)``, with ties and scores above 1; by a formula, so that it is the same everywhere."""
+    e, t = np.arange(episodes)[:, None], np.arange(tasks)
+    scores: np.ndarray = np.round(0.4 + 0.3 * t + shift + (0.2 + 0.2 * t) * np.sin(1.7 * e * (t + 1) + t), 2)
+    return scores
+
+
+def assert_agrees(found: Interval, rliable: tuple[float, float, float]) -> None:
+    """The point exactly, the interval up to what two bootstraps differ by."""
+    point, low, high = rliable
+    assert found.mean == pytest.approx(point, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+@pytest.mark.parametrize("shape", RLIABLE, ids=str)
+def test_numbers_are_those_that_rliable_gives(shape: tuple[int, int, float]) -> None:
+    scores = score_matrix(*shape)
+    assert scores.max() > 1
+    found = aggregate(list(scores.T))
+    for interval, rliable in zip(
+        (found.mean, found.median, found.iqm, found.optimality_gap), RLIABLE[shape], strict=True
+    ):
+        assert_agrees(interval, rliable)
+
+
+def test_the_probability_of_improvement_is_the_one_that_rliable_gives() -> None:
+    first, second = score_matrix(30, 5, 0.0), score_matrix(20, 5, 0.1)
+    assert (first[:, None] == second).any()  # ties
+    assert_agrees(probability_of_improvement(list(first.T), list(second.T)), RLIABLE_IMPROVEMENT)
 
 
 def points(scores: np.ndarray) -> list[float]:
