@@ -177,7 +177,7 @@ def plot(curve: Curve, path: Path) -> None:
     }
     figure = Figure(figsize=(10, 7), layout="constrained")
     panels = figure.subplots(2, 2, sharey=True)
-    names = [name for name in dict.fromkeys(n for point in curve.points for n in point.domains) if name != OVERALL]
+    names = [name for name in curve.names if name != OVERALL]
     for axes, (label, places) in zip(panels.flat, scales.items(), strict=True):
         for index, name in enumerate(names):
             pairs = [(x, p.domains[name].iqm) for x, p in zip(places, curve.points, strict=True) if name in p.domains]
@@ -201,7 +201,7 @@ def main() -> None:
 
     config = parse(CurveConfig, RECIPES)
     curve = evaluate_checkpoints(config)
-    names = list(dict.fromkeys(name for point in curve.points for name in point.domains))
+    names = curve.names
     table = Table("step", "M time steps", "TFLOP", "seconds", *names, title=f"IQM of {len(curve.tasks)} tasks")
     for point in curve.points:
         found = [point.domains.get(name) for name in names]

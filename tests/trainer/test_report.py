@@ -53,6 +53,13 @@ def test_the_page_has_every_task_and_needs_no_network(made: Path) -> None:
     assert "default-src 'none'" in page
 
 
+def test_all_tasks_together_are_shown_only_beside_several_domains(made: Path, tmp_path: Path) -> None:
+    assert "All tasks" in page_of(made)
+    write_run(tmp_path, "metaworld-reach", "metaworld-reach,metaworld-push")
+    report(ReportConfig(out=tmp_path))
+    assert "All tasks" not in page_of(tmp_path)
+
+
 def test_a_task_that_is_not_scorable_is_named_and_is_in_no_aggregate(made: Path) -> None:
     facts = gather(made)
     assert [row.score.task for row in facts.not_scorable] == ["atari-bowling"]

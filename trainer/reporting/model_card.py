@@ -99,7 +99,7 @@ def _scores(evaluation: Evaluation) -> str:
     domains = [
         f"| {d.domain} | {d.num_tasks - len(d.not_scorable)} | {_format(d.expert.iqm if d.expert else None)} "
         f"| {_format(d.expert.mean if d.expert else None)} |"
-        for d in (*evaluation.domains, evaluation.overall)
+        for d in evaluation.summaries
     ]
     tasks = [
         f"| {s.task} | {s.random:.2f} | {s.expert:.2f} | {s.agent.mean:.2f} | {_format(s.score)} "

@@ -44,7 +44,7 @@ def title(name: str) -> str:
 
 def aggregates(evaluation: Evaluation) -> str:
     """Four statistics of each domain, each with its 95 % interval."""
-    domains = [domain for domain in (*evaluation.domains, evaluation.overall) if domain.expert]
+    domains = [domain for domain in evaluation.summaries if domain.expert]
     names = [domain.domain for domain in domains]
     figure, panels = _figure(4.4, 3.4, 2, 2, sharey=True)
     positions = np.arange(len(domains))[::-1]
@@ -139,7 +139,7 @@ def learning_curve(curve: Curve, key: str, label: str) -> str:
     """IQM of each domain along training against ``key`` of the checkpoints, with intervals."""
     figure, axes = _one(3.6, 2.9)
     x = np.array([getattr(point, key) for point in curve.points], np.float64)
-    names = list(dict.fromkeys(name for point in curve.points for name in point.domains))
+    names = curve.names
     for name in names:
         found = [
             (value, point.domains[name]) for value, point in zip(x, curve.points, strict=True) if name in point.domains

@@ -152,6 +152,11 @@ class Evaluation:
     overall: DomainScore
 
     @property
+    def summaries(self) -> list[DomainScore]:
+        """Of the domains, and of all tasks where that is not the same."""
+        return [*self.domains, self.overall] if len(self.domains) > 1 else self.domains
+
+    @property
     def mean_of_domain_iqms(self) -> float | None:
         """Every domain alike, as JAT's headline number (0.658 for its four); None where no task is scorable."""
         iqms = [domain.expert.iqm.mean for domain in self.domains if domain.expert]
@@ -193,6 +198,12 @@ class Curve:
     episodes: int
     settings: str
     points: list[CurvePoint]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the domains in it, and ``overall`` where that is not the same."""
+        found = dict.fromkeys(name for point in self.points for name in point.domains)
+        return [name for name in found if name != OVERALL or len(found) > 2]
 
 
 def evaluation_directory(out: Path, name: str = "") -> Path:
