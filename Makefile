@@ -178,7 +178,7 @@ bench: setup ## measure how fast experts and networks act on this machine
 bench-train: setup ## measure loading and training on OUT/dataset beside JAT's way of both, in turns
 	$(PY) -m trainer.bench_train --out '$(OUT)' $(TASKS)
 
-bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), in turns, and the cost of a step over long episodes
+bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), tasks in one lockstep beside one by one, and long episodes
 	$(PY) -m trainer.bench_eval $(TASKS)
 
 bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over a long run, in 15 min

@@ -8,6 +8,7 @@ Untrained networks of the recipe's sizes, of a task of each domain that is in ``
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +25,16 @@ if TYPE_CHECKING:
 MISSION = "go to the red ball"
 
 
-def of_one_task(
-    model: Model, config: ModelConfig | BaseModelConfig, task: Task, context_steps: int, text_tokens: int
+def checkpoint_of(
+    model: Model, config: ModelConfig | BaseModelConfig, tasks: Sequence[Task], context_steps: int, text_tokens: int
 ) -> Checkpoint:
-    """A network that was not trained as a checkpoint that acts in a task."""
+    """A network that was not trained as a checkpoint that acts in tasks."""
     from trainer.checkpoint import AgentConfig, Checkpoint
     from trainer.data.tokenizer import train_tokenizer
     from trainer.networks.layout import layout_of
 
-    agent = AgentConfig(config, context_steps, text_tokens, [task.name], [layout_of(task, text_tokens)], "", 0, 0)
+    layouts = [layout_of(task, text_tokens) for task in tasks]
+    agent = AgentConfig(config, context_steps, text_tokens, [task.name for task in tasks], layouts, "", 0, 0)
     return Checkpoint(model, train_tokenizer([MISSION], config.vocab_size), {}, agent)
 
 
@@ -46,7 +48,9 @@ def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int
 
     torch.set_num_threads(config.threads)
     model = build_model(config.model, [layout_of(task, config.text_tokens)])
-    agent = Agent(of_one_task(model, config.model, task, config.context_steps, config.text_tokens), [task] * num_slots)
+    agent = Agent(
+        checkpoint_of(model, config.model, [task], config.context_steps, config.text_tokens), [task] * num_slots
+    )
     slots = list(range(num_slots))
     agent.reset(slots, slots, [])
     observations = Observations(

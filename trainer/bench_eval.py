@@ -1,4 +1,5 @@
-"""How fast this machine evaluates, beside JAT's way of it, in one run; and whether long episodes grow slower.
+"""How fast this machine evaluates, beside JAT's way of it, in one run; what it gains by playing several tasks in one
+lockstep; and whether long episodes grow slower.
 
     python -m trainer.bench_eval
 
@@ -23,11 +24,12 @@ import gymnasium as gym
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.policy import Observations, Policy
-from pipeline.rollout import rollout
+from pipeline.rollout import Part, rollout, rollout_parts
 from pipeline.seeds import seeds_of
 from pipeline.tasks import Task, select_tasks
-from trainer.bench import of_one_task
-from trainer.config import ModelConfig
+from trainer.bench import checkpoint_of
+from trainer.config import RECIPES, ModelConfig
+from trainer.networks.layout import layout_of
 from trainer.playing import MAX_ENVS
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ class BenchEvalConfig:
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah"
     """Task name, domain, glob, or comma list of these."""
+    together: str = "metaworld-push*,metaworld-reach*"
+    """Tasks of one layout that are played together and one by one, by an untrained network of recipe base; empty for
+    none."""
+    together_episodes: int = 10
+    """Episodes of each of them."""
     long_task: str = "mujoco-halfcheetah"
     """The task whose long episodes are timed step by step; empty for none."""
     hidden_size: int = 256
@@ -62,7 +69,17 @@ class BenchEvalConfig:
     """CPU threads; the seconds of all of them count."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "hidden_size", "num_layers", "context_steps", "envs", "steps", "rounds", "threads")
+        check_at_least_one(
+            self,
+            "hidden_size",
+            "num_layers",
+            "context_steps",
+            "together_episodes",
+            "envs",
+            "steps",
+            "rounds",
+            "threads",
+        )
         if self.hidden_size % self.num_heads:
             raise UserError(f"--hidden-size {self.hidden_size} must be a multiple of --num-heads {self.num_heads}")
 
@@ -131,8 +148,8 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
     ours, plain = JatModel(model_config), PlainActingJat(model_config)
     plain.load_state_dict(ours.state_dict())
     return (
-        of_one_task(ours, model_config, task, config.context_steps, text_tokens),
-        of_one_task(plain, model_config, task, config.context_steps, text_tokens),
+        checkpoint_of(ours, model_config, [task], config.context_steps, text_tokens),
+        checkpoint_of(plain, model_config, [task], config.context_steps, text_tokens),
     )
 
 
@@ -151,6 +168,26 @@ def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
             found.append(sum(timed.decisions) / (time.process_time() - timed.began))
             log.info("%s, %d at once: %.0f steps/s", task.name, num_envs, found[-1])
     return EvalRates(task.name, *rates)
+
+
+def bench_together(config: BenchEvalConfig, tasks: Sequence[Task]) -> list[float]:
+    """Processor time of playing tasks one by one, over that of all in one lockstep, per turn."""
+    from trainer.agent import Agent
+    from trainer.networks.build import build_model
+
+    recipe, seeds = RECIPES["base"](), seeds_of("evaluate", config.together_episodes)
+    layouts = [layout_of(task, recipe.text_tokens) for task in tasks]
+    model = build_model(recipe.model, layouts)
+    checkpoint = checkpoint_of(model, recipe.model, tasks, recipe.context_steps, recipe.text_tokens)
+
+    def seconds(together: Sequence[Task]) -> float:
+        timed = Timed(Agent(checkpoint, [task for task in together for _ in seeds]))
+        parts = [Part(task, seeds, len(seeds)) for task in together]
+        for _ in rollout_parts(parts, timed, keep_observations=False):
+            pass
+        return time.process_time() - timed.began
+
+    return [sum(seconds([task]) for task in tasks) / seconds(tasks) for _ in range(config.rounds)]
 
 
 def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
@@ -180,6 +217,7 @@ def main() -> None:
 
     torch.set_num_threads(config.threads)
     tasks = select_tasks(config.task)
+    together = select_tasks(config.together) if config.together else ()
     long_task = select_tasks(config.long_task)[0] if config.long_task else None
     table = Table("task", "ours, steps/s", "JAT's way", "ratio", "of turns", title="goal: 10 times")
     for task in tasks:
@@ -190,6 +228,12 @@ def main() -> None:
             f"{min(ratios):.1f} to {max(ratios):.1f}",
         )  # fmt: skip
     print_table(table)
+    if together:
+        ratios = bench_together(config, together)
+        log.info(
+            "%d episodes of each of %d tasks, one task after the other / all together, processor time: %s",
+            config.together_episodes, len(together), ", ".join(f"{ratio:.2f}" for ratio in ratios),
+        )  # fmt: skip
     if long_task is None:
         return
     costs = bench_long(config, long_task)

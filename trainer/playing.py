@@ -1,7 +1,7 @@
 """The agent plays the seeds of some tasks: the work of one process of an evaluation, and how it is shared out.
 
 Tasks of one layout are played in one lockstep, each over its own seeds, because a network decides for 50 environments
-at a third of what it takes for 10 at a time five times. ``EvaluateJob`` is one such lockstep.
+in less than half the time that it takes for 10 five times. ``EvaluateJob`` is one such lockstep.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pipeline.tasks import Task
 from tests.fakes import FAKE_COUNT, FAKE_GRID, CountingEnv
 from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent
-from trainer.bench_eval import BenchEvalConfig, bench_long, bench_task, untrained
+from trainer.bench_eval import BenchEvalConfig, bench_long, bench_task, bench_together, untrained
 
 TINY = BenchEvalConfig(hidden_size=50, num_layers=2, num_heads=2, context_steps=8, envs=3, rounds=2, threads=1)
 
@@ -61,6 +61,13 @@ def test_rates_are_of_every_turn() -> None:
     rates = bench_task(TINY, FAKE_GRID)
     assert (rates.task, len(rates.ours), len(rates.plain)) == ("toy-grid", 2, 2)
     assert min(rates.ours + rates.plain) > 0
+
+
+def test_tasks_together_are_timed_beside_one_by_one() -> None:
+    tasks = [FAKE_COUNT, replace(FAKE_COUNT, name="fake-other")]
+    ratios = bench_together(replace(TINY, together_episodes=3), tasks)
+    assert len(ratios) == 2
+    assert min(ratios) > 0
 
 
 def test_long_episodes_are_timed_in_stretches_after_the_first() -> None:
