@@ -167,7 +167,7 @@ def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[Evalu
 def _smaller(failure: JobFailure) -> list[EvaluateJob]:
     """What to try after a job failed: its tasks apart, its seeds apart, then without the one that no worker outlives.
 
-    Nothing after an exception, which says what is wrong, or after ``MAX_LOST`` such seeds.
+    Nothing after an exception, which says what is wrong, or after ``MAX_LOST`` such seeds, or where nothing is smaller.
     """
     job: EvaluateJob = failure.job
     if len(job.tasks) > 1:
@@ -181,4 +181,5 @@ def _smaller(failure: JobFailure) -> list[EvaluateJob]:
         if len(quarantine) == MAX_LOST:
             return []
         quarantine = {**quarantine, missing.pop(0): f"quarantined: {failure.reason}"}
-    return [replace(job, quarantine=quarantine, alone_from=missing[0] if missing else None)]
+    smaller = replace(job, quarantine=quarantine, alone_from=missing[0] if missing else None)
+    return [smaller] if smaller != job else []

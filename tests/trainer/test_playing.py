@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import JobsFailedError, UserError
+from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import read_json
 from pipeline.measurement import Measurement
 from pipeline.rollout import Part, rollout, rollout_parts
@@ -31,7 +31,7 @@ from trainer.evaluate import EvaluateConfig, evaluate
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.pretrained import save_pretrained
-from trainer.playing import EvaluateJob, in_groups, play_jobs, play_tasks
+from trainer.playing import EvaluateJob, _smaller, in_groups, play_jobs, play_tasks
 from trainer.scores.results import load_measurement_of, load_scores
 
 FIRST = FIRST_SEED["evaluate"]
@@ -209,6 +209,17 @@ def test_a_task_that_fails_costs_no_other_one_and_those_are_scored(config: Evalu
     with pytest.raises(JobsFailedError, match=r"1 tasks failed; the others are played\. First: playing fake-one"):
         evaluate(config, broken)
     assert [score.task for score in load_scores(config.out)] == ["fake-two", "fake-three"]
+
+
+def test_what_always_loses_its_workers_is_given_up(config: EvaluateConfig, tasks: list[Task]) -> None:
+    """Whatever it does: when each seed kills, and when there is none to play any more."""
+    jobs, tried = [job_of(config, tasks[:1])], 0
+    while jobs:
+        jobs, tried = _smaller(JobFailure(jobs[0], "its worker died", is_worker_lost=True)), tried + 1
+    assert tried == 2 + playing.MAX_LOST
+    played = job_of(replace(config, episodes=3), tasks[:1])
+    play_tasks(played)
+    assert _smaller(JobFailure(played, "its worker died", is_worker_lost=True)) == []
 
 
 class CutOffError(Exception):
