@@ -7,13 +7,14 @@ in less than half the time that it takes for 10 five times. ``EvaluateJob`` is o
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cluster import run_jobs
+from pipeline.cluster import Supervision, run_jobs
 from pipeline.episode import Episode
 from pipeline.errors import JobFailure, JobsFailedError
 from pipeline.film import Film
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MAX_ENVS = 32  # of a task
 MAX_SLOTS = 64  # of all tasks of a job
 MAX_LOST = 3  # seeds of a task that no worker outlives
+STALL_S = 600.0  # without a step until a worker is taken to hang; the released JAT may take a minute for its slowest
 JOBS_PER_WORKER = 2  # at least, where there are as many tasks: the last ones should end at about the same time
 
 
@@ -148,11 +150,12 @@ def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[Evalu
         JobsFailedError: tasks failed; the others are played.
     """
     given_up: list[JobFailure] = []
+    supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
     waiting = list(jobs)
     while waiting:
         failures: Sequence[JobFailure] = ()
         try:
-            yield from run_jobs(play_tasks, waiting, workers)
+            yield from run_jobs(play_tasks, waiting, workers, supervision=supervision)
         except JobsFailedError as error:
             if not error.failures:  # it was Ray itself
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,20 @@ class DeadlyEnv(NotingEnv):
         if self.seed == LONGEST and self.t == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(action)
+
+
+class HangingEnv(NotingEnv):
+    """Never returns from the last step of the longest episode, the first time."""
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        if self.seed == LONGEST and self.t == 5 and not (mark := self.folder / "hung").exists():
+            mark.touch()
+            time.sleep(3600)
+        return super().step(action)
+
+
+def make_hanging(task: Task) -> HangingEnv:
+    return HangingEnv(task)
 
 
 def make_noting(task: Task) -> NotingEnv:
@@ -184,6 +199,17 @@ def test_a_killed_worker_costs_only_the_episodes_that_were_not_over(
     ]
     assert [measurement.seeds for measurement in found] == [seeds_of("evaluate", 9)] * 2
     assert not list((config.out / "evaluation").glob("*.jsonl"))
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_worker_that_hangs_costs_no_more_than_one_that_is_killed(
+    config: EvaluateConfig, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playing, "STALL_S", 10.0)  # a worker must have loaded all it needs by then
+    hanging = replace(tasks[0], factory=make_hanging)
+    ((_, (found,)),) = play_jobs([job_of(config, [hanging])], 1)
+    assert found.seeds == seeds_of("evaluate", 9)
+    assert begun(tmp_path, hanging) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 4]
 
 
 @pytest.mark.usefixtures("one_worker")
