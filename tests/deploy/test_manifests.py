@@ -133,7 +133,7 @@ def test_a_rayjob_s_entrypoint_is_a_command_of_ours() -> None:
     config = parse(ChainConfig, argv=words[3:])
     assert [stage.name for stage in stages_between(config.first, config.last)] == ["experts", "collect", "dataset"]
     train = next(stage for stage in STAGES if stage.name == "train")
-    expected = command(train, {"out": str(config.out), "recipe": "base"}, "python")
+    expected = command(train, {"out": str(config.out)}, "python")
     assert shlex.split(BY_NAME["jat-train"]["spec"]["entrypoint"]) == expected
 
 
