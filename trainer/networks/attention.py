@@ -80,9 +80,10 @@ def _attend_in_blocks_backward(
     """Gradients of query, key and value, in their shapes, for ``grad`` ``(B, P, heads, size)``."""
     shape, length = query.shape, query.shape[2]
     grad, query, key, value = (x.reshape(-1, *shape[2:]) for x in (grad.transpose(1, 2), query, key, value))
-    grad_query = torch.empty_like(query)
+    # Not empty_like and zeros_like: of a single row what is reshaped stays a view, with strides not promised below.
+    grad_query = query.new_empty(query.shape)
     # Added up over blocks, hence in float32.
-    grad_key, grad_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))
+    grad_key, grad_value = (x.new_zeros(x.shape, dtype=torch.float32) for x in (key, value))
     with torch.autocast("cpu", enabled=False):
         for first, begin, end in _blocks(length, window):
             seen, grad_block = weights[:, begin:end, first:end], grad[:, begin:end]

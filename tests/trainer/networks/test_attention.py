@@ -8,10 +8,10 @@ from torch import Tensor
 from trainer.networks.attention import BLOCK, attend_back
 
 
-def inputs(length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value of 2 rows and 3 heads of 8, laid out as a projection leaves them."""
+def inputs(length: int, dtype: torch.dtype = torch.float32, rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of 3 heads of 8, laid out as a projection leaves them."""
     generator = torch.Generator().manual_seed(length)
-    values = torch.randn(2, length, 3, 3, 8, generator=generator).to(dtype).permute(2, 0, 3, 1, 4)
+    values = torch.randn(rows, length, 3, 3, 8, generator=generator).to(dtype).permute(2, 0, 3, 1, 4)
     query, key, value = (x.detach().requires_grad_() for x in values)
     return query, key, value
 
@@ -57,10 +57,19 @@ def test_in_bfloat16_only_what_follows_the_softmax_is_rounded() -> None:
         assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm()
 
 
-def test_the_operator_keeps_the_rules_that_compiling_relies_on() -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_operators_keep_the_rules_that_compiling_relies_on(rows: int) -> None:
+    values = inputs(70, rows=rows)
     # Not the rule that all it returns is the same twice: the weights of what is not visible are never written or read.
     torch.library.opcheck(
         torch.ops.jat.attend_in_blocks.default,
-        (*inputs(70), 9, 0.5),
+        (*values, 9, 0.5),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+    query, key, value = (x.detach() for x in values)
+    mixed, weights = torch.ops.jat.attend_in_blocks(query, key, value, 9, 0.5)
+    torch.library.opcheck(
+        torch.ops.jat.attend_in_blocks_backward.default,
+        (torch.ones_like(mixed), query, key, value, weights, 9, 0.5),
+        test_utils=("test_schema", "test_faketensor"),
     )
