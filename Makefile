@@ -1,7 +1,7 @@
 # A target is a `python -m ...` command or two; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
 # EXPERT, RETRAIN=1, BY_TASK=1, NOISE, ALLOW_WEAK=1, SOURCE, ENVIRONMENT, SEED, DATASET, ACTIONS=1, FPS, MIX=1, CORPORA,
-# TRACK, KEEP, SWEEP, SECONDS_EACH, SEEDS, CHECKPOINT, CHECKPOINTS, NAME, REPLACE=1, PROMPT, IMAGE, TO, TAG, BRANCH,
-# PUBLIC=1, DRY_RUN=1, PORT.
+# TRACK, KEEP, COMPILE=1, SHARD=1, SWEEP, SECONDS_EACH, SEEDS, CHECKPOINT, CHECKPOINTS, NAME, REPLACE=1, PROMPT, IMAGE,
+# TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1, PORT.
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
@@ -136,7 +136,7 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
 	$(if $(SWEEP),$(PY) -m trainer.sweep --sweep '$(SWEEP)' $(STUDY),$(PY) -m trainer.train $(STAGE) $(TASKS) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
-		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile))
+		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile) $(if $(SHARD),--shard))
 
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
 	$(PY) -m trainer.ablations $(STUDY)

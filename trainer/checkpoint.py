@@ -100,23 +100,33 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    directory: Path, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, progress: Progress
+    directory: Path,
+    checkpoint: Checkpoint,
+    optimizer_state: dict[str, Any],
+    progress: Progress,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint below ``directory`` and return its path."""
+    """Write a checkpoint below ``directory`` and return its path; see ``write_agent`` for ``weights``."""
     final = directory / f"step-{checkpoint.config.step:08d}"
     with temporary_beside(final) as temporary:
         temporary.mkdir()
-        write_agent(temporary, checkpoint)
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
+        write_agent(temporary, checkpoint, weights)
+        torch.save(optimizer_state, temporary / "optimizer.pt")
         write_json(temporary / PROGRESS, progress)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     return final
 
 
-def write_agent(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write into a folder all that acting needs: everything but the optimiser."""
-    save_file(checkpoint.model.state_dict(), directory / "model.safetensors")
+def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write into a folder all that acting needs: everything but the optimiser.
+
+    Args:
+        directory: empty.
+        checkpoint: what to write.
+        weights: the network's state where the network itself holds only a part of it.
+    """
+    save_file(checkpoint.model.state_dict() if weights is None else weights, directory / "model.safetensors")
     arrays = {}
     for task, normaliser in checkpoint.normalisers.items():
         arrays[f"{task}/observation_mean"] = normaliser.observation_mean
@@ -165,8 +175,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(model, load_tokenizer(path / "tokenizer.json"), normalisers, config)
 
 
-def load_optimizer_state(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path / "optimizer.pt", weights_only=True)
+def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """On the CPU, whatever device it was on.
+
+    Args:
+        path: a checkpoint.
+        mapped: read from the file what is used, when it is used; copy it before the file goes.
+    """
+    state: dict[str, Any] = torch.load(path / "optimizer.pt", map_location="cpu", mmap=mapped, weights_only=True)
     return state
 
 

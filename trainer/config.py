@@ -212,6 +212,9 @@ class TrainConfig:
     workers: int = 1
     """Processes that train together, each with a GPU where the cluster has them; they share out the micro-batches of a
     step. One is this process, unless `RAY_ADDRESS` is set."""
+    shard: bool = False
+    """Spread the network, its gradients and the optimiser's state over the workers (FSDP2), so that each holds its
+    share of them, for networks that a device has no room for. The same numbers up to rounding, and more messages."""
     loader_threads: int = 1
     """Threads of each worker that read batches ahead."""
     checkpoint_every: int = 500
@@ -242,6 +245,10 @@ class TrainConfig:
             self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
             "loader_threads", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
+        if self.shard and self.workers == 1:
+            raise UserError(
+                "--shard spreads the network over several workers, and --workers is 1; raise it, or leave --shard out"
+            )
         longest = self.longest_context
         if isinstance(self.model, ModelConfig) and 2 * longest > self.model.max_positions:
             raise UserError(

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 # These may change between the parts of one run without changing its result.
 FREE_TO_CHANGE = (
     "out", "dataset", "threads", "keep_checkpoints", "checkpoint_every", "workers", "loader_threads", "track",
-    "validation_steps", "compile",
+    "validation_steps", "compile", "shard",
 )  # fmt: skip
 
 

@@ -34,10 +34,17 @@ class Group:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The values of all workers, added up; of every worker the same number of values."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Sequence[float]) -> list[float]:
+        """Of each value the greatest that a worker has; of every worker the same number of values."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
         if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, how)
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:

@@ -13,13 +13,14 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.errors import UserError
 from pipeline.files import replacing
@@ -35,8 +36,8 @@ from trainer.checkpoint import (
     save_checkpoint,
 )
 from trainer.config import TrainConfig
-from trainer.data.loader import Loader, MicroBatch, Part, to_device
-from trainer.data.sources import open_sources, sampling_shares
+from trainer.data.loader import Loader, MicroBatch, to_device
+from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.model import Losses, Model
@@ -45,8 +46,11 @@ from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.display import Display
 from trainer.training.group import current_group
 from trainer.training.logs import check_identity, read_log
+from trainer.training.memory import bytes_held, explaining_out_of_memory
 from trainer.training.optimizer import adamw, choose_dtype, learning_rate
+from trainer.training.sharding import Shards, idle_batches
 from trainer.training.tracking import open_trackers
+from trainer.training.validation import validation_loss
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +101,22 @@ class TrainingRun:
         self.data = open_sources(config, tasks)
         torch.manual_seed(config.seed)
         self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
-        self.model = build_model(config.model, self.layouts).to(self.group.device)
-        self.optimizer = adamw(self.model, config)
+        self.model = build_model(config.model, self.layouts)
         self.progress = Progress(identity)
-        self._resume()
+        found = self._resume()
+        self._shards: Shards | None = None
+        self._network = _Losses(self.model)
+        if config.shard:
+            self._shards = Shards(self._network, self.model, self.group)
+        else:
+            self.model.to(self.group.device)
+        self.optimizer = adamw(self.model, config)
+        if found is not None:
+            state = load_optimizer_state(found, mapped=config.shard)
+            self.optimizer.load_state_dict(self._shards.own_part(state, self.optimizer) if self._shards else state)
         if config.compile:
             compile_blocks(self.model)
-        self._shared = self.group.share_gradients(_Losses(self.model))
+        self._shared = self._network if config.shard else self.group.share_gradients(self._network)
         self._loader = Loader(
             [source.batches for source in self.data.sources],
             self.data.mixture(config),
@@ -127,13 +140,13 @@ class TrainingRun:
     def checkpoints(self) -> Path:
         return self.directory / "checkpoints"
 
-    def _resume(self) -> None:
+    def _resume(self) -> Path | None:
+        """Take progress and weights from the last checkpoint, and return it."""
         found = latest_checkpoint(self.checkpoints)
         if found is not None:
             progress = load_progress(found)
             check_identity(found, progress.identity, self.progress.identity)
             self.model.load_state_dict(read_weights(found, self.model, str(found)))
-            self.optimizer.load_state_dict(load_optimizer_state(found))
             self.progress = progress
             log.info("going on from %s", found)
         if self.group.leads:
@@ -141,6 +154,7 @@ class TrainingRun:
             rows = [row for row in read_log(self.directory / "log.jsonl") if row["step"] <= self.progress.step]
             with replacing(self.directory / "log.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return found
 
     def close(self) -> None:
         """End the threads that load; ``to_the_end`` does so itself."""
@@ -167,9 +181,14 @@ class TrainingRun:
                 stack.callback(display.close)
             stack.callback(self.close)
             started = time.monotonic() - self.progress.seconds
-            waited = self.progress.waited_seconds
+            waited, first_step = self.progress.waited_seconds, self.progress.step
             while self.progress.step < config.steps:
                 row = self.one_step()
+                if leads and self.progress.step == first_step + 1:
+                    held = bytes_held(self.model, self.optimizer)
+                    log.info(
+                        "each worker holds %s", ", ".join(f"{n / 1e6:.1f} MB of {name}" for name, n in held.items())
+                    )
                 self.progress = replace(
                     self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self.waited_s
                 )
@@ -185,8 +204,8 @@ class TrainingRun:
                     for tracker in trackers:
                         tracker.log(self.progress.step, row)
                     display.update(row)
-                    if is_saved:
-                        self._save()
+                if is_saved:
+                    self._save()
 
     def one_step(self) -> dict[str, float]:
         """One optimiser step of all workers; what to log of it.
@@ -202,7 +221,10 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         with explaining_out_of_memory(self.config):
             totals = self._accumulate()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+        if self._shards:
+            self._shards.drop_unused()
+        total_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        norm = float(total_norm.full_tensor() if isinstance(total_norm, DTensor) else total_norm)
         row = self._sum_up(totals)
         if not math.isfinite(row["loss"]) or not math.isfinite(norm):
             self._refuse(totals)
@@ -218,24 +240,35 @@ class TrainingRun:
             micro_batch = self._loader.next()
             weight = self.data.sources[micro_batch.source].loss_weight / num_own
             loss, action_loss = torch.zeros(2, device=self.group.device)
+            idle = idle_batches(self.group, micro_batch.parts) if self._shards else []
             for part in micro_batch.parts:
                 share = part.num_steps / micro_batch.num_steps
                 is_last = number == num_own - 1 and part is micro_batch.parts[-1]
                 with self.group.sharing(self._shared, is_last):
-                    part_loss, part_action_loss = self._losses(part)
+                    part_loss, part_action_loss = self._losses(part.batch, self._shared)
                     (part_loss * (share * weight)).backward()
                 loss, action_loss = loss + share * part_loss.detach(), action_loss + share * part_action_loss
                 totals.padded_steps += part.padded_steps
+            self._keep_in_step(idle)
             totals.micro_batches.append(micro_batch)
             totals.losses.append(loss)
             totals.action_losses.append(action_loss)
             totals.num_steps += micro_batch.num_steps
         return totals
 
-    def _losses(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    def _keep_in_step(self, idle: Sequence[Any]) -> None:
+        """Compute what counts nothing, and leave the random numbers as if it had not been."""
+        devices = [self.group.device] if self.group.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=bool(idle)):
+            for batch in idle:
+                (self._losses(batch, self._shared)[0] * 0).backward()
+
+    def _losses(self, batch: Any, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """The total and the action loss."""
         device = self.group.device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self._shared(to_device(part.batch, device))
+            total, action = network(to_device(batch, device))
+        return total, action
 
     def _sum_up(self, totals: _StepTotals) -> dict[str, float]:
         """Mean losses over the micro-batches of all workers, and count what was seen."""
@@ -272,30 +305,20 @@ class TrainingRun:
             f"Lower --learning-rate ({self.config.learning_rate:g}), or look at these rows of the dataset"
         )
 
-    @torch.no_grad()
     def validate(self) -> float | None:
         """The training objective on a little of the test split, always the same; None if the run has none."""
-        shares = sampling_shares(self.data.sources)
-        chosen = [s for s in self.data.sources if s.validation is not None]
-        if not chosen:
-            return None
         self.model.eval()
-        total = weight = 0.0
-        for number, (source, share) in enumerate(zip(self.data.sources, shares, strict=True)):
-            if source.validation is None or number % self.group.world_size != self.group.rank:
-                continue
-            parts = source.validation.parts
-            device = self.group.device
-            with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                losses = [self.model.losses(to_device(part.batch, device)).total.item() for part in parts]
-            mean = sum(loss * part.num_steps for loss, part in zip(losses, parts, strict=True))
-            total += share * source.loss_weight * mean / source.validation.num_steps
-            weight += share
+        # Not through what shares gradients, which would have to be called as often in every worker.
+        loss = validation_loss(self.data, self.group, lambda b: self._losses(b, self._network)[0], self._shards)
         self.model.train()
-        total, weight = self.group.sum([total, weight])
-        return total / weight
+        return loss
 
     def _save(self) -> None:
+        """Write a checkpoint, in the worker that leads."""
+        weights = self._shards.weights() if self._shards else self.model.state_dict()
+        optimizer_state = self._shards.optimizer_state(self.optimizer) if self._shards else self.optimizer.state_dict()
+        if not self.group.leads:
+            return
         config = AgentConfig(
             model=self.config.model,
             context_steps=self.config.context_steps,
@@ -310,28 +333,8 @@ class TrainingRun:
             text_boundaries=self.config.text_boundaries,
         )
         checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
-        save_checkpoint(self.checkpoints, checkpoint, self.optimizer, self.progress)
+        save_checkpoint(self.checkpoints, checkpoint, optimizer_state, self.progress, weights)
         remove_old_checkpoints(self.checkpoints, self.config.keep_checkpoints)
-
-
-@contextlib.contextmanager
-def explaining_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn an allocation that failed, on a GPU or a CPU, into what to change.
-
-    Raises:
-        UserError: memory is out.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        is_explicit = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_explicit and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"out of memory ({str(error).splitlines()[0]}); lower --batch-steps ({config.batch_steps}) and raise "
-            f"--micro-batches ({config.micro_batches}) by the same factor, which keeps what a step is made of; "
-            f"else lower --context-steps ({config.context_steps}) or the size of the network"
-        ) from error
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

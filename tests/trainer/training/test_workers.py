@@ -55,7 +55,8 @@ def kill_a_worker_after(log: Path, step: int, killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("own_ray")
-def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfig, run_dir: Path) -> None:
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfig, run_dir: Path, shard: bool) -> None:
     config = {"steps": 60, "checkpoint_every": 10}
     train(make_config(**config), FAKE_TASKS)
     alone = curve(run_dir)
@@ -65,7 +66,7 @@ def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfi
     killer = threading.Thread(target=kill_a_worker_after, args=(run_dir / "train" / "log.jsonl", 25, killed))
     killer.start()
     with reported("train", run_dir):
-        train(make_config(workers=2, **config), FAKE_TASKS)
+        train(make_config(workers=2, shard=shard, **config), FAKE_TASKS)
     killer.join(timeout=10)
     assert killed, "no worker was killed"
 
