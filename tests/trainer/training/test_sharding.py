@@ -12,22 +12,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from pipeline.errors import UserError
+from pipeline.tasks import CONTINUOUS
 from tests.fakes import FAKE_TASKS
 from tests.trainer.conftest import TINY
 from tests.trainer.training.local_group import run_group
 from tests.trainer.training.test_compiling import HAS_COMPILER
 from trainer.checkpoint import latest_checkpoint, load_checkpoint, load_optimizer_state, load_progress
-from trainer.config import BaseModelConfig, TrainConfig
+from trainer.config import BaseModelConfig, ModelConfig, TrainConfig
 from trainer.data.loader import Part
-from trainer.networks.model import StepBatch, TextBatch
+from trainer.networks.jat_model import JatModel
+from trainer.networks.model import Batch, StepBatch, TextBatch
 from trainer.train import make_identity
-from trainer.training.group import Group
+from trainer.training.group import Group, current_group
 from trainer.training.logs import read_log
 from trainer.training.memory import bytes_held
 from trainer.training.run import TrainingRun
-from trainer.training.sharding import idle_batches
+from trainer.training.sharding import Shards, idle_batches
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -192,6 +195,52 @@ def test_a_spread_network_can_be_compiled(make_config: MakeConfig, run_dir: Path
     jobs = [(dataclasses.replace(config, compile=how), run_dir / f"compiled-{how}") for how in (False, True)]
     run_group(2, train_each, jobs)
     assert_same_curve(jobs[1][1], jobs[0][1])
+
+
+class TotalLoss(torch.nn.Module):
+    def __init__(self, model: JatModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.model.losses(batch).total
+
+
+def gradients_of_text_and_steps(config: ModelConfig) -> tuple[dict[str, torch.Tensor | None], ...]:
+    """Of whole networks and of one spread over two workers, one of which is at pictures with texts, one at steps."""
+    group = current_group()
+    torch.manual_seed(group.rank)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    rewards, tasks = torch.rand(2, 3), torch.zeros(2, dtype=torch.int64)
+    side = config.picture_size
+    batch: Batch = TextBatch(torch.randint(0, 99, (2, 3)), mask, torch.rand(2, 3, side, side))
+    if group.leads:
+        batch = StepBatch(CONTINUOUS, torch.rand(2, 3, 4), rewards, torch.rand(2, 3, 2), mask, tasks)
+    results = []
+    for spread in (False, True):
+        torch.manual_seed(7)
+        model = JatModel(config)
+        module: torch.nn.Module = TotalLoss(model)
+        shards = Shards(module, model, group) if spread else None
+        shared = module if spread else group.share_gradients(module)
+        shared(batch).backward()
+        if shards:
+            shards.drop_unused()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        results.append({n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in grads.items()})
+    return tuple(results)
+
+
+def test_one_worker_may_be_at_texts_with_pictures_while_another_is_at_steps() -> None:
+    config = dataclasses.replace(TINY, picture_size=8, patch_size=4, max_positions=12)
+    for whole, spread in run_group(2, gradients_of_text_and_steps, config):
+        assert {name for name, gradient in whole.items() if gradient is None} == {
+            name for name, gradient in spread.items() if gradient is None
+        }
+        used = [name for name, gradient in whole.items() if gradient is not None]
+        assert {"vit_encoder.projection.weight", "continuous_encoder.weight"} <= set(used)
+        for name in used:
+            torch.testing.assert_close(spread[name], whole[name], msg=lambda m, n=name: f"{n}: {m}")
 
 
 class Others(Group):
