@@ -3,7 +3,7 @@
     python -m trainer.bench_train --out runs/default
 
 Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``). What is compared runs in turns, and
-of all turns the medians are printed.
+of all turns the medians are printed, and at the end each goal beside what was reached.
 """
 
 from __future__ import annotations
@@ -75,6 +75,30 @@ class Rates:
     waiting: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Loading:
+    """Windows per second: of our loader, of JAT's way, and of the ``datasets.map`` that JAT's way needs before."""
+
+    ours: float
+    plain: float
+    mapping: float
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be reached, at least or at most, and what was."""
+
+    what: str
+    wanted: float
+    reached: float
+    unit: str
+    is_least: bool
+
+    @property
+    def is_reached(self) -> bool:
+        return self.reached >= self.wanted if self.is_least else self.reached <= self.wanted
+
+
 def recipe_config(config: BenchTrainConfig, name: str, tasks: Sequence[Task]) -> TrainConfig:
     """A recipe at the size of this benchmark, with a tokenizer that needs no network."""
     recipe = RECIPES[name]()
@@ -115,8 +139,8 @@ def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]
     return chosen
 
 
-def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> str:
-    """Windows per second of both loaders, from datasets that are laid out, or mapped, already, as a line to report."""
+def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> Loading:
+    """Both loaders, from datasets that are laid out, or mapped, already."""
     from trainer.data.sources import open_sources
     from trainer.plain import padded_windows
 
@@ -132,11 +156,7 @@ def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence
             ours.append(median(turn[0] for turn in turns))
             plain.append(median(turn[1] for turn in turns))
     # Every task as often as any other: the mean time of a window is the mean over tasks.
-    rates = {name: len(tasks) / sum(seconds) for name, seconds in (("ours", ours), ("plain", plain), ("map", mapping))}
-    return (
-        f"{rates['ours']:,.0f} windows/s with one thread, JAT's way {rates['plain']:,.0f} "
-        f"(after datasets.map at {rates['map']:,.0f}): {rates['ours'] / rates['plain']:.0f} x, goal 50 x"
-    )
+    return Loading(*(len(tasks) / sum(seconds) for seconds in (ours, plain, mapping)))
 
 
 def _seconds_per_window(batches: Any, num_batches: int = 8) -> float:
@@ -246,25 +266,60 @@ def _time_run(trained: TrainingRun, rates: Rates, num_steps: int) -> None:
     rates.waiting.append((trained.waited_s - waited) / seconds)
 
 
-def main() -> None:
+def goals_of(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> list[Goal]:
+    """The goals, of every way to train but the plain one, which comes first in ``results``."""
+    plain = results[0]
+    goals = [Goal("windows/s beside JAT's loader", 50, loading.ours / loading.plain, "x", is_least=True)]
+    for rates in results[1:]:
+        speed = Goal(f"{rates.name}: timesteps/s beside plain", 6 if on_gpu else 3, _speed(rates, plain), "x", True)
+        padding = Goal(f"{rates.name}: padding", 5, 100 * median(rates.padding), "%", is_least=False)
+        waiting = Goal(f"{rates.name}: waiting for data", 3, 100 * median(rates.waiting), "%", is_least=False)
+        goals += [speed, padding, waiting]
+    return goals
+
+
+def _speed(rates: Rates, plain: Rates) -> float:
+    """How many times as fast, turn by turn."""
+    return median(a / b for a, b in zip(rates.timesteps_per_s, plain.timesteps_per_s, strict=True))
+
+
+def print_report(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> None:
     from rich.table import Table
 
+    log.info(
+        "loading with one thread: %s windows/s, JAT's way %s (after datasets.map at %s)",
+        *(f"{rate:,.0f}" for rate in dataclasses.astuple(loading)),
+    )
+    table = Table("training", "M parameters", "timesteps/s", "x plain", "padding %", "waiting %")
+    for rates in results:
+        table.add_row(
+            rates.name, f"{rates.num_parameters / 1e6:.1f}", f"{median(rates.timesteps_per_s):,.0f}",
+            f"{_speed(rates, results[0]):.1f}", f"{100 * median(rates.padding):.1f}",
+            f"{100 * median(rates.waiting):.1f}",
+        )  # fmt: skip
+    print_table(table)
+    table = Table("goal", "wanted", "here", "reached")
+    for goal in goals_of(loading, results, on_gpu):
+        wanted = f"at {'least' if goal.is_least else 'most'} {goal.wanted:g} {goal.unit}"
+        table.add_row(goal.what, wanted, f"{goal.reached:.1f} {goal.unit}", "yes" if goal.is_reached else "NO")
+    print_table(table)
+
+
+def bench(config: BenchTrainConfig, tasks: Sequence[Task]) -> None:
+    """Measure all with some tasks of the dataset, and print it."""
+    import torch
+
+    log.info("%s", ", ".join(task.name for task in tasks))
+    loading = bench_loading(config, recipe_config(config, "jat", tasks), tasks)
+    print_report(loading, bench_training(config, tasks), torch.cuda.is_available())
+
+
+def main() -> None:
     from trainer.train import choose_tasks
 
     config = parse(BenchTrainConfig)
     all_tasks = choose_tasks(dataclasses.replace(recipe_config(config, "jat", ()), task=config.task))
-    tasks = choose_spread(config, all_tasks)
-    log.info("%s", ", ".join(task.name for task in tasks))
-    log.info("loading: %s", bench_loading(config, recipe_config(config, "jat", tasks), tasks))
-    results = bench_training(config, tasks)
-    table = Table("training", "M parameters", "timesteps/s", "x plain", "padding %", "waiting %")
-    for rates in results:
-        ratios = [a / b for a, b in zip(rates.timesteps_per_s, results[0].timesteps_per_s, strict=True)]
-        table.add_row(
-            rates.name, f"{rates.num_parameters / 1e6:.1f}", f"{median(rates.timesteps_per_s):,.0f}",
-            f"{median(ratios):.1f}", f"{100 * median(rates.padding):.1f}", f"{100 * median(rates.waiting):.1f}",
-        )  # fmt: skip
-    print_table(table)
+    bench(config, choose_spread(config, all_tasks))
 
 
 if __name__ == "__main__":
