@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
+
+TIMEOUT_S = 120
 
 
 def run_group(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -21,7 +24,14 @@ def run_group(world_size: int, function: Callable[..., Any], *arguments: Any) ->
 
 def _run(rank: int, directory: Path, world_size: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=world_size)
+    # A worker that waits for ever for another is a test that fails.
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{directory}/store",
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=TIMEOUT_S),
+    )
     try:
         torch.save(function(*arguments), directory / f"{rank}.pt")
     finally:
