@@ -30,9 +30,8 @@ COMMANDS = {
     "dataset": ["collectors.dataset.build"],
     "train": [
         "trainer.train", "--steps", "40", "--batch-steps", "256", "--micro-batches", "1", "--checkpoint-every", "10",
-        "--context-steps", "100", "--text-tokens", "8", "--threads", "1", "--model.hidden-size", "50",
-        "--model.num-layers", "1", "--model.num-heads", "2", "--model.max-positions", "200",
-        "--model.max-discrete-size", "156",
+        "--context-steps", "100", "--text-tokens", "8", "--threads", "1", "--model.hidden-size", "48",
+        "--model.num-layers", "1", "--model.num-heads", "2",
     ],
     "evaluate": ["trainer.evaluate", "--episodes", "3", "--video-episodes", "1", *WORKERS],
     "film": ["experts.film", *WORKERS],

@@ -110,8 +110,8 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
     make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_and_die_at(make_config(), 5, monkeypatch)
-    with pytest.raises(UserError, match=r"another training run: learning_rate was 0.0003, is 0.001\."):
-        train(make_config(learning_rate=1e-3), FAKE_TASKS)
+    with pytest.raises(UserError, match=r"another training run: learning_rate was 0.001, is 0.002\."):
+        train(make_config(learning_rate=2e-3), FAKE_TASKS)
     # What does not change the result may change.
     train(make_config(keep_checkpoints=1), FAKE_TASKS)
 

@@ -64,7 +64,7 @@ def test_other_trackers_are_told_settings_and_every_step(
     monkeypatch.setenv("TRACKIO_DIR", "")
     train(make_config(track=name), FAKE_TASKS)
     assert told[0][1]["name"] == run_dir.name
-    assert told[0][1]["config"]["learning_rate"] == 3e-4
+    assert told[0][1]["config"]["learning_rate"] == 1e-3
     logged = [(row["step"], row["loss"]) for row in read_log(run_dir / "train" / "log.jsonl")]
     assert [value for word, value in told if word == "log"] == logged
     assert told[-1][0] == "finish"
