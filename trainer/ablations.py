@@ -59,6 +59,14 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
         ),
         Variant("dropout", {"model.dropout": 0.1}, "a tenth of each block's output dropped"),
         Variant("kappa-0.005", {"model.observation_loss_coef": 0.005}, "next observations predicted, as JAT"),
+        Variant(
+            "kappa-0.05", {"model.observation_loss_coef": 0.05}, "next observations predicted, JAT's weight tenfold"
+        ),
+        Variant(
+            "noise-and-kappa",
+            {"model.observation_noise": 0.1, "model.observation_loss_coef": 0.05},
+            "noise 0.1 and kappa 0.05 together",
+        ),
         Variant("no-positions", {"model.positions": "none"}, "no rotary positions"),
         Variant("layer-norm", {"model.norm": "layer"}, "LayerNorm for RMSNorm"),
         Variant("gelu", {"model.feed_forward": "gelu"}, "GELU for SwiGLU"),

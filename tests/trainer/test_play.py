@@ -103,7 +103,7 @@ def test_the_lines_in_the_readme_load_a_checkpoint_and_act(tmp_path: Path, capsy
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import Agent" in block]
     (task,) = select_tasks("babyai-go-to-local")
-    folder = "runs/demo/train/checkpoints/step-00001700"
+    folder = "runs/demo/train/checkpoints/step-00000600"
     assert folder in code
     checkpoint, _ = untrained(BenchEvalConfig(hidden_size=50, num_layers=2, num_heads=2, context_steps=8), task)
     save_pretrained(checkpoint, tmp_path / "agent", "")
