@@ -1,7 +1,15 @@
-# A target is a `python -m ...` command or two; `make help` lists them. Variables: TASK, OUT, EPISODES, WORKERS, RECIPE,
-# EXPERT, RETRAIN=1, BY_TASK=1, NOISE, ALLOW_WEAK=1, SOURCE, ENVIRONMENT, SEED, DATASET, ACTIONS=1, FPS, MIX=1, CORPORA,
-# TRACK, KEEP, COMPILE=1, SHARD=1, SWEEP, SECONDS_EACH, SEEDS, CHECKPOINT, CHECKPOINTS, NAME, REPLACE=1, PROMPT, IMAGE,
-# TO, TAG, BRANCH, PUBLIC=1, DRY_RUN=1, PORT.
+# A target is a `python -m ...` command or two; `make help` lists them, with the variables each takes.
+VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW_WEAK SOURCE ENVIRONMENT SEED DATASET \
+	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
+	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT PYTHON
+# A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
+ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(VARIABLES) $(ENVIRONMENT_VARIABLES),$(GIVEN))
+$(if $(UNKNOWN),$(error no target takes $(UNKNOWN); the variables are $(VARIABLES)))
+$(if $(SWEEP),$(if $(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)),$(error SWEEP= trains without \
+	$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)); leave it out, or use `make train` without SWEEP=)))
+
 PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv

@@ -1,0 +1,48 @@
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", "-n", *arguments], check=False, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_misspelt_variable_is_an_error_before_anything_runs() -> None:
+    result = make("collect", "TASKS=metaworld-*")
+    assert result.returncode == 2
+    assert "no target takes TASKS; the variables are TASK OUT" in result.stderr
+    assert result.stdout == ""
+
+
+def test_what_a_sweep_would_ignore_is_an_error() -> None:
+    result = make("train", "SWEEP=kappa", "SHARD=1", "WORKERS=2")
+    assert result.returncode == 2
+    assert "SWEEP= trains without SHARD;" in result.stderr
+
+
+def test_a_value_reaches_the_command_as_it_is() -> None:
+    result = make("collect", "TASK=metaworld-*,babyai-go to", "OUT=a b", "RAY_ADDRESS=host:6379")
+    assert result.returncode == 0
+    assert "--task 'metaworld-*,babyai-go to'" in result.stdout
+    assert "--out 'a b'" in result.stdout
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/dataset.md", "docs/experts.md"])
+def test_documents_name_targets_and_variables_that_exist(document: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    variables = set(makefile.split("VARIABLES := ")[1].split("\n#")[0].replace("\\", "").split())
+    commands = re.findall(
+        r"(?:^|`)make ((?:[a-z-]+|[A-Z_]+=\S*)(?: (?:[a-z-]+(?=[ `\n])|[A-Z_]+=[^\s`]*))*)",
+        (ROOT / document).read_text(),
+        re.MULTILINE,
+    )
+    assert commands
+    for command in commands:
+        for word in command.split():
+            name, is_variable, _ = word.partition("=")
+            assert name in (variables if is_variable else targets), command
