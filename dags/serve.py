@@ -44,8 +44,8 @@ PROCESSES = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processo
 class ServeConfig:
     """Start Airflow with a DAG for every stage."""
 
-    out: Path = Path("runs/default")
-    """Default output root of the DAGs."""
+    out: str = "runs/default"
+    """Default output root of the DAGs, a folder or a URL. The stages open it, Airflow does not: it has no S3 client."""
     home: Path = Path("runs/airflow")
     """Airflow's own folder: database, logs, password. Remove it to forget all runs."""
     port: int = 8080
@@ -114,7 +114,7 @@ def environment(config: ServeConfig) -> dict[str, str]:
     _password(home)
     python_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return {
-        "JAT_OUT": str(config.out if "://" in str(config.out) else config.out.absolute()),
+        "JAT_OUT": config.out if "://" in config.out else str(Path(config.out).absolute()),
         **os.environ,
         "AIRFLOW_HOME": str(home),
         "PYTHONPATH": python_path,
