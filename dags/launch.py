@@ -7,6 +7,8 @@ Where commands run is the scheduler's setting, not the stage's:
     JAT_RAY_PYTHON   the Python on that cluster; ``python`` if not given
     JAT_RAY_RESERVE  what a stage's own process reserves there, apart from its workers, as JSON:
                      {"train": {"num-gpus": 1, "num-cpus": 8, "memory": 34359738368}}
+    JAT_RAY_WAIT_MINUTES  how long a cluster that is lost in the middle of a command is waited for, 10 if not given; the
+                     command is then submitted again, and goes on from what it had made
 
 A command started here that needs Ray itself uses the cluster of ``RAY_ADDRESS``, or starts its own.
 """
@@ -40,6 +42,8 @@ JOB_ACCEPTED = "submitted successfully"
 JOB_LOST = "WebSocket connection closed unexpectedly"
 RESERVABLE = ("num-cpus", "num-gpus", "memory")
 GRACE_S = 30.0  # between asking a command to end and ending it
+ASK_EVERY_S = 10.0  # whether a lost cluster is back
+MAX_SUBMISSIONS = 4  # of one command; a cluster that is lost more often may die of the command itself
 
 
 class StageError(RuntimeError):
@@ -69,6 +73,7 @@ class Launcher:
     def __init__(self, stage: Stage, options: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("JAT_RAY_JOBS")
         self._python = environ.get("JAT_PYTHON", sys.executable)
+        self._wait_s = 60 * _minutes(environ.get("JAT_RAY_WAIT_MINUTES", "10"))
         self._job = f"jat-{stage.name}-{uuid.uuid4().hex[:12]}"
         if self._address:
             stage_words = command(stage, options, environ.get("JAT_RAY_PYTHON", "python"))
@@ -79,7 +84,7 @@ class Launcher:
         else:
             self.words = command(stage, options, self._python)
         self._process: subprocess.Popen[str] | None = None
-        self._is_stopped = False
+        self._stopped = threading.Event()
 
     def run(self, say: Callable[[str], None]) -> None:
         """Run the command to its end, handing every line it prints to ``say``.
@@ -87,6 +92,26 @@ class Launcher:
         Raises:
             StageError: it ended with an error, or was stopped.
         """
+        for submission in range(1, MAX_SUBMISSIONS + 1):
+            output = _JobOutput(say, self._address) if self._address else _Output(say)
+            code = self._follow(output)
+            if self._stopped.is_set():
+                break
+            if code == 0:
+                return
+            if not isinstance(output, _JobOutput) or not output.is_lost:
+                raise output.error(code)
+            self._stop_job()  # if only the connection broke, it would still be there
+            is_back = submission < MAX_SUBMISSIONS and self._wait_for_cluster(output, say)
+            if self._stopped.is_set():
+                break
+            if not is_back:
+                raise output.error(code)
+            self._rename_job()
+        raise StageError("stopped from outside; run it again to go on", is_permanent=False)
+
+    def _follow(self, output: _Output) -> int:
+        """Start the command, take what it prints to its end; its exit code."""
         self._process = subprocess.Popen(
             self.words,
             stdout=subprocess.PIPE,
@@ -97,22 +122,33 @@ class Launcher:
             preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, which takes no lock
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        output = _JobOutput(say, self._address) if self._address else _Output(say)
+        if self._stopped.is_set():  # between the last command and this
+            self.stop()
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
                 output.take(line.rstrip())
-        code = self._process.wait()
-        if self._is_stopped:
-            raise StageError("stopped from outside; run it again to go on", is_permanent=False)
-        if code:
-            if isinstance(output, _JobOutput) and output.is_lost:
-                self._stop_job()  # or it would still be there when it is submitted again
-            raise output.error(code)
+        return self._process.wait()
+
+    def _wait_for_cluster(self, output: _JobOutput, say: Callable[[str], None]) -> bool:
+        """Whether a cluster that was lost takes jobs again within the time for it; not if stopped meanwhile."""
+        say(f"lost {output.place}; waiting up to {self._wait_s / 60:g} minutes for it, to submit again")
+        deadline = time.monotonic() + self._wait_s
+        while not self._stopped.is_set() and time.monotonic() < deadline:
+            if self._ask("list") == 0:
+                say(f"{output.place} is back")
+                return True
+            self._stopped.wait(min(ASK_EVERY_S, max(deadline - time.monotonic(), 0)))
+        return False
+
+    def _rename_job(self) -> None:
+        """A cluster takes a job's name only once."""
+        old, self._job = self._job, f"{self._job[:-12]}{uuid.uuid4().hex[:12]}"
+        self.words = [self._job if word == old else word for word in self.words]
 
     def stop(self) -> None:
         """End the command and what it started; it can go on later, nothing it has made is lost."""
-        self._is_stopped = True
+        self._stopped.set()
         process = self._process
         if process is None or process.poll() is not None:
             return
@@ -122,8 +158,13 @@ class Launcher:
         threading.Thread(target=_kill_later, args=(process,), daemon=True).start()
 
     def _stop_job(self) -> None:
+        self._ask("stop", self._job)
+
+    def _ask(self, *words: str) -> int | None:
+        """The exit code of a short question to the cluster; None if there is no answer in time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(self._ray("stop", self._job), check=False, capture_output=True, timeout=GRACE_S)
+            return subprocess.run(self._ray(*words), check=False, capture_output=True, timeout=GRACE_S).returncode
+        return None
 
     def _ray(self, verb: str, *words: str) -> list[str]:
         assert self._address is not None
@@ -152,7 +193,7 @@ class _JobOutput(_Output):
 
     def __init__(self, say: Callable[[str], None], address: str) -> None:
         super().__init__(say)
-        self._place = f"JAT_RAY_JOBS={redacted(address)}"
+        self.place = f"JAT_RAY_JOBS={redacted(address)}"
         self._is_accepted = self.is_lost = False
         self._before: list[str] = []
         self._code: int | None = None
@@ -170,22 +211,32 @@ class _JobOutput(_Output):
     def error(self, code: int) -> StageError:
         if self.is_lost:
             return StageError(
-                f"the connection to {self._place} broke, or its head died; run it again to go on", is_permanent=False
+                f"the connection to {self.place} broke, or its head died; run it again to go on", is_permanent=False
             )
         if self._is_accepted:
             return super().error(code if self._code is None else self._code)
         said = "\n".join(self._before)
         if "Failed to connect to Ray" in said:
-            return StageError(f"no Ray dashboard at {self._place}; start the cluster, or correct the address", True)
+            return StageError(f"no Ray dashboard at {self.place}; start the cluster, or correct the address", True)
         if "AuthenticationError" in said:
             return StageError(
-                f"the Ray cluster at {self._place} refuses this process; put the cluster's token into RAY_AUTH_TOKEN "
+                f"the Ray cluster at {self.place} refuses this process; put the cluster's token into RAY_AUTH_TOKEN "
                 f"(or its file into RAY_AUTH_TOKEN_PATH) and set RAY_AUTH_MODE=token",
                 is_permanent=True,
             )
         for line in self._before:
             super().take(line)
         return super().error(code)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise StageError(f"JAT_RAY_WAIT_MINUTES is {text!r}; give a number of minutes, 0 for none", is_permanent=True)
+    return minutes
 
 
 def _reserve(stage: Stage, text: str) -> list[str]:

@@ -12,12 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+import dags.launch
 from dags.launch import Launcher, StageError, check_out
 from dags.stages import STAGES
 from pipeline.errors import UserError
 
 COLLECT = next(stage for stage in STAGES if stage.name == "collect")
 FAKE = str(Path(__file__).with_name("fake_python.py"))
+FAKE_CLIENT = str(Path(__file__).with_name("fake_client.py"))
 
 
 def launcher(out: Path, task: str, monkeypatch: pytest.MonkeyPatch, **told: object) -> Launcher:
@@ -139,3 +141,66 @@ def test_an_output_root_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not a folder this process may write"):
         check_out(str(tmp_path / "file" / "run"))
+
+
+def job(folder: Path, monkeypatch: pytest.MonkeyPatch, lost: int, away: int, minutes: str = "1") -> Launcher:
+    monkeypatch.setenv("FAKE_CLIENT", json.dumps({"folder": str(folder), "lost": lost, "away": away}))
+    monkeypatch.setattr(dags.launch, "ASK_EVERY_S", 0.01)
+    environ = {"JAT_RAY_JOBS": "http://head:8265", "JAT_PYTHON": FAKE_CLIENT, "JAT_RAY_WAIT_MINUTES": minutes}
+    return Launcher(COLLECT, {"out": "s3://b/run", "task": "babyai"}, environ)
+
+
+def called(folder: Path, verb: str) -> list[str]:
+    return (folder / f"{verb}.txt").read_text().splitlines()
+
+
+def test_a_cluster_that_comes_back_is_given_the_command_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    job(tmp_path, monkeypatch, lost=1, away=2).run(lines.append)
+    assert lines[-3:] == [
+        "lost JAT_RAY_JOBS=http://head:8265; waiting up to 1 minutes for it, to submit again",
+        "JAT_RAY_JOBS=http://head:8265 is back",
+        "528 of 528 episodes",
+    ]
+    assert len(called(tmp_path, "list")) == 3
+    first, second = called(tmp_path, "submit")
+    names = [line.split("--submission-id ")[1].split()[0] for line in (first, second)]
+    assert first.replace(names[0], names[1]) == second  # the same command
+    assert names[0] != names[1]
+    assert called(tmp_path, "stop")[0].endswith(names[0])  # what is left of the first, if only the connection broke
+
+
+def test_a_cluster_that_stays_away_is_a_failure_that_a_retry_may_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StageError, match=r"^the connection to JAT_RAY_JOBS=http://head:8265 broke") as failed:
+        job(tmp_path, monkeypatch, lost=1, away=10**6, minutes="0.003").run(lambda line: None)
+    assert not failed.value.is_permanent
+    assert len(called(tmp_path, "submit")) == 1
+
+
+def test_a_command_that_loses_its_cluster_every_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StageError, match=r"broke, or its head died"):
+        job(tmp_path, monkeypatch, lost=10**6, away=0).run(lambda line: None)
+    assert len(called(tmp_path, "submit")) == dags.launch.MAX_SUBMISSIONS
+
+
+def test_stopping_ends_the_wait_for_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = job(tmp_path, monkeypatch, lost=1, away=10**6)
+
+    def say(line: str) -> None:
+        if line.startswith("lost "):
+            waiting.stop()
+
+    with pytest.raises(StageError, match="stopped from outside"):
+        waiting.run(say)
+    assert len(called(tmp_path, "submit")) == 1
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_wait_that_is_no_time_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match="give a number of minutes") as failed:
+        job(tmp_path, monkeypatch, lost=0, away=0, minutes=text)
+    assert failed.value.is_permanent

@@ -79,7 +79,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def launcher(stage: str, address: str, python: str = "python", **options: str) -> Launcher:
-    environ = {"JAT_RAY_JOBS": address, "JAT_RAY_PYTHON": python, "JAT_PYTHON": sys.executable}
+    environ = {
+        "JAT_RAY_JOBS": address, "JAT_RAY_PYTHON": python, "JAT_PYTHON": sys.executable, "JAT_RAY_WAIT_MINUTES": "0",
+    }  # fmt: skip
     chosen = next(s for s in STAGES if s.name == stage)
     return Launcher(chosen, {"out": OUT, "task": TASK, "workers": "2", **options}, environ)
 
