@@ -26,10 +26,10 @@ from collectors.status import summarise
 from experts.choice import Mix, choose
 from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
 from pipeline.cli import parse, run
-from pipeline.cluster import Resources, Supervision, run_jobs
 from pipeline.episode import Episode
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, read_json, remove_leftovers, update_json
+from pipeline.jobs import Resources, Supervision, run_jobs
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
 from pipeline.policy import Policy

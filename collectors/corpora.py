@@ -25,12 +25,12 @@ from collectors.corpus_images import ImageLoader, ImageOptions, RejectedError
 from collectors.corpus_sources import Source, SourceReader, columns_of, resolve_source
 from collectors.progress import Monitor
 from pipeline.cli import parse, run
-from pipeline.cluster import Supervision, run_jobs
 from pipeline.corpora import Corpus, Document, Layout, rows_for, select_corpora, split_of
 from pipeline.documents import DocumentRange, Progress, finished_documents, write_documents
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.heartbeat import PULSE
+from pipeline.jobs import Supervision, run_jobs
 from pipeline.manifest import DocumentShard
 from pipeline.seeds import SPLITS
 from pipeline.stage import reported

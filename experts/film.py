@@ -18,8 +18,8 @@ from experts.ranking import best_by_return, standings
 from experts.registry import experts_of, make_policy
 from experts.store import StoredExpert, keep_expert
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.cluster import run_jobs
 from pipeline.film import Film, agent_films, expert_films, films_in
+from pipeline.jobs import run_jobs
 from pipeline.manifest import collected_by
 from pipeline.progress import Progress
 from pipeline.rollout import rollout

@@ -22,9 +22,9 @@ from experts.report import TABLE_WIDTH, standings_table
 from experts.store import StoredExpert, keep_expert, read_expert
 from experts.training import TrainJob
 from pipeline.cli import check_at_least_one, parse, print_table, run
-from pipeline.cluster import Resources, run_jobs
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, read_json, write_json
+from pipeline.jobs import Resources, run_jobs
 from pipeline.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
 from pipeline.progress import Progress
 from pipeline.rollout import rollout

@@ -1,6 +1,6 @@
 """Signs of life of a worker process: what its supervisor asks for to tell a slow job from a hung one.
 
-The rollout beats; ``pipeline/cluster.py`` reads the counts from another thread. Plain integers of one process: only
+The rollout beats; ``pipeline/jobs.py`` reads the counts from another thread. Plain integers of one process: only
 one job runs in it at a time.
 """
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cluster import Supervision, run_jobs
 from pipeline.episode import Episode
 from pipeline.errors import JobFailure, JobsFailedError
 from pipeline.film import Film
+from pipeline.jobs import Supervision, run_jobs
 from pipeline.measurement import Measurement
 from pipeline.rollout import Part, rejected_episode, rollout_parts
 from pipeline.tasks import Task

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.cli import check_at_least_one
-from pipeline.cluster import run_jobs
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.jobs import run_jobs
 from pipeline.progress import Progress
 from pipeline.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
 from pipeline.tasks import Task

@@ -90,7 +90,7 @@ def _run(job: TrainJob) -> int:
     _lay_out_images(config, job.tasks)
     if config.workers == 1 and not os.environ.get("RAY_ADDRESS"):
         return train_worker(job)
-    from pipeline.cluster import run_group
+    from pipeline.worker_group import run_group
     from trainer.checkpoint import latest_checkpoint, load_progress
 
     before = latest_checkpoint(job.directory / "checkpoints")

@@ -22,9 +22,9 @@ from pathlib import Path
 from collectors.dataset.import_rows import EMPTY, Rows
 from collectors.dataset.import_sources import NotThereError, Source, num_tests, resolve_source, source_name
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.cluster import Supervision, run_jobs
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, remove_leftovers
+from pipeline.jobs import Supervision, run_jobs
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, interleaved, missing_jobs
 from pipeline.progress import Progress

@@ -17,9 +17,9 @@ from experts.prepare import ExpertsConfig, MeasureJob, measure, prepare
 from experts.registry import experts_of
 from experts.store import CurvePoint, StoredExpert, keep_expert
 from experts.training import TrainJob
-from pipeline.cluster import Resources
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, write_json
+from pipeline.jobs import Resources
 from pipeline.measurement import Measurement, load_measurement
 from pipeline.tasks import Task, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, CountingEnv, store_network, store_random, write_measurement
@@ -58,7 +58,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("experts.prepare.run_jobs", here)
-    monkeypatch.setattr("pipeline.cluster.connect", start)
+    monkeypatch.setattr("pipeline.jobs.connect", start)
     return jobs
 
 

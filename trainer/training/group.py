@@ -1,7 +1,8 @@
 """The workers of one training: who this process is among them, and what they tell one another.
 
 A process that was not started as one of several is a group of one, and nothing is sent. Several are started by
-``pipeline/cluster.py``, or by anything else that sets up ``torch.distributed`` and ``LOCAL_RANK``, such as torchrun.
+``pipeline/worker_group.py``, or by anything else that sets up
+``torch.distributed`` and ``LOCAL_RANK``, such as torchrun.
 """
 
 from __future__ import annotations
