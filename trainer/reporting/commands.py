@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
+from pipeline.secrets import redacted
+from pipeline.stage import STATUS_OUT
 
 # Folder of a stage's output in a run, and its command, in the order in which they run.
 MODULES = {
@@ -36,7 +39,10 @@ class StageRun:
 
 
 def stage_runs(out: Path) -> list[StageRun]:
-    """The stages of which there are settings in a run, in their order."""
+    """The stages of which there are settings in a run, in their order.
+
+    Of a run in an object store they name its URL, not the folder of the disk on which a stage worked in its place.
+    """
     from trainer import config as training
     from trainer import evaluate
 
@@ -44,12 +50,19 @@ def stage_runs(out: Path) -> list[StageRun]:
         "train": {"default": training.TrainConfig, **training.RECIPES},
         "evaluation": {"default": evaluate.EvaluateConfig, **evaluate.RECIPES},
     }
+    store = redacted(os.environ.get(STATUS_OUT, ""))
     found = []
     for stage, module in MODULES.items():
         path = out / stage / "config.json"
         if path.exists():
             settings = read_json(path)
-            found.append(StageRun(stage, command_of(module, settings, recipes.get(stage, {})), flat(settings)))
+            if store and "://" not in settings["out"]:
+                del settings["out"]
+                command = _on_disk(module, command_of(module, settings, recipes.get(stage, {})), store)
+                settings["out"] = store
+            else:
+                command = command_of(module, settings, recipes.get(stage, {}))
+            found.append(StageRun(stage, command, flat(settings)))
     return found
 
 
@@ -71,6 +84,13 @@ def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, C
     for name, value in differing.items():
         words += _flag(name, value)
     return shlex.join(words)
+
+
+def _on_disk(module: str, command: str, store: str) -> str:
+    """The command of a stage that needs a disk, for an output root in an object store (``dags/on_disk.py``)."""
+    name = "dataset" if module.startswith("collectors.") else module.rpartition(".")[2]
+    options = shlex.split(command)[3:]
+    return shlex.join(["python", "-m", "dags.on_disk", "--stage", name, "--out", store, "--", *options])
 
 
 def _differences(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -65,3 +65,21 @@ def test_the_stages_of_a_run_are_those_that_left_settings_in_their_order(tmp_pat
         ("evaluation", "python -m trainer.evaluate --recipe jat --episodes 7"),
     ]
     assert found[1].settings["contexts"] == {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
+
+
+def test_a_run_in_an_object_store_names_its_url_and_not_the_disk_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAT_STATUS_OUT", "s3://lab/run")
+    write_json(tmp_path / "shards" / "config.json", {"task": "babyai", "out": "s3://lab/run"})
+    write_json(tmp_path / "dataset" / "config.json", {"task": "babyai", "out": str(tmp_path)})
+    write_json(tmp_path / "train" / "config.json", replace(training.demo(), out=tmp_path))
+    write_json(tmp_path / "evaluation" / "config.json", replace(evaluate.EvaluateConfig(), out=tmp_path, episodes=7))
+    found = stage_runs(tmp_path)
+    assert [stage.command for stage in found] == [
+        "python -m collectors.collect --task babyai --out s3://lab/run",
+        "python -m dags.on_disk --stage dataset --out s3://lab/run -- --task babyai",
+        "python -m dags.on_disk --stage train --out s3://lab/run -- --recipe demo",
+        "python -m dags.on_disk --stage evaluate --out s3://lab/run -- --episodes 7",
+    ]
+    assert {stage.settings["out"] for stage in found} == {"s3://lab/run"}
