@@ -22,6 +22,7 @@ from pipeline.files import replacing, sha256_of, update_json
 from pipeline.scores import Interval
 from pipeline.stage import reported
 from trainer.reporting import plots
+from trainer.reporting.commands import report_commands
 from trainer.reporting.facts import TITLES, WEAK, Facts, expert_revisions, gather
 from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
 from trainer.scores.results import Evaluation, load_evaluation
@@ -125,7 +126,7 @@ def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Pa
         num_episodes=str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}",
         few_references=FEW_REFERENCES if references < FEW_REFERENCES else None,
         duration=_duration,
-        out=out,
+        commands=report_commands(out),
     )
 
 

@@ -66,6 +66,15 @@ def stage_runs(out: Path) -> list[StageRun]:
     return found
 
 
+def report_commands(out: Path) -> list[str]:
+    """The commands that film the experts and write the report of the run in ``out``."""
+    store = redacted(os.environ.get(STATUS_OUT, ""))
+    modules = ("experts.film", "trainer.report")
+    if store:
+        return [_on_disk(module, shlex.join(["python", "-m", module]), store) for module in modules]
+    return [shlex.join(["python", "-m", module, "--out", str(out)]) for module in modules]
+
+
 def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
     """A command line with just these settings: the nearest of the recipes, and a flag for all that differs from it.
 

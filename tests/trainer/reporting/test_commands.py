@@ -13,7 +13,7 @@ from pipeline.cli import parse
 from pipeline.files import read_json, write_json
 from trainer import config as training
 from trainer import evaluate
-from trainer.reporting.commands import command_of, stage_runs
+from trainer.reporting.commands import command_of, report_commands, stage_runs
 
 
 def settings_of(path: Path, config: Any) -> dict[str, Any]:
@@ -83,3 +83,14 @@ def test_a_run_in_an_object_store_names_its_url_and_not_the_disk_beside_it(
         "python -m dags.on_disk --stage evaluate --out s3://lab/run -- --episodes 7",
     ]
     assert {stage.settings["out"] for stage in found} == {"s3://lab/run"}
+    assert report_commands(tmp_path) == [
+        "python -m dags.on_disk --stage film --out s3://lab/run --",
+        "python -m dags.on_disk --stage report --out s3://lab/run --",
+    ]
+
+
+def test_the_report_s_own_commands_name_the_run() -> None:
+    assert report_commands(Path("runs/my run")) == [
+        "python -m experts.film --out 'runs/my run'",
+        "python -m trainer.report --out 'runs/my run'",
+    ]
