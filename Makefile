@@ -3,7 +3,7 @@ VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW
 	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
 	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT PYTHON
 # A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
-ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR
+ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR PY
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out $(VARIABLES) $(ENVIRONMENT_VARIABLES),$(GIVEN))
 $(if $(UNKNOWN),$(error no target takes $(UNKNOWN); the variables are $(VARIABLES)))
@@ -72,7 +72,7 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 		-c dags/constraints.txt -e '.[dags]'
 	@touch $@
 
-demo: setup ## experts to report on six tasks, in about 14 minutes
+demo: setup ## experts to report on six tasks, in about a quarter of an hour
 	$(PY) -m dags.chain --recipe demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
 test: setup-dev ## run the tests

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -8,7 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", "-n", *arguments], check=False, cwd=ROOT, capture_output=True, text=True)
+    words = ["make", "-n", "--no-print-directory", *arguments]
+    environ = {**os.environ, "MAKEFLAGS": ""}  # of the `make test` that runs this
+    return subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True, env=environ)
 
 
 def test_a_misspelt_variable_is_an_error_before_anything_runs() -> None:
