@@ -321,7 +321,7 @@ def small() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """The default recipe on the demo's six tasks, for about six minutes on two cores."""
+    """The default recipe on the demo's six tasks, for about ten minutes on two cores."""
     return TrainConfig(
         task=DEMO_TASKS, steps=600, checkpoint_every=60, workers=2, threads=1, sampling_weights={"babyai": 1.5}
     )
