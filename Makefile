@@ -2,13 +2,14 @@
 VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW_WEAK SOURCE ENVIRONMENT SEED DATASET \
 	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
 	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT PYTHON
-# A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
+# What programs read from the environment may be given in the same way; PY is another Python for the commands.
 ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR PY
+# A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out $(VARIABLES) $(ENVIRONMENT_VARIABLES),$(GIVEN))
 $(if $(UNKNOWN),$(error no target takes $(UNKNOWN); the variables are $(VARIABLES)))
-$(if $(SWEEP),$(if $(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)),$(error SWEEP= trains without \
-	$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)); leave it out, or use `make train` without SWEEP=)))
+IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)))
+$(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))
 
 PYTHON ?= python3.11
 OUT ?= runs/default

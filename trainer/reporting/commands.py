@@ -50,29 +50,34 @@ def stage_runs(out: Path) -> list[StageRun]:
         "train": {"default": training.TrainConfig, **training.RECIPES},
         "evaluation": {"default": evaluate.EvaluateConfig, **evaluate.RECIPES},
     }
-    store = redacted(os.environ.get(STATUS_OUT, ""))
+    store = _store()
     found = []
     for stage, module in MODULES.items():
         path = out / stage / "config.json"
         if path.exists():
             settings = read_json(path)
-            if store and "://" not in settings["out"]:
+            is_on_disk = bool(store) and "://" not in settings["out"]
+            if is_on_disk:
                 del settings["out"]
-                command = _on_disk(module, command_of(module, settings, recipes.get(stage, {})), store)
-                settings["out"] = store
-            else:
-                command = command_of(module, settings, recipes.get(stage, {}))
+            command = command_of(module, settings, recipes.get(stage, {}))
+            if is_on_disk:
+                command, settings["out"] = _on_disk(module, command, store), store
             found.append(StageRun(stage, command, flat(settings)))
     return found
 
 
 def report_commands(out: Path) -> list[str]:
     """The commands that film the experts and write the report of the run in ``out``."""
-    store = redacted(os.environ.get(STATUS_OUT, ""))
-    modules = ("experts.film", "trainer.report")
+    store = _store()
+    commands = {module: f"python -m {module}" for module in ("experts.film", "trainer.report")}
     if store:
-        return [_on_disk(module, shlex.join(["python", "-m", module]), store) for module in modules]
-    return [shlex.join(["python", "-m", module, "--out", str(out)]) for module in modules]
+        return [_on_disk(module, command, store) for module, command in commands.items()]
+    return [f"{command} --out {shlex.quote(str(out))}" for command in commands.values()]
+
+
+def _store() -> str:
+    """The URL of the run if this process works on a disk in the place of an object store, else nothing."""
+    return redacted(os.environ.get(STATUS_OUT, ""))
 
 
 def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
