@@ -73,7 +73,7 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 		-c dags/constraints.txt -e '.[dags]'
 	@touch $@
 
-demo: setup ## experts to report on six tasks, in about a quarter of an hour
+demo: setup ## experts to report on six tasks, in about 14 minutes
 	$(PY) -m dags.chain --recipe demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
 test: setup-dev ## run the tests
