@@ -22,7 +22,7 @@ import numpy as np
 
 from collectors.status import COLLECT
 from pipeline.cli import check_at_least_one, parse, print_table, run
-from pipeline.errors import JobsFailedError
+from pipeline.errors import JobsFailedError, UserError
 from pipeline.shards import finished_shards
 from pipeline.status import read_statuses
 from pipeline.tasks import Task, select_tasks
@@ -95,12 +95,17 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
         command += ["--shard-episodes", str(config.shard_episodes)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         samples: list[Sample] = []
+        is_over = False
         try:
-            while process.poll() is None:
+            while not is_over:
+                is_over = (
+                    process.poll() is not None
+                )  # before the last look: a short run tells of itself only at its end
                 for status in read_statuses(out, COLLECT):
-                    if status.worker_bytes and status.is_running:
+                    if status.worker_bytes:
                         samples.append(Sample(status.done, status.driver_bytes, status.worker_bytes))
-                time.sleep(SAMPLE_S)
+                if not is_over:
+                    time.sleep(SAMPLE_S)
         finally:
             process.kill()
             process.wait()
@@ -139,6 +144,8 @@ def _show_long_run(config: SoakConfig, found: Run) -> None:
     from rich.table import Table
 
     total = int(found.episodes.sum())
+    if not found.samples:
+        raise UserError(f"{total:,} episodes were over before their workers' memory was read; raise --episodes")
     windows = ((1000, 1000 + config.window), (total - config.window, total))
     table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"a long run, {config.task}")
     rates = [found.rate(*window) for window in windows]

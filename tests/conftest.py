@@ -30,15 +30,22 @@ settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
-def one_worker() -> Iterator[None]:
-    """An embedded Ray with one CPU, so tests that use it must ask for one worker."""
+def ray_ends_with_the_tests() -> Iterator[None]:
     import ray
 
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def one_worker(ray_ends_with_the_tests: None) -> None:
+    """An embedded Ray with one CPU, so tests that use it must ask for one worker.
+
+    It is kept for the next test, unless one in between has ended it to start its own.
+    """
     from pipeline.cluster import connect
 
     connect(1)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
