@@ -8,6 +8,7 @@ be of several tasks whose observations and actions are alike: a network then dec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -25,6 +26,10 @@ from pipeline.tasks import IMAGE, TEXT, Task
 
 # An environment that raises this often in one episode, each time freshly made, makes the episode a rejected one.
 MAX_ENV_ERRORS = 2
+
+# Environments of the last rollout, for the next one: a worker plays shard after shard of the same task, and making an
+# environment takes up to 0.1 s. A reset makes no difference between a new one and one that has been played in.
+_IDLE: dict[Task, list[gym.Env[Any, Any]]] = {}
 
 # Called with (seed, environment) after a reset and after every step, e.g. to draw a frame.
 StepListener = Callable[[int, gym.Env[Any, Any]], None]
@@ -56,6 +61,11 @@ class Part:
 
     def make_env(self) -> gym.Env[Any, Any]:
         return self.task.make_env(drawable=self.listener is not None)
+
+    def take_env(self) -> gym.Env[Any, Any]:
+        """One that an earlier rollout has left, or a new one."""
+        idle = _IDLE.get(self.task) if self.listener is None else None
+        return idle.pop() if idle else self.make_env()
 
 
 class EnvironmentFailedError(RuntimeError):
@@ -154,7 +164,7 @@ def rollout_parts(
     _check(parts)
     queues = [(part, deque(part.seeds)) for part in parts]
     slots = [
-        _Slot(part, part.make_env(), waiting, keep_observations)
+        _Slot(part, part.take_env(), waiting, keep_observations)
         for part, waiting in queues
         for _ in range(part.num_slots)
     ]
@@ -218,7 +228,18 @@ def rollout_parts(
                 running = sorted(set(running).difference(done).union(begin(done)))
             yield from _taken_from(finished)
     finally:
-        for slot in slots:
+        _leave(slots)
+
+
+def _leave(slots: Sequence[_Slot]) -> None:
+    """Keep the environments of a rollout that is over, and close those that it has not used."""
+    for env in itertools.chain.from_iterable(_IDLE.values()):
+        env.close()
+    _IDLE.clear()
+    for slot in slots:
+        if slot.part.listener is None:
+            _IDLE.setdefault(slot.part.task, []).append(slot.env)
+        else:
             slot.env.close()
 
 
@@ -250,8 +271,8 @@ def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Obse
 def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
     """One array of them all. Images keep their channels apart in memory, as they come and as convolutions want them."""
     if observations[0].ndim != 3:
-        return np.stack(observations)
-    return np.moveaxis(np.stack([np.moveaxis(observation, -1, 0) for observation in observations]), 1, -1)
+        return np.concatenate(observations).reshape(len(observations), *observations[0].shape)
+    return np.stack([observation.transpose(2, 0, 1) for observation in observations]).transpose(0, 2, 3, 1)
 
 
 def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:

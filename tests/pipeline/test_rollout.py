@@ -150,24 +150,28 @@ def test_the_listener_sees_each_state_once_after_each_reset_and_step() -> None:
     assert calls(2) == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2), (2, 3)]
 
 
-def test_no_more_environments_are_made_than_needed_and_all_are_closed() -> None:
+def test_environments_are_made_as_needed_kept_for_the_next_rollout_of_their_task_and_closed_after_another() -> None:
     made: list[CountingEnv] = []
 
     def factory(task: Task) -> CountingEnv:
         made.append(CountingEnv(task))
         return made[-1]
 
-    task = replace(FAKE_COUNT, factory=factory)
-    list(rollout(task, AssertingPolicy(task), [0, 1, 2, 3, 4], num_envs=3))
-    assert [env.closed for env in made] == [True, True, True]
-    made.clear()
+    task, other = (replace(FAKE_COUNT, name=name, factory=factory) for name in ("one", "other"))
+    first = list(rollout(task, AssertingPolicy(task), [0, 1, 2, 3, 4], num_envs=3))
+    assert [env.closed for env in made] == [False, False, False]
+    again = list(rollout(task, AssertingPolicy(task), [0, 1, 2, 3, 4], num_envs=3))
+    assert len(made) == 3
+    assert [e.observations.tolist() for e in again] == [e.observations.tolist() for e in first]
     list(rollout(task, AssertingPolicy(task), [0, 1], num_envs=16))
-    assert len(made) == 2
-    made.clear()
-    abandoned = rollout(task, AssertingPolicy(task), [0, 4], num_envs=2)
+    assert sorted(env.closed for env in made) == [False, False, True]
+    abandoned = rollout(other, AssertingPolicy(other), [0, 4], num_envs=2)
     next(abandoned)
     abandoned.close()
-    assert [env.closed for env in made] == [True, True]
+    assert [env.closed for env in made] == [True, True, True, False, False]
+    # One that is drawn is made for it, and nobody else's.
+    list(rollout(other, AssertingPolicy(other), [0], 1, listener=lambda seed, env: None))
+    assert len(made) == 6 and all(env.closed for env in made)
 
 
 def test_a_free_environment_takes_the_next_seed_at_once() -> None:
