@@ -42,11 +42,21 @@ def stacked(observations: Sequence[np.ndarray]) -> np.ndarray:
     """
     if not observations:
         return np.empty(0, np.uint8)
-    planes = [np.moveaxis(observation, -1, 0) for observation in observations]
-    if not all((new[:-1] == old[1:]).all() for old, new in itertools.pairwise(planes)):
+    planes = [observation.transpose(2, 0, 1) for observation in observations]
+    if not all(_is_same(old[1:], new[:-1]) for old, new in itertools.pairwise(planes)):
         return np.array(observations)
-    frames = np.concatenate([planes[0][:-1], [plane[-1] for plane in planes]])
+    frames = np.empty((len(planes) + CHANNELS - 1, *planes[0].shape[1:]), planes[0].dtype)
+    frames[: CHANNELS - 1] = planes[0][:-1]
+    for place, plane in enumerate(planes, CHANNELS - 1):
+        frames[place] = plane[-1]
     return np.lib.stride_tricks.sliding_window_view(frames, CHANNELS, axis=0)
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of the same shape hold the same; at once where they are the same memory."""
+    if one.__array_interface__["data"] == other.__array_interface__["data"] and one.strides == other.strides:
+        return True
+    return bool((one == other).all())
 
 
 def read_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
@@ -85,7 +95,7 @@ def encode_stacks(stacks: np.ndarray) -> list[bytes]:
     strips: list[bytes] = []  # of the last stack
     for begin in range(0, num_stacks, CHUNK):
         planes = np.moveaxis(stacks[begin : begin + CHUNK], -1, 1)
-        goes_on = [_goes_on(*pair) for pair in itertools.pairwise(stacks[max(begin - 1, 0) : begin + CHUNK])]
+        goes_on = _which_go_on(stacks[max(begin - 1, 0) : begin + CHUNK])
         if begin == 0:
             goes_on.insert(0, False)
         fresh = [planes[i, -1:] if follows else planes[i] for i, follows in enumerate(goes_on)]
@@ -98,8 +108,11 @@ def encode_stacks(stacks: np.ndarray) -> list[bytes]:
     return files
 
 
-def _goes_on(old: np.ndarray, new: np.ndarray) -> bool:
-    return bool((old[..., 1:] == new[..., :-1]).all())
+def _which_go_on(stacks: np.ndarray) -> list[bool]:
+    """Of each stack but the first, whether it has three frames of the one before."""
+    if stacks.strides[0] == stacks.strides[-1]:  # as ``stacked`` lays them: they are the same memory
+        return [True] * (len(stacks) - 1)
+    return [bool((old[..., 1:] == new[..., :-1]).all()) for old, new in itertools.pairwise(stacks)]
 
 
 def _head(height: int, width: int) -> bytes:
@@ -175,6 +188,9 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
     head = _head(height, width)
     planes = np.empty((len(files), CHANNELS, height, width), np.uint8)
     before: list[bytes] = []
+    places: list[tuple[int, int]] = []  # stack and channel of each packed frame that the stack before has not
+    packed: list[bytes] = []
+    goes_on = np.zeros(len(files), bool)
     for index, file in enumerate(files):
         if not file.startswith(head):
             image = np.asarray(Image.open(io.BytesIO(file)))
@@ -186,11 +202,21 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
         tables = _TABLES.unpack_from(file, _BITS_AT)
         offsets, sizes = tables[CHANNELS : 2 * CHANNELS], tables[2 * CHANNELS :]
         strips = [file[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
-        fresh = 0
-        if before and strips[:-1] == before[1:]:
-            planes[index, :-1] = planes[index - 1, 1:]
-            fresh = CHANNELS - 1
-        for channel in range(fresh, CHANNELS):
-            planes[index, channel] = np.asarray(Image.frombytes("L", (width, height), strips[channel], "packbits", "L"))
+        goes_on[index] = bool(before) and strips[:-1] == before[1:]
+        fresh = [CHANNELS - 1] if goes_on[index] else range(CHANNELS)
+        places += [(index, channel) for channel in fresh]
+        packed += [strips[channel] for channel in fresh]
         before = strips
+    if packed:
+        planes[tuple(np.array(places).T)] = _unpack(packed, height, width)
+    for index in np.flatnonzero(goes_on).tolist():
+        planes[index, :-1] = planes[index - 1, 1:]
     return np.moveaxis(planes, 1, -1)
+
+
+def _unpack(packed: Sequence[bytes], height: int, width: int) -> np.ndarray:
+    """Frames ``(N, H, W)`` of packed ones, as the rows of one tall image: a call of the decoder has its price."""
+    from PIL import Image
+
+    tall = Image.frombytes("L", (width, height * len(packed)), b"".join(packed), "packbits", "L")
+    return np.asarray(tall).reshape(len(packed), height, width)

@@ -94,8 +94,8 @@ def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
     column = observation_column(task)
     if task.observation == IMAGE:
         files = [file for e in episodes for file in encode_stacks(e.observations)]
-        images = [{"bytes": file, "path": None} for file in files]
-        steps[column] = pa.array(images, schema.field(column).type.value_type)
+        data, path = pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())
+        steps[column] = pa.StructArray.from_arrays([data, path], fields=list(schema.field(column).type.value_type))
     else:
         shape = (0, *task.observation_shape)
         observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
