@@ -25,8 +25,14 @@ from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
 from pipeline.tasks import Task
 
+
+def _tanh(x: Tensor) -> Tensor:
+    """Of small layers in float64 NumPy takes 4 microseconds where torch takes 11."""
+    return torch.from_numpy(np.tanh(x.numpy())) if x.dtype == torch.float64 else torch.tanh(x)
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
+    "tanh": _tanh,
     "relu": F.relu,
     "elu": F.elu,
     # Layer normalisation without parameters before the ReLU.
@@ -72,6 +78,8 @@ class PolicyNetwork(nn.Module):
             size = self._convolve(torch.zeros(1, *spec.observation_shape)).shape[1]
         sizes = (size, *spec.hidden)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        # Offset and factor of the observations, which follow from arrays that are loaded later.
+        self._linear: tuple[Tensor, Tensor] | None = None
         outputs = spec.action_size * (2 if spec.state_dependent_std else 1)
         self.head = nn.Linear(sizes[-1], outputs)
         if spec.head != "categorical" and not spec.state_dependent_std:
@@ -80,11 +88,7 @@ class PolicyNetwork(nn.Module):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
         """``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
         spec = self.spec
-        # One copy, then in place: for images every pass over memory counts.
-        x = observations.sub(spec.subtract).div_(spec.scale)
-        if spec.normalise:
-            x.sub_(self.mean).div_(torch.sqrt(self.var + spec.epsilon)).clamp_(-spec.clip, spec.clip)
-        x = self._convolve(x)
+        x = self._convolve(self._scale(observations))
         for layer in self.hidden:
             x = self._activate(layer(x))
         out = self.head(x)
@@ -96,6 +100,17 @@ class PolicyNetwork(nn.Module):
         if spec.tanh_scale > 0:
             means = torch.tanh(means / spec.tanh_scale) * spec.tanh_scale
         return means, log_std
+
+    def _scale(self, observations: Tensor) -> Tensor:
+        """What the first layer sees, in one pass over the observations before they are clipped."""
+        spec, dtype = self.spec, self.head.weight.dtype
+        if self._linear is None:
+            std = torch.sqrt(self.var + spec.epsilon) if spec.normalise else torch.ones(spec.observation_shape)
+            mean = self.mean if spec.normalise else torch.zeros(spec.observation_shape)
+            factor = 1 / (spec.scale * std.double())
+            self._linear = (-spec.subtract * factor - mean / std).to(dtype), factor.to(dtype)
+        x = torch.addcmul(self._linear[0], observations.to(dtype), self._linear[1])
+        return x.clamp_(-spec.clip, spec.clip) if spec.normalise else x
 
     def _convolve(self, x: Tensor) -> Tensor:
         for layer in self.conv:
@@ -142,7 +157,6 @@ class NetworkPolicy:
         self._network = build_network(spec, arrays, origin)
         if not self._network.conv:
             self._network.double()
-        self._dtype = next(self._network.parameters()).dtype
         self._is_image = len(spec.observation_shape) == 3
         self._noise: dict[int, _Rows] = {}
         self._goals: dict[int, np.ndarray] = {}
@@ -161,20 +175,20 @@ class NetworkPolicy:
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
         values = observations.values
         if self._is_image:
-            values = np.moveaxis(values, -1, 1)
+            values = values.transpose(0, 3, 1, 2)
         if self._spec.sees_goal:
             values = values.copy()
             values[:, -3:] = [self._goals[slot] for slot in slots]
         with torch.inference_mode():
-            out, log_std = self._network(torch.as_tensor(np.ascontiguousarray(values)).to(self._dtype))
+            out, log_std = self._network(torch.as_tensor(np.ascontiguousarray(values)))
         if log_std is None:
             logits = out.numpy()
             if self._spec.sampled:
-                logits = logits + np.stack([self._noise[slot].next() for slot in slots])
+                logits = logits + np.array([self._noise[slot].next() for slot in slots])
             return logits.argmax(axis=1)
         actions = out.numpy()
         if self._spec.sampled:
-            noise = np.stack([self._noise[slot].next() for slot in slots])
+            noise = np.array([self._noise[slot].next() for slot in slots])
             actions = actions + noise * np.exp(log_std.numpy())
         if self._spec.head == "squashed":
             low, high = self._spec.action_low, self._spec.action_high
