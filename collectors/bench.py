@@ -33,6 +33,7 @@ from pipeline.rollout import rollout
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import check_shard
 
+ROUNDS_OF_LOCKSTEP = 3
 STEPPING, ACTING, COLLECTING, PLAIN = "stepping", "with expert", "to a checked shard", "plain way"
 
 
@@ -43,7 +44,7 @@ class BenchConfig:
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
     """Task name, domain, glob, or comma list of these."""
     steps: int = 40_000
-    """Environment steps per measurement, about; the plain way plays an eighth of the episodes."""
+    """Environment steps per measurement, about; more where episodes are long. The plain way plays an eighth of them."""
     rounds: int = 3
     """Alternating measurements; the median is shown, and the median of the ratios within a round."""
     envs: int | None = None
@@ -87,7 +88,8 @@ def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
     begin, mix = _expert(task, folder)
     policy = mix.make_policy(task)
     lengths = [len(episode) for episode in rollout(task, policy, range(4), 4, keep_observations=False)]
-    num_episodes = max(config.envs or task.lockstep, round(config.steps / np.mean(lengths)))
+    # Often enough as many as are played at once, as in a shard: at its end fewer and fewer of them share a batch.
+    num_episodes = max(ROUNDS_OF_LOCKSTEP * (config.envs or task.lockstep), round(config.steps / np.mean(lengths)))
     seeds = range(num_episodes)
     plain_seeds = range(max(1, num_episodes // 8))
     episodes = list(rollout(task, policy, seeds, config.envs, keep_observations=False))
