@@ -227,6 +227,12 @@ def rollout_parts(
                 PULSE.episodes += len(done)
                 running = sorted(set(running).difference(done).union(begin(done)))
             yield from _taken_from(finished)
+    except Exception:
+        # Among them may be one that is broken and that no new one could be made for.
+        for slot in slots:
+            slot.env.close()
+        slots = []
+        raise
     finally:
         _leave(slots)
 

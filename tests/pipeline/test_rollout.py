@@ -174,6 +174,30 @@ def test_environments_are_made_as_needed_kept_for_the_next_rollout_of_their_task
     assert len(made) == 6 and all(env.closed for env in made)
 
 
+def test_a_broken_environment_that_cannot_be_replaced_is_not_kept() -> None:
+    made: list[CountingEnv] = []
+
+    broken: list[Any] = []  # actions that the broken one was given
+
+    class BrokenEnv(CountingEnv):
+        def step(self, action: Any) -> Any:
+            broken.append(action)
+            raise RuntimeError("out of order")
+
+    def factory(task: Task) -> CountingEnv:
+        if len(made) == 1:
+            made.append(CountingEnv(task))
+            raise RuntimeError("no second one")
+        made.append(CountingEnv(task) if made else BrokenEnv(task))
+        return made[-1]
+
+    task = replace(FAKE_COUNT, factory=factory)
+    with pytest.raises(RuntimeError, match="no second one"):
+        list(rollout(task, AssertingPolicy(task), [0], num_envs=1))
+    (episode,) = rollout(task, AssertingPolicy(task), [0], num_envs=1)
+    assert episode.rejected is None and made[0].closed and len(broken) == 1
+
+
 def test_a_free_environment_takes_the_next_seed_at_once() -> None:
     batches: list[list[int]] = []
 
