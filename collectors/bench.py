@@ -44,7 +44,7 @@ class BenchConfig:
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
     """Task name, domain, glob, or comma list of these."""
     steps: int = 40_000
-    """Environment steps per measurement, about; more where episodes are long. The plain way plays an eighth of them."""
+    """Environment steps per measurement, about; more of long episodes. The plain way: an eighth of the episodes."""
     rounds: int = 3
     """Alternating measurements; the median is shown, and the median of the ratios within a round."""
     envs: int | None = None
