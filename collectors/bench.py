@@ -28,6 +28,7 @@ from experts.registry import RANDOM, experts_of
 from pipeline.cli import check_at_least_one, parse, print_table, run
 from pipeline.episode import Episode
 from pipeline.errors import UserError
+from pipeline.jobs import freeze_heap
 from pipeline.plan import ShardJob
 from pipeline.rollout import rollout
 from pipeline.tasks import Task, select_tasks
@@ -114,6 +115,7 @@ def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
         return collect_plainly(task, begin, plain_seeds, plain_file)
 
     ways: dict[str, Callable[[], int]] = {STEPPING: step, ACTING: act, COLLECTING: collect, PLAIN: plainly}
+    freeze_heap()  # as workers do after their first shard
     rates: dict[str, list[float]] = {name: [] for name in ways}
     sizes = {}
     for _ in range(config.rounds):

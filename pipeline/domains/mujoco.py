@@ -7,6 +7,7 @@ its reward is computed after the step instead of before it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -31,26 +32,68 @@ TABLE = (
 )
 
 
-class ContinuousObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """JAT's key, float32."""
+class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """JAT's key, float32, and the step limit."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], max_steps: int) -> None:
         super().__init__(env)
         shape = env.observation_space.shape
         self.observation_space = gym.spaces.Dict(
             {CONTINUOUS: gym.spaces.Box(-np.inf, np.inf, shape=shape, dtype=np.float32)}
         )
+        self._max_steps, self._steps = max_steps, 0
 
-    def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        return {CONTINUOUS: observation.astype(np.float32)}
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._steps = 0
+        return {CONTINUOUS: observation.astype(np.float32)}, info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, _, info = self.env.step(action)
+        self._steps += 1
+        return {CONTINUOUS: observation.astype(np.float32)}, reward, terminated, self._steps >= self._max_steps, info
+
+
+@functools.cache
+def _quick(env_class: type[gym.Env[Any, Any]]) -> type[gym.Env[Any, Any]]:
+    """An environment of gymnasium's that does the same with fewer detours; of a half-cheetah's step they take a tenth.
+
+    A test holds every task to gymnasium's own, bit by bit.
+    """
+    import mujoco
+
+    class Quick(env_class):  # type: ignore[valid-type, misc]
+        @functools.cached_property
+        def dt(self) -> float:
+            """Seconds of a step."""
+            return float(self.model.opt.timestep * self.frame_skip)
+
+        def do_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
+            self.data.ctrl[:] = ctrl
+            mujoco.mj_step(self.model, self.data, nstep=n_frames)
+            mujoco.mj_rnePostConstraint(self.model, self.data)
+
+    return Quick
 
 
 def make_env(task: Task) -> gym.Env[Any, Any]:
+    from gymnasium.envs.registration import load_env_creator
+
+    spec = gym.spec(task.env_id)
+    env_class: Any = load_env_creator(str(spec.entry_point))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")  # v4 is JAT's choice, not an oversight
         # The rollout resets before it steps; each wrapper that asks whether it did costs a hundredth of a step.
-        spec = dataclasses.replace(gym.spec(task.env_id), order_enforce=False, disable_env_checker=True)
-        return ContinuousObservation(gym.make(spec))
+        spec = dataclasses.replace(
+            spec,
+            entry_point=_quick(env_class),
+            order_enforce=False,
+            disable_env_checker=True,
+            max_episode_steps=None,
+        )
+        return ContinuousObservation(gym.make(spec), task.max_steps)
 
 
 TASKS = tuple(

@@ -358,3 +358,25 @@ def test_an_observation_that_was_kept_does_not_change_with_the_next_step() -> No
 
 def test_the_tables_are_put_together_in_the_order_of_the_domains() -> None:
     assert all_tasks() == atari.TASKS + babyai.TASKS + metaworld.TASKS + mujoco.TASKS
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date")
+@pytest.mark.parametrize("task", mujoco.TASKS, ids=lambda task: task.name)
+def test_a_mujoco_environment_is_gymnasiums_own_bit_by_bit(task: Task) -> None:
+    env, own = task.make_env(), gym.make(task.env_id)
+    generator = np.random.default_rng(3)
+    num_steps = 0
+    for seed in (3, 4):
+        seen, expected = env.reset(seed=seed)[0], own.reset(seed=seed)[0]
+        over = False
+        while not over:
+            np.testing.assert_array_equal(seen[CONTINUOUS], expected.astype(np.float32))
+            action = generator.uniform(task.action.low, task.action.high, task.action.size).astype(np.float32)
+            seen, *ours, _ = env.step(action)
+            expected, *theirs, _ = own.step(action)
+            assert ours == theirs
+            over = theirs[1] or theirs[2]
+            num_steps += 1
+    env.close()
+    own.close()
+    assert num_steps > 4

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import time
@@ -54,6 +55,10 @@ def play(job: tuple[Any, list[int]]) -> list[float]:
 
 def process_id(job: int) -> int:
     return os.getpid()
+
+
+def frozen_objects(job: int) -> int:
+    return gc.get_freeze_count()
 
 
 def log_three_lines(job: str) -> None:
@@ -119,6 +124,12 @@ def no_endless_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_endless_wait")
+def test_a_worker_spares_its_garbage_collector_what_was_there_after_its_first_job() -> None:
+    counts = [count for _, count in run_jobs(frozen_objects, [1, 2, 3], workers=1)]
+    assert counts[0] == 0
+    assert counts[1] == counts[2] > 10_000
+
+
 def test_fewer_cpus_than_workers_do_not_stop_the_jobs() -> None:
     assert sorted(run_jobs(square, [1, 2, 3], workers=2)) == [(1, 1), (2, 4), (3, 9)]
 
