@@ -6,6 +6,7 @@ back: whatever is large, a job writes to files itself.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import math
@@ -92,6 +93,7 @@ def freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or what is left at the end is not freed, which nanobind's modules complain about
 
 
 def run_jobs(

@@ -283,16 +283,23 @@ def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
 
 def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
     """Actions as the environments are given them and as they are stored: in range; None for one that is not finite."""
-    chosen = list(actions)
     if task.action.kind == "discrete":
-        return [action if isinstance(action, GiveUp) else int(action) for action in chosen]
+        return [action if isinstance(action, GiveUp) else int(action) for action in actions]
+    if isinstance(actions, np.ndarray):
+        return _in_range(task, actions)
+    chosen = list(actions)
     rows = [row for row, action in enumerate(chosen) if not isinstance(action, GiveUp)]
     if rows:
-        # The environments clip what they execute but not what they charge for.
-        given = np.array([chosen[row] for row in rows], np.float32).clip(task.action.low, task.action.high)
-        for row, action, is_finite in zip(rows, given, np.isfinite(given).all(axis=1), strict=True):
-            chosen[row] = action if is_finite else None
+        for row, action in zip(rows, _in_range(task, np.array([chosen[row] for row in rows])), strict=True):
+            chosen[row] = action
     return chosen
+
+
+def _in_range(task: Task, actions: np.ndarray) -> list[np.ndarray | None]:
+    """Continuous actions ``(n, size)``, which the environments clip as they execute them but not as they charge."""
+    given = actions.astype(np.float32).clip(task.action.low, task.action.high)
+    is_finite = np.isfinite(given).all(axis=1).tolist()
+    return [action if good else None for action, good in zip(given, is_finite, strict=True)]
 
 
 def _advance(slot: _Slot, action: Any) -> Episode | None:

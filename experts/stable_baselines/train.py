@@ -60,6 +60,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     budget = job.budget(recipe.budget)
     monitor = TrainingMonitor(job, budget, steps)
     if recipe.algorithm in OFF_POLICY:
+        _freeze_for_the_actor(model.critic)
         _speed_up(model)
         _fill(job, recipe, model, resumed=steps > 0)
     if not monitor.report(steps, None):
@@ -178,6 +179,26 @@ def _speed_up(model: Any) -> None:
     _in_bfloat16(model.actor.latent_pi, model.actor.latent_pi, nn.Identity())
     for network in (*_critics(model.critic), *_critics(getattr(model, "critic_target", None))):
         _in_bfloat16(network, network[:-1], network[-1])
+
+
+def _freeze_for_the_actor(critic: Any) -> None:
+    """Leave out gradients of the critic's weights where it judges the actor's actions.
+
+    Stable-Baselines3 computes them with those of the actor's loss and throws them away: a tenth of a gradient step.
+    """
+    forward, weights = critic.forward, list(critic.parameters())
+
+    def wrapped(observations: Tensor, actions: Tensor) -> Any:
+        if not actions.requires_grad:
+            return forward(observations, actions)
+        for weight in weights:
+            weight.requires_grad_(False)
+        values = forward(observations, actions)
+        for weight in weights:
+            weight.requires_grad_(True)
+        return values
+
+    critic.forward = wrapped
 
 
 def _critics(critic: Any) -> list[nn.Sequential]:

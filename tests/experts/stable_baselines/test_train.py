@@ -184,6 +184,34 @@ def test_what_is_kept_of_an_off_policy_actor_is_its_average(tmp_path: Path) -> N
     assert torch.equal(model.actor.mu.bias, before + 1)  # training goes on from its own
 
 
+@pytest.mark.parametrize("algorithm", ["sac", "tqc", "crossq"])
+def test_a_critic_that_is_frozen_for_the_actor_learns_the_same(algorithm: str, tmp_path: Path) -> None:
+    job = TrainJob(task_named("mujoco-reacher"), algorithm, tmp_path)
+    weights = []
+    for frozen in (False, True):
+        model: Any = training.make_state(job, small(algorithm, hidden=(16, 16))).model
+        before = [weight.detach().clone() for weight in model.critic.parameters()]
+        if frozen:
+            training._freeze_for_the_actor(model.critic)
+        model.learn(800)
+        weights.append([weight.detach() for weight in model.policy.parameters()])
+        assert not any(torch.equal(*pair) for pair in zip(before, model.critic.parameters(), strict=True))
+    for one, other in zip(*weights, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_values_are_not_rounded_to_bfloat16() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(4, 64), training.NormReLU(), torch.nn.Linear(64, 1))
+    network[-1].bias.data.fill_(700.0)
+    exact = network(x := torch.randn(256, 4))
+    training._in_bfloat16(network, network[:-1], network[-1])
+    with torch.no_grad():
+        found = network(x)
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).abs().max() < 0.1  # bfloat16 has nothing between 700 and 704
+
+
 def test_off_policy_training_resumes_with_its_own_transitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The first batch after resuming is drawn from at least the warm-up's transitions.
     sizes: list[int] = []
