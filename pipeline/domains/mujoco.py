@@ -82,7 +82,7 @@ def make_env(task: Task) -> gym.Env[Any, Any]:
     from gymnasium.envs.registration import load_env_creator
 
     spec = gym.spec(task.env_id)
-    env_class = load_env_creator(str(spec.entry_point))
+    env_class: Any = load_env_creator(str(spec.entry_point))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")  # v4 is JAT's choice, not an oversight
         # The rollout resets before it steps; each wrapper that asks whether it did costs a hundredth of a step.
