@@ -190,7 +190,7 @@ bench-train: setup ## measure loading and training on OUT/dataset beside JAT's w
 bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), tasks in one lockstep beside one by one, and long episodes
 	$(PY) -m trainer.bench_eval $(TASKS)
 
-bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over a long run, in 15 min
+bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over long runs, in 20 min
 	$(PY) -m collectors.bench $(TASKS)
 	$(PY) -m collectors.soak
 

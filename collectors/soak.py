@@ -2,9 +2,10 @@
 
     python -m collectors.soak --episodes 100000
 
-First the same episodes with one worker and with two, in turn; then one long run, whose speed and memory are compared
-early and late. Everything is the real command in folders that are removed afterwards; speeds are read off the times at
-which finished shards appeared, so that starting Ray is left out.
+First the same episodes with one worker and with two, in turn; then long runs, whose speed and memory are compared early
+and late. Several, because a machine that others share is now faster, now slower by itself. Everything is the real
+command in folders that are removed afterwards; speeds are read off the times at which finished shards appeared, so that
+starting Ray is left out.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ SAMPLE_S = 2.0
 
 @dataclass(frozen=True)
 class SoakConfig:
-    """Compare one worker with two, and the beginning of a long run with its end."""
+    """Compare one worker with two, and the beginning of long runs with their ends."""
 
     task: str = "babyai-go-to-local"
     """Task name, domain, glob, or comma list of these; one whose expert is a rule, as these need no training."""
     workers_episodes: int = 8000
     """Training episodes per task of each run with one and with two workers; 0 leaves these runs out."""
     rounds: int = 3
-    """Runs with one and with two workers each."""
+    """Runs with one and with two workers each, and long runs; the median ratio counts."""
     episodes: int = 100_000
-    """Training episodes per task of the long run; 0 leaves it out."""
+    """Training episodes per task of a long run; 0 leaves these out."""
     window: int = 10_000
     """Episodes over which speed is averaged, from episode 1,000 on and up to the last."""
     shard_episodes: int = 250
@@ -137,23 +138,24 @@ def main() -> None:
         table.add_row(f"{median(one):.1f}", f"{median(two):.1f}", f"{ratio:.2f}")
         print_table(table)
     if config.episodes:
-        _show_long_run(config, collect_and_watch(config, tasks, config.episodes, 2))
+        _show_long_runs(config, [collect_and_watch(config, tasks, config.episodes, 2) for _ in range(config.rounds)])
 
 
-def _show_long_run(config: SoakConfig, found: Run) -> None:
+def _show_long_runs(config: SoakConfig, runs: Sequence[Run]) -> None:
     from rich.table import Table
 
-    total = int(found.episodes.sum())
-    if not found.samples:
+    total = int(runs[0].episodes.sum())
+    if not all(run.samples for run in runs):
         raise UserError(f"{total:,} episodes were over before their workers' memory was read; raise --episodes")
     windows = ((1000, 1000 + config.window), (total - config.window, total))
-    table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"a long run, {config.task}")
-    rates = [found.rate(*window) for window in windows]
-    for (first, last), rate in zip(windows, rates, strict=True):
-        sample = min(found.samples, key=lambda s: abs(s.episodes - last))
-        memory = (f"{num_bytes / 2**20:,.0f}" for num_bytes in (sample.driver_bytes, sample.worker_bytes))
-        table.add_row(f"{first:,} to {last:,}", f"{rate:.1f}", *memory)
-    table.add_row("last / first", f"{rates[1] / rates[0]:.3f}", "", "")
+    table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"long runs, {config.task}")
+    rates = [[run.rate(*window) for run in runs] for window in windows]
+    for (first, last), found in zip(windows, rates, strict=True):
+        samples = [min(run.samples, key=lambda s: abs(s.episodes - last)) for run in runs]
+        memory = [median(s.driver_bytes for s in samples), median(s.worker_bytes for s in samples)]
+        table.add_row(f"{first:,} to {last:,}", f"{median(found):.1f}", *(f"{size / 2**20:,.0f}" for size in memory))
+    ratios = sorted(late / early for early, late in zip(*rates, strict=True))
+    table.add_row("last / first", f"{median(ratios):.3f}, of {ratios[0]:.3f} to {ratios[-1]:.3f}", "", "")
     print_table(table)
 
 

@@ -49,7 +49,7 @@ def test_every_way_of_collecting_is_timed() -> None:
 def test_a_long_run_is_watched_early_and_late() -> None:
     table = table_of(
         "-m", "collectors.soak", "--workers-episodes", "0", "--episodes", "4000", "--window", "1000",
-        "--shard-episodes", "200",
+        "--shard-episodes", "200", "--rounds", "1",
     )  # fmt: skip
     assert "1,000 to 2,000" in table
     assert "3,400 to 4,400" in table  # with a tenth of test episodes
