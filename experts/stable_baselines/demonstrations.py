@@ -1,16 +1,19 @@
-"""Demonstrations of a Meta-World task's scripted policy in the replay buffer (as in RLPD, Ball et al. 2023, arXiv
-2302.02948).
+"""Demonstrations of another expert in the replay buffer (as in RLPD, Ball et al. 2023, arXiv 2302.02948).
 
-The scripts solve their task, slowly. A share of their episodes in every batch shows the critics the way to success
-from the first gradient step on, and the dense reward makes the learner faster than its teacher. Cloning the script into
-the actor first was tried and gained nothing: off-policy the clone was forgotten within a few hundred gradient steps,
-and on-policy the slow clone was the worse start (button-press: return 93 after 97,000 steps, 536 without it).
+A share of its episodes in every batch shows the critics the way from the first gradient step on, and the dense reward
+makes the learner better than its teacher. In Meta-World that is the scripted policy, which solves its task, slowly;
+cloning it into the actor first was tried and gained nothing: off-policy the clone was forgotten within a few hundred
+gradient steps, and on-policy the slow clone was the worse start (button-press: return 93 after 97,000 steps, 536
+without it). Elsewhere it may be an expert that another algorithm has trained.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,67 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from experts.network import NetworkPolicy
+from experts.ranking import best_by_return, standings
+from experts.store import read_arrays
+from pipeline.errors import UserError
+from pipeline.policy import Observations
 from pipeline.tasks import Task
 
-# Standard deviations of the noise on the script's actions, one for each environment in turn: some episodes show the
-# way as it is, the others what surrounds it.
-NOISE = (0.0, 0.1, 0.3)
+SCRIPTED = "scripted"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who demonstrates.
+
+    Attributes:
+        revision: of an expert in the store; of the script, just that it is one.
+        act: observations ``(n, size)`` of the training's environments, which show the goal, to actions ``(n, size)`` in
+            the task's own units.
+    """
+
+    revision: str
+    act: Callable[[np.ndarray], np.ndarray]
+
+
+def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
+    """Meta-World's script, or the best measured expert of a kind of ``out`` or of this package.
+
+    Raises:
+        UserError: there is none of this kind.
+    """
+    if kind == SCRIPTED:
+        return Teacher(SCRIPTED, _script(task))
+    best = best_by_return([s for s in standings(out, task) if s.expert.record.kind == kind])
+    if best is None or best.expert.record.network is None:
+        raise UserError(
+            f"{task.name} is trained with demonstrations of a {kind} expert, and there is none; train one first: "
+            f"make experts TASK={task.name} EXPERT={kind}"
+        )
+    # The observations show the goal here.
+    spec = dataclasses.replace(best.expert.record.network, sees_goal=False, sampled=False)
+    policy = NetworkPolicy(task, spec, read_arrays(best.expert), str(best.expert.folder))
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        slots = range(len(observations))
+        seen = Observations(observations.astype(np.float32), None, np.zeros(len(slots), np.float32))
+        return policy.act(slots, seen)
+
+    return Teacher(best.revision, act)
+
+
+def _script(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    script = ENV_POLICY_MAP[task.env_id]()
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its actions exceed [-1, 1]
+            return np.array([script.get_action(observation) for observation in observations.astype(np.float64)])
+
+    return act
 
 
 class MixedReplayBuffer(NStepReplayBuffer):
@@ -45,16 +104,23 @@ class MixedReplayBuffer(NStepReplayBuffer):
         return ReplayBufferSamples(*(torch.cat(pair) for pair in pairs))
 
 
-def demonstrate(task: Task, model: SAC, num_steps: int, share: float, seed: int) -> None:
-    """Let the script play ``num_steps`` in every environment of the model, and mix them into its replay buffer."""
-    from metaworld.policies import ENV_POLICY_MAP
+def demonstrate(model: SAC, teacher: Teacher, num_steps: int, share: float, noise: Sequence[float], seed: int) -> None:
+    """Let a teacher play ``num_steps`` in every environment of the model, and mix them into its replay buffer.
 
+    Args:
+        model: not yet trained.
+        teacher: who plays.
+        num_steps: of each environment.
+        share: of every batch.
+        noise: standard deviations of the noise on its actions, as shares of half their range, one for each environment
+            in turn: some episodes show the way as it is, the others what surrounds it.
+        seed: of the noise.
+    """
     env: Any = model.get_env()
     buffer = model.replay_buffer
     assert isinstance(env, VecNormalize) and isinstance(buffer, MixedReplayBuffer)
-    script = ENV_POLICY_MAP[task.env_id]()
     generator = np.random.default_rng(seed)
-    noise = np.resize(NOISE, env.num_envs)[:, None]
+    deviations = np.resize(noise, env.num_envs)[:, None]
     size = num_steps * env.num_envs
     shown = NStepReplayBuffer(
         size, buffer.observation_space, buffer.action_space, model.device,
@@ -64,11 +130,9 @@ def demonstrate(task: Task, model: SAC, num_steps: int, share: float, seed: int)
     env.reset()
     observations = unnormalised()
     for _ in range(num_steps):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that its actions exceed [-1, 1]
-            actions = np.array([script.get_action(o) for o in observations.astype(np.float64)]).clip(-1, 1)
-        actions = (actions + noise * generator.standard_normal(actions.shape)).clip(-1, 1).astype(np.float32)
-        _, _, dones, infos = env.step(actions)
+        actions = model.policy.scale_action(teacher.act(observations)).clip(-1, 1)
+        actions = (actions + deviations * generator.standard_normal(actions.shape)).clip(-1, 1).astype(np.float32)
+        _, _, dones, infos = env.step(model.policy.unscale_action(actions))
         following = unnormalised()
         ends = following.copy()
         for index in np.flatnonzero(dones):

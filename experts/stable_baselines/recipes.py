@@ -37,8 +37,12 @@ class Recipe:
         buffer_size: off-policy: transitions kept.
         reward_scale: off-policy: factor on rewards, so that values are of the order of 100.
         initial_entropy_coefficient: off-policy: what the automatic weight of entropy starts from.
-        demonstration_steps: off-policy: steps of Meta-World's scripted policy to learn from besides; 0 for none.
+        target_entropy: off-policy: what the automatic weight of entropy aims at, in nats per dimension of the actions.
+        teacher: off-policy: kind of the expert to learn from besides, such as ``scripted``; none if empty.
+        demonstration_steps: off-policy: environment steps that the teacher plays.
         demonstration_share: off-policy: of every batch.
+        demonstration_noise: off-policy: standard deviations of the noise on the teacher's actions, as shares of half
+            their range, one for each environment in turn.
     """
 
     algorithm: str
@@ -60,8 +64,11 @@ class Recipe:
     buffer_size: int = 1_000_000
     reward_scale: float = 1.0
     initial_entropy_coefficient: float = 1.0
-    demonstration_steps: int = 0
+    target_entropy: float = -1.0
+    teacher: str = ""
+    demonstration_steps: int = 25_600
     demonstration_share: float = 0.25
+    demonstration_noise: tuple[float, ...] = (0.0, 0.1, 0.3)
 
 
 _ppo = functools.partial(Recipe, "ppo")
@@ -94,7 +101,7 @@ METAWORLD_SAC = _sac(
     reward_scale=0.1,
     buffer_size=500_000,
     initial_entropy_coefficient=0.1,
-    demonstration_steps=25_600,
+    teacher="scripted",
 )
 
 STEERED = (

@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
-from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
+from experts.stable_baselines.demonstrations import MixedReplayBuffer, Teacher, demonstrate, teacher_of
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
 from experts.store import StoredExpert, write_expert
@@ -50,10 +50,12 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     """Train by the task's recipe and put the best policy seen into the store.
 
     Raises:
-        UserError: the checkpoint to resume cannot be read, or was made by another recipe.
+        UserError: the checkpoint to resume cannot be read, or was made by another recipe; or the expert that should
+            demonstrate is not there.
     """
     torch.set_num_threads(1)  # layers this small only lose by waiting for other threads
     recipe = recipe or recipe_of(job.task, job.algorithm)
+    teacher = teacher_of(recipe.teacher, job.task, job.out) if recipe.teacher else None
     state = make_state(job, recipe)
     model: Any = state.model
     steps = state.resume(job, recipe)
@@ -62,7 +64,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     if recipe.algorithm in OFF_POLICY:
         _freeze_for_the_actor(model.critic)
         _speed_up(model)
-        _fill(job, recipe, model, resumed=steps > 0)
+        _fill(job, recipe, model, teacher, resumed=steps > 0)
     if not monitor.report(steps, None):
         model.learn(budget.steps - steps, _Progress(job, recipe, monitor, state), reset_num_timesteps=steps == 0)
     monitor.close()
@@ -75,6 +77,9 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
         "best_score": best.score,
     }
     origin = f"trained with {recipe.algorithm} over EnvPool, {model.num_timesteps:,} steps"
+    if teacher:
+        training["teacher"] = teacher.revision
+        origin += f", shown episodes of {teacher.revision}"
     expert = write_expert(
         job.out,
         job.task.name,
@@ -133,6 +138,7 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
             "learning_starts": recipe.warmup_steps,
             "buffer_size": recipe.buffer_size,
             "ent_coef": f"auto_{recipe.initial_entropy_coefficient}",
+            "target_entropy": recipe.target_entropy * job.task.action.size,
             "policy_kwargs": {
                 "net_arch": list(recipe.hidden),
                 "activation_fn": NormReLU,
@@ -262,14 +268,14 @@ class _Progress(BaseCallback):
             self._succeeds &= ~dones
 
 
-def _fill(job: TrainJob, recipe: Recipe, model: Any, resumed: bool) -> None:
+def _fill(job: TrainJob, recipe: Recipe, model: Any, teacher: Teacher | None, resumed: bool) -> None:
     """Put into the replay buffer what training starts on, besides random actions.
 
-    Demonstrations where the recipe wants some, made again in a resumed run; a resumed run's own transitions.
+    Demonstrations if there is a teacher, made again in a resumed run; a resumed run's own transitions.
     """
-    if recipe.demonstration_steps:
+    if teacher:
         num_steps = recipe.demonstration_steps // recipe.num_envs
-        demonstrate(job.task, model, num_steps, recipe.demonstration_share, job.seed)
+        demonstrate(model, teacher, num_steps, recipe.demonstration_share, recipe.demonstration_noise, job.seed)
     if resumed:
         _, callback = model._setup_learn(10 * recipe.warmup_steps, None, reset_num_timesteps=False)
         steps = TrainFreq(10 * recipe.warmup_steps // recipe.num_envs, TrainFrequencyUnit.STEP)

@@ -15,7 +15,7 @@ import torch
 
 from experts.network import NetworkPolicy
 from experts.stable_baselines import train as training
-from experts.stable_baselines.demonstrations import demonstrate
+from experts.stable_baselines.demonstrations import demonstrate, teacher_of
 from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
 from experts.stable_baselines.recipes import (
     METAWORLD,
@@ -327,11 +327,11 @@ def test_every_task_has_its_recipe() -> None:
 
 def test_batches_hold_the_share_of_demonstrations(tmp_path: Path) -> None:
     task = task_named("metaworld-reach")
-    recipe = small("sac", hidden=(16, 16), demonstration_steps=800, demonstration_share=0.25, num_envs=4)
+    recipe = small("sac", hidden=(16, 16), num_envs=4)
     job = TrainJob(task, "sac", tmp_path)
     env = training._make_env(job, recipe)
     model: Any = training._make_model(job, recipe, env)
-    demonstrate(task, model, 200, 0.25, seed=0)
+    demonstrate(model, teacher_of("scripted", task, tmp_path), 200, 0.25, (0.0, 0.1, 0.3), seed=0)
     buffer = model.replay_buffer
     shown = buffer.demonstrations
     # Two episodes of each environment; the noiseless script reaches its goal, where a step earns nearly 10.
@@ -358,3 +358,29 @@ def test_curves_survive_and_points_after_the_checkpoint_are_dropped(tmp_path: Pa
     assert second.report(100, 0.0)  # the budget
     second.close()
     assert [point.steps for point in read_curve(job.folder / "curve.csv")] == [10, 20, 40, 100]
+
+
+def test_an_expert_of_another_algorithm_demonstrates(tmp_path: Path) -> None:
+    """The embedded PPO of the pusher gets -27; its actions, within 2 newton metres, are halved for the buffer."""
+    task = task_named("mujoco-pusher")
+    recipe = small("sac", hidden=(16, 16), num_envs=4, budget=Budget(400, 600), teacher="ppo", demonstration_steps=400)
+    job = TrainJob(task, "sac", tmp_path)
+    model: Any = training._make_model(job, recipe, training._make_env(job, recipe))
+    teacher = teacher_of("ppo", task, tmp_path)
+    demonstrate(model, teacher, 100, 0.25, (0.0,), seed=0)
+    shown = model.replay_buffer.demonstrations
+    assert shown.dones.sum() == 4
+    assert -40 < shown.rewards.sum(axis=0).mean() < -15
+    expected = teacher.act(shown.observations[3]) / 2
+    np.testing.assert_allclose(shown.actions[3], expected.clip(-1, 1), atol=1e-6)
+    expert = training.train(job, recipe)
+    assert expert.record.training["teacher"] == teacher.revision
+    assert expert.record.origin.endswith(f"shown episodes of {teacher.revision}")
+
+
+@pytest.mark.usefixtures("nothing_embedded")
+def test_a_teacher_that_is_not_there_is_an_error_before_the_training(tmp_path: Path) -> None:
+    job = TrainJob(task_named("mujoco-pusher"), "sac", tmp_path)
+    with pytest.raises(UserError, match="demonstrations of a ppo expert.*EXPERT=ppo"):
+        training.train(job, small("sac", teacher="ppo"))
+    assert not job.folder.exists()
