@@ -82,13 +82,27 @@ MUJOCO = {
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
-    "mujoco-pusher": _ppo(
-        Budget(12_000_000, 2 * HOUR, target=-23.5), num_envs=64, hidden=(128, 128), batch_size=1024, gamma=0.97
+    "mujoco-pusher": _sac(
+        Budget(4_000_000, HOUR, target=-24.5),
+        gamma=0.98,
+        n_steps=3,
+        reward_scale=4.0,
+        initial_entropy_coefficient=0.1,
+        target_entropy=-2.0,
+        teacher="ppo",
+        demonstration_noise=(0.0, 0.05, 0.15),
     ),
     "mujoco-reacher": _ppo(Budget(1_500_000, HOUR, target=-4.2), gamma=0.97),
     "mujoco-standup": _sac(Budget(20_000_000, 4 * HOUR, target=300_000), reward_scale=0.02),
     "mujoco-swimmer": _ppo(Budget(3_000_000, HOUR, target=150), gamma=0.9995, gae_lambda=0.98),
     "mujoco-walker": _ppo(Budget(4_000_000, HOUR, target=5200)),
+}
+
+# Of the experts that demonstrate to the ones above, by task and algorithm.
+TEACHERS = {
+    ("mujoco-pusher", "ppo"): _ppo(
+        Budget(12_000_000, 2 * HOUR, target=-23.5), num_envs=64, hidden=(128, 128), batch_size=1024, gamma=0.97
+    ),
 }
 
 # Where the arm only has to push, pull or turn something in place, the dense reward leads there.
@@ -127,6 +141,8 @@ def recipe_of(task: Task, algorithm: str) -> Recipe:
     Raises:
         UserError: no recipe for this domain.
     """
+    if (task.name, algorithm) in TEACHERS:
+        return TEACHERS[task.name, algorithm]
     if task.domain == "mujoco":
         own = MUJOCO[task.name]
     elif task.domain == "metaworld":
