@@ -23,7 +23,8 @@ class Recipe:
         hidden: widths of the layers of actor and critics.
         batch_size: transitions per gradient step.
         gamma: discount per environment step.
-        learning_rate: of Adam; on-policy algorithms lower it linearly to 0 over the budget's steps.
+        learning_rate: of Adam, at the beginning.
+        final_learning_rate: of Adam, at the end of the budget's steps; it goes there linearly.
 
         rollout_steps: on-policy: steps of each environment between two updates.
         epochs: on-policy: passes over a rollout.
@@ -52,6 +53,7 @@ class Recipe:
     batch_size: int = 512
     gamma: float = 0.99
     learning_rate: float = 3e-4
+    final_learning_rate: float = 0.0
 
     rollout_steps: int = 128
     epochs: int = 8
@@ -72,19 +74,20 @@ class Recipe:
 
 
 _ppo = functools.partial(Recipe, "ppo")
-_sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learning_rate=1e-3)
+_sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learning_rate=1e-3, final_learning_rate=1e-3)
 
 HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
     "mujoco-doublependulum": _ppo(Budget(4_000_000, HOUR, target=9345)),
-    "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
+    "mujoco-halfcheetah": _sac(Budget(8_000_000, 4 * HOUR, target=11_000), n_steps=3, final_learning_rate=1e-4),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
     "mujoco-pusher": _sac(
-        Budget(4_000_000, HOUR, target=-24.5),
+        Budget(3_000_000, 2 * HOUR, target=-24.0),
         gamma=0.98,
+        final_learning_rate=1e-4,
         n_steps=3,
         reward_scale=4.0,
         initial_entropy_coefficient=0.1,

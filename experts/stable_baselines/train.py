@@ -122,6 +122,7 @@ class ScaledRewards(VecNormalize):
 
 def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorithm:
     shared: dict[str, Any] = {
+        "learning_rate": _Linear(recipe.learning_rate, recipe.final_learning_rate),
         "policy": "MlpPolicy",
         "env": env,
         "gamma": recipe.gamma,
@@ -131,7 +132,6 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
     }
     if recipe.algorithm in OFF_POLICY:
         shared |= {
-            "learning_rate": recipe.learning_rate,
             "gradient_steps": recipe.gradient_steps,
             "replay_buffer_class": MixedReplayBuffer,
             "replay_buffer_kwargs": {"n_steps": recipe.n_steps, "gamma": recipe.gamma},
@@ -151,7 +151,6 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
             shared["tau"] = recipe.tau
     else:
         shared |= {
-            "learning_rate": _Linear(recipe.learning_rate),
             "n_steps": recipe.rollout_steps,
             "gae_lambda": recipe.gae_lambda,
             "policy_kwargs": {"net_arch": list(recipe.hidden)},
@@ -165,13 +164,13 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
 
 
 class _Linear:
-    """Learning rate falling linearly to 0; a class, because a checkpoint pickles it."""
+    """A learning rate that goes linearly from one value to another; a class, because a checkpoint pickles it."""
 
-    def __init__(self, initial: float) -> None:
-        self._initial = initial
+    def __init__(self, initial: float, final: float) -> None:
+        self._initial, self._final = initial, final
 
     def __call__(self, progress_remaining: float) -> float:
-        return self._initial * progress_remaining
+        return self._final + (self._initial - self._final) * progress_remaining
 
 
 def _speed_up(model: Any) -> None:

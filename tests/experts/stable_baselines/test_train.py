@@ -381,6 +381,6 @@ def test_an_expert_of_another_algorithm_demonstrates(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("nothing_embedded")
 def test_a_teacher_that_is_not_there_is_an_error_before_the_training(tmp_path: Path) -> None:
     job = TrainJob(task_named("mujoco-pusher"), "sac", tmp_path)
-    with pytest.raises(UserError, match="demonstrations of a ppo expert.*EXPERT=ppo"):
+    with pytest.raises(UserError, match=r"demonstrations of a ppo expert.*EXPERT=ppo"):
         training.train(job, small("sac", teacher="ppo"))
     assert not job.folder.exists()
