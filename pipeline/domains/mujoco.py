@@ -32,6 +32,10 @@ TABLE = (
 )
 
 
+# Environments whose control cost is that of the action; the humanoid's is that of what reaches its joints.
+CHARGED_FOR_ACTIONS = ("AntEnv", "HalfCheetahEnv", "HopperEnv", "SwimmerEnv", "Walker2dEnv")
+
+
 class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
     """JAT's key, float32, and the step limit."""
 
@@ -58,7 +62,7 @@ class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 @functools.cache
 def _quick(env_class: Any) -> Any:
-    """An environment of gymnasium's that does the same with fewer detours; of a half-cheetah's step they take a tenth.
+    """An environment of gymnasium's that does the same with fewer detours; of a half-cheetah's step they take an eighth.
 
     A test holds every task to gymnasium's own, bit by bit.
     """
@@ -75,7 +79,14 @@ def _quick(env_class: Any) -> Any:
             mujoco.mj_step(self.model, self.data, nstep=n_frames)
             mujoco.mj_rnePostConstraint(self.model, self.data)
 
-    return Quick
+    if env_class.__name__ not in CHARGED_FOR_ACTIONS:
+        return Quick
+
+    class Charging(Quick):
+        def control_cost(self, action: np.ndarray) -> Any:
+            return self._ctrl_cost_weight * np.add.reduce(np.square(action))  # np.sum takes twice as long
+
+    return Charging
 
 
 def make_env(task: Task) -> gym.Env[Any, Any]:
