@@ -62,7 +62,7 @@ class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 @functools.cache
 def _quick(env_class: Any) -> Any:
-    """An environment of gymnasium's that does the same with fewer detours; of a half-cheetah's step they take an eighth.
+    """An environment of gymnasium's that does the same with fewer detours, an eighth of a half-cheetah's step.
 
     A test holds every task to gymnasium's own, bit by bit.
     """
