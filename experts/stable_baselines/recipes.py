@@ -80,14 +80,14 @@ HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
     "mujoco-doublependulum": _ppo(Budget(4_000_000, HOUR, target=9345)),
-    "mujoco-halfcheetah": _sac(Budget(8_000_000, 4 * HOUR, target=11_000), n_steps=3, final_learning_rate=1e-4),
+    "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
     "mujoco-pusher": _sac(
-        Budget(3_000_000, 2 * HOUR, target=-24.0),
+        Budget(3_100_000, 2 * HOUR, target=-24.0),
         gamma=0.98,
-        final_learning_rate=1e-4,
+        final_learning_rate=2e-5,
         n_steps=3,
         reward_scale=4.0,
         initial_entropy_coefficient=0.1,
