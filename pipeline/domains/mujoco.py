@@ -75,6 +75,8 @@ def _quick(env_class: Any) -> Any:
             return float(self.model.opt.timestep * self.frame_skip)
 
         def do_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
+            if np.shape(ctrl) != (self.model.nu,):  # one number would be taken for all joints
+                raise ValueError(f"an action of shape {np.shape(ctrl)}, expected {(self.model.nu,)}")
             self.data.ctrl[:] = ctrl
             mujoco.mj_step(self.model, self.data, nstep=n_frames)
             mujoco.mj_rnePostConstraint(self.model, self.data)

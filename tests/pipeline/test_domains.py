@@ -380,3 +380,11 @@ def test_a_mujoco_environment_is_gymnasiums_own_bit_by_bit(task: Task) -> None:
     env.close()
     own.close()
     assert num_steps > 4
+
+
+def test_a_mujoco_environment_refuses_an_action_of_another_size() -> None:
+    env = task_named("mujoco-halfcheetah").make_env()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"shape \(1,\), expected \(6,\)"):
+        env.step(np.zeros(1, np.float32))
+    env.close()
