@@ -85,7 +85,7 @@ MUJOCO = {
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
     "mujoco-pusher": _sac(
-        Budget(3_100_000, 2 * HOUR, target=-24.0),
+        Budget(6_000_000, 2 * HOUR, target=-24.0),
         gamma=0.98,
         final_learning_rate=2e-5,
         n_steps=3,
