@@ -58,7 +58,7 @@ def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
     best = best_by_return([s for s in standings(out, task) if s.expert.record.kind == kind])
     if best is None or best.expert.record.network is None:
         raise UserError(
-            f"{task.name} is trained with demonstrations of a {kind} expert, and there is none; train one first: "
+            f"{task.name} learns from a {kind} expert, and there is none; train one first: "
             f"make experts TASK={task.name} EXPERT={kind}"
         )
     # The observations show the goal here.

@@ -29,6 +29,10 @@ class Recipe:
         rollout_steps: on-policy: steps of each environment between two updates.
         epochs: on-policy: passes over a rollout.
         gae_lambda: on-policy: of the advantage estimate.
+        target_kl: on-policy: divergence of the new policy from the old one at which an update ends early, in nats.
+        critic_steps: on-policy with a teacher: steps, after cloning it, in which the critic learns alone.
+        exploration: on-policy with a teacher: standard deviations of the actions' noise at the beginning and at the end
+            of the budget's steps, as shares of half their range; without a teacher it is learned.
 
         gradient_steps: off-policy: gradient steps after each step of all environments. Environment steps are cheap
             here, so there are many of them per gradient step.
@@ -39,7 +43,8 @@ class Recipe:
         reward_scale: off-policy: factor on rewards, so that values are of the order of 100.
         initial_entropy_coefficient: off-policy: what the automatic weight of entropy starts from.
         target_entropy: off-policy: what the automatic weight of entropy aims at, in nats per dimension of the actions.
-        teacher: off-policy: kind of the expert to learn from besides, such as ``scripted``; none if empty.
+        teacher: kind of the expert to learn from, such as ``scripted``; none if empty. Off-policy, it demonstrates;
+            on-policy, it is cloned first.
         demonstration_steps: off-policy: environment steps that the teacher plays.
         demonstration_share: off-policy: of every batch.
         demonstration_noise: off-policy: standard deviations of the noise on the teacher's actions, as shares of half
@@ -58,6 +63,9 @@ class Recipe:
     rollout_steps: int = 128
     epochs: int = 8
     gae_lambda: float = 0.95
+    target_kl: float | None = None
+    critic_steps: int = 500_000
+    exploration: tuple[float, float] = (0.2, 0.04)
 
     gradient_steps: int = 4
     n_steps: int = 5
@@ -80,7 +88,21 @@ HOUR = 3600.0
 MUJOCO = {
     "mujoco-ant": _sac(Budget(20_000_000, 2 * HOUR, target=6500)),
     "mujoco-doublependulum": _ppo(Budget(4_000_000, HOUR, target=9345)),
-    "mujoco-halfcheetah": _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
+    "mujoco-halfcheetah": _ppo(
+        Budget(32_000_000, 2 * HOUR, target=11_000),
+        num_envs=64,
+        hidden=(128, 128),
+        batch_size=2048,
+        gamma=0.98,
+        learning_rate=2e-4,
+        final_learning_rate=3e-5,
+        rollout_steps=256,
+        epochs=5,
+        gae_lambda=0.92,
+        target_kl=0.03,
+        teacher="sac",
+        exploration=(0.15, 0.04),
+    ),
     "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
@@ -101,8 +123,9 @@ MUJOCO = {
     "mujoco-walker": _ppo(Budget(4_000_000, HOUR, target=5200)),
 }
 
-# Of the experts that demonstrate to the ones above, by task and algorithm.
+# Of the experts that teach the ones above, by task and algorithm.
 TEACHERS = {
+    ("mujoco-halfcheetah", "sac"): _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     ("mujoco-pusher", "ppo"): _ppo(
         Budget(12_000_000, 2 * HOUR, target=-23.5), num_envs=64, hidden=(128, 128), batch_size=1024, gamma=0.97
     ),
@@ -154,7 +177,8 @@ def recipe_of(task: Task, algorithm: str) -> Recipe:
     else:
         raise UserError(f"no Stable-Baselines3 recipe for {task.name}; mujoco and metaworld have some")
     if (algorithm in OFF_POLICY) == (own.algorithm in OFF_POLICY):
-        return replace(own, algorithm=algorithm)
+        # TRPO's step needs gradients of all parameters, which cloning withholds from it.
+        return replace(own, algorithm=algorithm, teacher="" if algorithm == "trpo" else own.teacher)
     usual = _sac if algorithm in OFF_POLICY else _ppo
     return replace(
         usual(own.budget, gamma=own.gamma, gae_lambda=own.gae_lambda, reward_scale=own.reward_scale),

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
+from experts.stable_baselines.cloning import Exploration, clone
 from experts.stable_baselines.demonstrations import MixedReplayBuffer, Teacher, demonstrate, teacher_of
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
@@ -50,8 +51,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     """Train by the task's recipe and put the best policy seen into the store.
 
     Raises:
-        UserError: the checkpoint to resume cannot be read, or was made by another recipe; or the expert that should
-            demonstrate is not there.
+        UserError: the checkpoint to resume cannot be read, or was made by another recipe; or the teacher is not there.
     """
     torch.set_num_threads(1)  # layers this small only lose by waiting for other threads
     recipe = recipe or recipe_of(job.task, job.algorithm)
@@ -61,12 +61,17 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     steps = state.resume(job, recipe)
     budget = job.budget(recipe.budget)
     monitor = TrainingMonitor(job, budget, steps)
+    callbacks: list[BaseCallback] = [_Progress(job, recipe, monitor, state)]
     if recipe.algorithm in OFF_POLICY:
         _freeze_for_the_actor(model.critic)
         _speed_up(model)
         _fill(job, recipe, model, teacher, resumed=steps > 0)
+    elif teacher:
+        if steps == 0:
+            clone(model, teacher, recipe.exploration[0], job.seed)
+        callbacks.append(Exploration(recipe, budget.steps))
     if not monitor.report(steps, None):
-        model.learn(budget.steps - steps, _Progress(job, recipe, monitor, state), reset_num_timesteps=steps == 0)
+        model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
     monitor.close()
     best = state.best or Best(*state.export(), None)
     training = {
@@ -79,7 +84,7 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
     origin = f"trained with {recipe.algorithm} over EnvPool, {model.num_timesteps:,} steps"
     if teacher:
         training["teacher"] = teacher.revision
-        origin += f", shown episodes of {teacher.revision}"
+        origin += f", {'shown episodes' if recipe.algorithm in OFF_POLICY else 'from a clone'} of {teacher.revision}"
     expert = write_expert(
         job.out,
         job.task.name,
@@ -156,7 +161,7 @@ def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorit
             "policy_kwargs": {"net_arch": list(recipe.hidden)},
         }
         if recipe.algorithm == "ppo":
-            shared["n_epochs"] = recipe.epochs
+            shared |= {"n_epochs": recipe.epochs, "target_kl": recipe.target_kl}
         else:
             shared["learning_rate"] = 1e-3  # TRPO's is the critic's alone; its policy steps by a trust region
     model: BaseAlgorithm = CLASSES[recipe.algorithm](**shared)

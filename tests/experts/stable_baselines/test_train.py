@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from experts.network import NetworkPolicy
+from experts.stable_baselines import cloning
 from experts.stable_baselines import train as training
 from experts.stable_baselines.demonstrations import demonstrate, teacher_of
 from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
@@ -378,9 +379,44 @@ def test_an_expert_of_another_algorithm_demonstrates(tmp_path: Path) -> None:
     assert expert.record.origin.endswith(f"shown episodes of {teacher.revision}")
 
 
+def test_an_on_policy_expert_begins_as_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded PPO of the pendulum gets 1000; its clone stands, too, before it has learned by itself."""
+    task = task_named("mujoco-pendulum")
+    monkeypatch.setattr(cloning, "ROUNDS", 4)
+    recipe = small("ppo", budget=Budget(512, 600), teacher="ppo", critic_steps=10_000, exploration=(0.1, 0.01))
+    job = TrainJob(task, "ppo", tmp_path)
+    expert = training.train(job, recipe)
+    teacher = teacher_of("ppo", task, tmp_path)
+    assert expert.record.training["teacher"] == teacher.revision
+    assert expert.record.origin.endswith(f"from a clone of {teacher.revision}")
+    assert expert.record.network is not None
+    policy = NetworkPolicy(task, expert.record.network, read_arrays(expert), "test")
+    assert all(episode.total_reward > 900 for episode in rollout(task, policy, range(5)))
+
+
+def test_a_cloned_actor_waits_for_its_critic_and_explores_by_schedule(tmp_path: Path) -> None:
+    recipe = small("ppo", critic_steps=1000, exploration=(0.2, 0.05))
+    job = TrainJob(task_named("mujoco-pendulum"), "ppo", tmp_path)
+    model: Any = training.make_state(job, recipe).model
+    half_range = model.action_space.high[0]
+    actor = [weight.detach().clone() for weight in cloning._actor_parameters(model.policy)]
+
+    def actor_is_as_it_was() -> bool:
+        now = cloning._actor_parameters(model.policy)
+        return all(torch.equal(*pair) for pair in zip(actor, now, strict=True))
+
+    value = model.policy.value_net.weight.detach().clone()
+    model.learn(1000, cloning.Exploration(recipe, 2048))  # two rollouts of 512 steps: from 0 and from 512
+    assert actor_is_as_it_was() and not torch.equal(model.policy.value_net.weight, value)
+    assert model.policy.log_std.exp().item() == pytest.approx(0.2 * 0.25**0.25 * half_range)
+    model.learn(1000, cloning.Exploration(recipe, 2048), reset_num_timesteps=False)
+    assert not actor_is_as_it_was()
+    assert model.policy.log_std.exp().item() == pytest.approx(0.2 * 0.25**0.75 * half_range)
+
+
 @pytest.mark.usefixtures("nothing_embedded")
 def test_a_teacher_that_is_not_there_is_an_error_before_the_training(tmp_path: Path) -> None:
     job = TrainJob(task_named("mujoco-pusher"), "sac", tmp_path)
-    with pytest.raises(UserError, match=r"demonstrations of a ppo expert.*EXPERT=ppo"):
+    with pytest.raises(UserError, match=r"learns from a ppo expert.*EXPERT=ppo"):
         training.train(job, small("sac", teacher="ppo"))
     assert not job.folder.exists()
