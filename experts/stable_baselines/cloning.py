@@ -87,8 +87,8 @@ def _actor_parameters(policy: Any) -> list[Tensor]:
 class Exploration(BaseCallback):
     """Holds a cloned actor still while its critic learns, and lets its noise fall on schedule.
 
-    Noise that is learned falls so far that nothing new is found; the half-cheetah's return stood still from then on, and
-    rose again with more noise.
+    Noise that is learned falls so far that nothing new is found; the half-cheetah's return stood still from then on,
+    and rose again with more noise.
     """
 
     def __init__(self, recipe: Recipe, total_steps: int) -> None:
