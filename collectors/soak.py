@@ -2,10 +2,10 @@
 
     python -m collectors.soak --episodes 100000
 
-First the same episodes with one worker and with two, in turn; then long runs, whose speed and memory are compared early
-and late. Several, because a machine that others share is now faster, now slower by itself. Everything is the real
-command in folders that are removed afterwards; speeds are read off the times at which finished shards appeared, so that
-starting Ray is left out.
+First the same episodes with one worker and with two, in turn; then long runs, whose speed and memory are shown from
+beginning to end. Several, because a machine that others share is now faster, now slower by itself. Everything is the
+real command in folders that are removed afterwards; speeds are read off the times at which finished shards appeared, so
+that starting Ray is left out.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from pipeline.status import read_statuses
 from pipeline.tasks import Task, select_tasks
 
 SAMPLE_S = 2.0
+WARMUP_EPISODES = 1000
 
 
 @dataclass(frozen=True)
 class SoakConfig:
-    """Compare one worker with two, and the beginning of long runs with their ends."""
+    """Compare one worker with two, and the beginning of long runs with the rest."""
 
     task: str = "babyai-go-to-local"
     """Task name, domain, glob, or comma list of these; one whose expert is a rule, as these need no training."""
@@ -44,12 +45,17 @@ class SoakConfig:
     episodes: int = 100_000
     """Training episodes per task of a long run; 0 leaves these out."""
     window: int = 10_000
-    """Episodes over which speed is averaged, from episode 1,000 on and up to the last."""
+    """Episodes over which speed is averaged, from episode 1,000 on."""
     shard_episodes: int = 250
     """Episodes per shard."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "rounds", "window", "shard_episodes")
+        if 0 < self.episodes < WARMUP_EPISODES + self.window:
+            least = WARMUP_EPISODES + self.window
+            raise UserError(
+                f"--episodes is {self.episodes:,}; with --window {self.window:,} it must be {least:,} or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,14 +153,15 @@ def _show_long_runs(config: SoakConfig, runs: Sequence[Run]) -> None:
     total = int(runs[0].episodes.sum())
     if not all(run.samples for run in runs):
         raise UserError(f"{total:,} episodes were over before their workers' memory was read; raise --episodes")
-    windows = ((1000, 1000 + config.window), (total - config.window, total))
+    firsts = range(WARMUP_EPISODES, total - config.window + 1, config.window)
+    windows = [(first, first + config.window) for first in firsts]
     table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"long runs, {config.task}")
     rates = [[run.rate(*window) for run in runs] for window in windows]
     for (first, last), found in zip(windows, rates, strict=True):
         samples = [min(run.samples, key=lambda s: abs(s.episodes - last)) for run in runs]
         memory = [median(s.driver_bytes for s in samples), median(s.worker_bytes for s in samples)]
         table.add_row(f"{first:,} to {last:,}", f"{median(found):.1f}", *(f"{size / 2**20:,.0f}" for size in memory))
-    ratios = sorted(late / early for early, late in zip(*rates, strict=True))
+    ratios = sorted(late / early for early, late in zip(rates[0], rates[-1], strict=True))
     table.add_row("last / first", f"{median(ratios):.3f}, of {ratios[0]:.3f} to {ratios[-1]:.3f}", "", "")
     print_table(table)
 

@@ -10,9 +10,10 @@ import pytest
 
 from collectors.collect import CollectJob, collect_shard
 from collectors.plain import collect_plainly, rule_actor
-from collectors.soak import Run
+from collectors.soak import Run, SoakConfig
 from experts.choice import Mix
 from experts.registry import experts_of
+from pipeline.errors import UserError
 from pipeline.plan import ShardJob
 from pipeline.tasks import select_tasks
 
@@ -52,7 +53,13 @@ def test_a_long_run_is_watched_early_and_late() -> None:
         "--shard-episodes", "200", "--rounds", "1",
     )  # fmt: skip
     assert "1,000 to 2,000" in table
-    assert "3,400 to 4,400" in table  # with a tenth of test episodes
+    assert "3,000 to 4,000" in table
+    assert "last / first" in table
+
+
+def test_a_long_run_shorter_than_its_window_is_refused() -> None:
+    with pytest.raises(UserError, match="--episodes is 4,000; with --window 10,000 it must be 11,000 or more"):
+        SoakConfig(episodes=4000)
 
 
 def test_the_rate_is_that_between_the_first_and_the_last_shard_of_a_window() -> None:
