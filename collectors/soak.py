@@ -51,8 +51,8 @@ class SoakConfig:
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "rounds", "window", "shard_episodes")
-        if 0 < self.episodes < WARMUP_EPISODES + self.window:
-            least = WARMUP_EPISODES + self.window
+        least = WARMUP_EPISODES + self.window
+        if 0 < self.episodes < least:
             raise UserError(
                 f"--episodes is {self.episodes:,}; with --window {self.window:,} it must be {least:,} or more"
             )

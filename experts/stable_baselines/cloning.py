@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from experts.stable_baselines.demonstrations import Teacher
 from experts.stable_baselines.recipes import Recipe
+from experts.stable_baselines.teachers import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ def clone(model: Any, teacher: Teacher, deviation: float, seed: int) -> None:
     env, policy = model.get_env(), model.policy
     low, high = env.action_space.low, env.action_space.high
     half_range = (high - low) / 2
+    scale = torch.as_tensor(half_range)
     generator = np.random.default_rng(seed)
     indices = np.arange(env.num_envs)
     deviations = (deviation * half_range) * (indices % 3 != 0)[:, None]
@@ -62,13 +63,12 @@ def clone(model: Any, teacher: Teacher, deviation: float, seed: int) -> None:
             actions = np.where(teacher_plays, answers[-1], means) + noise
             observations, _, _, _ = env.step(actions.clip(low, high).astype(np.float32))
         inputs = torch.as_tensor(env.normalize_obs(np.concatenate(seen)).astype(np.float32))
-        targets = torch.as_tensor(np.concatenate(answers))
+        targets = torch.as_tensor(np.concatenate(answers)) / scale
         num_updates = FIRST_UPDATES if first else LAST_UPDATES if last else UPDATES
         for update in range(num_updates):
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - update / num_updates if last else 1)
             batch = torch.randint(len(inputs), (BATCH_SIZE,))
-            scale = torch.as_tensor(half_range)
-            loss = F.mse_loss(_mean_actions(policy, inputs[batch]) / scale, targets[batch] / scale)
+            loss = F.mse_loss(_mean_actions(policy, inputs[batch]) / scale, targets[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

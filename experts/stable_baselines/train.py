@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
 from experts.stable_baselines.cloning import Exploration, clone
-from experts.stable_baselines.demonstrations import MixedReplayBuffer, Teacher, demonstrate, teacher_of
+from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
 from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
+from experts.stable_baselines.teachers import Teacher, teacher_of
 from experts.store import StoredExpert, write_expert
 from experts.training import TrainingMonitor, TrainJob
 from pipeline.versions import versions_of

@@ -16,7 +16,7 @@ import torch
 from experts.network import NetworkPolicy
 from experts.stable_baselines import cloning
 from experts.stable_baselines import train as training
-from experts.stable_baselines.demonstrations import demonstrate, teacher_of
+from experts.stable_baselines.demonstrations import demonstrate
 from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
 from experts.stable_baselines.recipes import (
     METAWORLD,
@@ -27,6 +27,7 @@ from experts.stable_baselines.recipes import (
     own_algorithm,
     recipe_of,
 )
+from experts.stable_baselines.teachers import teacher_of
 from experts.store import read_arrays, read_expert, stored_experts
 from experts.training import Budget, TrainJob, read_curve
 from pipeline.errors import UserError

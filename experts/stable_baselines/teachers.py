@@ -1,0 +1,73 @@
+"""Who may teach an expert in training: Meta-World's script, or an expert that is there already."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experts.network import NetworkPolicy
+from experts.ranking import best_by_return, standings
+from experts.store import read_arrays
+from pipeline.errors import UserError
+from pipeline.policy import Observations
+from pipeline.tasks import Task
+
+SCRIPTED = "scripted"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Who demonstrates, or is cloned.
+
+    Attributes:
+        revision: of an expert in the store; of the script, just that it is one.
+        act: observations ``(n, size)`` of the training's environments, which show the goal, to actions ``(n, size)`` in
+            the task's own units.
+    """
+
+    revision: str
+    act: Callable[[np.ndarray], np.ndarray]
+
+
+def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
+    """Meta-World's script, or the best measured expert of a kind of ``out`` or of this package.
+
+    Raises:
+        UserError: there is none of this kind.
+    """
+    if kind == SCRIPTED:
+        return Teacher(SCRIPTED, _script(task))
+    best = best_by_return([s for s in standings(out, task) if s.expert.record.kind == kind])
+    if best is None or best.expert.record.network is None:
+        raise UserError(
+            f"{task.name} learns from a {kind} expert, and there is none; train one first: "
+            f"make experts TASK={task.name} EXPERT={kind}"
+        )
+    # The observations show the goal here.
+    spec = dataclasses.replace(best.expert.record.network, sees_goal=False, sampled=False)
+    policy = NetworkPolicy(task, spec, read_arrays(best.expert), str(best.expert.folder))
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        slots = range(len(observations))
+        seen = Observations(observations.astype(np.float32), None, np.zeros(len(slots), np.float32))
+        return policy.act(slots, seen)
+
+    return Teacher(best.revision, act)
+
+
+def _script(task: Task) -> Callable[[np.ndarray], np.ndarray]:
+    from metaworld.policies import ENV_POLICY_MAP
+
+    script = ENV_POLICY_MAP[task.env_id]()
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its actions exceed [-1, 1]
+            return np.array([script.get_action(observation) for observation in observations.astype(np.float64)])
+
+    return act
