@@ -29,6 +29,28 @@ def apply() -> None:
     _end_processes_that_fail()
 
 
+def speed_up() -> None:
+    """Compute convolutional encoders in bfloat16 where the processor has instructions for it: up to twice the speed.
+
+    Heads, values and what is saved stay in float32. For training alone, not for comparisons with Sample Factory.
+    """
+    import torch
+    from sample_factory.model.encoder import ConvEncoder
+
+    from experts.bfloat16 import is_fast
+
+    original = ConvEncoder.forward
+
+    def forward(self: Any, observations: torch.Tensor) -> Any:
+        # Small batches as well: policies old and new must round alike, or their ratio is off from the start.
+        if not is_fast(observations.device):
+            return original(self, observations)
+        with torch.autocast("cpu", torch.bfloat16):
+            return original(self, observations).float()
+
+    ConvEncoder.forward = forward
+
+
 def _unwrap_single_numbers() -> None:
     """numpy 2.4 refuses to put an array of one number where one number belongs."""
     import numpy as np

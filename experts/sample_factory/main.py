@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from experts.sample_factory.adaptations import apply
+from experts.sample_factory.adaptations import apply, speed_up
 
 
 def end_with_parent() -> None:
@@ -84,6 +84,8 @@ def main() -> None:
 if __name__ == "__mp_main__":
     end_with_parent()
     apply()
+    speed_up()
 if __name__ == "__main__":
     apply()
+    speed_up()
     main()

@@ -24,6 +24,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
+from experts.bfloat16 import is_fast
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
 from experts.stable_baselines.cloning import Exploration, clone
 from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
@@ -185,7 +186,7 @@ def _speed_up(model: Any) -> None:
     A critic's last layer stays in float32: bfloat16 rounds values of 512 to 1024 to multiples of 4, as much as some
     actions differ by.
     """
-    if model.device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
+    if not is_fast(model.device):
         return
     _in_bfloat16(model.actor.latent_pi, model.actor.latent_pi, nn.Identity())
     for network in (*_critics(model.critic), *_critics(getattr(model, "critic_target", None))):

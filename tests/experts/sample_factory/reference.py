@@ -3,7 +3,7 @@
     python -m tests.experts.sample_factory.reference OUT
 
 One folder per case below OUT: a Sample Factory folder, and ``expected.pt`` with ``observations`` and ``outputs``. One
-of them also has ``resumed.json``.
+of them also has ``resumed.json``. ``training`` is ``convnet_atari`` again, as it computes in our trainings.
 A process of its own, so that neither Sample Factory nor its adaptations reach the tests.
 """
 
@@ -139,12 +139,14 @@ def write_resumed(folder: Path) -> None:
 
 
 def main() -> None:
-    from experts.sample_factory.adaptations import apply
+    from experts.sample_factory.adaptations import apply, speed_up
 
     apply()
     for name, case in CASES.items():
         write_case(case, Path(sys.argv[1]) / name)
     write_resumed(Path(sys.argv[1]) / "mlp-tanh-limit")
+    speed_up()
+    write_case(CASES["convnet_atari"], Path(sys.argv[1]) / "training")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from experts.bfloat16 import is_fast
 from experts.network import NetworkPolicy, build_network
 from experts.sample_factory.checkpoint import choose_checkpoint, find_checkpoints, load_checkpoint, newest_checkpoint
 from pipeline.errors import UserError
@@ -56,6 +57,13 @@ def test_a_loaded_network_answers_as_sample_factory_does(reference: Path, name: 
     found = output if log_std is None else torch.cat([output, log_std], dim=1)
     assert expected["outputs"].std() > 0.05
     torch.testing.assert_close(found, expected["outputs"], rtol=1e-5, atol=1e-5)
+
+
+def test_training_computes_nearly_the_same_faster(reference: Path) -> None:
+    outputs, exact = (torch.load(reference / name / "expected.pt")["outputs"] for name in ("training", "convnet_atari"))
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, exact, rtol=0.02, atol=0.02 * float(exact.std()))
+    assert torch.equal(outputs, exact) == (not is_fast(torch.device("cpu")))
 
 
 @pytest.mark.parametrize("name", ["mlp-tanh-limit", "convnet_atari"])

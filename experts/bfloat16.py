@@ -1,0 +1,10 @@
+"""Where bfloat16 is faster than float32."""
+
+from __future__ import annotations
+
+import torch
+
+
+def is_fast(device: torch.device) -> bool:
+    """Whether a device is a processor with matrix instructions for bfloat16."""
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
