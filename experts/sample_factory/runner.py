@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
-from typing import IO, Any
+from collections.abc import Sequence
+from typing import IO, Any, cast
 
 import numpy as np
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
@@ -14,14 +15,16 @@ from signal_slot.signal_slot import Timer
 
 from experts.sample_factory.recipes import RETURN
 
-# Episodes before their mean return counts as a best one; right after a resumption there would be one lucky episode.
+# Episodes before their mean return counts. The first to end after a start or a resumption are the short ones, which in
+# Pong are the clear ones: a policy that loses most of its games seems to win them all.
 MIN_EPISODES = 20
 
 
 class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
     """Runs a training; once a second it writes a line of JSON: ``start_steps``, ``steps`` and ``mean_return``.
 
-    ``start_steps`` are those of the checkpoint the learner has loaded, 0 without one; None stands for not known yet.
+    ``start_steps`` are those of the checkpoint the learner has loaded, 0 without one; ``mean_return`` is that of at
+    least ``MIN_EPISODES``; None stands for not known yet.
 
     Args:
         cfg: Sample Factory's configuration.
@@ -44,11 +47,10 @@ class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
 
     def report(self, **more: Any) -> None:
         """Write one line of progress."""
-        returns = self.policy_avg_stats.get(RETURN, [()])[0]
         message = {
             "start_steps": self._start_steps,
             "steps": self.env_steps.get(0),
-            "mean_return": float(np.mean(returns)) if len(returns) else None,
+            "mean_return": float(np.mean(self._returns)) if len(self._returns) >= MIN_EPISODES else None,
         }
         self._progress.write(json.dumps(message | more) + "\n")
         self._progress.flush()
@@ -70,8 +72,12 @@ class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
             self._stop_training()
 
     def _save_best_policy(self) -> None:
-        if len(self.policy_avg_stats.get(RETURN, [()])[0]) >= MIN_EPISODES:
+        if len(self._returns) >= MIN_EPISODES:
             super()._save_best_policy()
+
+    @property
+    def _returns(self) -> Sequence[float]:
+        return cast(Sequence[float], self.policy_avg_stats.get(RETURN, [()])[0])
 
     @property
     def succeeded(self) -> bool:

@@ -76,7 +76,8 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
         seconds = monitor.seconds
     finally:
         monitor.close()
-    chosen = choose_checkpoint(state)
+    chosen, last = choose_checkpoint(state), newest_checkpoint(state)
+    assert last is not None
     spec, arrays = load_checkpoint(state, job.task, recipe.sampled)
     stored = write_expert(
         job.out,
@@ -84,11 +85,11 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
         KIND,
         spec,
         arrays,
-        origin=f"trained here with Sample Factory for {budget.steps:,} environment steps at most",
+        origin=f"trained with Sample Factory, {last.steps:,} environment steps",
         training={
             "algorithm": "APPO",
             "seed": job.seed,
-            "steps": chosen.steps,
+            "steps": last.steps,
             "seconds": round(seconds, 1),
             "checkpoint": chosen.path.name,
             "budget": asdict(budget),
