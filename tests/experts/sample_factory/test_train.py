@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -139,6 +140,25 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_stores_an_expert(
     assert record.network.hidden == (64, 64)
     policy = NetworkPolicy(job.task, record.network, read_arrays(stored), "stored")
     assert all(episode.rejected is None for episode in rollout(job.task, policy, [1, 2]))
+
+
+REPORTS = """
+import sys
+from experts.sample_factory.recipes import RETURN
+from experts.sample_factory.runner import SupervisedRunner
+
+runner = SupervisedRunner.__new__(SupervisedRunner)
+runner._progress, runner._start_steps, runner.env_steps = sys.stdout, 0, {0: 800}
+for returns in ([], [21.0] * 19, [21.0] * 19 + [-19.0]):
+    runner.policy_avg_stats = {RETURN: [returns]}
+    runner.report()
+"""
+
+
+def test_the_first_few_episodes_to_end_make_no_mean_return() -> None:
+    # In a process of its own, so that Sample Factory does not reach the tests.
+    lines = subprocess.run([sys.executable, "-c", REPORTS], check=True, capture_output=True, text=True).stdout
+    assert [json.loads(line)["mean_return"] for line in lines.splitlines()] == [None, None, 19.0]
 
 
 def test_a_training_that_was_killed_when_it_was_done_is_only_stored(
