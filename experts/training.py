@@ -19,6 +19,10 @@ from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
 
+# Training episodes before their mean return counts. The first to end after a start or a resumption are the short ones,
+# which in Pong are the clear ones: a policy that loses most of its games seems to win them all.
+MIN_EPISODES = 20
+
 
 @dataclass(frozen=True)
 class Budget:

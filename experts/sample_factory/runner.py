@@ -14,10 +14,7 @@ from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, ExperimentStatus
 from signal_slot.signal_slot import Timer
 
 from experts.sample_factory.recipes import RETURN
-
-# Episodes before their mean return counts. The first to end after a start or a resumption are the short ones, which in
-# Pong are the clear ones: a policy that loses most of its games seems to win them all.
-MIN_EPISODES = 20
+from experts.training import MIN_EPISODES
 
 
 class SupervisedRunner(ParallelRunner):  # type: ignore[misc]

@@ -32,7 +32,7 @@ from experts.stable_baselines.envs import make_vec_env
 from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
 from experts.stable_baselines.teachers import Teacher, teacher_of
 from experts.store import StoredExpert, write_expert
-from experts.training import TrainingMonitor, TrainJob
+from experts.training import MIN_EPISODES, TrainingMonitor, TrainJob
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -253,7 +253,7 @@ class _Progress(BaseCallback):
             return True
         self._looked = now
         recent = self.model.ep_info_buffer or collections.deque()
-        mean_return = float(np.mean([info["r"] for info in recent])) if len(recent) >= 20 else None
+        mean_return = float(np.mean([info["r"] for info in recent])) if len(recent) >= MIN_EPISODES else None
         success_rate = float(np.mean(self._successes)) if self._successes else None
         over = self._monitor.report(self.num_timesteps, mean_return, success_rate=success_rate)
         # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
