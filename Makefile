@@ -1,4 +1,4 @@
-# A target is a `python -m ...` command or two; `make help` lists them, with the variables each takes.
+# A target is a `jat` command or two (`jat --help`); `make help` lists them, with the variables each takes.
 VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW_WEAK SOURCE ENVIRONMENT SEED DATASET \
 	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
 	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT PYTHON
@@ -15,6 +15,7 @@ PYTHON ?= python3.11
 OUT ?= runs/default
 VENV := .venv
 PY := $(VENV)/bin/python
+JAT = $(PY) -m dags.cli
 # Airflow has 130 packages of its own and needs none of ours, so it has an environment of its own.
 VENV_DAGS := .venv-dags
 # The report is tested in Chromium, if there is one or if it can be installed.
@@ -74,7 +75,7 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 	@touch $@
 
 demo: setup ## experts to report on six tasks, in about 14 minutes
-	$(PY) -m dags.chain --recipe demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
+	$(JAT) demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
 test: setup-dev ## run the tests
 	$(PY) -m pytest
@@ -89,110 +90,110 @@ lint: setup-dev ## ruff, mypy, import contracts
 	$(VENV)/bin/lint-imports
 
 tasks: setup ## print the task table (TASK=)
-	@$(PY) -m pipeline.tasks $(TASKS)
+	@$(JAT) tasks $(TASKS)
 
 experts: setup-experts ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
-	$(PY) -m experts.prepare $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
+	$(JAT) experts $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
 		$(call option,workers,WORKERS)
 
 experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts/report/
-	$(PY) -m experts.report --out '$(OUT)' $(TASKS)
+	$(JAT) experts-report --out '$(OUT)' $(TASKS)
 
 plan: setup ## what collecting RECIPE= (laptop or jat), TASK=, EPISODES= takes on WORKERS= (BY_TASK=1)
-	@$(PY) -m collectors.forecast $(call option,recipe,RECIPE) $(TASKS) $(call option,episodes,EPISODES) \
+	@$(JAT) plan $(call option,recipe,RECIPE) $(TASKS) $(call option,episodes,EPISODES) \
 		$(call option,workers,WORKERS) $(if $(BY_TASK),--by-task)
 
 rates: setup ## note what the collection in OUT has cost, for `make plan`
-	$(PY) -m collectors.rates --out '$(OUT)'
+	$(JAT) rates --out '$(OUT)'
 
 collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, NOISE=, ALLOW_WEAK=1)
-	$(PY) -m collectors.collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
+	$(JAT) collect $(STAGE) $(TASKS) $(EXPERTS) $(if $(ALLOW_WEAK),--allow-weak) \
 		$(call option,noise,NOISE) $(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 corpora: setup ## collect EPISODES= documents of TASK= (wikipedia, oscar, ok-vqa, conceptual-captions; SOURCE=) into shards
-	$(PY) -m collectors.corpora $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,source,SOURCE) \
+	$(JAT) corpora $(STAGE) $(TASKS) $(call option,episodes,EPISODES) $(call option,source,SOURCE) \
 		$(call option,workers,WORKERS)
 
 status: setup ## how far every stage in OUT is, and its collection: done, running, rejected, episodes/s, MB, time left
-	@$(PY) -m collectors.status --out '$(OUT)'
+	@$(JAT) status --out '$(OUT)'
 
 import: setup ## import SOURCE= (a folder, owner/name of the Hub, or minari:NAME) for TASK= (EPISODES=, ENVIRONMENT=)
-	$(PY) -m collectors.dataset.imports --out '$(OUT)' $(TASKS) $(call option,source,SOURCE) \
+	$(JAT) dataset import --out '$(OUT)' $(TASKS) $(call option,source,SOURCE) \
 		$(call option,episodes,EPISODES) $(call option,environment,ENVIRONMENT) $(call option,workers,WORKERS)
 
 replay: setup ## play SEED= of TASK= again and compare with what is stored (ACTIONS=1: the stored actions)
-	$(PY) -m collectors.replay --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
+	$(JAT) dataset replay --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
 		$(if $(ACTIONS),--actions)
 
 video: setup ## render SEED= of TASK= to mp4 (FPS=, TO=)
-	$(PY) -m collectors.video --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
+	$(JAT) dataset video --out '$(OUT)' $(TASKS) $(call option,seed,SEED) $(call option,dataset,DATASET) \
 		$(call option,fps,FPS) $(call option,to,TO)
 
 dataset: setup ## build OUT/dataset from the shards, collected and imported (MIX=1: of different environments, too)
-	$(PY) -m collectors.dataset.build --out '$(OUT)' $(TASKS) $(if $(MIX),--mix)
+	$(JAT) dataset --out '$(OUT)' $(TASKS) $(if $(MIX),--mix)
 
 validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
-	@$(PY) -m collectors.dataset.validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
+	@$(JAT) dataset validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
 
 bench-parquet: setup ## measure the Parquet layout on the shards in OUT: size, reading, and what re-publishing moves
-	$(PY) -m collectors.dataset.bench_parquet --out '$(OUT)' $(TASKS)
-	$(PY) -m collectors.dataset.republish --out '$(OUT)'
+	$(JAT) bench parquet --out '$(OUT)' $(TASKS)
+	$(JAT) bench republish --out '$(OUT)'
 
 publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
-	@$(PY) -m collectors.dataset.publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
+	@$(JAT) publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
-	$(if $(SWEEP),$(PY) -m trainer.sweep --sweep '$(SWEEP)' $(STUDY),$(PY) -m trainer.train $(STAGE) $(TASKS) \
+	$(if $(SWEEP),$(JAT) bench sweep --sweep '$(SWEEP)' $(STUDY),$(JAT) train $(STAGE) $(TASKS) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
 		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile) $(if $(SHARD),--shard))
 
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
-	$(PY) -m trainer.ablations $(STUDY)
+	$(JAT) bench ablations $(STUDY)
 
 evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (NAME= to keep both, REPLACE=1) or CHECKPOINTS=all
-	$(PY) -m $(if $(CHECKPOINTS),trainer.curve,trainer.evaluate) $(STAGE) $(TASKS) $(if $(REPLACE),--replace) \
+	$(JAT) $(if $(CHECKPOINTS),agent curve,evaluate) $(STAGE) $(TASKS) $(if $(REPLACE),--replace) \
 		$(call option,checkpoints,CHECKPOINTS) $(call option,checkpoint,CHECKPOINT) $(call option,name,NAME) \
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 compare: setup ## how likely the evaluation in OUT beats the one kept as NAME=
-	@$(PY) -m trainer.compare --out '$(OUT)' $(call option,second,NAME)
+	@$(JAT) agent compare --out '$(OUT)' $(call option,second,NAME)
 
 play: setup ## show the agent in TASK= from SEED= on, step by step, with CHECKPOINT= or the trained one (EPISODES=, TO=file.mp4)
-	@$(PY) -m trainer.play --out '$(OUT)' $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,seed,SEED) \
+	@$(JAT) agent play --out '$(OUT)' $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,seed,SEED) \
 		$(call option,episodes,EPISODES) $(call option,to,TO)
 
 publish-agent: setup ## publish the trained network to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
-	@$(PY) -m trainer.publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \
+	@$(JAT) agent publish --out '$(OUT)' $(call option,checkpoint,CHECKPOINT) $(call option,to,TO) \
 		$(call option,tag,TAG) $(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 generate: setup ## go on with PROMPT=, about a picture (IMAGE=), with CHECKPOINT= (a folder or a repository of the Hub)
-	@$(PY) -m trainer.generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \
+	@$(JAT) agent generate $(call option,checkpoint,CHECKPOINT) $(call option,prompt,PROMPT) \
 		$(call option,image,IMAGE)
 
 film: setup ## film the experts of TASK= on the seeds that the agent was filmed on
-	$(PY) -m experts.film --out '$(OUT)' $(TASKS) $(call option,name,NAME) $(call option,workers,WORKERS)
+	$(JAT) film --out '$(OUT)' $(TASKS) $(call option,name,NAME) $(call option,workers,WORKERS)
 
 report: film ## write OUT/report/index.html, with agent and expert side by side (NAME=)
-	$(PY) -m trainer.report --out '$(OUT)' $(call option,name,NAME)
+	$(JAT) report --out '$(OUT)' $(call option,name,NAME)
 
 dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person on this machine (PORT=)
-	JAT_PYTHON="$${JAT_PYTHON:-$(CURDIR)/$(PY)}" $(VENV_DAGS)/bin/python -m dags.serve --out '$(OUT)' \
+	JAT_PYTHON="$${JAT_PYTHON:-$(CURDIR)/$(PY)}" $(VENV_DAGS)/bin/python -m dags.cli dags --out '$(OUT)' \
 		$(call option,port,PORT)
 
 bench: setup ## measure how fast experts and networks act on this machine
-	$(PY) -m experts.bench --out '$(OUT)'
-	$(PY) -m trainer.bench $(STAGE)
+	$(JAT) bench experts --out '$(OUT)'
+	$(JAT) bench agent $(STAGE)
 
 bench-train: setup ## measure loading and training on OUT/dataset beside JAT's way of both, in turns
-	$(PY) -m trainer.bench_train --out '$(OUT)' $(TASKS)
+	$(JAT) bench train --out '$(OUT)' $(TASKS)
 
 bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), tasks in one lockstep beside one by one, and long episodes
-	$(PY) -m trainer.bench_eval $(TASKS)
+	$(JAT) bench evaluate $(TASKS)
 
 bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over long runs, in 20 min
-	$(PY) -m collectors.bench $(TASKS)
-	$(PY) -m collectors.soak
+	$(JAT) bench collect $(TASKS)
+	$(JAT) bench soak
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay
 	rm -rf $(VENV) $(VENV_DAGS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -68,7 +69,9 @@ def parse(
             str_from_instance=lambda value: [str(value)],
         )
 
-    description = f"{config_type.__doc__}\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
+    description = inspect.cleandoc(config_type.__doc__ or "")
+    if len(recipes) > 1:
+        description += f"\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
     # Where a part may be one of several classes, it is of the recipe's class.
     config = (tyro.conf.AvoidSubcommands,)
     options: dict[str, Any] = {"description": description, "registry": registry, "config": config}
@@ -129,14 +132,19 @@ def configure_logging(level: int | str) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def run(module: str) -> None:
+def run(module: str, program: str | None = None) -> None:
     """Run ``main`` of a module as a command: log to stderr, turn an error people can act on into one line.
 
     The module is imported by its name although ``python -m`` has just executed it as ``__main__``: workers can
     only unpickle functions and classes of modules they can import.
 
     Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt.
+
+    Args:
+        module: has a ``main`` without arguments, which reads ``sys.argv``.
+        program: what help and errors call the command, such as ``jat collect``; ``python -m MODULE`` if None.
     """
+    sys.argv[0] = program or f"python -m {module}"
     configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
     # Threads of a matrix product wait for each other. Awake they take the cores from whoever shares them, and where
     # cores are shared a training step then takes ten times as long. Read when torch is imported.
