@@ -12,7 +12,7 @@ import numpy as np
 from experts.registry import RANDOM, experts_of
 from experts.store import StoredExpert
 from pipeline.measurement import Measurement, load_measurement
-from pipeline.scores import Interval, is_scorable, jat_scores, normalise
+from pipeline.scores import Interval, jat_scale, normalise
 from pipeline.tasks import Task
 
 
@@ -43,12 +43,12 @@ class Standing:
 
     @cached_property
     def on_jat_scale(self) -> Interval | None:
-        """The mean return where JAT's random policy is 0 and JAT's expert is 1; None where JAT has no such scale."""
-        jat = jat_scores().get(self.task.name)
-        if jat is None or not is_scorable(jat["random"], jat["expert"]):
+        """The mean return where JAT's random policy is 0 and JAT's expert is 1; None where there is no such scale."""
+        scale = jat_scale(self.task.name)
+        if scale is None:
             return None
         found = self.mean_return
-        scores = normalise([found.mean, found.low, found.high], jat["random"], jat["expert"])
+        scores = normalise([found.mean, found.low, found.high], *scale)
         return Interval(*scores.tolist())
 
 

@@ -30,7 +30,7 @@ from pipeline.versions import format_versions
 log = logging.getLogger(__name__)
 
 TEMPLATE = "card.md.j2"
-PREVIEWS_PER_LINE = 4
+MAX_PREVIEWS_PER_LINE = 4
 LEFT_COLUMNS = ("", "task", "expert", "experts")  # of tables; numbers stand to the right
 # The Hub's words for how many rows there are.
 SIZES = (
@@ -125,6 +125,7 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
         num_steps=sum(row.both.num_steps for row in rows),
         size=_size(sum(row.both.num_bytes for row in rows)),
         titles=_listed(titles),
+        no_scale=_listed([f"`{row.task.name}`" for row in rows if row.jat_range is None]),
         previews=_gallery(previews),
         summary=_table(
             DOMAIN_HEADINGS, [(title, *domain.cells) for title, domain in zip(titles, domains, strict=True)]
@@ -144,16 +145,21 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
 
 
 def _gallery(previews: Sequence[Preview]) -> str:
-    """Moving pictures in lines of a few, one domain after another, each line followed by their names."""
+    """Moving pictures in lines of a few, one domain after another, each line followed by their names.
+
+    The lines are about equally long, so that no column is empty and only the last line may have gaps.
+    """
+    if not previews:
+        return ""
+    num_lines = -(-len(previews) // MAX_PREVIEWS_PER_LINE)
+    num_columns = -(-len(previews) // num_lines)
     lines: list[tuple[str, ...]] = []
-    for domain in dict.fromkeys(preview.task.domain for preview in previews):
-        shown = [preview for preview in previews if preview.task.domain == domain]
-        for begin in range(0, len(shown), PREVIEWS_PER_LINE):
-            part = shown[begin : begin + PREVIEWS_PER_LINE]
-            empty = ("",) * (PREVIEWS_PER_LINE - len(part))
-            lines.append((*(f"![{preview.task.name}]({preview.name})" for preview in part), *empty))
-            lines.append((*map(_caption, part), *empty))
-    return _table(lines[0], lines[1:], centred=True) if lines else ""
+    for begin in range(0, len(previews), num_columns):
+        part = previews[begin : begin + num_columns]
+        empty = ("",) * (num_columns - len(part))
+        lines.append((*(f"![{preview.task.name}]({preview.name})" for preview in part), *empty))
+        lines.append((*map(_caption, part), *empty))
+    return _table(lines[0], lines[1:], centred=True)
 
 
 def _caption(preview: Preview) -> str:

@@ -16,7 +16,11 @@ from pipeline.statistics import Histogram
 INK, FAINT, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
 RETURN_COLOUR, LENGTH_COLOUR, SUCCESS_COLOUR = "#2f6fb3", "#0e7490", "#16a34a"
 ROW_HEIGHT, WIDTH = 0.24, 10.5  # inches
-SCORE_LIMITS = (-0.25, 2.0)  # of the axis; what lies beyond is drawn at its end
+# The axis of scores is linear from 0 to LINEAR_UP_TO and logarithmic outside, so that every return is on it.
+LINEAR_UP_TO, LINEAR_DOWN_TO = 1.25, 0.25
+SHORTEST_AXIS = (-0.05, 1.25)
+SCORE_TICKS = (-100, -10, -1, 0, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 1000)
+MIN_TICK_SHARE = 0.08  # of the axis, between two ticks
 LOG_RATIO = 20  # lengths that differ by more than this are drawn on a logarithmic axis
 BOX = 0.84  # height of the highest bar of a histogram, in rows
 
@@ -57,24 +61,46 @@ def write_plot(path: Path, domain: DomainRow) -> None:
 
 def _draw_returns(ax: Any, rows: list[TaskRow]) -> None:
     """Histograms of the returns on JAT's scale, with their means."""
-    low, high = SCORE_LIMITS
     for value in (0, 1):
         ax.axvline(value, color=FAINT, linewidth=1, linestyle="--" if value else "-")
-    means = []
+    ends = list(SHORTEST_AXIS)
     for position, row in enumerate(rows):
         if row.jat_range is None:
-            ax.text(0.5, position, "no scale", color=FAINT, size=8, ha="center", va="center")
+            mean_return = f"mean return {row.train.returns.mean[0]:,.2f}, no scale"
+            ax.text(0.5, position, mean_return, color=INK, size=8, ha="center", va="center")
             continue
         random, expert = row.jat_range
-        edges = (np.array(row.train.return_histogram.edges) - random) / (expert - random)
-        _draw_histogram(ax, position, np.clip(edges, low, high), row.train.return_histogram, RETURN_COLOUR, 0.012)
+        edges = place_score((np.array(row.train.return_histogram.edges) - random) / (expert - random))
+        ends += [edges[0], edges[-1]]
+        _draw_histogram(ax, position, edges, row.train.return_histogram, RETURN_COLOUR, 0.012)
         mean = row.on_jat_scale or 0.0
-        means.append(mean)
-        beyond = ">" if mean > high else "<" if mean < low else "D"
-        ax.plot(np.clip(mean, low, high), position, marker=beyond, markersize=3.5, color=INK, clip_on=False)
+        ax.plot(place_score(np.array(mean)), position, marker="D", markersize=3.5, color=INK, clip_on=False)
         ax.text(1.01, position, f"{mean:.2f}", transform=ax.get_yaxis_transform(), size=8, va="center", color=INK)
-    ax.set_xlim(low, high if any(mean > 1.15 for mean in means) else 1.25)
+    low, high = min(ends), max(ends)
+    margin = 0.02 * (high - low)
+    ax.set_xlim(low - margin, high + margin)
+    ticks = _score_ticks(low, high)
+    ax.set_xticks(place_score(np.array(ticks)), [f"{tick:g}" for tick in ticks])
     ax.set_xlabel("return on JAT's scale (0: its random policy, 1: its expert), and mean", size=8, color=INK)
+
+
+def place_score(scores: np.ndarray) -> np.ndarray:
+    """Where scores stand on the axis: linear around 0 to 1, logarithmic outside, without a kink between."""
+    above = LINEAR_UP_TO * (1 + np.log(np.maximum(scores, LINEAR_UP_TO) / LINEAR_UP_TO))
+    below = -LINEAR_DOWN_TO * np.log1p(np.maximum(-scores, 0) / LINEAR_DOWN_TO)
+    placed: np.ndarray = np.where(scores > LINEAR_UP_TO, above, np.where(scores < 0, below, scores))
+    return placed
+
+
+def _score_ticks(low: float, high: float) -> list[float]:
+    """Ticks that are on the axis and leave room for their labels; 0 and 1 first."""
+    taken: list[float] = []
+    for tick in sorted(SCORE_TICKS, key=lambda value: (value not in (0, 1), abs(value))):
+        at = float(place_score(np.array(tick)))
+        room = MIN_TICK_SHARE * (high - low)
+        if low <= at <= high and all(abs(at - place_score(np.array(other))) >= room for other in taken):
+            taken.append(tick)
+    return sorted(taken)
 
 
 def _draw_lengths(ax: Any, rows: list[TaskRow]) -> None:

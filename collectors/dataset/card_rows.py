@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.scores import is_scorable, jat_scores
+from pipeline.scores import jat_scale
 from pipeline.statistics import Moments, SplitStatistics, TaskStatistics
 from pipeline.tasks import Task
 
@@ -32,10 +32,7 @@ class TaskRow:
     @property
     def jat_range(self) -> tuple[float, float] | None:
         """Mean returns that JAT published for its random policy and its expert; None if there is no scale in them."""
-        scores = jat_scores().get(self.task.name)
-        if scores is None or not is_scorable(scores["random"], scores["expert"]):
-            return None
-        return scores["random"], scores["expert"]
+        return jat_scale(self.task.name)
 
     @property
     def on_jat_scale(self) -> float | None:

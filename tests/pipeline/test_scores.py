@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.scores import Interval, is_scorable, jat_scores, mean_interval, normalise
+from pipeline.scores import Interval, is_scorable, jat_scale, jat_scores, mean_interval, normalise
 
 
 def test_random_scores_0_and_the_expert_1() -> None:
@@ -53,3 +53,10 @@ def test_the_interval_contains_the_mean_repeats_and_shrinks_with_more_samples() 
     assert many.low < many.mean < many.high
     assert many.high - many.low < 0.5 * (few.high - few.low)
     assert mean_interval([samples[:25]]) == few
+
+
+def test_jat_s_scale_leaves_out_tasks_whose_expert_is_hardly_better_than_random() -> None:
+    without = {name for name in jat_scores() if jat_scale(name) is None}
+    assert without == {"metaworld-disassemble", "atari-solaris", "atari-bowling", "atari-venture"}
+    assert jat_scale("metaworld-reach") == pytest.approx((149.6709, 681.3714))
+    assert jat_scale("no-such-task") is None

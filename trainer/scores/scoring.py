@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.measurement import Measurement
-from pipeline.scores import Aggregate, aggregate, is_scorable, jat_scores, mean_interval, normalise
+from pipeline.scores import Aggregate, aggregate, is_scorable, jat_scale, jat_scores, mean_interval, normalise
 from trainer.scores.results import OVERALL, DomainScore, Evaluation, Settings, TaskScore
 
 
@@ -17,7 +17,7 @@ def score_task(domain: str, agent: Measurement, random: Measurement, expert: Mea
     random_mean, expert_mean = float(random.accepted_returns.mean()), float(expert.accepted_returns.mean())
     scores = _normalised(returns, random_mean, expert_mean)
     published = jat_scores().get(agent.task, {})
-    bounds = (published.get("random"), published.get("expert"))
+    bounds = jat_scale(agent.task) or (None, None)
     human_bounds = (published.get("random"), published.get("human"))
     on_jat_scale, human_scores = _normalised(returns, *bounds), _normalised(returns, *human_bounds)
     rejected = [reason for reason in agent.rejected if reason is not None]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from collectors.dataset.card import write_card
+from collectors.dataset.card_plots import place_score, write_plot
+from collectors.dataset.card_rows import DomainRow, TaskRow
 from collectors.dataset.previews import Preview
 from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.statistics import Histogram, Moments, SplitStatistics, TaskStatistics
@@ -239,6 +242,70 @@ def test_pictures_are_shown_where_they_are(tmp_path: Path) -> None:
     for name in plots:
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 800
+
+
+def rows_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, returns: Sequence[float]) -> Any:
+    """The axes of returns of a plot with one task."""
+    drawn: list[Any] = []
+    figure_class = importlib.import_module("matplotlib.figure").Figure
+    monkeypatch.setattr(figure_class, "savefig", lambda figure, path, **_: drawn.append(figure) or path.touch())
+    (task,) = select_tasks(name)
+    train = statistics_of(returns, None, {"sac-1a2b": len(returns)})
+    write_plot(tmp_path / "plot.png", DomainRow(task.domain, (TaskRow(task, train, train),)))
+    return drawn[0].axes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "returns"),
+    [
+        ("metaworld-assembly", [603.0, 610.0, 615.0]),  # 2.8 on JAT's scale
+        ("metaworld-push-back", [339.0, 372.0]),  # 4.2
+        ("mujoco-hopper", [-400_000.0, 100_000.0]),
+        ("metaworld-reach", [600.0, 700.0]),
+    ],
+)
+def test_every_return_is_on_the_axis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, returns: list[float]
+) -> None:
+    axes = rows_drawn(monkeypatch, tmp_path, name, returns)
+    low, high = axes.get_xlim()
+    bars = [path.get_extents() for path in axes.collections[-1].get_paths()]
+    assert bars and all(low <= bar.x0 < bar.x1 <= high for bar in bars)
+    (mean,) = [line for line in axes.get_lines() if line.get_marker() == "D"]
+    assert low < mean.get_xdata()[0] < high
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"0", "1"} <= set(labels) and len(labels) == len(set(labels))
+
+
+def test_the_axis_of_scores_is_linear_between_random_and_expert_and_never_falls() -> None:
+    assert place_score(np.array([0.0, 0.25, 1.0, 1.25])).tolist() == [0.0, 0.25, 1.0, 1.25]
+    placed = place_score(np.linspace(-50, 200, 4001))
+    assert (np.diff(placed) > 0).all() and placed[-1] < 9 and placed[0] > -2
+
+
+def test_a_task_whose_expert_at_jat_was_hardly_better_than_random_is_named_and_has_no_score(tmp_path: Path) -> None:
+    tasks = select_tasks("metaworld-disassemble,metaworld-reach")
+    of_reach = STATISTICS[1].splits
+    statistics = [TaskStatistics(task.name, of_reach) for task in tasks]
+    manifest = TaskManifest("scripted", "scripted-1", {"numpy": "2.0"}, {"train": split(1), "test": split(1)})
+    write_card(tmp_path, DatasetManifest("digest", {task.name: manifest for task in tasks}), tasks, statistics)
+    card = (tmp_path / "README.md").read_text()
+    assert "Not on JAT's scale: `metaworld-disassemble`; JAT has no such task, or its expert is hardly better" in card
+    summary = table_under(card, "## What is in it")
+    assert summary[2][6] == "1.04"  # reach's alone
+    assert [row[4] for row in table_under(card, "### Meta-World")[2:]] == ["-", "1.04"]
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "gaps"), [(1, 1, 0), (2, 2, 0), (4, 4, 0), (5, 3, 1), (7, 4, 1), (8, 4, 0)]
+)
+def test_moving_pictures_leave_no_column_empty(tmp_path: Path, count: int, columns: int, gaps: int) -> None:
+    previews = [Preview(TASKS[number % 3], number, f"card/{number}.webp") for number in range(count)]
+    table = [line for line in write(tmp_path, previews).split("## What is in it")[0].splitlines() if line[:1] == "|"]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert {len(line) for line in cells} == {columns}
+    assert sum(cell == "" for line in cells for cell in line) == 2 * gaps  # a picture and its name
+    assert sum("webp" in cell for line in cells for cell in line) == count
 
 
 def test_the_same_figures_give_the_same_bytes(tmp_path: Path) -> None:
