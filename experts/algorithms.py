@@ -6,11 +6,16 @@ import dataclasses
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 from experts.store import StoredExpert
 from experts.training import TrainJob
 from pipeline.errors import UserError
+from pipeline.files import exclusive
 from pipeline.tasks import Task
+
+# Processes of a training whose driver was killed end within seconds; one that resumes it waits for that.
+LOCK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Algorithm:
     """A way to train an expert.
 
     Attributes:
-        module: has ``train(job: TrainJob) -> StoredExpert``; imported only where it runs.
+        module: has ``train`` and ``export``, a module ``recipes`` beside it ``check`` (see ``experts/training.py``);
+            imported only where it runs.
         domains: where it has recipes.
         packages: import names it needs beyond what acting needs.
         num_cpus: cores one training occupies.
@@ -80,5 +86,34 @@ def check_can_train(task: Task, algorithm: str) -> None:
 
 
 def train(job: TrainJob) -> StoredExpert:
-    """Train, in this process, from the last checkpoint if there is one."""
-    return importlib.import_module(ALGORITHMS[job.algorithm].module).train(job)
+    """Train, in this process, from the last checkpoint if there is one.
+
+    Raises:
+        UserError: another process has been training in the same folder for ``LOCK_S`` seconds from now on.
+        TrainingStoppedError: this process was asked to stop; the last checkpoint is written.
+    """
+    with exclusive(job.folder / "lock", f"{job} is under way elsewhere: wait until it ends, or stop it", LOCK_S):
+        return _module_of(job).train(job)
+
+
+def export(job: TrainJob) -> StoredExpert:
+    """Put the best policy of a training's last checkpoint into the store, whether the training runs or not.
+
+    Raises:
+        UserError: there is no checkpoint, or it holds no policy whose return is known.
+    """
+    return _module_of(job).export(job)
+
+
+def check_can_resume(job: TrainJob) -> None:
+    """Refuse a training whose checkpoint was made with other settings.
+
+    Raises:
+        UserError: it was; nothing is said if there is no checkpoint.
+    """
+    package = ALGORITHMS[job.algorithm].module.rpartition(".")[0]
+    importlib.import_module(f"{package}.recipes").check(job)
+
+
+def _module_of(job: TrainJob) -> Any:
+    return importlib.import_module(ALGORITHMS[job.algorithm].module)

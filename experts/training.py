@@ -1,23 +1,47 @@
 """What every way of training an expert shares: the job, its budget, and the monitor that reports and stops it.
 
-A training lives in ``OUT/training/<task>/<algorithm>/``: checkpoints, TensorBoard events and ``curve.csv``. When it has
-ended, its result is a revision in the store (``experts/store.py``) and the folder is removed; until then, running the
-same job again goes on from the last checkpoint.
+A training lives in ``OUT/training/<task>/<algorithm>/``: checkpoints, TensorBoard events, ``curve.csv`` and
+``progress.json``. When it has ended, its result is a revision in the store (``experts/store.py``) and the folder is
+removed; until then, running the same job again resumes from the last checkpoint. Trainings of the queue
+(``experts/queue/``) live in ``OUT/queue/...`` instead, and their folders stay: with a larger budget they resume.
+
+What a trainer does, so that one-off trainings and the queue can run it. ``ALGORITHMS`` names its module, which has
+
+- ``train(job) -> StoredExpert``: resumes from the newest checkpoint in ``job.folder``, if there is one, and calls
+  ``TrainingMonitor.report`` at least every few seconds. When that returns True it writes a last checkpoint, closes the
+  monitor, calls ``monitor.raise_if_stopped()``, writes the best policy to the store, and calls ``job.remove_state()``.
+- ``export(job) -> StoredExpert``: writes the best policy of the newest checkpoint to the store, and changes nothing in
+  ``job.folder``. A training may be running there at the same time.
+
+and beside it a module ``recipes``, which does not import torch and has
+
+- ``check(job)``: raises ``UserError`` if the checkpoint in ``job.folder`` was made with other settings.
+
+Checkpoints are written by time, at most ``CHECKPOINT_SECONDS`` apart, and atomically (``pipeline.files``): a kill costs
+no more than that. Trainers handle no signals: a training that is asked to stop is told by ``report``.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from experts.store import CurvePoint, StoredExpert
+from pipeline.files import read_json, replacing, write_json
+from pipeline.heartbeat import STOP
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
+
+CURVE, PROGRESS = "curve.csv", "progress.json"
+# Seconds between two checkpoints of a training.
+CHECKPOINT_SECONDS = 120.0
 
 # Training episodes before their mean return counts. The first to end after a start or a resumption are the short ones,
 # which in Pong are the clear ones: a policy that loses most of its games seems to win them all.
@@ -30,18 +54,20 @@ class Budget:
 
     Attributes:
         steps: environment steps.
-        seconds: of training, summed over all resumptions.
+        seconds: of training, summed over all resumptions; None for no limit.
         target: mean return of recent training episodes that is good enough; None to use up the budget.
         success: success rate of these that the target also needs, where the task has one.
         patience: steps without an improvement of the mean return by 1 % after which a training is given up as
             finished; None for endless patience.
+        core_seconds: of processor time, summed over all resumptions; None for no limit.
     """
 
     steps: int
-    seconds: float
+    seconds: float | None
     target: float | None = None
     success: float = 0.95
     patience: int | None = None
+    core_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +75,9 @@ class TrainJob:
     """Train one expert of ``task`` with ``algorithm`` and put it into the store of ``out``.
 
     Attributes:
-        steps, seconds, target: replace the recipe's budget where given.
+        steps, seconds, target, patience, core_seconds: replace the recipe's budget where given. Processor time takes
+            the place of the recipe's time: how long it takes depends on what else the machine does.
+        is_queued: whether it is one of the queue's trainings, whose state stays when they have ended.
     """
 
     task: Task
@@ -59,59 +87,120 @@ class TrainJob:
     steps: int | None = None
     seconds: float | None = None
     target: float | None = None
+    patience: int | None = None
+    core_seconds: float | None = None
+    is_queued: bool = False
 
     def __str__(self) -> str:
         return f"training {self.task.name} with {self.algorithm}"
 
     @property
     def folder(self) -> Path:
-        """Where the training keeps its state until it has ended."""
-        return self.out / "training" / self.task.name / self.algorithm
+        """Where the training keeps its state."""
+        return self.out / ("queue" if self.is_queued else "training") / self.task.name / self.algorithm
+
+    def remove_state(self) -> None:
+        """Remove the folder of a training whose expert is in the store, unless it belongs to the queue."""
+        if not self.is_queued:
+            shutil.rmtree(self.folder)
 
     def budget(self, recipe: Budget) -> Budget:
         """The recipe's budget with what this job says instead."""
         return Budget(
             steps=self.steps or recipe.steps,
-            seconds=self.seconds or recipe.seconds,
+            seconds=self.seconds or (recipe.seconds if self.core_seconds is None else None),
             target=recipe.target if self.target is None else self.target,
             success=recipe.success,
-            patience=recipe.patience,
+            patience=self.patience or recipe.patience,
+            core_seconds=self.core_seconds or recipe.core_seconds,
         )
 
 
 Train = Callable[[TrainJob], StoredExpert]
 
 
+class TrainingStoppedError(RuntimeError):
+    """The training was asked to stop before its budget was used up; its last checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is, as ``progress.json`` in its folder says it.
+
+    Attributes:
+        steps: environment steps; after a kill, those since the last checkpoint are trained again.
+        mean_return: of recent training episodes; None if too few have ended.
+        seconds: spent, summed over all resumptions; what a kill threw away counts, too.
+        core_seconds: of processor time, likewise.
+        budget: when it ends.
+    """
+
+    steps: int = 0
+    mean_return: float | None = None
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+    budget: Budget | None = None
+
+
+def read_progress(folder: Path) -> TrainingProgress:
+    """What the training in ``folder`` says of itself; all zeros if it has not begun."""
+    path = folder / PROGRESS
+    if not path.exists():
+        return TrainingProgress()
+    raw: dict[str, Any] = read_json(path)
+    return TrainingProgress(**{**raw, "budget": Budget(**raw["budget"]) if raw["budget"] else None})
+
+
 class TrainingMonitor:
     """Progress of one training, kept over resumptions: a curve on disk, TensorBoard, a line in the log, a verdict.
 
     Args:
-        job: what is trained; the curve is appended to ``job.folder / "curve.csv"``.
+        job: what is trained; the curve and the progress are written into ``job.folder``.
         budget: when to stop.
-        start_steps: steps in the checkpoint the training goes on from; later points of an interrupted run are dropped.
+        start_steps: steps in the checkpoint the training resumes from; later points of an interrupted run are dropped.
         interval_s: seconds between two reports at least.
+        core_clock: processor time in seconds; that of this process, unless others work for it.
     """
 
-    def __init__(self, job: TrainJob, budget: Budget, start_steps: int = 0, interval_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        budget: Budget,
+        start_steps: int = 0,
+        interval_s: float = 10.0,
+        core_clock: Callable[[], float] = time.process_time,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._job, self._budget, self._interval_s = job, budget, interval_s
-        self._path = job.folder / "curve.csv"
-        self.curve = [point for point in read_curve(self._path) if point.steps <= start_steps]
+        self._job, self._budget, self._interval_s, self._core_clock = job, budget, interval_s, core_clock
+        self._path = job.folder / CURVE
+        points = read_curve(self._path)
+        self.curve = [point for point in points if point.steps <= start_steps]
         job.folder.mkdir(parents=True, exist_ok=True)
-        self._write()
-        self._seconds_before = self.curve[-1].seconds if self.curve else 0.0
+        self._write_curve()
+        before = read_progress(job.folder)
+        self._seconds_before = max([before.seconds, *(point.seconds for point in points)])
+        self._core_seconds_before = before.core_seconds
         self._started = self._last = time.monotonic()
-        self._start_steps = start_steps
+        self._core_started = core_clock()
+        self._start_steps = self._steps = start_steps
+        self._mean_return = self.curve[-1].mean_return if self.curve else None
         self._improved = CurvePoint(0, 0.0, -math.inf)
         for point in self.curve:
             self._note_improvement(point)
+        self._is_finished = False
+        self._write_progress()
         self._board = SummaryWriter(str(job.folder / "tensorboard"))
 
     @property
     def seconds(self) -> float:
-        """Of training so far, resumptions included."""
+        """Spent so far, resumptions included, and what was lost in kills."""
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def core_seconds(self) -> float:
+        """Processor time spent so far, likewise."""
+        return self._core_seconds_before + self._core_clock() - self._core_started
 
     def report(
         self, steps: int, mean_return: float | None, force: bool = False, success_rate: float | None = None
@@ -124,18 +213,49 @@ class TrainingMonitor:
             force: report even if the last report is recent.
             success_rate: of the same episodes; None where the task has no notion of it.
         """
-        now, budget = time.monotonic(), self._budget
-        over = steps >= budget.steps or self.seconds >= budget.seconds
-        if mean_return is not None and budget.target is not None and mean_return >= budget.target:
-            over = over or success_rate is None or success_rate >= budget.success
+        now = time.monotonic()
+        self._steps = steps
         if mean_return is not None:
+            self._mean_return = mean_return
             self._note_improvement(CurvePoint(steps, self.seconds, mean_return))
-            over = over or (budget.patience is not None and steps - self._improved.steps >= budget.patience)
+        self._is_finished = self._is_used_up(steps) or self._is_good_enough(mean_return, success_rate)
+        over = self._is_finished or STOP.is_set()
         if not (force or over or now - self._last >= self._interval_s):
             return False
         self._last = now
-        rate = (steps - self._start_steps) / max(now - self._started, 1e-9)
-        left = min((budget.steps - steps) / max(rate, 1e-9), budget.seconds - self.seconds)
+        self._log(steps, mean_return, success_rate)
+        if mean_return is not None:
+            self.curve.append(CurvePoint(steps, self.seconds, mean_return))
+            with self._path.open("a", encoding="utf-8") as handle:
+                handle.write(f"{self.curve[-1].row}\n")
+            self._board.add_scalar("return", mean_return, steps)
+        self._board.add_scalar("steps_per_second", self._rate(steps), steps)
+        self._write_progress()
+        return over
+
+    def _is_used_up(self, steps: int) -> bool:
+        budget = self._budget
+        return (
+            steps >= budget.steps
+            or (budget.seconds is not None and self.seconds >= budget.seconds)
+            or (budget.core_seconds is not None and self.core_seconds >= budget.core_seconds)
+        )
+
+    def _is_good_enough(self, mean_return: float | None, success_rate: float | None) -> bool:
+        """Whether the target is reached, or the return no longer improves."""
+        budget = self._budget
+        if mean_return is None:
+            return False
+        succeeds = success_rate is None or success_rate >= budget.success
+        if budget.target is not None and mean_return >= budget.target and succeeds:
+            return True
+        return budget.patience is not None and self._steps - self._improved.steps >= budget.patience
+
+    def _log(self, steps: int, mean_return: float | None, success_rate: float | None) -> None:
+        budget, rate = self._budget, self._rate(steps)
+        left = (budget.steps - steps) / max(rate, 1e-9)
+        if budget.seconds is not None:
+            left = min(left, budget.seconds - self.seconds)
         shown = "-" if mean_return is None else f"{mean_return:.4g}"
         goal = "" if budget.target is None else f" of {budget.target:g}"
         if success_rate is not None:
@@ -144,12 +264,9 @@ class TrainingMonitor:
             "%s %s: %s of %s steps, return %s%s, %.0f steps/s, at most %.0f s left",
             self._job.task.name, self._job.algorithm, f"{steps:,}", f"{budget.steps:,}", shown, goal, rate, left,
         )  # fmt: skip
-        if mean_return is not None:
-            self.curve.append(CurvePoint(steps, self.seconds, mean_return))
-            self._write(self.curve[-1])
-            self._board.add_scalar("return", mean_return, steps)
-        self._board.add_scalar("steps_per_second", rate, steps)
-        return over
+
+    def _rate(self, steps: int) -> float:
+        return (steps - self._start_steps) / max(time.monotonic() - self._started, 1e-9)
 
     def _note_improvement(self, point: CurvePoint) -> None:
         best = self._improved.mean_return
@@ -157,13 +274,26 @@ class TrainingMonitor:
             self._improved = point
 
     def close(self) -> None:
+        """Write how far the training is; call it however the training ends."""
+        self._write_progress()
         self._board.close()
 
-    def _write(self, point: CurvePoint | None = None) -> None:
-        """The whole curve, or one more point of it."""
-        points = self.curve if point is None else [point]
-        with self._path.open("w" if point is None else "a", encoding="utf-8") as handle:
-            handle.writelines(f"{point.row}\n" for point in points)
+    def raise_if_stopped(self) -> None:
+        """Tell a training that was asked to stop from one that has finished; call it after the last checkpoint.
+
+        Raises:
+            TrainingStoppedError: the budget is not used up, and the target not reached.
+        """
+        if STOP.is_set() and not self._is_finished:
+            raise TrainingStoppedError(f"{self._job} was stopped at {self._steps:,} steps")
+
+    def _write_progress(self) -> None:
+        found = TrainingProgress(self._steps, self._mean_return, self.seconds, self.core_seconds, self._budget)
+        write_json(self._job.folder / PROGRESS, asdict(found))
+
+    def _write_curve(self) -> None:
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(f"{point.row}\n" for point in self.curve), encoding="utf-8")
 
 
 def read_curve(path: Path) -> list[CurvePoint]:

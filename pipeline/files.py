@@ -19,6 +19,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,8 @@ def process_exists(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, fix: str) -> Iterator[None]:
-    """Hold the lock file ``path``, one process at a time.
+def exclusive(path: Path, fix: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path``, one process at a time; wait so many seconds for another process to end.
 
     On a disk the kernel ends the lock with its process, however that ends. An object store knows no locks, so there
     is none: what writes there must write the same bytes whoever does it, which costs double work but no harm.
@@ -162,11 +163,26 @@ def exclusive(path: Path, fix: str) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process works on {path.parent}; {fix}") from error
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise UserError(f"another process works on {path.parent}; {fix}") from error
+            time.sleep(0.2)
         yield
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until all files of a local folder are on the disk, so that a power cut after a rename loses nothing."""
+    for path in (*sorted(folder.rglob("*")), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

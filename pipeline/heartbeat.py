@@ -7,6 +7,7 @@ one job runs in it at a time.
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ class Pulse:
 
 
 PULSE = Pulse()
+# Set when this process is asked to end its job early; a job that can, saves what it has and ends.
+STOP = threading.Event()
 
 
 def resident_bytes() -> int:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experts.training import Budget
+from experts.training import Budget, TrainJob
 from pipeline.domains.atari import FRAME_SKIP
 from pipeline.errors import UserError
+from pipeline.files import read_json
 from pipeline.tasks import Task
 
 DAY_S = 24 * 3600.0
 # Where Sample Factory keeps its state, below the folder of a training.
 STATE = "state"
+# And the settings of its last run.
+SETTINGS = "settings.json"
+# Of these, what a resumed training may change: where and how fast it runs, and how long.
+FREE_SETTINGS = (
+    "train_dir", "seed", "device", "num_workers", "num_envs_per_worker", "train_for_env_steps", "save_every_sec",
+    "save_best_every_sec", "default_niceness",
+)  # fmt: skip
 # The return of whole episodes with raw rewards, as ``envs.TrainingEnv`` tells it.
 RETURN = "RecordEpisodeStatistics_reward"
 
@@ -178,3 +188,27 @@ def settings_of(
         "log_to_file": False,
         "shows_goal": task.domain == "metaworld",
     }
+
+
+def check(job: TrainJob) -> None:
+    """Refuse a checkpoint that was made with other settings or for another task.
+
+    Raises:
+        UserError: names the setting, both values and the fix.
+    """
+    recipe = recipe_of(job.task)
+    check_settings(job, settings_of(recipe, job.task, job.folder, job.seed, recipe.budget.steps, 1, False, 0))
+
+
+def check_settings(job: TrainJob, settings: Mapping[str, Any]) -> None:
+    """The same with settings that are known already."""
+    path = job.folder / SETTINGS
+    if not path.exists() or not any(job.folder.glob(f"{STATE}/checkpoint_p0/*.pth")):
+        return
+    before, now = read_json(path), json.loads(json.dumps(settings))
+    different = [name for name in now if name not in FREE_SETTINGS and before.get(name) != now[name]]
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{job.folder} was trained with {name} = {before.get(name)!r}, not {now[name]!r}; remove it to start anew"
+        )

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,10 +27,11 @@ from typing import Any
 
 from experts.algorithms import ALGORITHMS
 from experts.sample_factory.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint, read_checkpoint
-from experts.sample_factory.recipes import STATE, recipe_of, settings_of
+from experts.sample_factory.recipes import SETTINGS, STATE, check_settings, recipe_of, settings_of
 from experts.store import StoredExpert, write_expert
-from experts.training import TrainingMonitor, TrainJob
-from pipeline.files import write_json
+from experts.training import CURVE, Budget, TrainingMonitor, TrainJob, read_curve, read_progress
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ KIND = "sample-factory"
 SILENCE_S = 300.0
 # Ending by itself takes seconds, up to a minute on a busy machine. Its checkpoint is written first.
 STOP_S = 120.0
+# A checkpoint may be replaced while it is read.
+EXPORT_ATTEMPTS = 5
 
 
 def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
@@ -51,35 +53,60 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
         num_cpus: cores to use; those the algorithm reserves if None.
 
     Raises:
-        UserError: no recipe for the task, or the last checkpoint cannot be loaded (never is it started over silently).
+        UserError: no recipe for the task, or the last checkpoint was made with other settings or cannot be loaded
+            (never is it started over silently).
         RuntimeError: Sample Factory failed; the message has the end of its log.
     """
     recipe = recipe_of(job.task)
     budget = job.budget(recipe.budget)
     state = job.folder / STATE
-    start_steps = _check_state(state)
+    num_cpus = num_cpus or ALGORITHMS[KIND].num_cpus
     settings = settings_of(
-        recipe,
-        job.task,
-        job.folder,
-        job.seed,
-        budget.steps,
-        num_cpus or ALGORITHMS[KIND].num_cpus,
-        gpu=_has_gpu(),
-        niceness=os.nice(0),
+        recipe, job.task, job.folder, job.seed, budget.steps, num_cpus, gpu=_has_gpu(), niceness=os.nice(0)
     )
-    monitor = TrainingMonitor(job, budget, start_steps)
+    check_settings(job, settings)
+    start_steps = _check_state(state)
+    # Its processes are many and short-lived, so what they occupy counts, not what each has used.
+    monitor = TrainingMonitor(job, budget, start_steps, core_clock=lambda: num_cpus * time.monotonic())
     try:
         last_return = monitor.curve[-1].mean_return if monitor.curve else None
         if start_steps == 0 or not monitor.report(start_steps, last_return):
             _run(job.folder, settings, monitor, start_steps)
-        seconds = monitor.seconds
     finally:
         monitor.close()
+    monitor.raise_if_stopped()
+    stored = _store(job, settings, budget)
+    job.remove_state()
+    return stored
+
+
+def export(job: TrainJob) -> StoredExpert:
+    """Put the best policy of the checkpoints into the store; the training may be running.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    if newest_checkpoint(job.folder / STATE) is None:
+        raise UserError(f"{job.folder} holds no checkpoint to export; wait for the first")
+    budget = read_progress(job.folder).budget or job.budget(recipe_of(job.task).budget)
+    for _ in range(EXPORT_ATTEMPTS - 1):
+        chosen = choose_checkpoint(job.folder / STATE)
+        try:
+            return _store(job, read_json(job.folder / SETTINGS), budget)
+        except UserError:
+            if chosen.path.exists():
+                raise  # else a better one has just taken its place
+    return _store(job, read_json(job.folder / SETTINGS), budget)
+
+
+def _store(job: TrainJob, settings: Mapping[str, Any], budget: Budget) -> StoredExpert:
+    """The best policy of the checkpoints as an expert."""
+    state = job.folder / STATE
     chosen, last = choose_checkpoint(state), newest_checkpoint(state)
     assert last is not None
-    spec, arrays = load_checkpoint(state, job.task, recipe.sampled)
-    stored = write_expert(
+    spec, arrays = load_checkpoint(state, job.task, recipe_of(job.task).sampled)
+    progress = read_progress(job.folder)
+    return write_expert(
         job.out,
         job.task.name,
         KIND,
@@ -90,16 +117,15 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
             "algorithm": "APPO",
             "seed": job.seed,
             "steps": last.steps,
-            "seconds": round(seconds, 1),
+            "seconds": round(progress.seconds, 1),
+            "core_seconds": round(progress.core_seconds, 1),
             "checkpoint": chosen.path.name,
             "budget": asdict(budget),
             "settings": {name: value for name, value in settings.items() if name != "train_dir"},
         },
         versions=versions_of(("sample-factory", "torch", *job.task.packages)),
-        curve=monitor.curve,
+        curve=read_curve(job.folder / CURVE),
     )
-    shutil.rmtree(job.folder)
-    return stored
 
 
 def _has_gpu() -> bool:
@@ -126,9 +152,9 @@ def _check_state(state: Path) -> int:
 
 def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, start_steps: int) -> None:
     """One run of Sample Factory, from start or last checkpoint to the end of the budget."""
-    write_json(folder / "settings.json", dict(settings))
+    write_json(folder / SETTINGS, dict(settings))
     log_path = folder / "sample_factory.log"
-    with _sample_factory(folder / "settings.json", log_path) as process:
+    with _sample_factory(folder / SETTINGS, log_path) as process:
         steps, mean_return, succeeded, failure = start_steps, None, False, ""
         stopped_at: float | None = None
         last_line = time.monotonic()

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from experts.network import NetworkSpec
 from experts.stable_baselines.archive import export_model
-from experts.stable_baselines.recipes import Recipe
+from experts.stable_baselines.recipes import ABOUT, Recipe, check_settings, newest_checkpoint
 from experts.training import TrainJob
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, temporary_beside, write_json
+from pipeline.files import digest_of, sync_folder, temporary_beside, write_json
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -101,14 +101,14 @@ class TrainingState:
             self.best = Best(*self.export(), score)
 
     def save(self, job: TrainJob, recipe: Recipe) -> None:
-        """Write a checkpoint beside the last one, then take its place."""
-        name = f"checkpoint-{self.model.num_timesteps:012d}"
-        final = job.folder / name
+        """Write a checkpoint, and only when it is on the disk remove the one before."""
+        final = _unused(job.folder / f"checkpoint-{self.model.num_timesteps:012d}")
         with temporary_beside(final) as temporary:
             temporary.mkdir()
             self._write(temporary, recipe)
-            shutil.rmtree(final, ignore_errors=True)
+            sync_folder(temporary)
             temporary.rename(final)
+        sync_folder(final)
         for other in job.folder.glob("checkpoint-*"):
             if other != final:
                 shutil.rmtree(other)
@@ -118,11 +118,16 @@ class TrainingState:
         self.env.save(str(temporary / "vec_normalize.pkl"))
         if self.averaged is not None:
             torch.save(self.averaged.average, temporary / "averaged_actor.pth")
-        about: dict[str, Any] = {"digest": digest_of(recipe), "steps": self.model.num_timesteps, "best": None}
+        about: dict[str, Any] = {
+            "task": self.task.name,
+            "digest": digest_of(recipe),
+            "steps": self.model.num_timesteps,
+            "best": None,
+        }
         if self.best is not None:
             torch.save(self.best.arrays, temporary / "best.pth")
             about["best"] = {"spec": dataclasses.asdict(self.best.spec), "score": self.best.score}
-        write_json(temporary / "about.json", about)
+        write_json(temporary / ABOUT, about)
 
     def resume(self, job: TrainJob, recipe: Recipe) -> int:
         """Take over the newest checkpoint; the steps it had done, 0 if there is none.
@@ -130,19 +135,17 @@ class TrainingState:
         Raises:
             UserError: it cannot be read, or another recipe made it.
         """
-        folder = max(job.folder.glob("checkpoint-*"), default=None)
+        folder = newest_checkpoint(job.folder)
         if folder is None:
             return 0
-        fix = f"remove {job.folder} to start anew"
+        about = check_settings(job, folder, recipe)
         try:
-            about = read_json(folder / "about.json")
-            if about["digest"] == digest_of(recipe):
-                self._load(folder, about)
+            self._load(folder, about)
         except Exception as error:  # a damaged file fails in many ways; starting from nothing in silence is worse
-            raise UserError(f"{folder} cannot be resumed ({type(error).__name__}: {error}); {fix}") from error
-        if about["digest"] != digest_of(recipe):
-            raise UserError(f"{folder} was made by another recipe of {job.algorithm}; {fix}")
-        log.info("%s %s: going on from %s steps", job.task.name, job.algorithm, f"{self.model.num_timesteps:,}")
+            raise UserError(
+                f"{folder} cannot be resumed ({type(error).__name__}: {error}); remove {job.folder} to start anew"
+            ) from error
+        log.info("%s %s: resuming from %s steps", job.task.name, job.algorithm, f"{self.model.num_timesteps:,}")
         return self.model.num_timesteps
 
     def _load(self, folder: Path, about: dict[str, Any]) -> None:
@@ -154,7 +157,23 @@ class TrainingState:
         self.env.obs_rms, self.env.ret_rms = saved.obs_rms, saved.ret_rms
         if self.averaged is not None:
             self.averaged.average = torch.load(folder / "averaged_actor.pth", weights_only=True)
-        if about["best"] is not None:
-            arrays = torch.load(folder / "best.pth", weights_only=True)
-            self.best = Best(NetworkSpec.from_json(about["best"]["spec"]), arrays, about["best"]["score"])
+        self.best = read_best(folder, about)
         self.model.num_timesteps = int(about["steps"])
+
+
+def read_best(folder: Path, about: dict[str, Any]) -> Best | None:
+    """The best policy in a checkpoint that says ``about`` itself; None if no return was known when it was written."""
+    if about["best"] is None:
+        return None
+    arrays = torch.load(folder / "best.pth", weights_only=True)
+    return Best(NetworkSpec.from_json(about["best"]["spec"]), arrays, about["best"]["score"])
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or the first name after it that is free: a checkpoint is never removed before the next is whole."""
+    number = 0
+    found = path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from experts.training import Budget
+from experts.training import Budget, TrainJob
 from pipeline.errors import UserError
+from pipeline.files import digest_of, read_json
 from pipeline.scores import jat_scores
 from pipeline.tasks import Task
+
+# In a checkpoint, what it is.
+ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,40 @@ def recipe_of(task: Task, algorithm: str) -> Recipe:
         usual(own.budget, gamma=own.gamma, gae_lambda=own.gae_lambda, reward_scale=own.reward_scale),
         algorithm=algorithm,
     )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The one a training resumes from."""
+    return max(folder.glob("checkpoint-*"), default=None)
+
+
+def check(job: TrainJob) -> None:
+    """Refuse a checkpoint that another recipe or another task made.
+
+    Raises:
+        UserError: names the checkpoint and the fix.
+    """
+    folder = newest_checkpoint(job.folder)
+    if folder is not None:
+        check_settings(job, folder, recipe_of(job.task, job.algorithm))
+
+
+def check_settings(job: TrainJob, folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint says about itself.
+
+    Raises:
+        UserError: another recipe or another task made it, or it cannot be read.
+    """
+    fix = f"remove {job.folder} to start anew"
+    try:
+        about: dict[str, Any] = read_json(folder / ABOUT)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be resumed ({error}); {fix}") from error
+    if about.get("task", job.task.name) != job.task.name:
+        raise UserError(f"{folder} is of {about['task']}, not of {job.task.name}; {fix}")
+    if about["digest"] != digest_of(recipe):
+        raise UserError(f"{folder} was made by another recipe of {job.algorithm}; {fix}")
+    return about
 
 
 def _metaworld_target(task: Task) -> float | None:

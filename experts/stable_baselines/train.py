@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import logging
-import shutil
 import time
 from dataclasses import replace
 from typing import Any, cast
@@ -25,21 +24,31 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import Tensor, nn
 
 from experts.bfloat16 import is_fast
-from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState
+from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState, read_best
 from experts.stable_baselines.cloning import Exploration, clone
 from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
 from experts.stable_baselines.envs import make_vec_env
-from experts.stable_baselines.recipes import OFF_POLICY, Recipe, recipe_of
+from experts.stable_baselines.recipes import OFF_POLICY, Recipe, check_settings, newest_checkpoint, recipe_of
 from experts.stable_baselines.teachers import Teacher, teacher_of
 from experts.store import StoredExpert, write_expert
-from experts.training import MIN_EPISODES, TrainingMonitor, TrainJob
+from experts.training import (
+    CHECKPOINT_SECONDS,
+    CURVE,
+    MIN_EPISODES,
+    TrainingMonitor,
+    TrainJob,
+    read_curve,
+    read_progress,
+)
+from pipeline.errors import UserError
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
 
 CLASSES: dict[str, Any] = {"ppo": PPO, "trpo": TRPO, "sac": SAC, "tqc": TQC, "crossq": CrossQ}
 PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "envpool", "gymnasium", "mujoco", "numpy")
-CHECKPOINT_SECONDS = 120.0
+# A checkpoint may be replaced while it is read.
+EXPORT_ATTEMPTS = 5
 
 
 class NormReLU(nn.Module):
@@ -72,34 +81,65 @@ def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
         if steps == 0:
             clone(model, teacher, recipe.exploration[0], job.seed)
         callbacks.append(Exploration(recipe, budget.steps))
-    if not monitor.report(steps, None):
-        model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
-    monitor.close()
+    try:
+        if not monitor.report(steps, None):
+            model.learn(budget.steps - steps, callbacks, reset_num_timesteps=steps == 0)
+            state.save(job, recipe)
+    finally:
+        monitor.close()
+    monitor.raise_if_stopped()
     best = state.best or Best(*state.export(), None)
+    expert = _store(job, replace(recipe, budget=budget), best, model.num_timesteps, teacher)
+    job.remove_state()
+    return expert
+
+
+def export(job: TrainJob) -> StoredExpert:
+    """Put the best policy of the newest checkpoint into the store; the training may be running.
+
+    Raises:
+        UserError: there is no checkpoint, or no return was known when it was written.
+    """
+    recipe = recipe_of(job.task, job.algorithm)
+    for _ in range(EXPORT_ATTEMPTS):
+        folder = newest_checkpoint(job.folder)
+        if folder is None:
+            break
+        try:
+            about = check_settings(job, folder, recipe)
+            best = read_best(folder, about)
+        except (UserError, FileNotFoundError):
+            if folder.exists():
+                raise
+            continue  # a newer one has just taken its place
+        if best is None:
+            raise UserError(
+                f"{job.folder} holds no policy whose return is known; wait until {MIN_EPISODES} training episodes ended"
+            )
+        budget = read_progress(job.folder).budget or job.budget(recipe.budget)
+        teacher = teacher_of(recipe.teacher, job.task, job.out) if recipe.teacher else None
+        return _store(job, replace(recipe, budget=budget), best, about["steps"], teacher)
+    raise UserError(f"{job.folder} holds no checkpoint to export; wait for the first, {CHECKPOINT_SECONDS:.0f} s in")
+
+
+def _store(job: TrainJob, recipe: Recipe, best: Best, steps: int, teacher: Teacher | None) -> StoredExpert:
+    progress = read_progress(job.folder)
     training = {
-        "recipe": replace(recipe, budget=budget),
+        "recipe": recipe,
         "seed": job.seed,
-        "steps": model.num_timesteps,
-        "seconds": round(monitor.seconds, 1),
+        "steps": steps,
+        "seconds": round(progress.seconds, 1),
+        "core_seconds": round(progress.core_seconds, 1),
         "best_score": best.score,
     }
-    origin = f"trained with {recipe.algorithm} over EnvPool, {model.num_timesteps:,} steps"
+    origin = f"trained with {recipe.algorithm} over EnvPool, {steps:,} steps"
     if teacher:
         training["teacher"] = teacher.revision
         origin += f", {'shown episodes' if recipe.algorithm in OFF_POLICY else 'from a clone'} of {teacher.revision}"
-    expert = write_expert(
-        job.out,
-        job.task.name,
-        recipe.algorithm,
-        best.spec,
-        best.arrays,
-        origin,
-        training,
-        versions_of(PACKAGES),
-        monitor.curve,
+    curve = [point for point in read_curve(job.folder / CURVE) if point.steps <= steps]
+    return write_expert(
+        job.out, job.task.name, recipe.algorithm, best.spec, best.arrays, origin, training, versions_of(PACKAGES), curve
     )
-    shutil.rmtree(job.folder)
-    return expert
 
 
 def make_state(job: TrainJob, recipe: Recipe) -> TrainingState:
@@ -261,7 +301,7 @@ class _Progress(BaseCallback):
         if mean_return is not None and (over or self._num_episodes >= len(recent)):
             self._state.note(mean_return * (1 if success_rate is None else 0.1 + success_rate))
             self._num_episodes = 0
-        if over or now - self._saved >= CHECKPOINT_SECONDS:
+        if now - self._saved >= CHECKPOINT_SECONDS:
             self._saved = now
             self._state.save(self._job, self._recipe)
         return not over

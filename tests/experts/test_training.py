@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from experts.store import CurvePoint
-from experts.training import Budget, TrainingMonitor, TrainJob, read_curve
+from experts.training import (
+    Budget,
+    TrainingMonitor,
+    TrainingProgress,
+    TrainingStoppedError,
+    TrainJob,
+    read_curve,
+    read_progress,
+)
 from tests.fakes import FAKE_COUNT
 
 
@@ -99,20 +108,74 @@ def test_reports_are_a_line_and_a_point_at_most_every_interval(
     assert list((job.folder / "tensorboard").iterdir())
 
 
-def test_an_interrupted_training_goes_on_with_its_curve_and_its_time(job: TrainJob, clock: Clock) -> None:
+def test_an_interrupted_training_goes_on_with_its_curve_and_what_it_has_spent(job: TrainJob, clock: Clock) -> None:
     first = TrainingMonitor(job, Budget(100, 60.0), interval_s=0.0)
     for _ in range(3):
         clock.now += 10
         first.report(int(clock.now - 1000), 1.0)
     first.close()
-    # The checkpoint was written at 20 steps; what came after it is done again.
+    # The checkpoint was written at 20 steps; what came after it is done again, and has cost 10 s nevertheless.
     clock.now = 5000.0
     second = TrainingMonitor(job, Budget(100, 60.0), start_steps=20, interval_s=0.0)
-    assert second.seconds == 20.0
-    clock.now += 40
-    assert second.report(50, 2.0) is True  # 20 and 40 seconds are the budget
+    assert second.seconds == 30.0
+    assert [point.steps for point in read_curve(job.folder / "curve.csv")] == [10, 20]
+    clock.now += 29
+    assert second.report(50, 2.0) is False
+    clock.now += 1
+    assert second.report(51, 2.0) is True  # 30 and 30 seconds are the budget
     second.close()
-    assert [(p.steps, p.seconds) for p in read_curve(job.folder / "curve.csv")] == [(10, 10.0), (20, 20.0), (50, 60.0)]
+    found = [(point.steps, point.seconds) for point in read_curve(job.folder / "curve.csv")]
+    assert found == [(10, 10.0), (20, 20.0), (50, 59.0), (51, 60.0)]
+
+
+def test_what_a_training_has_spent_is_known_without_a_single_return(job: TrainJob, clock: Clock) -> None:
+    first = TrainingMonitor(job, Budget(1000, 60.0), interval_s=0.0, core_clock=lambda: clock.now / 2)
+    clock.now += 40
+    assert not first.report(100, None)
+    # Killed: nothing is closed, nothing was saved.
+    clock.now = 7000.0
+    second = TrainingMonitor(job, Budget(1000, None, core_seconds=25.0), core_clock=lambda: clock.now / 2)
+    assert (second.seconds, second.core_seconds) == (40.0, 20.0)
+    clock.now += 9.9
+    assert not second.report(50, None)
+    clock.now += 0.1
+    assert second.report(60, None)
+    second.close()
+    budget = Budget(1000, None, core_seconds=25.0)
+    assert read_progress(job.folder) == TrainingProgress(60, None, 50.0, 25.0, budget)
+
+
+def test_processor_time_takes_the_place_of_the_recipe_s_time(tmp_path: Path) -> None:
+    recipe = Budget(steps=100, seconds=60.0, patience=7)
+    job = TrainJob(FAKE_COUNT, "ppo", tmp_path, core_seconds=3600.0, patience=9)
+    assert job.budget(recipe) == Budget(100, None, patience=9, core_seconds=3600.0)
+
+
+def test_a_training_that_is_asked_to_stop_is_told_so_and_is_not_finished(
+    job: TrainJob, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    monkeypatch.setattr("experts.training.STOP", stop)
+    monitor = TrainingMonitor(job, Budget(100, 60.0))
+    assert not monitor.report(10, 1.0)
+    monitor.raise_if_stopped()
+    stop.set()
+    assert monitor.report(20, 1.0)
+    with pytest.raises(TrainingStoppedError, match="training fake-count with ppo was stopped at 20 steps"):
+        monitor.raise_if_stopped()
+    assert monitor.report(100, 1.0)  # asked to stop when it had ended anyway
+    monitor.raise_if_stopped()
+    monitor.close()
+    assert read_progress(job.folder).steps == 100
+
+
+def test_only_the_queue_keeps_the_state_of_a_training_that_has_ended(tmp_path: Path) -> None:
+    for is_queued, folder in ((False, "training"), (True, "queue")):
+        job = TrainJob(FAKE_COUNT, "ppo", tmp_path, is_queued=is_queued)
+        assert job.folder == tmp_path / folder / "fake-count" / "ppo"
+        job.folder.mkdir(parents=True)
+        job.remove_state()
+        assert job.folder.exists() == is_queued
 
 
 def test_a_curve_is_read_without_its_heading_and_a_half_written_line(tmp_path: Path) -> None:

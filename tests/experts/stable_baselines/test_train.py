@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from experts import algorithms
 from experts.network import NetworkPolicy
 from experts.stable_baselines import cloning
 from experts.stable_baselines import train as training
@@ -29,7 +32,7 @@ from experts.stable_baselines.recipes import (
 )
 from experts.stable_baselines.teachers import teacher_of
 from experts.store import read_arrays, read_expert, stored_experts
-from experts.training import Budget, TrainJob, read_curve
+from experts.training import Budget, TrainingStoppedError, TrainJob, read_curve, read_progress
 from pipeline.errors import UserError
 from pipeline.rollout import rollout
 from pipeline.tasks import CONTINUOUS, Task, select_tasks
@@ -123,7 +126,7 @@ def test_killed_training_goes_on_from_its_checkpoint(
         training.train(job, recipe)
     with caplog.at_level("INFO"):
         expert = training.train(replace(job, steps=reached + 3000), ENDLESS)
-    assert f"going on from {reached:,} steps" in caplog.text
+    assert f"resuming from {reached:,} steps" in caplog.text
     assert reached + 3000 <= expert.record.training["steps"] < reached + 3000 + 2 * 8 * 64
     assert not job.folder.exists()
 
@@ -154,6 +157,89 @@ def test_the_best_policy_outlives_a_kill(tmp_path: Path) -> None:
     assert resumed.best is not None
     assert (resumed.best.spec, resumed.best.score) == (state.best.spec, 12.5)
     assert all(torch.equal(resumed.best.arrays[name], array) for name, array in state.best.arrays.items())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pendulum's own recipe is over within a second."""
+    monkeypatch.setitem(MUJOCO, "mujoco-pendulum", replace(SMALL, budget=Budget(1500, 600)))
+    monkeypatch.setattr("experts.training.TrainingMonitor.report", _always(training.TrainingMonitor.report))
+
+
+@pytest.mark.usefixtures("nothing_embedded", "quick")
+def test_a_training_of_the_queue_keeps_its_state_and_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    job = replace(slow(tmp_path), is_queued=True)
+    first = algorithms.train(job)
+    assert first.record.training["steps"] == 1536 and first.record.training["core_seconds"] > 0
+    (folder,) = job.folder.glob("checkpoint-*")
+    assert int(folder.name.split("-")[1]) == 1536
+    again = algorithms.train(job)  # its budget is used up
+    assert again.record.revision == first.record.revision
+    more = algorithms.train(replace(job, steps=3000))
+    assert more.record.training["steps"] == 3072
+    assert more.record.training["core_seconds"] > first.record.training["core_seconds"]
+
+
+@pytest.mark.usefixtures("nothing_embedded", "quick")
+def test_a_training_that_is_stopped_has_a_checkpoint_and_its_best_policy_can_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(slow(tmp_path), is_queued=True, steps=1_000_000)
+    with pytest.raises(UserError, match=r"holds no checkpoint to export; wait"):
+        algorithms.export(job)
+    stop = threading.Event()
+    monkeypatch.setattr("experts.training.STOP", stop)
+    threading.Timer(2.5, stop.set).start()
+    with pytest.raises(TrainingStoppedError, match="training mujoco-pendulum with ppo was stopped at"):
+        algorithms.train(job)
+    (folder,) = job.folder.glob("checkpoint-*")
+    steps = read_progress(job.folder).steps
+    assert 1500 < steps <= int(folder.name.split("-")[1]) <= steps + 512
+    assert stored_experts(tmp_path, job.task.name) == []
+    before = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")}
+    expert = algorithms.export(job)
+    assert expert.record.training["steps"] == int(folder.name.split("-")[1])
+    assert {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")} == before
+    best = torch.load(folder / "best.pth", weights_only=True)
+    assert all(torch.equal(array, best[name]) for name, array in read_arrays(read_expert(expert.folder)).items())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_checkpoint_of_another_recipe_or_task_is_refused_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = slow(tmp_path)
+    algorithms.check_can_resume(job)
+    recipe = recipe_of(job.task, "ppo")
+    training.make_state(job, recipe).save(job, recipe)
+    algorithms.check_can_resume(job)
+    other = replace(job, task=task_named("mujoco-hopper"))
+    shutil.copytree(job.folder, other.folder)
+    with pytest.raises(UserError, match=r"is of mujoco-pendulum, not of mujoco-hopper; remove .*hopper/ppo"):
+        algorithms.check_can_resume(other)
+    monkeypatch.setitem(MUJOCO, "mujoco-pendulum", replace(recipe, hidden=(32,)))
+    with pytest.raises(UserError, match=r"another recipe of ppo; remove"):
+        algorithms.check_can_resume(job)
+
+
+def test_a_checkpoint_is_removed_only_when_the_next_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = slow(tmp_path)
+    state = training.make_state(job, SMALL)
+    state.save(job, SMALL)
+    (first,) = job.folder.glob("checkpoint-*")
+
+    def cut_off(path: Path) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("experts.stable_baselines.checkpoint.sync_folder", cut_off)
+        with pytest.raises(OSError, match="no space"):
+            state.save(job, SMALL)  # at the same number of steps
+    assert list(job.folder.glob("checkpoint-*")) == [first]
+    state.save(job, SMALL)
+    (second,) = job.folder.glob("checkpoint-*")
+    assert second.name == f"{first.name}-1"
+    assert training.make_state(job, SMALL).resume(job, SMALL) == 0
 
 
 def test_an_episode_succeeds_at_any_step_and_lends_nothing_to_the_next(tmp_path: Path) -> None:
