@@ -2,13 +2,13 @@
 
     python -m experts.report --task 'mujoco-*' --out runs/default
 
-Writes ``OUT/experts/report/``: ``index.html`` and the pictures it shows, and ``table.md``, the best expert of each task
-with what its training cost.
+Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the look of ``trainer.report``; ``table.md``,
+the best expert of each task with what its training cost; and the figures as PNG files, for documents.
 """
 
 from __future__ import annotations
 
-import html
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,17 @@ from experts.ranking import (
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing
-from pipeline.scores import Interval, jat_scores
+from pipeline.pages.figures import to_svg, write_png
+from pipeline.pages.page import render_page
+from pipeline.scores import Interval, jat_scale, jat_scores
 from pipeline.tasks import Task, select_tasks
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
+NOT_BETTER = "not better than random"
+AS_GOOD = 0.9  # on JAT's scale, from which an expert is called as good as JAT's
 TABLE_WIDTH = 180  # where the terminal does not say
 HEADINGS = (
     "task", "expert", "mean return [95 %]", "success", "length", "normalised [95 %]", "JAT's expert", "episodes",
@@ -57,7 +62,7 @@ def table_rows(ranked: Sequence[Standing]) -> Iterator[tuple[str, ...]]:
         measurement = standing.measurement
         best = ", ".join(name for name, found in marks.items() if found is standing)
         if random is not None and standing is not random and not is_better_than_random(standing, random):
-            best = "not better than random"
+            best = NOT_BETTER
         jat = jat_scores().get(standing.task.name)
         yield (
             standing.task.name,
@@ -105,18 +110,18 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
         )
     print_table(standings_table(found), min_width=TABLE_WIDTH)
     directory = config.out / "experts" / "report"
-    pictures = plots.write_bars(directory, found)
-    pictures += plots.write_overviews(directory, config.out, tasks)
-    for task in tasks:
-        pictures += plots.write_curves(directory, config.out, task)
+    overviews = [*plots.draw_bars(found), *plots.draw_overviews(config.out, tasks)]
+    curves = plots.draw_curves(config.out, tasks)
+    for plot in (*overviews, *curves):
+        write_png(plot.figure, directory / f"{plot.name}.png")
     with replacing(directory / "index.html") as temporary:
-        temporary.write_text(_page(found, pictures), encoding="utf-8")
+        temporary.write_text(_page(found, overviews, curves), encoding="utf-8")
     with replacing(directory / "table.md") as temporary:
-        temporary.write_text(_markdown(found), encoding="utf-8")
+        temporary.write_text(markdown_table(found), encoding="utf-8")
     return directory / "index.html"
 
 
-def _markdown(found: Sequence[Sequence[Standing]]) -> str:
+def markdown_table(found: Sequence[Sequence[Standing]]) -> str:
     """The best expert by return of each task that has one, and the steps and minutes of its training if known."""
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
@@ -142,29 +147,81 @@ def _markdown(found: Sequence[Sequence[Standing]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: .2em .7em; text-align: right }
-td:nth-child(1), td:nth-child(2), td:nth-child(9), td:nth-child(10) { text-align: left }
-tr:nth-child(even) { background: #f2f4f6 } img { max-width: 100%; display: block; margin: 1em 0 }"""
+@dataclass(frozen=True)
+class DomainSummary:
+    """The best experts of a domain's tasks by return.
+
+    Attributes:
+        median: over tasks, on JAT's scale; None where no task has one.
+        num_as_good: tasks with at least ``AS_GOOD`` on that scale, of ``num_compared``.
+    """
+
+    domain: str
+    num_tasks: int
+    median: float | None
+    num_as_good: int
+    num_compared: int
 
 
-def _page(found: Sequence[Sequence[Standing]], pictures: Sequence[str]) -> str:
-    rows = [cells for ranked in found for cells in table_rows(ranked)]
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in HEADINGS)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
-    images = "\n".join(f'<img src="{name}" alt="{name.removesuffix(".png")}">' for name in pictures)
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Experts</title>
-<style>{STYLE}</style>
-<h1>Experts</h1>
-<p>Measured on fixed seeds that are in no dataset. Normalised: 0 is JAT's random policy, 1 is JAT's expert, both as JAT
-published them; intervals are 95 % bootstrap intervals over episodes.</p>
-<table><thead><tr>{head}</tr></thead><tbody>
-{body}
-</tbody></table>
-{images}
-</html>
-"""
+def summaries(found: Sequence[Sequence[Standing]]) -> list[DomainSummary]:
+    """The tiles of the page."""
+    made = []
+    for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
+        of_domain = [ranked for ranked in found if ranked[0].task.domain == domain]
+        best = [expert for ranked in of_domain if (expert := best_by_return(ranked))]
+        scores = [score.mean for expert in best if (score := expert.on_jat_scale)]
+        median = statistics.median(scores) if scores else None
+        as_good = sum(score >= AS_GOOD for score in scores)
+        made.append(DomainSummary(domain, len(of_domain), median, as_good, len(scores)))
+    return made
+
+
+@dataclass(frozen=True)
+class ExpertRow:
+    """A line of the page's table; ``marks`` are the words by which it is filtered."""
+
+    standing: Standing
+    marks: str
+    jat_expert: float | None
+    best_by: str
+    steps: int | None
+    seconds: float | None
+
+
+def _rows(ranked: Sequence[Standing]) -> Iterator[ExpertRow]:
+    best = best_by_return(ranked)
+    for standing, cells in zip(ranked, table_rows(ranked), strict=True):
+        row = dict(zip(HEADINGS, cells, strict=True))
+        training = standing.expert.record.training
+        marks = [
+            *(["best"] if standing is best else []),
+            *(["weak"] if row["best by"] == NOT_BETTER else []),
+            *(["trained"] if "steps" in training else []),
+        ]
+        jat = jat_scores().get(standing.task.name, {})
+        yield ExpertRow(
+            standing, " ".join(marks), jat.get("expert"), row["best by"], training.get("steps"), training.get("seconds")
+        )
+
+
+def _page(found: Sequence[Sequence[Standing]], overviews: Sequence[plots.Plot], curves: Sequence[plots.Plot]) -> str:
+    num_experts = sum(not standing.is_random for ranked in found for standing in ranked)
+    episodes = sorted({len(s.measurement.accepted_returns) for ranked in found for s in ranked})
+    return render_page(
+        TEMPLATE,
+        num_tasks=len(found),
+        num_experts=num_experts,
+        num_episodes=str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}",
+        domains=summaries(found),
+        as_good=AS_GOOD,
+        rows=[row for ranked in found for row in _rows(ranked)],
+        not_better=NOT_BETTER,
+        weak=[row for ranked in found for row in _rows(ranked) if row.best_by == NOT_BETTER],
+        no_scale=[ranked[0].task.name for ranked in found if jat_scale(ranked[0].task.name) is None],
+        without=[ranked[0].task.name for ranked in found if best_by_return(ranked) is None],
+        overviews=[(plot.caption, to_svg(plot.figure, plot.caption)) for plot in overviews],
+        curves=[(plot.caption, to_svg(plot.figure, plot.caption)) for plot in curves],
+    )
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ experts first (``experts.film``), so that they are seen beside the agent.
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,17 +18,18 @@ from typing import Any
 from pipeline.cli import parse, print_table, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, sha256_of, update_json
+from pipeline.pages.page import as_base64, data_url, render_page
 from pipeline.scores import Interval
 from pipeline.stage import reported
 from trainer.reporting import plots
 from trainer.reporting.commands import report_commands
-from trainer.reporting.facts import TITLES, WEAK, Facts, expert_revisions, gather
+from trainer.reporting.facts import WEAK, Facts, expert_revisions, gather
 from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
 from trainer.scores.results import Evaluation, load_evaluation
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = Path(__file__).parent / "reporting" / "templates"
+TEMPLATE = Path(__file__).parent / "reporting" / "templates" / "report.html.j2"
 CURVES = {"step": "optimiser steps", "timesteps": "time steps seen", "flops": "floating-point operations"}
 FEW_REFERENCES = 50  # episodes of random and expert, below which the page says that the scale is uncertain
 # Of the page's bytes, what the videos of single tasks and of domains may take; the rest is tables and figures.
@@ -105,23 +105,17 @@ def report(config: ReportConfig) -> Path:
 
 def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Path], out: Path) -> str:
     """The page, from facts and from videos that are there as files."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=jinja2.select_autoescape(["j2"]),
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["two"] = _two_digits
     episodes = sorted({row.score.num_episodes for row in facts.rows})
     references = min(row.score.num_reference_episodes for row in facts.rows)
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        TEMPLATE,
         facts=facts,
         plots=_plots(facts),
-        videos={task: EmbeddedVideo(_base64(video.path), video.pairs) for task, video in videos.items() if video.path},
-        grids={domain: f"data:video/mp4;base64,{_base64(path)}" for domain, path in grids.items()},
-        studies={path.stem: f"data:image/png;base64,{_base64(path)}" for path in sorted(out.glob("sweep-*/*.png"))},
-        titles=TITLES,
+        videos={
+            task: EmbeddedVideo(as_base64(video.path), video.pairs) for task, video in videos.items() if video.path
+        },
+        grids={domain: data_url(path, "video/mp4") for domain, path in grids.items()},
+        studies={path.stem: data_url(path, "image/png") for path in sorted(out.glob("sweep-*/*.png"))},
         weak=WEAK,
         num_episodes=str(episodes[0]) if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}",
         few_references=FEW_REFERENCES if references < FEW_REFERENCES else None,
@@ -144,16 +138,6 @@ def _plots(facts: Facts) -> dict[str, Any]:
         if curve is not None and has_curve
         else [],
     }
-
-
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode()
-
-
-def _two_digits(value: float) -> str:
-    """Two digits after the point, and no minus before nothing."""
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
 
 
 def _duration(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.browser import check_contrast, launched, needs_browser, quiet_pages
 from tests.trainer.report_run import WITHOUT_FILM, write_run
 from trainer.report import ReportConfig, report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-EXECUTABLE = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-pytestmark = pytest.mark.skipif(
-    EXECUTABLE is None, reason="no browser: none of chromium, google-chrome is there; apt-get install chromium"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +26,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox needs what a container's root does not have; the page is ours.
-        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(made: Path, browser: Any) -> Iterator[Any]:
     """A function that opens the page; afterwards nothing was said on the console and nothing was asked of a network."""
-    contexts, said = [], []
-
-    def open_one(width: int = 1280, height: int = 900, **options: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("http") and said.append(request.url))
-        page.goto(made.absolute().as_uri())
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert said == []
+    with quiet_pages(browser, made) as open_one:
+        yield open_one
 
 
 def column(page: Any, number: int) -> list[str]:
@@ -169,26 +145,9 @@ def test_everything_works_by_keyboard(open_page: Any) -> None:
     assert page.get_by_role("dialog", name="mujoco-ant").is_visible()
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance (WCAG 2.2) of ``rgb(r, g, b)``."""
-    values = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_figures_have_contrast_in_light_and_dark(open_page: Any, scheme: str) -> None:
-    page = open_page(color_scheme=scheme)
-    colour_of = "(e, name) => getComputedStyle(e)[name]"
-    background = luminance(page.eval_on_selector("body", colour_of, "backgroundColor"))
-    assert background > 0.9 if scheme == "light" else background < 0.05
-    for selector, name in (
-        ("body", "color"), (".note", "color"), ("nav a", "color"), (".play", "color"), ("#tasks td small", "color"),
-        ("figure svg text", "fill"), (".bad", "color"),
-    ):  # fmt: skip
-        found = luminance(page.eval_on_selector(selector, colour_of, name))
-        ratio = (max(found, background) + 0.05) / (min(found, background) + 0.05)
-        assert ratio >= 4.5, f"{selector} {name}: {ratio:.1f}"
+    check_contrast(open_page(color_scheme=scheme), scheme, {"td small": "color", ".play": "color", ".bad": "color"})
 
 
 @pytest.mark.parametrize("width", [320, 390])

@@ -21,7 +21,6 @@ from pipeline.tasks import all_tasks
 from pipeline.versions import versions_of
 from trainer.reporting.commands import StageRun, stage_runs
 from trainer.scores.results import (
-    OVERALL,
     Curve,
     DomainScore,
     Evaluation,
@@ -35,7 +34,6 @@ from trainer.training.logs import TrainManifest, read_log, train_manifest_path
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
 WEAK = 0.5  # a normalised score below this is called weak
-TITLES = {"atari": "Atari", "babyai": "BabyAI", "metaworld": "Meta-World", "mujoco": "MuJoCo", OVERALL: "All tasks"}
 NUM_WEAKEST = 10  # tasks named as the weakest
 # What JAT published for itself (arXiv 2402.09844): IQM of expert-normalised scores over all tasks of a domain.
 JAT_IQMS = {"atari": 0.14, "babyai": 0.99, "metaworld": 0.65, "mujoco": 0.85}

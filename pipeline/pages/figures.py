@@ -1,0 +1,93 @@
+"""The look of figures: inline SVG that takes its colours from the page, light or dark, or PNG files for documents.
+
+The colours here are those of the light page, by the name of its style's variable.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "page": "#ffffff", "ink": "#16191d", "soft": "#5b636c", "line": "#dde1e6",
+    "atari": "#b8470f", "babyai": "#1d6fb8", "metaworld": "#15803d", "mujoco": "#7c3aed",
+    "other0": "#0f766e", "other1": "#a21caf", "other2": "#854d0e",
+}  # fmt: skip
+PAGE, INK, SOFT, LINE = (COLOURS[name] for name in ("page", "ink", "soft", "line"))
+DOMAIN_COLOURS = {name: COLOURS[name] for name in ("atari", "babyai", "metaworld", "mujoco")}
+OTHER_COLOURS = tuple(COLOURS[name] for name in ("other0", "other1", "other2"))
+SERIES = (*DOMAIN_COLOURS.values(), *OTHER_COLOURS)  # of things that are no domains
+
+
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel with a grid; sizes in inches."""
+    figure, panels = new_figure(width, height, 1, 1)
+    panels[0].grid(color=LINE, linewidth=0.8)
+    return figure, panels[0]
+
+
+def new_figure(width: float, height: float, rows: int, columns: int, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of several panels, row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    panels = list(np.ravel(figure.subplots(rows, columns, **shared)))
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(SOFT)
+        axes.tick_params(colors=SOFT, labelcolor=INK, labelsize=8, which="both")
+        axes.xaxis.label.set(color=INK, fontsize=9)
+        axes.yaxis.label.set(color=INK, fontsize=9)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def add_legend(axes: Axes) -> None:
+    """A legend if anything has a label."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+
+
+def colour_of(name: str, names: Sequence[str]) -> str:
+    """Of a domain, its own; of what else there is, the others in turn."""
+    if name == "overall":
+        return INK
+    others = [other for other in names if other not in DOMAIN_COLOURS]
+    return DOMAIN_COLOURS.get(name) or OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
+
+
+def to_svg(figure: Figure, label: str) -> str:
+    """The figure as an element of a page; ``label`` says what it shows to those who do not see it."""
+    import html
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    # A fixed salt and no date: the same numbers give the same page. Text stays text, in the page's font.
+    with matplotlib.rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to them, and two figures have the same
+    text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """The figure as a file, in the light page's colours; the same figure gives the same bytes."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
