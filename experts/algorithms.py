@@ -48,6 +48,7 @@ ALGORITHMS = {
     "sac": _OFF_POLICY,
     "tqc": _OFF_POLICY,
     "crossq": _OFF_POLICY,
+    "ppo-cpu": Algorithm("experts.ppo_cpu.train", ("atari",), ("torch",)),
     "sample-factory": Algorithm(
         "experts.sample_factory.train", ("atari", "mujoco", "metaworld"), ("sample_factory",), num_cpus=2, num_gpus=1
     ),
@@ -65,7 +66,7 @@ def default_algorithm(task: Task) -> str:
 
         return own_algorithm(task)
     if task.domain == "atari":
-        return "sample-factory"
+        return "ppo-cpu"
     raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
 
 

@@ -44,6 +44,7 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "mlp": (),
     "convnet_atari": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "convnet_simple": ((32, 8, 4), (64, 4, 2), (128, 3, 2)),
+    "convnet_half": ((16, 8, 4), (32, 4, 2), (32, 3, 1)),
     "convnet_impala": ((16, 8, 4), (32, 4, 2)),
 }
 

@@ -41,7 +41,7 @@ def test_an_unknown_algorithm_names_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("name", "algorithm", "possible"),
-    [("atari-pong", "sac", "sample-factory"), ("babyai-open", "ppo", "none")],
+    [("atari-pong", "sac", "ppo-cpu, sample-factory"), ("babyai-open", "ppo", "none")],
 )
 def test_an_algorithm_for_another_domain_names_the_possible_ones(name: str, algorithm: str, possible: str) -> None:
     with pytest.raises(UserError, match=f"{algorithm} has no recipe for {name}; allowed there: {possible}"):

@@ -1,0 +1,73 @@
+"""Settings of PPO on one core, and the budget of a training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from experts.training import Budget, TrainJob
+from pipeline.errors import UserError
+from pipeline.files import read_json
+
+HOUR_S = 3600.0
+# In the folder of a training, what it was begun with.
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an Atari expert is trained on one core.
+
+    Attributes:
+        num_envs: games stepped in lockstep.
+        rollout_steps: decisions of each game per iteration; ``num_envs * rollout_steps`` decisions are learned from
+            ``epochs`` times in minibatches of ``batch_size``, then thrown away.
+        learning_rate: of Adam, falling linearly to 0 at the budget of steps.
+        gamma, gae_lambda: discount, and the lambda of generalised advantage estimation (arXiv 1506.02438).
+        clip_range: of the probability ratio (arXiv 1707.06347).
+        entropy_coefficient, value_coefficient: weights of the entropy bonus and of the value loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        encoder: name of the convolutions in ``experts.network.CONVOLUTIONS``.
+        hidden: width of the layer between the convolutions and the heads.
+    """
+
+    num_envs: int = 32
+    rollout_steps: int = 64
+    epochs: int = 3
+    batch_size: int = 256
+    learning_rate: float = 5e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.1
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    max_grad_norm: float = 0.5
+    encoder: str = "convnet_half"
+    hidden: int = 256
+
+
+ATARI = Recipe()
+# A step is one decision, which is four emulator frames.
+BUDGET = Budget(steps=10_000_000, seconds=24 * HOUR_S)
+
+
+def settings_of(job: TrainJob, recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint can be resumed with; not the budget, for a larger one continues."""
+    return {"task": job.task.name, "seed": job.seed, "recipe": asdict(recipe)}
+
+
+def check(job: TrainJob, recipe: Recipe = ATARI) -> None:
+    """Refuse a training that was begun with other settings.
+
+    Raises:
+        UserError: names the settings that differ and the fix.
+    """
+    path = job.folder / SETTINGS
+    if not path.exists():
+        return
+    found, wanted = read_json(path), settings_of(job, recipe)
+    if found != wanted:
+        differing = ", ".join(name for name in wanted if found.get(name) != wanted[name])
+        raise UserError(
+            f"{job.folder} was begun with another {differing}, so it cannot be resumed; remove it to start anew"
+        )
