@@ -55,8 +55,8 @@ def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch: pytest
         check_can_train(task_named("mujoco-ant"), "sac")
 
 
-def test_a_job_is_trained_by_its_algorithm_s_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_trained_by_its_algorithm_s_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module: Any = ModuleType("a_module")
     module.train = lambda job: f"trained {job.task.name}"
     monkeypatch.setitem(sys.modules, ALGORITHMS["sac"].module, module)
-    assert train(TrainJob(FAKE_COUNT, "sac", Path("x"))) == "trained fake-count"
+    assert train(TrainJob(FAKE_COUNT, "sac", tmp_path)) == "trained fake-count"
