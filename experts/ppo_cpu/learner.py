@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experts.ppo_cpu.games import TrainingGames
-from experts.ppo_cpu.network import ActorCritic
+from experts.ppo_cpu.network import EPSILON, MAX_PIXEL, ActorCritic
 from experts.ppo_cpu.recipes import Recipe
+
+# Pixels' moments are taken from every so many steps of the games: successive frames are much alike.
+MOMENTS_EVERY = 8
 
 
 class Learner:
@@ -37,19 +40,21 @@ class Learner:
         """Collect ``num_envs * rollout_steps`` decisions and learn from them; raw returns of the games that ended."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        observations, actions, log_probs, advantages, returns, game_returns = self._collect(games)
+        observations, actions, log_probs, advantages, targets, game_returns = self._collect(games)
         num_decisions = len(actions)
         for _ in range(self._recipe.epochs):
             order = torch.randperm(num_decisions, generator=self.generator)
             for rows in order.split(self._recipe.batch_size):
-                self._update(observations[rows], actions[rows], log_probs[rows], advantages[rows], returns[rows])
+                self._update(observations[rows], actions[rows], log_probs[rows], advantages[rows], targets[rows])
         return game_returns
 
     def _collect(self, games: TrainingGames) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[float]]:
         """Observations, actions, their log probabilities, advantages and value targets of one iteration, flat."""
         steps, num_envs = self._recipe.rollout_steps, self._recipe.num_envs
+        network = self.network
         if self._observations is None:
-            self._observations = torch.empty(steps, *games.observations.shape, dtype=torch.uint8)
+            dtype = torch.bfloat16 if self._use_bfloat16 else torch.float32
+            self._observations = torch.empty(steps, *games.observations.shape, dtype=dtype)
         observations = self._observations
         actions = torch.empty(steps, num_envs, dtype=torch.int64)
         log_probs = torch.empty(steps, num_envs)
@@ -57,7 +62,10 @@ class Learner:
         rewards, ends = np.empty((steps, num_envs), np.float32), np.empty((steps, num_envs), bool)
         game_returns: list[float] = []
         for t in range(steps):
-            observations[t] = torch.from_numpy(games.observations)
+            shown = torch.from_numpy(games.observations)
+            if t % MOMENTS_EVERY == 0:
+                network.pixels.update(shown.float() / MAX_PIXEL)
+            observations[t] = network.normalise(shown)
             logits, values[t] = self._act(observations[t])
             log_p = logits.log_softmax(1)
             actions[t] = torch.multinomial(log_p.exp(), 1, generator=self.generator).squeeze(1)
@@ -65,17 +73,17 @@ class Learner:
             result = games.step(actions[t].numpy())
             rewards[t], ends[t] = result.rewards, result.ends
             game_returns += result.returns
-        values[steps] = self._act(torch.from_numpy(games.observations))[1]
-        advantages = advantages_of(rewards, ends, values.numpy(), self._recipe.gamma, self._recipe.gae_lambda)
-        flat = torch.from_numpy(advantages).flatten()
-        return (
-            observations.flatten(0, 1),
-            actions.flatten(),
-            log_probs.flatten(),
-            flat,
-            flat + values[:-1].flatten(),
-            game_returns,
-        )
+        last = network.normalise(torch.from_numpy(games.observations)).to(observations.dtype)
+        values[steps] = self._act(last)[1]
+        moments = network.returns
+        values = values * torch.sqrt(moments.var + EPSILON) + moments.mean
+        advantages = torch.from_numpy(
+            advantages_of(rewards, ends, values.numpy(), self._recipe.gamma, self._recipe.gae_lambda)
+        ).flatten()
+        returns = advantages + values[:-1].flatten()
+        moments.update(returns)
+        targets = (returns - moments.mean) / torch.sqrt(moments.var + EPSILON)
+        return observations.flatten(0, 1), actions.flatten(), log_probs.flatten(), advantages, targets, game_returns
 
     def _act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(), self._precision():
@@ -83,7 +91,7 @@ class Learner:
         return logits, values
 
     def _update(
-        self, observations: Tensor, actions: Tensor, old_log_probs: Tensor, advantages: Tensor, returns: Tensor
+        self, observations: Tensor, actions: Tensor, old_log_probs: Tensor, advantages: Tensor, targets: Tensor
     ) -> None:
         recipe = self._recipe
         with self._precision():
@@ -94,7 +102,7 @@ class Learner:
         clipped = ratio.clamp(1 - recipe.clip_range, 1 + recipe.clip_range)
         policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
         entropy = -(log_p.exp() * log_p).sum(1).mean()
-        value_loss = F.mse_loss(values, returns)
+        value_loss = F.mse_loss(values, targets)
         loss = policy_loss - recipe.entropy_coefficient * entropy + recipe.value_coefficient * value_loss
         self.optimizer.zero_grad(set_to_none=False)
         loss.backward()

@@ -17,10 +17,39 @@ from pipeline.domains.atari import STACK_SIZE
 from pipeline.tasks import Task
 
 MAX_PIXEL = 255.0
+# Of normalised pixels: added to the variance, and the largest magnitude.
+EPSILON, CLIP = 1e-5, 5.0
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all rows seen, elementwise (Chan's parallel algorithm)."""
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def update(self, rows: Tensor) -> None:
+        """Add ``(n, *shape)`` float32 rows."""
+        var, mean = torch.var_mean(rows, 0, correction=0)
+        total = self.count + len(rows)
+        share = (len(rows) / total).float()
+        difference = mean - self.mean
+        self.var += share * (var - self.var + (1 - share) * difference.square())
+        self.mean += share * difference
+        self.count.copy_(total)
 
 
 class ActorCritic(nn.Module):
     """Convolutions, one hidden layer, and linear heads for logits and value.
+
+    Pixels are normalised one by one, which makes what moves stand out. Values are predicted in units of the returns'
+    standard deviation.
 
     The first convolution of the recipe's encoder must have kernel 8 and stride 4: it runs as kernel 2 and stride 1 on
     blocks of 4 x 4 pixels (``games.py``), which is the same function.
@@ -36,6 +65,8 @@ class ActorCritic(nn.Module):
         if (kernel, stride) != (2 * BLOCK, BLOCK):
             raise ValueError(f"{recipe.encoder} begins with kernel {kernel}, stride {stride}; expected 8 and 4")
         self._recipe = recipe
+        self.pixels = RunningMoments(GRID, GRID, CHANNELS)
+        self.returns = RunningMoments()
         self.first = nn.Conv2d(CHANNELS, width, 2)
         self.others = nn.ModuleList()
         side = GRID - 1
@@ -50,12 +81,15 @@ class ActorCritic(nn.Module):
         _initialise(self.value, gain=1.0)
         cast(Any, self).to(memory_format=torch.channels_last)  # not in the signatures of torch
 
+    def normalise(self, observations: Tensor) -> Tensor:
+        """``(n, GRID, GRID, CHANNELS)`` uint8 -> what ``forward`` takes, float32 of the same shape."""
+        factor = torch.rsqrt(self.pixels.var + EPSILON)
+        x = torch.addcmul(-self.pixels.mean * factor, observations.float(), factor / MAX_PIXEL)
+        return x.clamp_(-CLIP, CLIP)
+
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, GRID, GRID, CHANNELS)`` uint8 -> ``(n, num_actions)`` logits and ``(n,)`` values, both float32."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        x = observations.permute(0, 3, 1, 2).to(dtype)  # channels last in memory, as it came
-        # Pixels are scaled through the weights, of which there are fewer.
-        x = F.relu(F.conv2d(x, self.first.weight * (1 / MAX_PIXEL), self.first.bias))
+        """``(n, GRID, GRID, CHANNELS)`` normalised -> ``(n, num_actions)`` logits, ``(n,)`` scaled values."""
+        x = F.relu(self.first(observations.permute(0, 3, 1, 2)))  # channels last in memory, as it came
         for layer in self.others:
             x = F.relu(layer(x))
         x = F.relu(self.hidden(x.flatten(1)))
@@ -70,31 +104,33 @@ class ActorCritic(nn.Module):
             head="categorical",
             action_size=task.action.size,
             encoder=self._recipe.encoder,
+            normalise=True,
+            epsilon=EPSILON,
+            clip=CLIP,
             scale=MAX_PIXEL,
             sampled=True,
         )
-        arrays = {
-            f"conv.{i}.{name}": value
-            for i, layer in enumerate((self.first, *self.others))
-            for name, value in _arrays(layer)
-        }
-        arrays["conv.0.weight"] = from_block_weights(arrays["conv.0.weight"])
+        convolutions = enumerate((self.first, *self.others))
+        arrays = {f"conv.{i}.{name}": value for i, layer in convolutions for name, value in _arrays(layer)}
+        arrays["conv.0.weight"] = from_blocks(arrays["conv.0.weight"])
+        for name in ("mean", "var"):
+            moments = getattr(self.pixels, name).permute(2, 0, 1).unsqueeze(0)
+            arrays[name] = from_blocks(moments).squeeze(0)
         arrays |= {f"hidden.0.{name}": value for name, value in _arrays(self.hidden)}
         arrays |= {f"head.{name}": value for name, value in _arrays(self.policy)}
         return spec, arrays
 
 
-def from_block_weights(weight: Tensor) -> Tensor:
-    """``(out, CHANNELS, 2, 2)`` over blocks -> ``(out, STACK_SIZE, 8, 8)`` over pixels."""
-    out = weight.shape[0]
-    parts = weight.reshape(out, STACK_SIZE, BLOCK, BLOCK, 2, 2)  # frame, y and x in the block, y and x of the block
-    return parts.permute(0, 1, 4, 2, 5, 3).reshape(out, STACK_SIZE, 2 * BLOCK, 2 * BLOCK).contiguous()
+def from_blocks(blocks: Tensor) -> Tensor:
+    """``(n, CHANNELS, height, width)`` over blocks -> ``(n, STACK_SIZE, 4 * height, 4 * width)`` over pixels."""
+    num, _, height, width = blocks.shape
+    parts = blocks.reshape(num, STACK_SIZE, BLOCK, BLOCK, height, width)  # frame, y and x in the block, its y and x
+    return parts.permute(0, 1, 4, 2, 5, 3).reshape(num, STACK_SIZE, BLOCK * height, BLOCK * width).contiguous()
 
 
 def _arrays(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return (
-        (name, value.detach().clone(memory_format=torch.contiguous_format)) for name, value in layer.named_parameters()
-    )
+    for name, value in layer.named_parameters():
+        yield name, value.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _initialise(layer: nn.Module, gain: float) -> None:
