@@ -1,6 +1,7 @@
 """Which expert acts: what ``--expert`` (``EXPERT=``) may say, and the mix of experts that it means in a task.
 
-best                        the highest measured mean return
+best                        the highest measured mean return among those whose success rate is within 0.05 of the best
+best-return                 the highest measured mean return
 best-success                the most successes; nothing in tasks without a notion of success
 scripted                    a kind: the best of that kind
 sac-1a2b3c4d                a revision
@@ -22,6 +23,7 @@ from experts.ranking import (
     Standing,
     best_by_return,
     best_by_success,
+    best_of,
     is_better_than_random,
     random_among,
     standings,
@@ -33,7 +35,9 @@ from pipeline.measurement import load_measurement
 from pipeline.policy import Observations, Policy
 from pipeline.tasks import Task
 
-BEST, BEST_SUCCESS = "best", "best-success"
+BEST, BEST_RETURN, BEST_SUCCESS = "best", "best-return", "best-success"
+# The measured expert that each of these names means; None where there is none.
+BESTS = {BEST: best_of, BEST_RETURN: best_by_return, BEST_SUCCESS: best_by_success}
 
 
 @dataclass(frozen=True)
@@ -208,10 +212,10 @@ def _choose_one(
         candidates = {expert.record.revision: expert for expert in named(name, there)}
         if any(expert.record.kind == RANDOM for expert in candidates.values()):
             return next(iter(candidates))
-        if name == BEST_SUCCESS:
-            found = best_by_success(measured)
+        if name in BESTS:
+            found = BESTS[name](measured)
         else:
-            found = best_by_return([s for s in measured if name == BEST or s.revision in candidates])
+            found = best_of([standing for standing in measured if standing.revision in candidates])
         if found is not None:
             if not allow_weak:
                 _check_worth(found, random_among(measured), prepare)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.ranking import best_by_return, standings
+from experts.ranking import best_of, standings
 from experts.registry import experts_of, make_policy
 from experts.store import StoredExpert, keep_expert
 from pipeline.cli import check_at_least_one, parse, run
@@ -108,7 +108,7 @@ def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
     This is the expert that the evaluation normalises with.
     """
     named = next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
-    best = None if named else best_by_return(standings(out, task))
+    best = None if named else best_of(standings(out, task))
     return named or (best.expert if best else None)
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
-from experts.choice import BEST, BEST_SUCCESS, named, parse_choice
-from experts.ranking import Standing, best_by_return, best_by_success, standings
+from experts.choice import BEST, BESTS, named, parse_choice
+from experts.ranking import Standing, standings
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import TABLE_WIDTH, standings_table
 from experts.store import StoredExpert, keep_expert, read_expert
@@ -167,7 +167,7 @@ def _first_possible(
     for name in names:
         if name == RANDOM and not retrain:
             return []  # measured in any case
-        is_best = name in (BEST, BEST_SUCCESS)
+        is_best = name in BESTS
         found = there if is_best else named(name, there)
         if found and not retrain:
             return found
@@ -278,11 +278,7 @@ def _is_measured(job: MeasureJob) -> bool:
 
 def _write_best(path: Path, ranked: Sequence[Standing]) -> None:
     """Note the best experts for readers of the folder; the collectors compare the measurements themselves."""
-    by_return, by_success = best_by_return(ranked), best_by_success(ranked)
-    best = {
-        "by_return": by_return.revision if by_return else None,
-        "by_success": by_success.revision if by_success else None,
-    }
+    best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}
     if not path.exists() or read_json(path) != best:
         write_json(path, best)
 

@@ -15,6 +15,9 @@ from pipeline.measurement import Measurement, load_measurement
 from pipeline.scores import Interval, jat_scale, normalise
 from pipeline.tasks import Task
 
+# The best expert of a task succeeds about as often as any: at most this much less.
+SUCCESS_MARGIN = 0.05
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -60,6 +63,24 @@ def standings(out: Path, task: Task) -> list[Standing]:
         if (measurement := load_measurement(expert.folder, task)) is not None
     ]
     return sorted(found, key=lambda s: (s.is_random, -s.mean_return.mean))
+
+
+def best_of(found: Sequence[Standing]) -> Standing | None:
+    """The highest mean return among experts whose success rate is within ``SUCCESS_MARGIN`` of the best one.
+
+    A few tasks of Meta-World pay more for staying beside the goal than for reaching it; the highest return alone would
+    choose an expert that never solves them. Without a notion of success the mean return decides.
+    """
+    most = best_by_success(found)
+    if most is None:
+        return best_by_return(found)
+    least = _success_rate(most) - SUCCESS_MARGIN
+    return best_by_return([standing for standing in found if _success_rate(standing) >= least])
+
+
+def _success_rate(standing: Standing) -> float:
+    rate = standing.measurement.success_rate
+    return -1.0 if rate is None else rate
 
 
 def best_by_return(found: Sequence[Standing]) -> Standing | None:

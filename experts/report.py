@@ -19,6 +19,7 @@ from experts.ranking import (
     Standing,
     best_by_return,
     best_by_success,
+    best_of,
     is_better_than_random,
     random_among,
     standings,
@@ -122,13 +123,13 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
 
 
 def markdown_table(found: Sequence[Sequence[Standing]]) -> str:
-    """The best expert by return of each task that has one, and the steps and minutes of its training if known."""
+    """The best expert of each task that has one, and the steps and minutes of its training if known."""
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for ranked in found:
-        best = best_by_return(ranked)
+        best = best_of(ranked)
         if best is None:
             continue
         row = dict(zip(HEADINGS, list(table_rows(ranked))[ranked.index(best)], strict=True))
@@ -168,7 +169,7 @@ def summaries(found: Sequence[Sequence[Standing]]) -> list[DomainSummary]:
     made = []
     for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
         of_domain = [ranked for ranked in found if ranked[0].task.domain == domain]
-        best = [expert for ranked in of_domain if (expert := best_by_return(ranked))]
+        best = [expert for ranked in of_domain if (expert := best_of(ranked))]
         scores = [score.mean for expert in best if (score := expert.on_jat_scale)]
         median = statistics.median(scores) if scores else None
         as_good = sum(score >= AS_GOOD for score in scores)
@@ -189,7 +190,7 @@ class ExpertRow:
 
 
 def _rows(ranked: Sequence[Standing]) -> Iterator[ExpertRow]:
-    best = best_by_return(ranked)
+    best = best_of(ranked)
     for standing, cells in zip(ranked, table_rows(ranked), strict=True):
         row = dict(zip(HEADINGS, cells, strict=True))
         training = standing.expert.record.training
@@ -218,7 +219,7 @@ def _page(found: Sequence[Sequence[Standing]], overviews: Sequence[plots.Plot], 
         not_better=NOT_BETTER,
         weak=[row for ranked in found for row in _rows(ranked) if row.best_by == NOT_BETTER],
         no_scale=[ranked[0].task.name for ranked in found if jat_scale(ranked[0].task.name) is None],
-        without=[ranked[0].task.name for ranked in found if best_by_return(ranked) is None],
+        without=[ranked[0].task.name for ranked in found if best_of(ranked) is None],
         overviews=[(plot.caption, to_svg(plot.figure, plot.caption)) for plot in overviews],
         curves=[(plot.caption, to_svg(plot.figure, plot.caption)) for plot in curves],
     )

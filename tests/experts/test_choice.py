@@ -67,9 +67,10 @@ def test_every_way_to_name_an_expert(out: Path) -> None:
     best_sac = store(out, 0.3, [4, 4], "sac")
     store(out, 0.4, [3, 3], "sac")
     meant = {
-        "best": rich,
+        "best": good,
+        "best-return": rich,
         "best-success": good,
-        "ppo": rich,
+        "ppo": good,
         "sac": best_sac,
         good: good,
         "scripted,sac,ppo": best_sac,

@@ -104,7 +104,11 @@ def test_a_measurement_holds_every_episode_of_the_measuring_seeds(tmp_path: Path
     assert found.rejected == [None] * 4
     assert measured(tmp_path, FAKE_GRID, "random-1") is not None
     assert read_json(tmp_path / "experts" / "config.json")["episodes"] == 4
-    assert read_json(tmp_path / "experts" / "fake-count" / "best.json") == {"by_return": None, "by_success": None}
+    assert read_json(tmp_path / "experts" / "fake-count" / "best.json") == {
+        "best": None,
+        "best-return": None,
+        "best-success": None,
+    }
 
 
 def test_what_is_measured_stays_until_more_is_asked_for(tmp_path: Path, no_ray: list[Any]) -> None:
@@ -172,8 +176,9 @@ def test_embedded_experts_are_copied_and_nothing_is_played(
     for expert in (best, weak):
         assert (run / "experts" / "fake-count" / expert.record.revision / "weights.safetensors").exists()
     assert read_json(run / "experts" / "fake-count" / "best.json") == {
-        "by_return": best.record.revision,
-        "by_success": best.record.revision,
+        "best": best.record.revision,
+        "best-return": best.record.revision,
+        "best-success": best.record.revision,
     }
     lines = {line.split("│")[2].strip(): line for line in capsys.readouterr().out.splitlines() if "fake-count" in line}
     assert list(lines) == [best.record.revision, weak.record.revision, "random-1"]
@@ -190,7 +195,7 @@ def test_a_task_without_an_expert_gets_one_trained_and_measured(
     prepare(config(tmp_path, expert="best", seed=3, steps=10, seconds=1.5, target=7.0), [FAKE_COUNT])
     assert trainings == [TrainJob(FAKE_COUNT, "ppo", tmp_path, 3, 10, 1.5, 7.0)]
     assert measurements(no_ray) == [("fake-count", "ppo"), ("fake-count", "random")]
-    best = read_json(tmp_path / "experts" / "fake-count" / "best.json")["by_return"]
+    best = read_json(tmp_path / "experts" / "fake-count" / "best.json")["best-return"]
     assert best.startswith("ppo-")
     # The fake's returns do not depend on actions, so this expert is no better than random.
     assert choose(tmp_path, FAKE_COUNT, allow_weak=True).revision == best

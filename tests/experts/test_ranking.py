@@ -10,6 +10,7 @@ from experts.ranking import (
     Standing,
     best_by_return,
     best_by_success,
+    best_of,
     is_better_than_random,
     random_among,
     standings,
@@ -89,3 +90,22 @@ def test_jat_s_scale_has_its_random_at_0_and_its_expert_at_1(tmp_path: Path) -> 
         assert found.on_jat_scale is not None
         assert found.on_jat_scale.mean == pytest.approx(score, abs=1e-4)
     assert standing(tmp_path, 0.1, [1, 2]).on_jat_scale is None  # JAT has no such task
+
+
+def test_the_best_earns_most_among_those_that_succeed_about_as_often_as_any(tmp_path: Path) -> None:
+    idle = store(tmp_path, 0.1, [9] * 100, [False] * 100)
+    often = store(tmp_path, 0.2, [5] * 100, [True] * 95 + [False] * 5)
+    always = store(tmp_path, 0.3, [4] * 100, [True] * 100)
+    found = standings(tmp_path, FAKE_COUNT)
+    assert [s.revision for s in found] == [idle, often, always]
+    assert best_of(found) is found[1]
+    assert best_of([found[0], found[2]]) is found[2]
+    assert best_of(found[:1]) is found[0]
+    assert best_of([]) is None
+
+
+def test_without_a_notion_of_success_the_best_earns_most(tmp_path: Path) -> None:
+    store(tmp_path, 0.1, [1, 2])
+    high = store(tmp_path, 0.2, [3, 4])
+    best = best_of(standings(tmp_path, FAKE_COUNT))
+    assert best is not None and best.revision == high
