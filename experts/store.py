@@ -88,10 +88,19 @@ def write_expert(
     versions: Mapping[str, str] | None = None,
     curve: Sequence[CurvePoint] = (),
 ) -> StoredExpert:
-    """Add a network to the store of ``out``; the same spec and weights are the same revision and written once."""
+    """Add a network to the store of ``out``; the same spec and weights are the same revision and written once.
+
+    Arrays in float16 are written as such, all others in float32.
+    """
+    import torch
     from safetensors.torch import save
 
-    data = save({name: array.detach().float().contiguous() for name, array in arrays.items()})
+    data = save(
+        {
+            name: (array if array.dtype == torch.float16 else array.float()).detach().contiguous()
+            for name, array in arrays.items()
+        }
+    )
     revision = f"{kind}-{hashlib.sha256(digest_of(spec).encode() + data).hexdigest()[:8]}"
     record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
     folder = experts_directory(out, task_name) / revision

@@ -82,6 +82,8 @@ def test_the_expert_computes_the_logits_of_the_training_network() -> None:
     network = ActorCritic(ATARI, task.action.size)
     with torch.no_grad():
         network.policy.weight.normal_()
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half())  # what the store keeps
     frames = np.random.default_rng(0).integers(0, 256, (20, 84, 84, 4), np.uint8)
     blocks = np.concatenate([to_blocks(np.ascontiguousarray(frames[..., i])) for i in range(4)], axis=-1)
     network.pixels.update(torch.from_numpy(blocks[:16]).float() / 255)
