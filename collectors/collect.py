@@ -28,11 +28,12 @@ from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
 from pipeline.cli import parse, run
 from pipeline.episode import Episode
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import exclusive, read_json, remove_leftovers, update_json
+from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.jobs import Resources, Supervision, run_jobs
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
 from pipeline.policy import Policy
+from pipeline.records import read_values
 from pipeline.rollout import rejected_episode, rollout
 from pipeline.seeds import SPLITS
 from pipeline.shards import Actor, finished_shards, index_shards, write_shard
@@ -247,9 +248,19 @@ def _quarantine_path(root: Path, task: Task) -> Path:
 
 
 def _quarantine(root: Path, task: Task) -> dict[int, str]:
-    """Reasons by seed."""
+    """Reasons by seed.
+
+    Raises:
+        UserError: the file says something else.
+    """
     path = _quarantine_path(root, task)
-    return {int(seed): reason for seed, reason in read_json(path).items()} if path.exists() else {}
+    if not path.exists():
+        return {}
+    fix = "delete it and run `make collect` again"
+    found = read_values(path, dict[str, str], "a list of seeds in quarantine", fix)
+    if not all(seed.isdecimal() for seed in found):
+        raise UserError(f"{path} names seeds that are no numbers; {fix}")
+    return {int(seed): reason for seed, reason in found.items()}
 
 
 def _quarantine_lethal_seeds(config: CollectConfig, job: CollectJob) -> None:

@@ -209,14 +209,14 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """What a JSON file says. ``pipeline/records.py`` reads those that hold a dataclass, and checks their types.
 
     Raises:
-        UserError: it is no JSON, which a file of ``write_json`` is only after damage.
+        UserError: it is no JSON, which a file of ``write_json`` is only after damage, or nested without end.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: no JSON ({error}); delete it and run what writes it again") from error
 
 

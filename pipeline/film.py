@@ -15,8 +15,9 @@ import numpy as np
 
 from pipeline.episode import Episode
 from pipeline.errors import UserError
-from pipeline.files import read_json, update_json
+from pipeline.files import update_json
 from pipeline.measurement import experts_directory
+from pipeline.records import read_record
 from pipeline.tasks import Task
 
 # Steps per frame and frames per second: a grid world is read step by step, an arm's 100 steps are one motion.
@@ -159,5 +160,6 @@ def expert_films(out: Path, task_name: str, revision: str) -> Path:
 
 def films_in(directory: Path) -> dict[int, Filmed]:
     """The complete films of a directory, by seed; none if there is no such directory."""
-    found = [Filmed(**read_json(path)) for path in sorted(directory.glob("*.json"))]
+    fix = "delete it and make the film again"
+    found = [read_record(path, Filmed, "the record of a film", fix) for path in sorted(directory.glob("*.json"))]
     return {filmed.seed: filmed for filmed in found if filmed.path(directory).exists()}

@@ -1,16 +1,27 @@
 """Typed manifests: what a finished file or directory says about itself. A manifest is written last, so its
-existence means "complete"."""
+existence means "complete".
+
+A manifest may be damaged or a stranger's. Types and names are checked where it is read: what it names lies in its own
+folder, and no name in it can become a path, a table or a page that is not meant. What it counts is checked by
+``pipeline/validate.py``, which counts again.
+"""
 
 from __future__ import annotations
 
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.records import RecordError, record_of
 
-SplitT = TypeVar("SplitT")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+MAX_NAME, MAX_TEXT = 200, 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -69,16 +80,25 @@ class ShardManifest:
     def load(path: Path) -> ShardManifest:
         """Raises UserError if the file is not the manifest of a shard."""
         try:
-            return ShardManifest.from_json(read_json(path))
-        except (KeyError, TypeError) as error:
+            return ShardManifest.from_json(read_json(path), path.name)
+        except RecordError as error:
             raise UserError(
                 f"{path} is not the manifest of a shard ({error}); delete it and run `make collect` again"
             ) from error
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> ShardManifest:
-        entries = {name: FileEntry(**raw[name]) for name in ("data", "episodes")}
-        return ShardManifest(**{**raw, **entries})
+    def from_json(raw: Any, file_name: str) -> ShardManifest:
+        """The manifest that a sidecar of that name holds.
+
+        Raises:
+            RecordError: it is none, or names other files than those beside it.
+        """
+        manifest = record_of(raw, ShardManifest)
+        _check_beside(file_name, data=manifest.data, episodes=manifest.episodes)
+        check_name("task", manifest.task)
+        texts = (manifest.expert, manifest.expert_revision, manifest.noise, manifest.source, manifest.environment)
+        _check_texts(texts, manifest.versions, manifest.versions.values())
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -127,10 +147,13 @@ class DocumentShard:
     def load(path: Path) -> DocumentShard:
         """Raises UserError if the file is not the manifest of a shard of documents."""
         try:
-            raw = read_json(path)
-            entries = {name: FileEntry(**raw[name]) for name in ("data", "documents")}
-            return DocumentShard(**{**raw, **entries})
-        except (KeyError, TypeError) as error:
+            shard = record_of(read_json(path), DocumentShard)
+            _check_beside(path.name, data=shard.data, documents=shard.documents)
+            check_name("corpus", shard.corpus)
+            for texts in (shard.options, shard.versions):
+                _check_texts((shard.source, shard.revision), texts, texts.values())
+            return shard
+        except RecordError as error:
             raise UserError(
                 f"{path} is not the manifest of a shard of documents ({error}); delete it and run `make corpora` again"
             ) from error
@@ -222,22 +245,27 @@ class DatasetManifest:
     def load(path: Path) -> DatasetManifest:
         """Raises UserError if the file is not the manifest of a dataset."""
         try:
-            return DatasetManifest._from_json(read_json(path))
-        except (KeyError, TypeError, AttributeError) as error:
+            manifest = record_of(read_json(path), DatasetManifest)
+            manifest._check_names()
+        except RecordError as error:
             raise UserError(f"{path} is not the manifest of a dataset ({error}); build the dataset again") from error
+        return manifest
 
-    @staticmethod
-    def _from_json(raw: dict[str, Any]) -> DatasetManifest:
-        tasks = {
-            name: TaskManifest(**{**task, "splits": _splits(SplitManifest, task["splits"], "data", "episodes")})
-            for name, task in raw["tasks"].items()
-        }
-        corpora = {
-            name: CorpusManifest(**{**corpus, "splits": _splits(CorpusSplit, corpus["splits"], "data", "documents")})
-            for name, corpus in raw.get("corpora", {}).items()
-        }
-        descriptions = tuple(FileEntry(**entry) for entry in raw.get("descriptions", ()))
-        return DatasetManifest(raw["digest"], tasks, corpora, descriptions)
+    def _check_names(self) -> None:
+        for name, task in self.tasks.items():
+            check_name("task", name)
+            _check_texts((task.expert, task.expert_revision), task.versions, task.versions.values())
+            _check_texts(task.imported, *task.imported.values())
+        for name, corpus in self.corpora.items():
+            check_name("corpus", name)
+            for texts in (corpus.options, corpus.versions):
+                _check_texts((corpus.source, corpus.revision), texts, texts.values())
+        names_of_tasks = (name for task in self.tasks.values() for name in task.splits)
+        names_of_corpora = (name for corpus in self.corpora.values() for name in corpus.splits)
+        for split in itertools.chain(names_of_tasks, names_of_corpora):
+            check_name("split", split)
+        for entry in self.files:
+            check_relative("file", entry.name)
 
     @property
     def files(self) -> list[FileEntry]:
@@ -257,9 +285,45 @@ def collected_by(out: Path) -> dict[str, str]:
     return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}
 
 
-def _splits(kind: type[SplitT], raw: dict[str, Any], *files: str) -> dict[str, SplitT]:
-    """Splits by name; of each the fields ``files`` list files."""
-    return {
-        split: kind(**{**value, **{name: tuple(FileEntry(**entry) for entry in value[name]) for name in files}})
-        for split, value in raw.items()
-    }
+def check_name(what: str, name: str) -> None:
+    """Refuse what is no plain name: letters, digits and ``._+-``.
+
+    Raises:
+        RecordError: names it.
+    """
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no name of letters, digits and ._+-")
+
+
+def check_relative(what: str, name: str) -> None:
+    """Refuse what is no path within a folder: absolute, upwards, or with characters that mean more than themselves.
+
+    Raises:
+        RecordError: names it.
+    """
+    path = PurePosixPath(name)
+    is_within = not path.is_absolute() and ".." not in path.parts and str(path) == name
+    if not is_within or "\\" in name or not name.isprintable() or len(name) > MAX_TEXT:
+        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no path within its folder")
+
+
+def _check_beside(file_name: str, **entries: FileEntry) -> None:
+    """Refuse a sidecar that names other files than those beside it, which are named as it is."""
+    stem = file_name.removesuffix(".json")
+    for kind, entry in entries.items():
+        expected = f"{stem}.parquet" if kind == "data" else f"{stem}.{kind}.parquet"
+        if entry.name != expected:
+            raise RecordError(f"{kind}.name is {entry.name[:MAX_NAME]!r}, expected {expected}")
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text is one line without control characters, and not too long to show."""
+    is_control = (unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
+    return len(text) <= MAX_TEXT and not any(is_control)
+
+
+def _check_texts(*groups: Iterable[str | None]) -> None:
+    """Refuse texts that are not one line."""
+    for text in itertools.chain.from_iterable(groups):
+        if text is not None and not is_one_line(text):
+            raise RecordError(f"{text[:MAX_NAME]!r} is not one line of text")

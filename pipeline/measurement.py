@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.episode import Episode
-from pipeline.files import read_json
+from pipeline.records import read_record
 from pipeline.scores import Interval, mean_interval
 from pipeline.seeds import seeds_of
 from pipeline.tasks import Task
@@ -120,7 +120,7 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
     path = folder / MEASUREMENT
     if not path.exists():
         return None
-    found = Measurement(**read_json(path))
+    found = read_record(path, Measurement, "a measurement", "delete it and measure again with `make experts`")
     is_valid = (
         (found.task, found.revision) == (task.name, folder.name)
         and found.versions == versions_of(task.packages)

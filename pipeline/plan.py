@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.files import list_folders, read_json, update_json
+from pipeline.files import list_folders, update_json
 from pipeline.manifest import ShardManifest, shard_stem
+from pipeline.records import read_record
 from pipeline.seeds import FIRST_SEED
 from pipeline.tasks import Task
 
@@ -72,9 +73,15 @@ def read_plan(root: Path) -> dict[str, TaskPlan]:
 
 
 def read_task_plan(root: Path, task_name: str) -> TaskPlan | None:
-    """The plan of one task, or None."""
+    """The plan of one task, or None.
+
+    Raises:
+        UserError: the file is not a plan.
+    """
     path = root / task_name / PLAN
-    return TaskPlan(**read_json(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    return read_record(path, TaskPlan, "the plan of a task", "delete it and run `make collect` again")
 
 
 def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:

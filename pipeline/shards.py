@@ -11,6 +11,7 @@ Memory is bounded by two row groups: one is written while the next is played.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,12 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.episode import Episode
+from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of, list_sizes, read_json, replacing, sha256_of, update_json, write_json
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.parquet import COMPRESSION, ROW_GROUP_BYTES, ends_row_group, parquet_options
 from pipeline.plan import ShardJob
+from pipeline.records import RecordError
 from pipeline.schema import data_table, episode_features, features
 from pipeline.versions import format_versions, versions_of
+
+log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
@@ -209,21 +214,42 @@ def index_shards(root: Path, task_name: str) -> None:
     """Bring a task's index up to date. It only saves time: a sidecar that is not in it, or has changed, is read."""
     found = _finished(root / task_name)
     if found:
-        index = {name: {"stamp": stamp, **dataclasses.asdict(manifest)} for name, (manifest, stamp) in found.items()}
+        index = {
+            name: {"stamp": stamp, "digest": digest_of(manifest), "manifest": dataclasses.asdict(manifest)}
+            for name, (manifest, stamp) in found.items()
+        }
         update_json(root / task_name / INDEX, index, indent=None)
 
 
 def _finished(directory: Path) -> dict[str, tuple[ShardManifest, str]]:
     """By name of the sidecar: the manifest, and the stamp of the sidecar it was read from."""
     sizes = list_sizes(directory)
-    index = read_json(directory / INDEX) if INDEX in sizes else {}
+    index = read_cache(directory / INDEX) if INDEX in sizes else {}
     found = {}
     for name in sorted(filter(SIDECAR.fullmatch, sizes)):
-        known, stamp = index.get(name), sizes[name][1]
-        if known is not None and known.pop("stamp") == stamp:
-            manifest = ShardManifest.from_json(known)
-        else:
-            manifest = ShardManifest.load(directory / name)
+        stamp = f"{sizes[name][0]} {sizes[name][1]}"
+        manifest = _indexed(name, index.get(name), stamp) or ShardManifest.load(directory / name)
         if are_there((manifest.data, manifest.episodes), sizes):
             found[name] = (manifest, stamp)
     return found
+
+
+def _indexed(name: str, entry: Any, stamp: str) -> ShardManifest | None:
+    """What the index says of a sidecar that has not changed since; None if it does not, or the index is damaged."""
+    if not isinstance(entry, dict) or entry.get("stamp") != stamp:
+        return None
+    try:
+        is_whole = entry.get("digest") == digest_of(entry.get("manifest"))
+        return ShardManifest.from_json(entry["manifest"], name) if is_whole else None
+    except (RecordError, RecursionError):
+        return None
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """What a file says that only saves time; nothing if it is damaged, so that it is made again."""
+    try:
+        found = read_json(path)
+    except UserError as error:
+        log.warning("%s", f"{path} is made again: {first_line(error)}")
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.records import read_record, record_of
 from pipeline.schema import REWARDS, action_column, observation_column
 from pipeline.shards import MAX_REASON
 from pipeline.tasks import IMAGE, Task
@@ -197,17 +197,9 @@ class SplitStatistics:
         )
 
     @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> SplitStatistics:
-        values = dict(raw)
-        for name in ("returns", "lengths", "rewards", "observations", "actions"):
-            values[name] = values[name] and Moments(**_with_tuples(values[name]))
-        for name in ("return_histogram", "length_histogram"):
-            values[name] = Histogram(**_with_tuples(values[name]))
-        return SplitStatistics(**_with_tuples(values))
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    def from_json(raw: Any) -> SplitStatistics:
+        """Raises RecordError if it is none."""
+        return record_of(raw, SplitStatistics)
 
 
 def _merged(a: Any, b: Any) -> Any:
@@ -299,11 +291,6 @@ class TaskStatistics:
     task: str
     splits: dict[str, SplitStatistics]
 
-    @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> TaskStatistics:
-        splits = {name: SplitStatistics.from_json(value) for name, value in raw["splits"].items()}
-        return TaskStatistics(raw["task"], splits)
-
 
 def statistics_path(dataset: Path, task_name: str) -> Path:
     return dataset / FOLDER / f"{task_name}.json"
@@ -319,7 +306,4 @@ def load_statistics(dataset: Path, task: Task) -> TaskStatistics:
     fix = f"build the dataset anew with `make dataset TASK={task.name}`"
     if not path.exists():
         raise UserError(f"{path} is missing; {fix}")
-    try:
-        return TaskStatistics.from_json(read_json(path))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} are no statistics ({error}); remove it and {fix}") from error
+    return read_record(path, TaskStatistics, "the statistics of a task", f"remove it and {fix}")

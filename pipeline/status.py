@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pipeline.files import list_folders, list_sizes, process_exists, read_json
+from pipeline.errors import UserError, first_line
+from pipeline.files import list_folders, list_sizes, process_exists
+from pipeline.records import RecordError, read_values, record_of
+
+log = logging.getLogger(__name__)
 
 FOLDER = "status"
 RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
@@ -146,7 +152,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
-    """Of the runs below ``out``, of one stage or of all, by start."""
+    """Of the runs below ``out``, of one stage or of all, by start. A damaged one is left out, which the log says."""
     folders = list_folders(out / FOLDER) if stage == "*" else [out / FOLDER / stage]
     known = {field.name for field in dataclasses.fields(StageStatus)}
     found = []
@@ -155,7 +161,9 @@ def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             with contextlib.suppress(FileNotFoundError):  # a later run has just taken its place
-                raw = {key: value for key, value in read_json(folder / name).items() if key in known}
-                tasks = {task: TaskCount(**count) for task, count in raw.get("tasks", {}).items()}
-                found.append(StageStatus(**{**raw, "tasks": tasks}))
+                try:
+                    raw = read_values(folder / name, dict[str, Any], "the status of a stage", "delete it")
+                    found.append(record_of({key: raw[key] for key in raw if key in known}, StageStatus))
+                except (UserError, RecordError) as error:
+                    log.warning("%s is left out: %s", folder / name, first_line(error))
     return sorted(found, key=lambda status: status.started)

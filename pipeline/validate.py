@@ -1,10 +1,12 @@
 """The rules a shard must keep: its bytes, its manifest, its side table, its episodes, and its place among others.
 
-``check_shard`` refuses what breaks one with the file, the row and the reason; ``scan_shard`` tells all that does.
+``check_shard`` refuses what breaks one with the file, the row and the reason; ``scan_shard`` tells all that does. What
+a side table or a manifest says of returns, successes and rejections is counted again, from the data and the side table.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from pipeline.episode_rules import (
 from pipeline.errors import UserError, first_line
 from pipeline.files import sha256_of
 from pipeline.manifest import FileEntry, ShardManifest
+from pipeline.outcomes import Rewards, count_outcomes, scan_outcomes
 from pipeline.schema import EPISODE_COLUMNS_ADDED, episode_features
 from pipeline.seeds import SPLITS, seed_range
+from pipeline.shards import MAX_REASON
 from pipeline.tasks import Task
 from pipeline.versions import format_versions
 
@@ -86,12 +90,17 @@ def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report
     sound = [scan_file(directory, entry, report) for entry in (shard.data, shard.episodes)]
     side = read_side(directory / shard.episodes.name, report) if sound[1] else None
     data_path = directory / shard.data.name
-    lengths = scan_episodes(task, data_path, report, flagged_rows(side), take) if sound[0] else None
+    rewards = Rewards(take)
+    lengths = scan_episodes(task, data_path, report, flagged_rows(side), rewards.take) if sound[0] else None
     if side is not None:
         _scan_side(directory, shard, side, lengths, report)
+        scan_outcomes(task, directory / shard.episodes.name, side, lengths, rewards, report)
+        _scan_counts(task, sidecar, shard, side, report)
 
 
 def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Problem]:
+    if Path(shard.data.name).stem != shard.stem:  # the file's own name was compared with it when it was read
+        yield Problem(SEEDS, sidecar, f"{shard.data.name} is named for other seeds than {shard.stem}")
     if shard.split not in SPLITS:
         yield Problem(SEEDS, sidecar, f"split {shard.split!r}, expected one of {', '.join(SPLITS)}")
         return
@@ -132,17 +141,32 @@ def _scan_side(
             report(Problem(SEEDS, path, "imported episodes have seeds, which say nothing of this environment"))
     else:
         last_seed = shard.first_seed + shard.num_seeds - 1
-        if side["seed"].to_pylist() != list(range(shard.first_seed, last_seed + 1)):
+        seeds = side["seed"]
+        counted = np.arange(len(side)) + shard.first_seed
+        if seeds.null_count or len(side) != shard.num_seeds or (seeds.to_numpy() != counted).any():
             report(Problem(SEEDS, path, f"seeds are not {shard.first_seed} to {last_seed}, each once"))
     scan_versions(path, side, shard.versions, report)
-    num_rejected = side["row"].null_count
-    if num_rejected != shard.num_rejected:
-        report(Problem(TOTALS, path, f"{num_rejected} rejected, the manifest says {shard.num_rejected}"))
-    num_flagged = int(flagged_rows(side).sum())
-    if num_flagged != shard.num_flagged:
-        report(Problem(TOTALS, path, f"{num_flagged} flagged, the manifest says {shard.num_flagged}"))
     if lengths is not None and len(lengths) == shard.num_episodes and lengths.sum() != shard.num_steps:
         report(Problem(TOTALS, data_path, f"{lengths.sum()} steps, the manifest says {shard.num_steps}"))
+
+
+def _scan_counts(task: Task, sidecar: Path, shard: ShardManifest, side: pa.Table, report: Report) -> None:
+    """What a manifest counts, counted again."""
+    counts = count_outcomes(task, side)
+    reasons = Counter(reason[:MAX_REASON] for reason in side["rejected"].drop_null().to_pylist())
+    pairs = [
+        ("rejected", counts.num_rejected, shard.num_rejected),
+        ("flagged", int(flagged_rows(side).sum()), shard.num_flagged),
+        ("successes", counts.num_successes, shard.num_successes),
+    ]
+    for what, found, said in pairs:
+        if found != said:
+            report(Problem(TOTALS, sidecar, f"{said} {what}, the side table has {found}"))
+    if counts.num_rejected == shard.num_rejected and reasons != Counter(shard.rejected):
+        report(Problem(TOTALS, sidecar, "the reasons for rejections are not those of the side table"))
+    if not counts.has_return_sum(shard.return_sum):
+        reason = f"return_sum {shard.return_sum:g}, the side table has {counts.return_sum:g}"
+        report(Problem(TOTALS, sidecar, reason))
 
 
 def flagged_rows(side: pa.Table | None) -> np.ndarray:
@@ -200,7 +224,7 @@ def scan_rows(
         report: gets each problem.
     """
     accepted = side.filter(pa.compute.is_valid(side["row"]))
-    if accepted["row"].to_pylist() != list(range(num_episodes)):
+    if len(accepted) != num_episodes or (accepted["row"].to_numpy() != np.arange(len(accepted))).any():
         report(Problem(ROWS, path, f"accepted rows are not 0 to {num_episodes - 1} in order"))
     if lengths is None:
         return

@@ -1,7 +1,7 @@
 """Every shard is looked into once, and what was found is kept beside it, in ``checked.json``.
 
-A later build looks again only into shards that are new, whose files have another size or time of change than when they
-were checked, or that were checked by older rules. ``make validate`` trusts no record: it reads everything.
+A later build looks again only into shards that are new, whose files or manifest are others than when they were checked,
+or that were checked by older rules. A damaged record is none. ``make validate`` trusts no record: it reads everything.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from collectors.dataset.sources import Shard
-from pipeline.files import list_sizes, read_json, update_json
+from pipeline.files import digest_of, list_sizes, update_json
 from pipeline.manifest import FileEntry
 from pipeline.progress import Progress
+from pipeline.records import RecordError
+from pipeline.shards import read_cache
 from pipeline.statistics import SplitStatistics, StepStatistics, split_statistics
 from pipeline.tasks import Task
 from pipeline.validate import check_shard, refuse, scan_together
 
 CHECKED = "checked.json"
-RULES = 3  # raise it when what `visit` checks or finds changes, so that every shard is visited again
+RULES = 4  # raise it when what `visit` checks or finds changes, so that every shard is visited again
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,17 @@ class ToCheck:
 
     Attributes:
         stem: of its file names.
-        key: of its content.
+        key: of its content and manifest.
         files: that are read.
         visit: reads it whole and checks it; returns what later builds need to know of it.
+        is_usable: whether what a visit returned can still be used as it stands in the record.
     """
 
     stem: str
     key: str
     files: tuple[FileEntry, ...]
     visit: Callable[[], dict[str, Any]]
+    is_usable: Callable[[dict[str, Any]], bool] = lambda record: True
 
 
 def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress: Progress) -> list[dict[str, Any]]:
@@ -52,19 +56,36 @@ def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress:
         UserError: a shard breaks a rule.
     """
     sizes = list_sizes(directory)
-    known = read_json(directory / CHECKED) if CHECKED in sizes else {}
+    known = read_cache(directory / CHECKED) if CHECKED in sizes else {}
     found: dict[str, dict[str, Any]] = {}
     try:
         for shard in shards:
             stamps = [list(sizes[entry.name]) for entry in shard.files]
             record = {"key": shard.key, "stamps": stamps, "rules": rules}
-            before = known.get(shard.stem, {})
-            found[shard.stem] = before if record.items() <= before.items() else record | shard.visit()
+            before = _valid(known.get(shard.stem), record, shard)
+            found[shard.stem] = before if before is not None else _signed(record | shard.visit())
             progress.advance()
     finally:
         if found != known:
             update_json(directory / CHECKED, known | found, None)
     return [found[shard.stem] for shard in shards]
+
+
+def _signed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with a digest of itself, by which damage shows."""
+    return {**record, "digest": digest_of(record)}
+
+
+def _valid(before: Any, record: dict[str, Any], shard: ToCheck) -> dict[str, Any] | None:
+    """An earlier record if it says what a visit would find: whole, and of these files and rules. Else None."""
+    if not isinstance(before, dict) or any(before.get(name) != value for name, value in record.items()):
+        return None
+    rest = {name: value for name, value in before.items() if name != "digest"}
+    try:
+        is_whole = before.get("digest") == digest_of(rest)
+    except RecursionError:
+        return None
+    return before if is_whole and shard.is_usable(before) else None
 
 
 def visit(task: Task, shard: Shard) -> SplitStatistics:
@@ -104,7 +125,16 @@ def _to_check(task: Task, shard: Shard) -> ToCheck:
     manifest = shard.manifest
     return ToCheck(
         manifest.stem,
-        shard.key,
+        digest_of(manifest),
         (manifest.data, manifest.episodes),
         lambda: {"statistics": dataclasses.asdict(visit(task, shard))},
+        _has_statistics,
     )
+
+
+def _has_statistics(record: dict[str, Any]) -> bool:
+    try:
+        SplitStatistics.from_json(record["statistics"])
+    except (KeyError, RecordError):
+        return False
+    return True

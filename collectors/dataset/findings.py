@@ -51,7 +51,9 @@ class Findings:
         totals.steps += steps
         totals.num_bytes += num_bytes
 
-    def compare(self, manifest: Path, whose: str, said: Mapping[str, int], found: Mapping[str, int]) -> None:
+    def compare(
+        self, manifest: Path, whose: str, said: Mapping[str, int | None], found: Mapping[str, int | None]
+    ) -> None:
         """Tell which totals a manifest says that its files do not have; ``whose`` they are, in words."""
         for what, number in said.items():
             if found[what] != number:

@@ -27,6 +27,7 @@ from pipeline.episode_rules import Problem, scan_episodes
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import is_local
 from pipeline.manifest import CorpusSplit, DatasetManifest, SplitManifest
+from pipeline.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes, scan_outcomes
 from pipeline.progress import Progress
 from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
 from pipeline.seeds import SPLITS, seed_range
@@ -142,18 +143,19 @@ def _validate_split(
     """Check the files of a split; returns the seeds of each side table."""
     seeds = []
     found = {"episodes": 0, "steps": 0, "rejected": 0}
+    outcomes: list[Outcomes] = []
     is_complete = len(info.data) == len(info.episodes)
     if not is_complete:
         reason = f"{task.name}, {split}: {len(info.data)} data files and {len(info.episodes)} side tables"
         findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
     for data, episodes in zip(info.data, info.episodes, strict=False):
         data_path, side_path = dataset / data.name, dataset / episodes.name
-        lengths = None
+        lengths, rewards = None, Rewards()
         side = read_side(side_path, findings.add) if scan_file(dataset, episodes, findings.add) else None
         flagged = flagged_rows(side)
         findings.num_flagged += int(flagged.sum())
         if scan_file(dataset, data, findings.add):
-            lengths = scan_episodes(task, data_path, findings.add, flagged)
+            lengths = scan_episodes(task, data_path, findings.add, flagged, rewards.take)
             findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), data.num_bytes)
         progress.advance(2)
         is_complete &= lengths is not None and side is not None
@@ -161,6 +163,8 @@ def _validate_split(
             num_rejected = side["row"].null_count
             scan_rows(side_path, side, len(side) - num_rejected, data_path, lengths, findings.add)
             scan_versions(side_path, side, versions, findings.add)
+            scan_outcomes(task, side_path, side, lengths, rewards, findings.add)
+            outcomes.append(count_outcomes(task, side))
             found["rejected"] += num_rejected
             values = side["seed"].drop_null().to_numpy()
             seeds.append((side_path, values))
@@ -170,7 +174,13 @@ def _validate_split(
             found["steps"] += int(lengths.sum())
     said = {"episodes": info.num_episodes, "steps": info.num_steps, "rejected": info.num_rejected}
     if is_complete:
-        findings.compare(dataset / DatasetManifest.FILE_NAME, f"{task.name}, {split}", said, found)
+        whose, total = f"{task.name}, {split}", merge_outcomes(outcomes)
+        findings.compare(dataset / DatasetManifest.FILE_NAME, whose, said, found)
+        successes = {"successes": info.num_successes}
+        findings.compare(dataset / DatasetManifest.FILE_NAME, whose, successes, {"successes": total.num_successes})
+        if not total.has_return_sum(info.mean_return * max(1, total.num_episodes)):
+            reason = f"{whose}: mean return {info.mean_return:g}, the files have {total.mean_return:g}"
+            findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
     return seeds
 
 

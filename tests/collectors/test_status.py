@@ -148,3 +148,13 @@ def test_the_plan_keeps_tasks_and_larger_numbers_of_earlier_runs(tmp_path: Path)
 )
 def test_seconds_are_told_in_a_unit_that_fits(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stage": 1}', '{"stage": "collect"}', "[" * 100_000])
+def test_a_damaged_status_is_left_out_and_told(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "status" / "collect").mkdir(parents=True)
+    (tmp_path / "status" / "collect" / "here-1.json").write_text(text)
+    write_json(tmp_path / "status" / "collect" / "here-2.json", StageStatus("collect", "*", str(tmp_path)))
+    (found,) = read_statuses(tmp_path)
+    assert found.stage == "collect"
+    assert "here-1.json is left out" in caplog.text

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import UserError
 from pipeline.manifest import FileEntry, ShardManifest
-from pipeline.plan import ShardJob, missing_jobs
+from pipeline.plan import ShardJob, missing_jobs, read_task_plan
 from tests.fakes import FAKE_COUNT
 
 TEST = 1_000_000_000
@@ -99,3 +101,12 @@ def test_a_job_names_its_file_by_split_first_seed_and_count() -> None:
     assert list(job.seeds) == list(range(TEST + 250, TEST + 275))
     # The order of the names is the order of the seeds.
     assert ShardJob(FAKE_COUNT, "train", 90, 10, "random").stem < ShardJob(FAKE_COUNT, "train", 100, 1, "random").stem
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"expert": 1}', "[" * 100_000])
+def test_a_plan_of_other_types_is_one_line_that_says_what_to_do(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "fake-count" / "plan.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"plan.json is .*delete it and run"):
+        read_task_plan(tmp_path, "fake-count")

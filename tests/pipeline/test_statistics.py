@@ -202,7 +202,7 @@ def test_missing_and_damaged_statistics_are_told_with_the_fix(tmp_path: Path) ->
         path = statistics_path(tmp_path, "fake-count")
         path.parent.mkdir(exist_ok=True)
         path.write_text(damage)
-        with pytest.raises(UserError, match=r"fake-count.json are no statistics .* remove it and build"):
+        with pytest.raises(UserError, match=r"fake-count.json is not the statistics of a task .* remove it and build"):
             load_statistics(tmp_path, FAKE_COUNT)
 
 

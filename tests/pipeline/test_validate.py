@@ -244,3 +244,44 @@ def test_a_row_too_many_is_refused(group_rows: int, tmp_path: Path) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path, row_group_size=group_rows)
     manifest = replace(manifest, data=FileEntry(path.name, path.stat().st_size, sha256_of(path)))
     refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(DATA)}: 5 episodes, expected 4")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"return_sum": 1e9}, r"000004.json: return_sum 1e\+09, the side table has "),
+        ({"return_sum": float("nan")}, r"return_sum nan, the side table has "),
+        ({"return_sum": float("inf")}, r"return_sum inf, the side table has "),
+        ({"num_successes": 99}, r"99 successes, the side table has 2"),
+        ({"num_successes": None}, r"None successes, the side table has 2"),
+        ({"rejected": {"another reason": 1}}, r"the reasons for rejections are not those of the side table"),
+        ({"rejected": {"lost": 2}}, r"2 rejected, the side table has 1"),
+        ({"num_flagged": 1}, r"1 flagged, the side table has 0"),
+        ({"num_episodes": 10**15}, r"accepted rows are not 0 to 9+ in order"),
+    ],
+)
+def test_what_a_manifest_counts_is_counted_again(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    reject = {2: lambda episode: replace(episode, ended="rejected", rejected="lost")}
+    manifest = replace(write(tmp_path, FAKE_GRID, reject), **fields)
+    refused(tmp_path, FAKE_GRID, manifest, message)
+
+
+@pytest.mark.parametrize("value", [1e9, float("nan"), float("-inf")])
+def test_a_return_that_is_not_the_sum_of_the_rewards_is_refused(value: float, tmp_path: Path) -> None:
+    manifest = write(tmp_path, FAKE_COUNT)
+    returns = pq.read_table(tmp_path / "fake-count" / SIDE)["return"].to_pylist()
+    manifest = edit(tmp_path, manifest, "episodes", with_column("return", [*returns[:2], value, *returns[3:]]))
+    refused(tmp_path, FAKE_COUNT, manifest, rf"{re.escape(SIDE)}, row 2: return .*, the rewards sum up to ")
+
+
+def test_a_success_that_the_last_reward_does_not_tell_is_refused(tmp_path: Path) -> None:
+    manifest = write(tmp_path, FAKE_GRID)
+    successes = pq.read_table(tmp_path / FAKE_GRID.name / SIDE)["success"].to_pylist()
+    assert successes == [True, False, False, True]
+    manifest = edit(tmp_path, manifest, "episodes", with_column("success", [True, True, False, True]))
+    refused(tmp_path, FAKE_GRID, manifest, rf"{re.escape(SIDE)}, row 1: success True, the last reward says False")
+
+
+def test_sums_in_another_order_are_the_same(tmp_path: Path) -> None:
+    manifest = write(tmp_path, FAKE_COUNT)
+    check(tmp_path, FAKE_COUNT, replace(manifest, return_sum=manifest.return_sum * (1 + 1e-12)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.frames import decode_stacks
 from pipeline.manifest import DatasetManifest, ShardManifest
 from pipeline.plan import ShardJob
 from pipeline.schema import EpisodeBlock, read_blocks
+from pipeline.shards import index_shards
 from pipeline.statistics import load_statistics
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import check_shard
@@ -648,3 +650,116 @@ def test_a_configuration_opens_without_its_name(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_GRID)
     opened = load_dataset(str(build(tmp_path)), cache_dir=str(tmp_path / "cache"))
     assert opened["train"].features == load(tmp_path / "dataset", "fake-count")["train"].features
+
+
+@pytest.mark.parametrize("is_built", [False, True], ids=["first build", "after a build"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"return_sum": 1e9},
+        {"return_sum": float("nan")},
+        {"num_successes": 99},
+        {"num_episodes": 99},
+        {"num_steps": 99},
+        {"rejected": {"bored": 9}},
+    ],
+    ids=str,
+)
+def test_what_a_sidecar_counts_is_never_believed(fields: dict[str, Any], is_built: bool, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_GRID)
+    if is_built:
+        build(tmp_path)
+    resign(tmp_path / "shards" / FAKE_GRID.name / "train-0000000003-000002.json", **fields)
+    with pytest.raises(UserError, match=r"train-0000000003-000002"):
+        build(tmp_path)
+
+
+STEM = "train-0000000000-000003"
+DAMAGES = ["", "{", "[]", "3", "null", "[" * 100_000, f'{{"{STEM}": 1}}', f'{{"{STEM}": []}}', f'{{"{STEM}.json": 1}}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=range(len(DAMAGES)))
+@pytest.mark.parametrize("cache", ["checked.json", "index.json"])
+def test_a_damaged_cache_is_made_again(cache: str, damage: str, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    index_shards(tmp_path / "shards", FAKE_COUNT.name)
+    dataset = build(tmp_path)
+    path = tmp_path / "shards" / FAKE_COUNT.name / cache
+    before, manifest = read_json(path), read_json(dataset / "manifest.json")
+    path.write_text(damage)
+    shutil.rmtree(dataset)
+    build(tmp_path)
+    index_shards(tmp_path / "shards", FAKE_COUNT.name)
+    assert read_json(dataset / "manifest.json") == manifest
+    assert before.items() <= read_json(path).items()
+
+
+def change_numbers(value: Any) -> Any:
+    """The same with every fraction and count another; times and names stay."""
+    if isinstance(value, dict):
+        return {key: value[key] if key in ("stamp", "stamps", "rules") else change_numbers(value[key]) for key in value}
+    if isinstance(value, list):
+        return list(map(change_numbers, value))
+    return value + 1 if type(value) in (int, float) else value
+
+
+@pytest.mark.parametrize("cache", ["checked.json", "index.json"])
+def test_a_cache_with_other_numbers_is_not_believed(cache: str, tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    index_shards(tmp_path / "shards", FAKE_COUNT.name)
+    dataset = build(tmp_path)
+    before = {p.name: p.read_text() for p in (dataset / "manifest.json", dataset / "statistics" / "fake-count.json")}
+    path = tmp_path / "shards" / FAKE_COUNT.name / cache
+    path.write_text(json.dumps(change_numbers(read_json(path))))
+    shutil.rmtree(dataset)
+    build(tmp_path)
+    assert before == {p.name: p.read_text() for p in (dataset / "manifest.json", next(dataset.glob("statistics/*")))}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": {"name": "../../secret.parquet", "num_bytes": 1, "sha256": ""}}, r"data.name is '\.\./\.\./secret"),
+        ({"episodes": {"name": "/etc/passwd", "num_bytes": 1, "sha256": ""}}, r"episodes.name is '/etc/passwd'"),
+        ({"data": "x"}, r"data is 'x', expected an object"),
+        ({"task": "../fake-count"}, r"task '\.\./fake-count' is no name"),
+        ({"num_seeds": "3"}, r"num_seeds is '3', expected a whole number"),
+        ({"versions": {"numpy": 2}}, r"versions.numpy is 2, expected a string"),
+        ({"expert": "a\n| b"}, r"is not one line of text"),
+    ],
+)
+def test_a_sidecar_of_other_types_or_names_is_refused_in_one_line(
+    fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    resign(tmp_path / "shards" / "fake-count" / "train-0000000000-000003.json", **fields)
+    with pytest.raises(UserError, match=message) as caught:
+        build(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sidecar_whose_seeds_are_not_its_name_s_is_refused(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    resign(tmp_path / "shards" / "fake-count" / "train-0000000003-000002.json", num_seeds=10**6)
+    with pytest.raises(UserError, match=r"parquet is named for other seeds than train-0000000003-1000000"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": {"../../x": {}}}, r"tasks\.\.\./\.\./x\.expert is missing"),
+        ({"tasks": []}, r"tasks is a list"),
+        ({"digest": 3}, r"digest is 3"),
+        ({"descriptions": [{"name": "../x", "num_bytes": 1, "sha256": ""}]}, r"file '\.\./x' is no path within"),
+        ({"descriptions": [{"name": "/x", "num_bytes": 1, "sha256": ""}]}, r"file '/x' is no path within"),
+    ],
+)
+def test_a_dataset_manifest_that_names_what_is_not_its_own_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    manifest = build(tmp_path) / "manifest.json"
+    write_json(manifest, read_json(manifest) | change)
+    with pytest.raises(UserError, match=message):
+        build(tmp_path)
