@@ -1,7 +1,7 @@
 # A target is a `jat` command or two (`jat --help`); `make help` lists them, with the variables each takes.
 VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW_WEAK SOURCE ENVIRONMENT SEED DATASET \
 	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
-	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT PYTHON
+	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT QUEUE PYTHON
 # What programs read from the environment may be given in the same way; PY is another Python for the commands.
 ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR PY
 # A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
@@ -39,7 +39,7 @@ STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
 	corpora rates status import replay video dataset validate publish train ablations evaluate compare play publish-agent \
-	generate film report dags bench bench-train bench-eval bench-collect bench-parquet clean
+	generate film report experts-queue dags bench bench-train bench-eval bench-collect bench-parquet clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -95,6 +95,9 @@ tasks: setup ## print the task table (TASK=)
 experts: setup-experts ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
 	$(JAT) experts $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
 		$(call option,workers,WORKERS)
+
+experts-queue: setup-experts ## train the experts of the list QUEUE= (a TOML file; else the last list), for days if need be
+	$(JAT) experts-queue --out '$(OUT)' $(call option,queue,QUEUE) $(call option,workers,WORKERS)
 
 experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts/report/
 	$(JAT) experts-report --out '$(OUT)' $(TASKS)

@@ -1,4 +1,4 @@
-"""How far every stage is, and of a collection: planned, done, running, rejected and why, bytes, time left.
+"""How far every stage is, of a collection: planned, done, running, rejected and why, bytes, time left; the queue.
 
     python -m collectors.status --out runs/default
 
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experts.queue.states import read_reports
+from experts.queue.table import WIDTH as QUEUE_WIDTH
+from experts.queue.table import queue_table
 from pipeline import cli
 from pipeline.cli import parse, print_table
 from pipeline.corpora import CORPORA
@@ -249,7 +252,7 @@ def _collector_line(run: StageStatus) -> str:
 
 
 def show(config: StatusConfig) -> None:
-    """Print a table of the stages, and those of the collection and the corpora if there are any.
+    """Print a table of the stages, and those of the queue, the collection and the corpora if there are any.
 
     Raises:
         UserError: there is nothing to tell of.
@@ -257,11 +260,14 @@ def show(config: StatusConfig) -> None:
     runs = read_statuses(config.out)
     if runs:
         print_table(stages_table(runs), min_width=WIDTH)
+    queued = read_reports(config.out)
+    if queued:
+        print_table(queue_table(queued), min_width=QUEUE_WIDTH)
     root = config.out / "shards"
     corpora = corpora_table(root)
     if corpora:
         print_table(corpora, min_width=WIDTH)
-    if read_plan(root) or not (runs or corpora):
+    if read_plan(root) or not (runs or queued or corpora):
         print_table(status_table(root, [run for run in runs if run.stage == COLLECT]), min_width=WIDTH)
 
 

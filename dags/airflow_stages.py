@@ -6,6 +6,7 @@ environment:
 
     JAT_OUT            default of the parameter ``out``: an absolute path or a URL
     JAT_SCHEDULE       when `jat_experts` starts by itself, as cron; only by hand if not given
+    JAT_QUEUE_SCHEDULE the same for `jat_experts-queue`, which then goes on with the list of its last run
     JAT_RETRIES        of a unit of work that failed; 2 if not given
     JAT_RETRY_SECONDS  before the first retry, doubled for each later one; 60 if not given
     JAT_TIMEOUT_HOURS  a unit of work may take; 48 if not given
@@ -23,10 +24,12 @@ from airflow.sdk import DAG, Asset, AssetAny, BaseOperator, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from dags.launch import Launcher, StageError, check_out
-from dags.stages import ALL_STAGES, PUBLISH, STAGES, Stage
+from dags.stages import ALL_STAGES, PUBLISH, QUEUE, STAGES, Stage
 from dags.units import unit_name, units_of
 from pipeline.errors import UserError
 
+# Which setting says when a stage starts by itself.
+SCHEDULES = {STAGES[0]: "JAT_SCHEDULE", QUEUE: "JAT_QUEUE_SCHEDULE"}
 ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in ALL_STAGES}
 PARAMETERS = {
     "task": ("*", "Task name, domain, glob, or comma list of these"),
@@ -38,6 +41,7 @@ PARAMETERS = {
     "episodes": ("", "Training episodes per task; the recipe's if empty"),
     "source": ("", "Where corpora come from instead of the Hub: corpus=folder, or a comma list of these"),
     "expert": ("", "Who acts: best, a kind, a revision or a mix; best if empty"),
+    "queue": ("", "TOML file of long trainings, for jat_experts-queue; the list of its last run if empty"),
     "workers": ("2", "Worker processes of a unit of work"),
     "to": ("", "Where to publish: owner/name on the Hub, a URL or a folder; not published if empty"),
 }
@@ -95,7 +99,7 @@ def runs_of(params: dict[str, str], handed: list[dict[str, Any]]) -> list[dict[s
 
 def stage_dag(stage: Stage) -> DAG:
     """The DAG of a stage."""
-    cron = os.environ.get("JAT_SCHEDULE") if stage is STAGES[0] else None
+    cron = os.environ.get(SCHEDULES.get(stage, ""))
     schedule: Any = CronTriggerTimetable(cron, timezone="UTC") if cron else None
     if stage.after:
         schedule = AssetAny(*(ASSETS[name] for name in (stage.after, stage.also_after) if name))

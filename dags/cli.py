@@ -36,6 +36,7 @@ class Command:
 
 STAGES = (
     Command("experts", "experts.prepare", "find, train or load the expert of each task, and measure it"),
+    Command("experts-queue", "experts.queue.run", "train many experts in the order of a file, resumed after any kill"),
     Command("collect", "collectors.collect", "collect episodes of the experts into shards"),
     Command("corpora", "collectors.corpora", "collect documents (texts, images with captions) into shards"),
     Command("dataset", "collectors.dataset.build", "build the dataset from the shards; more in `dataset --help`"),

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dags.stages import CORPORA, PUBLISH, STAGES, Stage
+from dags.stages import ALL_STAGES, Stage
 from pipeline.cli import parse, run
 from pipeline.cluster import connect
 from pipeline.errors import JobsFailedError, UserError
@@ -55,7 +55,7 @@ class OnDiskConfig:
     """Run a stage on this machine's disk, for an output root in an object store."""
 
     stage: str
-    """dataset, publish, train, evaluate, film or report."""
+    """dataset, publish, experts-queue, train, evaluate, film or report."""
     out: Path
     """Root of all outputs of a run, a URL such as s3://bucket/run."""
     scratch: Path = field(default_factory=_scratch)
@@ -95,7 +95,7 @@ def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
 
 
 def _stage(name: str) -> Stage:
-    stages = {stage.name: stage for stage in (*STAGES, CORPORA, PUBLISH)}
+    stages = {stage.name: stage for stage in ALL_STAGES}
     if name not in stages:
         raise UserError(f"--stage is {name!r}; allowed: {', '.join(name for name, s in stages.items() if s.reads)}")
     if not stages[name].reads:

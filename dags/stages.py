@@ -62,12 +62,17 @@ STAGES = (
 )  # fmt: skip
 # Beside the others: texts and images, which come from elsewhere,
 CORPORA = Stage("corpora", "collectors.corpora", ("task", "workers", "episodes", "source"), None)
+# long trainings, which nobody waits for (of the chain's options it takes the number of workers alone),
+QUEUE = Stage(
+    "experts-queue", "experts.queue.run", ("queue", "workers"), None,
+    reads=("experts",), makes=("queue", "experts"),
+)  # fmt: skip
 # and what nothing waits for; it needs a place to publish to.
 PUBLISH = Stage(
     "publish", "collectors.dataset.publish", ("to",), "dataset", reads=("dataset",), makes=("publish",)
 )  # fmt: skip
 
-ALL_STAGES = (*STAGES, CORPORA, PUBLISH)
+ALL_STAGES = (*STAGES, CORPORA, QUEUE, PUBLISH)
 
 
 def command(stage: Stage, options: Mapping[str, str], python: str = sys.executable) -> list[str]:

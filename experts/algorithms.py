@@ -16,6 +16,7 @@ from pipeline.tasks import Task
 
 # Processes of a training whose driver was killed end within seconds; one that resumes it waits for that.
 LOCK_S = 60.0
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def train(job: TrainJob) -> StoredExpert:
         UserError: another process has been training in the same folder for ``LOCK_S`` seconds from now on.
         TrainingStoppedError: this process was asked to stop; the last checkpoint is written.
     """
-    with exclusive(job.folder / "lock", f"{job} is under way elsewhere: wait until it ends, or stop it", LOCK_S):
+    with exclusive(job.folder / LOCK, f"{job} is under way elsewhere: wait until it ends, or stop it", LOCK_S):
         return _module_of(job).train(job)
 
 

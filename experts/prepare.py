@@ -116,7 +116,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     write_json(out / "experts" / "config.json", config)
     found = [standings(out, task) for task in tasks]
     for task, ranked in zip(tasks, found, strict=True):
-        _write_best(experts_directory(out, task.name) / "best.json", ranked)
+        write_best(out, task, ranked)
     print_table(standings_table(found), min_width=TABLE_WIDTH)
     for error in failures:
         raise error
@@ -204,7 +204,7 @@ def _train(
     try:
         left = [job for job in jobs if str(job) not in finished]
         progress = Progress("trainings", len(left), interval_s=0)
-        for job, expert in run_jobs(train, left, config.workers, _resources):
+        for job, expert in run_jobs(train, left, config.workers, resources_of):
             progress.advance(1, f"{job.task.name}: {expert.record.revision}")
             if config.retrain:
                 finished[str(job)] = expert.record.revision
@@ -215,7 +215,7 @@ def _train(
         failures.append(error)
 
 
-def _resources(job: TrainJob) -> Resources:
+def resources_of(job: TrainJob) -> Resources:
     algorithm = ALGORITHMS[job.algorithm]
     return Resources(algorithm.num_cpus, algorithm.num_gpus)
 
@@ -260,7 +260,7 @@ def _measure_missing(
         for expert in experts_of(out, task):
             if expert.record.kind == RANDOM or expert.record.revision in revisions:
                 wanted.append(MeasureJob(task, expert, config.episodes))
-    jobs = [job for job in wanted if not _is_measured(job)]
+    jobs = [job for job in wanted if not is_measured(job)]
     log.info("%d measurements wanted, %d already there", len(wanted), len(wanted) - len(jobs))
     progress = Progress("measurements", len(jobs))
     try:
@@ -271,13 +271,15 @@ def _measure_missing(
         failures.append(error)
 
 
-def _is_measured(job: MeasureJob) -> bool:
+def is_measured(job: MeasureJob) -> bool:
+    """Whether there is a valid measurement of so many episodes or more."""
     found = load_measurement(job.expert.folder, job.task)
     return found is not None and len(found.seeds) >= job.num_episodes
 
 
-def _write_best(path: Path, ranked: Sequence[Standing]) -> None:
+def write_best(out: Path, task: Task, ranked: Sequence[Standing]) -> None:
     """Note the best experts for readers of the folder; the collectors compare the measurements themselves."""
+    path = experts_directory(out, task.name) / "best.json"
     best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}
     if not path.exists() or read_json(path) != best:
         write_json(path, best)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,8 @@ def write_expert(
 ) -> StoredExpert:
     """Add a network to the store of ``out``; the same spec and weights are the same revision and written once.
 
-    Arrays in float16 are written as such, all others in float32.
+    If a longer training has the same network as its best, only its record and its curve are renewed. Arrays in float16
+    are written as such, all others in float32.
     """
     import torch
     from safetensors.torch import save
@@ -104,12 +106,16 @@ def write_expert(
     revision = f"{kind}-{hashlib.sha256(digest_of(spec).encode() + data).hexdigest()[:8]}"
     record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
     folder = experts_directory(out, task_name) / revision
+    lines = "".join(f"{line}\n" for line in ["steps,seconds,return", *(point.row for point in curve)])
     if not (folder / RECORD).exists():
         with _new_folder(folder) as temporary:
             (temporary / WEIGHTS).write_bytes(data)
-            lines = ["steps,seconds,return", *(point.row for point in curve)]
-            (temporary / CURVE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            (temporary / CURVE).write_text(lines, encoding="utf-8")
             write_json(temporary / RECORD, record)
+    elif record.training.get("steps", 0) > read_expert(folder).record.training.get("steps", math.inf):
+        with replacing(folder / CURVE) as file:
+            file.write_text(lines, encoding="utf-8")
+        write_json(folder / RECORD, record)
     return StoredExpert(record, folder)
 
 

@@ -34,7 +34,7 @@ from typing import Any
 
 from experts.store import CurvePoint, StoredExpert
 from pipeline.files import read_json, replacing, write_json
-from pipeline.heartbeat import STOP
+from pipeline.heartbeat import PULSE, STOP
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -214,6 +214,7 @@ class TrainingMonitor:
             success_rate: of the same episodes; None where the task has no notion of it.
         """
         now = time.monotonic()
+        PULSE.beats += 1
         self._steps = steps
         if mean_return is not None:
             self._mean_return = mean_return

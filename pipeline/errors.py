@@ -22,11 +22,16 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """Why a job was given up: it raised, or the workers that ran it died or hung."""
+    """Why a job was given up: it raised, or the workers that ran it died or hung.
+
+    Attributes:
+        is_bad_input: it raised a ``UserError``, which trying again does not make better.
+    """
 
     job: Any
     reason: str
     is_worker_lost: bool
+    is_bad_input: bool = False
 
     def __str__(self) -> str:
         return f"{self.job}: {self.reason}"

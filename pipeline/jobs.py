@@ -10,6 +10,7 @@ import atexit
 import gc
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from pipeline import heartbeat
 from pipeline.cli import configure_logging
 from pipeline.cluster import connect
-from pipeline.errors import JobFailure, JobsFailedError
+from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import NO_SPACE
 from pipeline.heartbeat import Pulse
 
@@ -32,6 +33,8 @@ ResultT = TypeVar("ResultT")
 MAX_ATTEMPTS = 3
 # How often supervised workers are asked for their pulse.
 POLL_S = 2.0
+# In what time a worker answers that runs at all, however busy it is.
+ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ class Supervision:
     stall_s: float
     max_bytes: int
     report: Callable[[Sequence[Running[Any]]], None]
+
+
+@dataclass(frozen=True)
+class Control:
+    """How to steer jobs that take hours.
+
+    Attributes:
+        stop: once set, no more jobs begin, and those that run are asked to end (``heartbeat.STOP``).
+        stop_s: seconds they have for that before their workers are killed.
+        try_again: told of every failure; whether to run the job again, before all that wait. Without a control only
+            jobs that lost their worker run again, after all that wait, ``MAX_ATTEMPTS`` times in all.
+    """
+
+    stop: threading.Event
+    stop_s: float
+    try_again: Callable[[JobFailure], bool]
 
 
 @dataclass
@@ -102,6 +121,7 @@ def run_jobs(
     workers: int,
     resources: Resources | Callable[[JobT], Resources] = Resources(),
     supervision: Supervision | None = None,
+    control: Control | None = None,
 ) -> Iterator[tuple[JobT, ResultT]]:
     """Run ``function`` on every job and yield ``(job, result)`` as they finish, in no particular order.
 
@@ -115,6 +135,7 @@ def run_jobs(
         resources: what a job occupies, cut to what the largest node has, so that no job waits for ever. If all are
             alike, processes go from job to job; with a function of the job, every job has a process of its own.
         supervision: how to tell that a worker hangs or has grown too large; without it neither is looked for.
+        control: how to stop, and what to try again; without it a run ends with its last job.
 
     Raises:
         JobsFailedError: after all jobs were tried, if some raised, or lost their worker ``MAX_ATTEMPTS`` times. Once
@@ -122,7 +143,7 @@ def run_jobs(
     """
     if not jobs:
         return
-    pool: _Pool[JobT] = _Pool(function, jobs, workers, resources, supervision)
+    pool: _Pool[JobT] = _Pool(function, jobs, workers, resources, supervision, control)
     try:
         yield from pool.run()
     finally:
@@ -144,12 +165,14 @@ class _Pool(Generic[JobT]):
         workers: int,
         resources: Resources | Callable[[JobT], Resources],
         supervision: Supervision | None,
+        control: Control | None,
     ) -> None:
         connect(workers)
         import ray
 
         self.failures: list[JobFailure] = []
-        self._supervision = supervision
+        self._supervision, self._control = supervision, control
+        self._killed_at: float | None = None  # when who has not ended by then is killed
         self._resources = resources
         self._waiting = deque((job, 1) for job in jobs)
         self._running: dict[Any, Running[JobT]] = {}
@@ -174,6 +197,9 @@ class _Pool(Generic[JobT]):
             def pulse(self) -> tuple[Pulse, int]:
                 return heartbeat.PULSE, heartbeat.resident_bytes()
 
+            def stop(self) -> None:
+                heartbeat.STOP.set()
+
         # Two threads: one for the job, one to answer meanwhile.
         self._worker_class: Any = ray.remote(max_restarts=0, max_concurrency=2)(Worker)
 
@@ -183,11 +209,13 @@ class _Pool(Generic[JobT]):
         for _ in range(self._num_workers):
             self._submit(None)
         while self._running:
-            timeout = POLL_S if self._supervision else None
+            timeout = POLL_S if self._supervision or self._control else None
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
             if self._supervision and (not ready or time.monotonic() - self._last_poll > POLL_S):
                 self._poll(self._supervision)
-            if ready:
+            if self._control and self._control.stop.is_set():
+                self._stop(self._control.stop_s)
+            if ready and ready[0] in self._running:
                 running = self._running.pop(ready[0])
                 is_usable = True
                 try:
@@ -203,6 +231,26 @@ class _Pool(Generic[JobT]):
                         log.info("a worker holds %d MB and is replaced after %s", size // 2**20, running.job)
                     yield running.job, result
                 self._go_on(running.actor, is_usable)
+
+    def _stop(self, seconds: float) -> None:
+        """Ask all that run to end; kill those that wait for a place in the cluster, and who has not ended in time."""
+        import ray
+
+        now = time.monotonic()
+        if self._killed_at is None:
+            self._killed_at = now + seconds
+            self._waiting.clear()
+            questions = {running.actor.stop.remote(): ref for ref, running in self._running.items()}
+            answered, late = ray.wait(list(questions), num_returns=len(questions), timeout=ANSWER_S)
+            log.info("%d jobs are asked to end", len(answered))
+        elif now < self._killed_at:
+            return
+        else:
+            log.warning("%d jobs have not ended within %g s and are killed", len(self._running), seconds)
+            questions = {ref: ref for ref in self._running}
+            late = list(questions)
+        for question in late:
+            ray.kill(self._running.pop(questions[question]).actor)
 
     def close(self) -> None:
         import ray
@@ -243,18 +291,25 @@ class _Pool(Generic[JobT]):
 
     def _note_lost_worker(self, running: Running[JobT], error: Exception) -> None:
         reason = running.killed_for or f"its worker died ({str(error).splitlines()[0]})"
-        log.warning("attempt %d of %d failed, %s: %s", running.attempt, MAX_ATTEMPTS, reason, running.job)
-        if running.attempt < MAX_ATTEMPTS:
-            self._waiting.append((running.job, running.attempt + 1))
-        else:
-            self.failures.append(JobFailure(running.job, reason, is_worker_lost=True))
+        log.warning("attempt %d failed, %s: %s", running.attempt, reason, running.job)
+        self._note_failure(running, JobFailure(running.job, reason, is_worker_lost=True))
 
     def _note_error(self, running: Running[JobT], error: Any) -> None:
         log.error("failed: %s\n%s", running.job, error)
-        self.failures.append(JobFailure(running.job, repr(error.cause), is_worker_lost=False))
+        is_bad_input = isinstance(error.cause, UserError)
+        self._note_failure(running, JobFailure(running.job, repr(error.cause), False, is_bad_input))
         if isinstance(error.cause, OSError) and error.cause.errno in NO_SPACE and self._waiting:
             log.error("no space left: the %d jobs that have not begun are left for the next run", len(self._waiting))
             self._waiting.clear()
+
+    def _note_failure(self, running: Running[JobT], failure: JobFailure) -> None:
+        if self._control and self._control.try_again(failure):
+            if self._killed_at is None:  # else it is left for the next run
+                self._waiting.appendleft((running.job, running.attempt + 1))
+        elif not self._control and failure.is_worker_lost and running.attempt < MAX_ATTEMPTS:
+            self._waiting.append((running.job, running.attempt + 1))
+        else:
+            self.failures.append(failure)
 
     def _poll(self, supervision: Supervision) -> None:
         """Take the answers that have come, ask again, and kill who has not changed for too long."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,6 +123,25 @@ def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Tas
             raise UserError(_no_match(part, tasks))
         chosen |= matches
     return tuple(task for task in tasks if task.name in chosen)
+
+
+def check_can_play(task: Task) -> None:
+    """Refuse a task whose environment cannot be built here.
+
+    Raises:
+        UserError: a package is not installed, or a game's ROM is missing.
+    """
+    for package in task.packages:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(f"{task.name} needs the package {package}, which is not installed; run `make setup`") from (
+                error
+            )
+    if task.domain == "atari":
+        from pipeline.domains.atari import check_rom
+
+        check_rom(task)
 
 
 def _no_match(part: str, tasks: Sequence[Task]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.tasks import IMAGE, Action, Task
 
 FRAME_SKIP = 4
@@ -289,6 +290,27 @@ def _waits_for_fire(actions: Any) -> bool:
     import ale_py
 
     return ale_py.Action.FIRE in actions
+
+
+def check_rom(task: Task) -> None:
+    """Refuse a game whose file is not there.
+
+    Raises:
+        UserError: it is missing or not the one ALE knows.
+    """
+    from ale_py.roms import get_rom_path
+
+    name = _rom_name(task.env_id)
+    try:
+        found = get_rom_path(name)
+    except (OSError, ValueError) as error:  # no folder, no file, another checksum
+        reason = " ".join(str(error).split())
+        raise UserError(f"{task.name} has no ROM ({reason}); reinstall ale-py, or unset ALE_ROMS_DIR") from error
+    if found is None:
+        raise UserError(
+            f"{task.name} has no ROM: ale-py does not know {name!r}; install the version of ale-py pinned "
+            f"in constraints.txt"
+        )
 
 
 def _rom_name(env_id: str) -> str:

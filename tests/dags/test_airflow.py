@@ -76,6 +76,7 @@ def played(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         {"dag": "jat_train", "conf": {"task": "metaworld-[ab]*", "out": out}},
         {"dag": "jat_publish", "conf": {"out": out}},
         {"dag": "jat_collect", "conf": {"task": "babyai", "out": "not/absolute"}},
+        {"dag": "jat_experts-queue", "conf": {"queue": "/lists/atari.toml", "out": out}},
     ]
     result = play(home, runs, FAKE)
     result["calls"] = [json.loads(line) for line in (Path(out) / "calls.jsonl").read_text().splitlines()]
@@ -142,6 +143,13 @@ def test_a_stage_that_is_one_piece_of_work_gets_all_tasks_at_once(played: Any) -
     assert "metaworld-assembly" in names and all(name[10] in "ab" for name in names)
     (handed,) = played["runs"][3]["handed"]
     assert handed["runs"][0]["tasks"] == names
+
+
+@pytest.mark.timeout(600)
+def test_the_queue_gets_its_list(played: Any) -> None:
+    assert played["runs"][6]["state"] == "success"
+    (call,) = [call for call in played["calls"] if call["module"] == "experts.queue.run"]
+    assert (call["options"]["--queue"], "--task" in call["options"]) == ("/lists/atari.toml", False)
 
 
 @pytest.mark.timeout(600)

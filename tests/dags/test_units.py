@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dags import serve
-from dags.stages import ALL_STAGES, CORPORA, PUBLISH, STAGES, Stage, command
+from dags.stages import ALL_STAGES, CORPORA, PUBLISH, QUEUE, STAGES, Stage, command
 from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -87,3 +87,14 @@ def test_with_an_object_store_a_stage_that_needs_a_disk_gets_one() -> None:
 def test_every_stage_has_its_pool() -> None:
     pools = read_json(Path(serve.__file__).with_name("pools.json"))
     assert set(pools) == {f"jat_{stage.name}" for stage in ALL_STAGES}
+
+
+def test_the_queue_is_one_unit_with_its_list_and_nothing_waits_for_it() -> None:
+    options = {"task": "*", "out": "/data/run", "queue": "/data/queue.toml", "workers": "2", "recipe": "jat"}
+    assert len(units_of(QUEUE, options)) == 1
+    words = ["py", "-m", "experts.queue.run", "--out", "/data/run", "--queue", "/data/queue.toml", "--workers", "2"]
+    assert command(QUEUE, options, "py") == words
+    assert QUEUE.after is None and not any(QUEUE.name in (stage.after, stage.also_after) for stage in ALL_STAGES)
+    # In an object store it works on a disk, to which its states and checkpoints are fetched.
+    assert command(QUEUE, {**options, "out": "s3://bucket/run"}, "py")[2:5] == ["dags.on_disk", "--stage", QUEUE.name]
+    assert "queue" in QUEUE.makes and "experts" in QUEUE.makes

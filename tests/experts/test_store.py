@@ -15,6 +15,7 @@ from experts.store import (
     read_arrays,
     read_expert,
     stored_experts,
+    write_expert,
 )
 from experts.training import read_curve
 from pipeline.errors import UserError
@@ -59,6 +60,28 @@ def test_the_same_network_is_written_once_and_another_beside_it(tmp_path: Path) 
     other = store_network(tmp_path, action=0.6)
     assert states(first.folder) == before
     assert stored_experts(tmp_path, "fake-count") == sorted([first, other], key=lambda e: e.folder.name)
+
+
+def test_a_longer_training_with_the_same_best_network_renews_its_record_and_not_its_weights(tmp_path: Path) -> None:
+    first = store_network(tmp_path)
+    assert first.record.network is not None
+    arrays = read_arrays(first)
+
+    def store(steps: int) -> StoredExpert:
+        network = first.record.network
+        assert network is not None
+        training, curve = {"steps": steps}, [CurvePoint(steps, 1.0, 2.0)]
+        return write_expert(tmp_path, "fake-count", "ppo", network, arrays, f"{steps} steps", training, None, curve)
+
+    before = states(tmp_path)
+    assert store(10).folder == first.folder and states(tmp_path) == before  # of the first no steps are known
+    write_json(first.folder / "expert.json", {**read_json(first.folder / "expert.json"), "training": {"steps": 10}})
+    weights = states(first.folder)["weights.safetensors"]
+    for steps, expected in ((20, 20), (15, 20), (30, 30)):  # a shorter one has nothing to add
+        store(steps)
+        assert read_expert(first.folder).record.training == {"steps": expected}
+        assert [point.steps for point in read_curve(first.folder / "curve.csv")] == [expected]
+    assert states(first.folder)["weights.safetensors"] == weights
 
 
 def test_the_run_s_own_folder_shadows_the_embedded_one(tmp_path: Path, embedded: Path) -> None:

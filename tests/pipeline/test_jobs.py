@@ -4,6 +4,7 @@ import errno
 import gc
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import JobsFailedError
-from pipeline.heartbeat import PULSE
-from pipeline.jobs import MAX_ATTEMPTS, Resources, Running, Supervision, run_jobs
+from pipeline.errors import JobFailure, JobsFailedError, UserError
+from pipeline.heartbeat import PULSE, STOP
+from pipeline.jobs import MAX_ATTEMPTS, Control, Resources, Running, Supervision, run_jobs
 from pipeline.rollout import rollout
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy
 
@@ -248,3 +249,60 @@ def test_without_space_no_more_jobs_are_begun() -> None:
 def test_a_resource_that_no_node_declares_is_left_out_and_memory_is_cut() -> None:
     needed = Resources(memory=2**60, custom={"simulator": 1.0})
     assert list(run_jobs(square, [2], 1, needed)) == [(2, 4)]
+
+
+def mark_and_raise(job: tuple[Path, int]) -> int:
+    directory, number = job
+    (directory / "order").open("a").write(f"{number}\n")
+    if number == 1:
+        raise UserError("no use") if (directory / "bad").exists() else ValueError("cannot")
+    return number
+
+
+@pytest.mark.parametrize(("is_bad", "expected"), [(False, [0, 1, 1, 1, 2]), (True, [0, 1, 2])])
+def test_a_failure_is_tried_again_at_once_if_the_control_says_so(
+    is_bad: bool, expected: list[int], tmp_path: Path
+) -> None:
+    if is_bad:
+        (tmp_path / "bad").touch()
+    told: list[JobFailure] = []
+
+    def try_again(failure: JobFailure) -> bool:
+        told.append(failure)
+        return not failure.is_bad_input and len(told) < 3
+
+    control = Control(threading.Event(), 1.0, try_again)
+    with pytest.raises(JobsFailedError, match="1 of 3 jobs failed"):
+        list(run_jobs(mark_and_raise, [(tmp_path, number) for number in range(3)], workers=1, control=control))
+    assert [int(line) for line in (tmp_path / "order").read_text().split()] == expected
+    assert {failure.is_bad_input for failure in told} == {is_bad} and len(told) == expected.count(1)
+
+
+def until_stopped(job: tuple[Path, str]) -> str:
+    """Says that it runs, then ends when it is asked to, or never."""
+    directory, how = job
+    (directory / f"{how}-runs").touch()
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (STOP.is_set() and how == "polite"):
+        time.sleep(0.05)
+    return how
+
+
+@pytest.mark.parametrize("how", ["polite", "stubborn"])
+def test_jobs_that_are_asked_to_stop_end_by_themselves_or_are_killed_and_no_more_begin(
+    how: str, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+
+    def stop_when_it_runs() -> None:
+        while not (tmp_path / f"{how}-runs").exists():
+            time.sleep(0.05)
+        stop.set()
+
+    thread = threading.Thread(target=stop_when_it_runs)
+    thread.start()
+    control = Control(stop, 3.0, lambda failure: True)
+    results = list(run_jobs(until_stopped, [(tmp_path, how), (tmp_path, "never")], workers=1, control=control))
+    thread.join()
+    assert [result for _, result in results] == (["polite"] if how == "polite" else [])
+    assert not (tmp_path / "never-runs").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from experts.network import NetworkPolicy
+from experts.sample_factory import recipes
 from experts.sample_factory import train as training
 from experts.sample_factory.checkpoint import newest_checkpoint
 from experts.sample_factory.recipes import RECIPES
@@ -22,6 +24,7 @@ from experts.sample_factory.train import train
 from experts.store import read_arrays, read_expert
 from experts.training import read_curve
 from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 from pipeline.rollout import rollout
 from pipeline.tasks import select_tasks
 from tests.experts.sample_factory.small import SMALL, small_job
@@ -171,6 +174,28 @@ def test_a_training_that_was_killed_when_it_was_done_is_only_stored(
     monkeypatch.setattr(training, "_run", None)
     assert train(job, num_cpus=1).record.training["steps"] == start.steps
     assert not job.folder.exists()
+
+
+def test_the_best_policy_so_far_is_exported_and_nothing_else_changes(interrupted: Path) -> None:
+    job = small_job(interrupted)
+    before = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")}
+    record = training.export(job).record
+    assert {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")} == before
+    last = newest_checkpoint(job.folder / "state")
+    assert last is not None and record.training["steps"] == last.steps and record.network is not None
+    with pytest.raises(UserError, match="holds no checkpoint to export"):
+        training.export(small_job(interrupted / "elsewhere"))
+
+
+def test_a_checkpoint_of_other_settings_is_refused_before_anything_starts(interrupted: Path) -> None:
+    job = small_job(interrupted)
+    recipes.check(job)
+    recipes.check(dataclasses.replace(job, seed=5, steps=10))  # neither changes what a checkpoint holds
+    settings = read_json(job.folder / "settings.json")
+    write_json(job.folder / "settings.json", {**settings, "encoder_mlp_layers": [32]})
+    for refuse in (recipes.check, train):
+        with pytest.raises(UserError, match=r"trained with encoder_mlp_layers = \[32\], not \[64, 64\]; remove it"):
+            refuse(job)
 
 
 def cut_off_newest(out: Path) -> Path:

@@ -1,0 +1,321 @@
+"""Train many experts one after another, in the order of a file, for days if need be.
+
+    jat experts-queue --queue queue.toml --out runs/default --workers 1
+
+Each training has a process of its own at low priority, on this machine or wherever the cluster of ``RAY_ADDRESS`` has
+room; the next begins when one ends. When a training's budget is used up, its best policy is measured and is in the
+store. Whatever is killed, the same command resumes from checkpoints that are at most a few minutes old: nothing is done
+twice, and what was spent is remembered. SIGTERM and Ctrl-C stop the trainings with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+from experts.algorithms import LOCK, export, train
+from experts.prepare import MeasureJob, is_measured, measure, resources_of, write_best
+from experts.queue.entries import QueueEntry, check_entries, read_entries
+from experts.queue.states import (
+    DONE,
+    FAILED,
+    MEASURING,
+    STAGE,
+    STOPPED,
+    TRAINING,
+    WAITING,
+    change_state,
+    is_done,
+    queue_folder,
+    read_list,
+    read_reports,
+    read_state,
+    write_list,
+)
+from experts.queue.table import WIDTH, queue_table
+from experts.ranking import standings
+from experts.store import StoredExpert, read_expert
+from experts.training import TrainingStoppedError, read_progress
+from pipeline import heartbeat
+from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cluster import connect
+from pipeline.errors import JobFailure, UserError
+from pipeline.files import exclusive, is_local, list_folders
+from pipeline.jobs import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
+from pipeline.measurement import experts_directory, load_measurement
+from pipeline.progress import Progress
+from pipeline.stage import reported
+
+log = logging.getLogger(__name__)
+
+# Of the processes of a Ray that is started here; otherwise they are at 15, from where there is no way down.
+WORKER_NICENESS = "RAY_worker_niceness"
+# Ending takes a trainer seconds; Sample Factory's processes up to two minutes on a busy machine.
+STOP_S = 180.0
+REASON_LENGTH = 300
+# A worker that has neither reported nor made a step for so long hangs; it is killed, and its training resumed.
+STALL_S = 1800.0
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """Train experts of many tasks in the order of a file, resumed after any kill, and measure what is finished."""
+
+    queue: Path | None = None
+    """TOML file that lists the trainings (docs/experts.md); the list of the last run in OUT if not given."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    workers: int = 1
+    """Trainings at once on this machine; with RAY_ADDRESS as many as the cluster has room for."""
+    nice: int = 10
+    """Niceness of the trainings, 0 to 19: the higher, the more they leave to others."""
+    episodes: int = 100
+    """Episodes a finished expert is measured over."""
+    export: bool = False
+    """Train nothing: put the best policies so far of unfinished trainings into the store, and measure them."""
+    forget: str | None = None
+    """Train nothing: remove the state of the trainings of a task (name or glob), so that they start anew."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "workers", "episodes")
+        if not 0 <= self.nice <= 19:
+            raise UserError(f"--nice is {self.nice}; it must be from 0 to 19")
+        if self.export and self.forget is not None:
+            raise UserError("--export and --forget are two different things to do; give one of them")
+        if not is_local(self.out):
+            raise UserError(
+                f"--out is {self.out}: the queue keeps its checkpoints on a disk; run it with `jat on-disk`"
+            )
+
+
+@dataclass(frozen=True)
+class QueueJob:
+    """An entry on its way to a worker.
+
+    Attributes:
+        episodes: to measure its expert over.
+        nice: niceness of its process.
+    """
+
+    entry: QueueEntry
+    out: Path
+    episodes: int
+    nice: int
+
+    def __str__(self) -> str:
+        return str(self.entry.job(self.out))
+
+
+def run_queue(config: QueueConfig) -> None:
+    """Train what is not done yet.
+
+    Raises:
+        UserError: a list that cannot be trained as it is, or a queue that runs in OUT already.
+        JobsFailedError: some trainings were given up; the others are done.
+        SystemExit, KeyboardInterrupt: the queue was stopped; every training has its checkpoint.
+    """
+    out = config.out.absolute()  # workers may stand elsewhere
+    entries = read_entries(config.queue) if config.queue else read_list(out)
+    check_entries([entry for entry in entries if not is_done(out, entry)], out)
+    with (
+        exclusive(queue_folder(out) / "lock", "a queue runs there already: stop it first"),
+        reported(STAGE, out),
+    ):
+        write_list(out, entries)
+        todo = [entry for entry in entries if not is_done(out, entry) or not _is_measured(config, out, entry)]
+        for entry in todo:
+            change_state(out, entry, state=WAITING, reason="", failures=0)
+        try:
+            _train(config, out, todo, num_done=len(entries) - len(todo))
+        finally:
+            print_table(queue_table(read_reports(out)), min_width=WIDTH)
+
+
+def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry], num_done: int) -> None:
+    jobs = [QueueJob(entry, out, config.episodes, config.nice) for entry in todo]
+    is_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    workers = len(jobs) if is_cluster else config.workers
+    progress = Progress("trainings", len(jobs) + num_done, interval_s=0)
+    progress.advance(num_done, "done before")
+    if not jobs:
+        return
+    os.environ.setdefault(WORKER_NICENESS, str(config.nice))
+    connect(workers)  # here, because Ray has a handler of its own for SIGTERM
+    with _stopped_politely() as stop:
+        control = Control(stop, STOP_S, lambda failure: _try_again(out, failure, stop))
+        supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
+        for job, state in run_jobs(train_and_measure, jobs, workers, _resources, supervision, control):
+            if state == DONE:
+                progress.advance(1, f"{job.entry.name}: {read_state(out, job.entry).revision}")
+                task = job.entry.job(out).task
+                write_best(out, task, standings(out, task))
+        if stop.is_set():
+            for entry in todo:
+                if read_state(out, entry).state in (TRAINING, MEASURING):
+                    change_state(out, entry, state=STOPPED, reason="killed: it did not end in time")
+
+
+@contextlib.contextmanager
+def _stopped_politely() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT set the event; when the block has ended in its own time, they do what they usually do.
+
+    A second one does so at once.
+    """
+    stop = threading.Event()
+    received: list[int] = []
+
+    def leave(number: int) -> None:
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            leave(number)
+        log.warning("the trainings are asked to stop; a second signal kills them")
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        leave(received[0])
+
+
+def _resources(job: QueueJob) -> Resources:
+    return resources_of(job.entry.job(job.out))
+
+
+def _try_again(out: Path, failure: JobFailure, stop: threading.Event) -> bool:
+    """Note why a training failed; whether it deserves another attempt.
+
+    It fails for good with bad input, or ``MAX_ATTEMPTS`` times without getting any further.
+    """
+    entry = failure.job.entry
+    state, steps = read_state(out, entry), read_progress(queue_folder(out) / entry.name).steps
+    failures = 1 if steps > state.failed_at else state.failures + 1
+    again = not failure.is_bad_input and failures < MAX_ATTEMPTS
+    change_state(
+        out, entry, state=WAITING if again else FAILED, reason=failure.reason[:REASON_LENGTH], failures=failures,
+        failed_at=steps,
+    )  # fmt: skip
+    return again
+
+
+def train_and_measure(job: QueueJob) -> str:
+    """In a worker: train until the budget is used up, then measure; the state the entry is in.
+
+    Raises:
+        UserError: the checkpoint cannot be resumed, or another process trains the same.
+    """
+    os.nice(max(0, job.nice - os.nice(0)))
+    out, entry = job.out, job.entry
+    if heartbeat.STOP.is_set():
+        return WAITING
+    change_state(out, entry, state=TRAINING, reason="")
+    try:
+        expert = train(entry.job(out))
+    except TrainingStoppedError:
+        change_state(out, entry, state=STOPPED)
+        return STOPPED
+    revision = expert.record.revision
+    change_state(out, entry, state=MEASURING, revision=revision)
+    _measure(job, expert)
+    change_state(out, entry, state=DONE, failures=0, asked=asdict(entry))
+    return DONE
+
+
+def _measure(job: QueueJob, expert: StoredExpert) -> None:
+    """Measure an expert unless that is done."""
+    measuring = MeasureJob(job.entry.job(job.out).task, expert, job.episodes)
+    if not is_measured(measuring):
+        measure(measuring)
+
+
+def _is_measured(config: QueueConfig, out: Path, entry: QueueEntry) -> bool:
+    """Whether the expert of an entry that is done is measured over as many episodes as are asked for."""
+    expert = read_expert(experts_directory(out, entry.task) / read_state(out, entry).revision)
+    return is_measured(MeasureJob(entry.job(out).task, expert, config.episodes))
+
+
+def export_unfinished(config: QueueConfig) -> None:
+    """Put the best policy so far of every training that has begun and is not done into the store, and measure it.
+
+    The queue may be running meanwhile.
+
+    Raises:
+        UserError: no training has begun.
+        JobsFailedError: some have no policy yet whose return is known; the others are exported.
+    """
+    out = config.out.absolute()
+    entries = [entry for entry in read_list(out) if not is_done(out, entry)]
+    begun = [entry for entry in entries if read_progress(queue_folder(out) / entry.name).steps]
+    if not begun:
+        raise UserError(f"of the queue in {out} no training is under way; there is nothing to export")
+    with reported(f"{STAGE}-export", out):
+        os.environ.setdefault(WORKER_NICENESS, str(config.nice))
+        progress = Progress("exports", len(begun), interval_s=0)
+        jobs = [QueueJob(entry, out, config.episodes, config.nice) for entry in begun]
+        for job, revision in run_jobs(export_and_measure, jobs, config.workers):
+            task = job.entry.job(out).task
+            measurement = load_measurement(experts_directory(out, task.name) / revision, task)
+            mean = "" if measurement is None else f", return {measurement.mean_return.mean:.2f}"
+            progress.advance(1, f"{job.entry.name}: {revision}{mean}")
+            write_best(out, task, standings(out, task))
+
+
+def export_and_measure(job: QueueJob) -> str:
+    """In a worker: the revision of the best policy so far."""
+    os.nice(max(0, job.nice - os.nice(0)))
+    expert = export(job.entry.job(job.out))
+    _measure(job, expert)
+    return expert.record.revision
+
+
+def forget(out: Path, pattern: str) -> None:
+    """Remove the state of trainings of the queue; experts in the store stay.
+
+    Args:
+        out: root of all outputs of a run.
+        pattern: a task, a training (``task/algorithm``), or a glob of either.
+
+    Raises:
+        UserError: it matches none, or one that is under way.
+    """
+    folders = [folder for task in list_folders(queue_folder(out)) for folder in list_folders(task)]
+    names = {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
+    chosen = [name for name in names if any(fnmatch.fnmatchcase(n, pattern) for n in (name, name.partition("/")[0]))]
+    if not chosen:
+        raise UserError(f"--forget {pattern} matches no training in {queue_folder(out)}; there: {', '.join(names)}")
+    with contextlib.ExitStack() as held:
+        for name in chosen:
+            held.enter_context(exclusive(names[name] / LOCK, "it is being trained: stop the queue first"))
+        for name in chosen:
+            shutil.rmtree(names[name])
+            log.info("forgot %s", name)
+
+
+def main() -> None:
+    config = parse(QueueConfig)
+    if config.forget is not None:
+        forget(config.out, config.forget)
+    elif config.export:
+        export_unfinished(config)
+    else:
+        run_queue(config)
+
+
+if __name__ == "__main__":
+    run("experts.queue.run")

@@ -1,0 +1,145 @@
+"""How far the queue is, in files: anybody who sees OUT can read them.
+
+``OUT/queue/queue.json`` lists the entries in their order. ``OUT/queue/<task>/<algorithm>/`` is the folder of a
+training; besides the trainer's files it holds ``state.json``, which its worker writes while it runs and the queue when
+the worker has ended.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experts.queue.entries import QueueEntry
+from experts.store import RECORD, CurvePoint
+from experts.training import CURVE, TrainingProgress, read_curve, read_progress
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from pipeline.measurement import experts_directory
+from pipeline.status import read_statuses
+
+STAGE = "experts-queue"  # its name, as in `jat NAME`
+WAITING, TRAINING, MEASURING, DONE, FAILED, STOPPED = (
+    "waiting", "training", "measuring", "done", "failed", "stopped",
+)  # fmt: skip
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class EntryState:
+    """What became of an entry so far.
+
+    Attributes:
+        state: one of the names above.
+        reason: why it failed last, or what interrupted it.
+        failures: in a row, without a step of progress between them.
+        failed_at: steps the training had when it failed last.
+        revision: of the expert that came out of it.
+        asked: the entry it was done for; another budget is another training to do.
+        host, process: of the worker that wrote this.
+    """
+
+    state: str = WAITING
+    reason: str = ""
+    failures: int = 0
+    failed_at: int = 0
+    revision: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
+    host: str = ""
+    process: int = 0
+
+
+def queue_folder(out: Path) -> Path:
+    return out / "queue"
+
+
+def read_state(out: Path, entry: QueueEntry) -> EntryState:
+    """What is noted about an entry; ``EntryState()`` if nothing is."""
+    path = queue_folder(out) / entry.name / STATE
+    return EntryState(**read_json(path)) if path.exists() else EntryState()
+
+
+def change_state(out: Path, entry: QueueEntry, **changes: Any) -> None:
+    """Note something about an entry."""
+    here = {"host": socket.gethostname(), "process": os.getpid()}
+    state = replace(read_state(out, entry), **{**here, **changes})
+    write_json(queue_folder(out) / entry.name / STATE, state)
+
+
+def write_list(out: Path, entries: Sequence[QueueEntry]) -> None:
+    """Make ``entries`` the list of the queue."""
+    write_json(queue_folder(out) / "queue.json", {"entries": [asdict(entry) for entry in entries]})
+
+
+def read_list(out: Path) -> list[QueueEntry]:
+    """The entries of the queue, first things first.
+
+    Raises:
+        UserError: there is no queue in ``out``.
+    """
+    path = queue_folder(out) / "queue.json"
+    if not path.exists():
+        raise UserError(f"there is no queue in {out}; pass --queue FILE")
+    return [QueueEntry(**entry) for entry in read_json(path)["entries"]]
+
+
+@dataclass(frozen=True)
+class EntryReport:
+    """An entry, what became of it, and how far its training is."""
+
+    entry: QueueEntry
+    state: EntryState
+    progress: TrainingProgress
+    curve: Sequence[CurvePoint]
+
+    @property
+    def steps(self) -> int | None:
+        """Budget of environment steps; None if only the recipe knows it and the training has not begun."""
+        known = self.progress.budget.steps if self.progress.budget else None
+        return self.entry.steps or known
+
+    @property
+    def core_seconds_left(self) -> float:
+        """Processor time until its budget is used up, at the present rate; infinity if nobody knows."""
+        if self.state.state in (DONE, MEASURING):
+            return 0.0
+        spent, left = self.progress.core_seconds, math.inf
+        if self.entry.core_hours is not None:
+            left = 3600 * self.entry.core_hours - spent
+        elif self.progress.budget and self.progress.budget.core_seconds is not None:
+            left = self.progress.budget.core_seconds - spent
+        if self.steps is not None and self.progress.steps:
+            left = min(left, (self.steps - self.progress.steps) * spent / self.progress.steps)
+        return max(left, 0.0)
+
+
+def is_done(out: Path, entry: QueueEntry) -> bool:
+    """Whether an entry was trained with this very budget, and its expert is still in the store."""
+    state = read_state(out, entry)
+    expert = experts_directory(out, entry.task) / state.revision / RECORD
+    return state.state == DONE and state.asked == asdict(entry) and expert.exists()
+
+
+def read_reports(out: Path) -> list[EntryReport]:
+    """Every entry of the queue in ``out``, in its order; none if there is no queue.
+
+    An entry that says it runs while no queue does was interrupted, and waits.
+    """
+    if not (queue_folder(out) / "queue.json").exists():
+        return []
+    is_running = any(run.is_running for run in read_statuses(out, STAGE))
+    found = []
+    for entry in read_list(out):
+        state = read_state(out, entry)
+        if state.state in (TRAINING, MEASURING) and not is_running:
+            state = replace(state, state=WAITING, reason="interrupted; run the queue again")
+        if state.state == DONE and not is_done(out, entry):
+            state = replace(state, state=WAITING, reason="its budget has changed")
+        folder = queue_folder(out) / entry.name
+        found.append(EntryReport(entry, state, read_progress(folder), read_curve(folder / CURVE)))
+    return found
