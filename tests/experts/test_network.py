@@ -115,6 +115,22 @@ def test_an_episode_does_not_depend_on_how_many_share_the_batch(sampled: bool) -
     assert len({episode.actions.tobytes() for episode in played[0]}) == 12
 
 
+class PlaceDependent(PolicyNetwork):
+    """As a library that rounds differently in some rows of a block."""
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        means, log_std = super().forward(observations)
+        return means + 1e-12 * torch.arange(len(means))[:, None], log_std
+
+
+def test_where_a_row_depends_on_its_place_rows_are_computed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = NetworkSpec((4,), (64, 64), "tanh", "gaussian", 2)
+    policy = NetworkPolicy(FAKE_COUNT, spec, random_arrays(spec), "test")
+    assert len(policy._block) == FAKE_COUNT.lockstep
+    monkeypatch.setattr("experts.network.PolicyNetwork", PlaceDependent)
+    assert len(NetworkPolicy(FAKE_COUNT, spec, random_arrays(spec), "test")._block) == 1
+
+
 @pytest.mark.parametrize("encoder", ["convnet_atari", "convnet_simple", "convnet_impala"])
 def test_images_go_in_channels_first(encoder: str) -> None:
     spec = NetworkSpec((4, 84, 84), (8,), "relu", "categorical", 5, encoder=encoder, scale=255.0)
