@@ -2,26 +2,38 @@
 
 The network keeps the pasts (``Memory``), with caches of keys and values, so that a step costs about the same whatever
 the episode's length. The agent prepares observations as training does, and draws actions.
+
+An episode does not depend on how many are played beside it, bit for bit: slots are computed in blocks of one fixed
+size, idle slots filling the last, so that the libraries take the same path for every row. That this path gives a row
+the same numbers at every place of the block, whatever the others hold, is checked on this processor when the agent is
+made; where it does not, every slot is a block of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
-from pipeline.tasks import Task
+from pipeline.tasks import DISCRETE, IMAGE, Task
 from trainer.checkpoint import Checkpoint
 from trainer.config import BaseModelConfig, Choose, of_task
 from trainer.data.arrays import Normaliser
 from trainer.data.batches import prepare_observations, prepare_rewards
 from trainer.data.tokenizer import encode
+from trainer.networks.layout import TaskLayout
+from trainer.networks.model import Memory
+
+log = logging.getLogger(__name__)
 
 
 class Agent:
@@ -63,7 +75,12 @@ class Agent:
         if context_steps is not None and isinstance(config.model, BaseModelConfig):
             raise UserError(f"--contexts for {task.name}: this network looks back as in training, not {context_steps}")
         looks_back = context_steps or of_task(config.contexts, task.name, task.domain, config.context_steps)
-        self._memory = model.new_memory(indices, layout, looks_back)
+        self._rows = model.rows(layout)
+        new_memory = partial(model.new_memory, layout=layout, context_steps=looks_back)
+        if self._rows > 1 and not self._is_steady(layout, lambda: new_memory([indices[0]] * 2 * self._rows)):
+            log.info("what the network says depends on a row's place here, so episodes are computed one by one")
+            self._rows = 1
+        self._memory = new_memory(indices + [indices[0]] * (self._rows - 1))  # those fill blocks
         self._generators: dict[int, np.random.Generator] = {}
         self._tokens: dict[str, np.ndarray] = {}
 
@@ -74,21 +91,80 @@ class Agent:
 
     @torch.inference_mode()
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
-        index = torch.tensor(slots)
         tokens = None
         if observations.texts is not None:
             tokens = np.stack([self._tokenise(text) for text in observations.texts])
         normaliser = self._normaliser_of(slots)
         values = prepare_observations(self._task, observations.values, tokens, normaliser)
         rewards = prepare_rewards(observations.rewards, normaliser)
-        outputs = self._memory.observe(index, torch.from_numpy(values), torch.from_numpy(rewards))
-        draws = torch.from_numpy(np.stack([self._generators[slot].random(self._head.num_draws) for slot in slots]))
-        actions = self._head.choose(outputs, self._choose, draws, self._temperature)
-        if self._task.action.kind == "continuous":
-            # What the rollout will execute, and so what the past must contain.
-            actions = actions.float().clamp(self._task.action.low, self._task.action.high)
-        self._memory.act(index, actions)
+        draws = np.stack([self._generators[slot].random(self._head.num_draws) for slot in slots])
+        _, actions = self._step(self._memory, slots, *map(torch.from_numpy, (values, rewards, draws)))
         return actions.numpy()
+
+    def _step(
+        self, memory: Memory, slots: Sequence[int], values: Tensor, rewards: Tensor, draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the network says of each slot, and what is done; both become part of the memory."""
+        row_of = {slot: row for row, slot in enumerate(slots)}
+        outputs: list[Tensor] = []
+        actions: list[Tensor] = []
+        order: list[int] = []  # rows of what is in these
+        for block in self._blocks(memory, slots):
+            # An idle slot sees what the first one sees.
+            rows, index = torch.tensor([row_of.get(slot, 0) for slot in block]), torch.tensor(block)
+            said = memory.observe(index, values[rows], rewards[rows])
+            chosen = self._head.choose(said, self._choose, draws[rows], self._temperature)
+            if self._task.action.kind == "continuous":
+                # What the rollout will execute, and so what the past must contain.
+                chosen = chosen.float().clamp(self._task.action.low, self._task.action.high)
+            memory.act(index, chosen)
+            places = [place for place, slot in enumerate(block) if slot in row_of]
+            order += [row_of[block[place]] for place in places]
+            outputs.append(said[places])
+            actions.append(chosen[places])
+        places_of_rows = torch.tensor(order).argsort()
+        return torch.cat(outputs)[places_of_rows], torch.cat(actions)[places_of_rows]
+
+    def _blocks(self, memory: Memory, slots: Sequence[int]) -> Iterator[list[int]]:
+        """The slots in blocks of ``rows``, ascending, idle ones among them."""
+        running = set(slots)
+        idle = [slot for slot in range(memory.num_slots) if slot not in running]
+        paces: dict[int, list[int]] = {}
+        for slot, pace in zip(slots, memory.paces(slots), strict=True):
+            paces.setdefault(pace, []).append(slot)
+        for alike in paces.values():
+            for first in range(0, len(alike), self._rows):
+                chosen = alike[first : first + self._rows]
+                others = idle[: self._rows - len(chosen)]
+                memory.stand_in(others, chosen[0])
+                yield sorted(chosen + others)
+
+    @torch.inference_mode()
+    def _is_steady(self, layout: TaskLayout, new_memory: Callable[[], Memory]) -> bool:
+        """Whether episodes are the same in any slots, beside any others and alone; of two blocks of slots."""
+        rows, generator = self._rows, np.random.default_rng(0)
+        steps = [
+            (
+                torch.from_numpy(_random_observations(generator, rows, layout, self._task)),
+                torch.from_numpy(generator.standard_normal(rows).astype(np.float32)),
+                torch.from_numpy(generator.random((rows, self._head.num_draws))),
+            )
+            for _ in range(2)
+        ]
+
+        def play(slots: Sequence[int], episodes: Sequence[int]) -> list[Tensor]:
+            """What the network says in two steps of these episodes."""
+            memory = new_memory()
+            return [self._step(memory, slots, *(x[list(episodes)] for x in step))[0] for step in steps]
+
+        expected = play(range(rows), range(rows))
+        others = [*range(1, rows), 0]
+        apart = play(range(1, 2 * rows, 2), others)
+        alone = play([rows // 2], [rows // 2])
+        return all(
+            torch.equal(a, e[others]) and torch.equal(b, e[rows // 2 : rows // 2 + 1])
+            for e, a, b in zip(expected, apart, alone, strict=True)
+        )
 
     def _normaliser_of(self, slots: Sequence[int]) -> Normaliser | None:
         chosen = [normaliser for slot in slots if (normaliser := self._normalisers[slot]) is not None]
@@ -98,3 +174,12 @@ class Agent:
         if text not in self._tokens:
             self._tokens[text] = encode(self._tokenizer, [text], self._text_tokens)[0]
         return self._tokens[text]
+
+
+def _random_observations(generator: np.random.Generator, rows: int, layout: TaskLayout, task: Task) -> np.ndarray:
+    """Observations as the network takes them, ``(rows, ...)``; integers that every encoder has."""
+    if layout.observation == DISCRETE:
+        return generator.integers(0, 4, (rows, layout.observation_size))
+    height, width, channels = task.observation_shape if layout.observation == IMAGE else (0, 0, 0)
+    shape = (channels, height, width) if layout.observation == IMAGE else (layout.observation_size,)
+    return generator.standard_normal((rows, *shape)).astype(np.float32)

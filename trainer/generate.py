@@ -90,7 +90,7 @@ def generate(
     pictures = None if picture is None else torch.from_numpy(picture)[None]
     found: list[int] = []
     with torch.inference_mode():
-        cache = model.transformer.new_cache(1)
+        cache = model.transformer.new_cache(1, min(used + num_tokens, config.max_positions))
         hidden = _extend(model, model.embed_text(tokens, pictures), cache, 0)
         for position in range(used, used + min(num_tokens, config.max_positions - used)):
             token = _draw(model.decode_tokens(hidden).float().numpy(), temperature, generator)

@@ -15,6 +15,9 @@ from trainer.networks.model import Memory, StepBatch
 class PlainActingJat(JatModel):
     """JAT's network without a cache."""
 
+    def rows(self, layout: TaskLayout) -> int:
+        return 1
+
     def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> PlainMemory:
         """Of one episode at a time."""
         (task,) = tasks
@@ -23,6 +26,8 @@ class PlainActingJat(JatModel):
 
 class PlainMemory(Memory):
     """The last time steps of one episode, as they were seen."""
+
+    num_slots = 1
 
     def __init__(self, model: JatModel, task: int, layout: TaskLayout, context_steps: int) -> None:
         self._model, self._layout, self._context_steps = model, layout, context_steps

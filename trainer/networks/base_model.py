@@ -209,17 +209,18 @@ class BaseMemory(Memory):
     """Keys and values of the last ``window`` positions of each slot."""
 
     def __init__(self, model: BaseModel, tasks: Sequence[int], layout: TaskLayout) -> None:
-        self._model, self._layout, num_slots = model, layout, len(tasks)
-        self._cache = model.trunk.new_cache(num_slots)
+        self._model, self._layout, self.num_slots = model, layout, len(tasks)
+        self._cache = model.trunk.new_cache(self.num_slots)
         device = self._cache.device
         self._tasks = torch.tensor(tasks, device=device)
-        self._positions = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
         # The last action's embedding, where it is added to the next observation's.
-        self._done = torch.zeros(num_slots, model.config.hidden_size, device=device)
+        self._done = torch.zeros(self.num_slots, model.config.hidden_size, device=device)
 
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
         self._done[list(slots)] = 0
+        self._cache[:, :, list(slots)] = 0  # weight zero does not hide what is not finite
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         model, tasks = self._model, self._tasks[slots]

@@ -48,14 +48,15 @@ class SelfAttention(nn.Module):
 
         Args:
             x: ``(n, k, hidden)``.
-            cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place.
+            cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place. All of its positions are looked
+                at, what is not there yet with weight zero: the result must not depend on how far other rows are.
             slots: ``(n,)`` rows of the cache.
             positions: ``(n, k)`` positions of the new entries.
         """
         query = self._split(self.q_proj(x))
         for kind, new in enumerate((self.k_proj(x), self.v_proj(x))):
             cache[kind, slots[:, None], :, positions] = self._split(new).transpose(1, 2)
-        past = cache[:, rows_of(slots), :, : int(positions.max()) + 1]
+        past = cache[:, rows_of(slots)]
         key_positions = torch.arange(past.shape[3], device=x.device)
         mask = self._visible(positions[:, None, :, None], key_positions)
         mixed = attend(query, past[0], past[1], mask)
@@ -69,9 +70,10 @@ class SelfAttention(nn.Module):
 
 
 def rows_of(slots: Tensor) -> Tensor | slice:
-    """Slots as an index: a slice where they are the first n, as they mostly are, since a slice copies no cache."""
-    count = len(slots)
-    return slice(count) if torch.equal(slots, torch.arange(count, device=slots.device)) else slots
+    """Slots as an index: a slice where they are neighbours, as they mostly are, since a slice copies no cache."""
+    first, count = int(slots[0]), len(slots)
+    is_run = torch.equal(slots, torch.arange(first, first + count, device=slots.device))
+    return slice(first, first + count) if is_run else slots
 
 
 def _penalty(visible: Tensor) -> Tensor:
@@ -125,11 +127,11 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size)
 
-    def new_cache(self, num_slots: int) -> Tensor:
+    def new_cache(self, num_slots: int, num_positions: int) -> Tensor:
         """Keys and values of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""
         config = self.config
         head_size = config.hidden_size // config.num_heads
-        shape = (config.num_layers, 2, num_slots, config.num_heads, config.max_positions, head_size)
+        shape = (config.num_layers, 2, num_slots, config.num_heads, num_positions, head_size)
         return torch.zeros(shape, device=self.wte.weight.device)
 
     def forward(self, embeddings: Tensor, real: Tensor | None = None) -> Tensor:

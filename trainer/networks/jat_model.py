@@ -221,9 +221,10 @@ class JatMemory(Memory):
     """
 
     def __init__(self, model: JatModel, layout: TaskLayout, num_slots: int, context_steps: int) -> None:
-        self._model, self._layout = model, layout
+        self._model, self._layout, self.num_slots = model, layout, num_slots
         self._max_positions = 2 * context_steps
-        self._cache = model.transformer.new_cache(num_slots)
+        self._kept = self._max_positions // 4 * 2  # when it is full; whole time steps
+        self._cache = model.transformer.new_cache(num_slots, self._max_positions)
         # Embeddings of all positions, to rebuild the cache when it is full; the last may still be missing in it.
         self._past = torch.zeros(num_slots, self._max_positions, model.config.hidden_size, device=self._cache.device)
         self._positions = torch.zeros(num_slots, dtype=torch.int64)
@@ -232,6 +233,17 @@ class JatMemory(Memory):
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
         self._cached[list(slots)] = 0
+        self._cache[:, :, list(slots)] = 0  # weight zero does not hide what is not finite
+
+    def paces(self, slots: Sequence[int]) -> list[int]:
+        """Positions that the next step computes."""
+        positions, cached = self._positions[list(slots)], self._cached[list(slots)]
+        is_full = positions + 2 > self._max_positions
+        return torch.where(is_full, self._kept + 1, positions + 1 - cached).tolist()
+
+    def stand_in(self, slots: Sequence[int], like: int) -> None:
+        self._positions[list(slots)] = int(self._positions[like])
+        self._cached[list(slots)] = int(self._cached[like])
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         self._make_room(slots)
@@ -267,7 +279,7 @@ class JatMemory(Memory):
         full = slots[self._positions[slots] + 2 > self._max_positions]
         if not len(full):
             return
-        keep = self._max_positions // 4 * 2  # whole time steps
+        keep = self._kept
         self._past[full, :keep] = self._past[full, self._max_positions - keep :]
         self._positions[full] = keep
         self._cached[full] = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from pipeline.tasks import IMAGE
 from trainer.networks.heads import Head
 from trainer.networks.layout import TaskLayout
 
@@ -68,7 +69,19 @@ class Memory(ABC):
     """The pasts of some episodes in slots, as one network keeps them; all of tasks of one layout.
 
     Each time step is one ``observe`` and then one ``act``.
+
+    Attributes:
+        num_slots: how many there are.
     """
+
+    num_slots: int
+
+    def paces(self, slots: Sequence[int]) -> list[int]:
+        """What decides the shape of the next step of each slot: only slots of one pace are computed together."""
+        return [0] * len(slots)
+
+    def stand_in(self, slots: Sequence[int], like: int) -> None:  # noqa: B027  most have no paces
+        """Let idle slots be computed together with slot ``like``; what they hold is of no meaning."""
 
     @abstractmethod
     def forget(self, slots: Sequence[int]) -> None:
@@ -96,6 +109,13 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks of the trunk in their order: most of the parameters, and all used by every batch."""
+
+    def rows(self, layout: TaskLayout) -> int:
+        """Slots that acting computes at once, no more and no fewer.
+
+        As many as are usually played together; images are the same price one by one.
+        """
+        return 8 if layout.observation == IMAGE else 32
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:

@@ -52,9 +52,9 @@ class Attention(nn.Module):
         place = positions % self.window
         cache[0, slots, :, place] = key[:, :, 0].to(cache.dtype)
         cache[1, slots, :, place] = value[:, :, 0].to(cache.dtype)
-        filled = min(int(positions.max()) + 1, self.window)
-        past = cache[:, rows_of(slots), :, :filled]
-        mask = torch.arange(filled, device=x.device) <= positions[:, None, None, None]
+        # The whole window, what is not there yet with weight zero: nothing may depend on how far other rows are.
+        past = cache[:, rows_of(slots)]
+        mask = torch.arange(self.window, device=x.device) <= positions[:, None, None, None]
         mixed = attend(query, past[0], past[1], mask, scale=None)
         return self.out(mixed.transpose(1, 2).flatten(2))
 

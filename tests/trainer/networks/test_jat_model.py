@@ -203,7 +203,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(model: JatModel) -> None:
     with torch.no_grad():
         embedded = model.embed_observations(batch.kind, batch.observations, batch.previous_rewards)
         whole = model.transformer(embedded)
-        cache = model.transformer.new_cache(3)
+        cache = model.transformer.new_cache(3, model.config.max_positions)
         slots = torch.tensor([2, 0])
         shift = 4  # slot 0 starts 4 positions late
         for step in range(T + shift):
