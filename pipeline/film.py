@@ -6,10 +6,10 @@ that frame of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,22 @@ from pipeline.tasks import Task
 PACE = {"babyai": (1, 5)}
 DEFAULT_PACE = (2, 20)
 MAX_FRAMES = 100  # per episode: what follows is not filmed
+
+
+class Outcome(Protocol):
+    """How an episode ended, as far as films are chosen by it."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def total_reward(self) -> float: ...
+
+    @property
+    def success(self) -> bool | None: ...
+
+    @property
+    def rejected(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,21 @@ class Film:
         )
         write_mp4(filmed.path(self._directory), frames, self._frames_per_s)
         update_json(self._directory / f"{episode.seed}.json", filmed)
+
+
+def missing_failure(outcomes: Iterable[Outcome], filmed: Collection[int]) -> int | None:
+    """The seed of the worst episode, if films of the seeds ``filmed`` would show success alone.
+
+    The worst is a failed episode if there is any, else the one of the least return. None if it, or another failed one,
+    is filmed, or if no episode counts.
+    """
+    counted = [outcome for outcome in outcomes if outcome.rejected is None]
+    if not counted:
+        return None
+    worst = min(counted, key=lambda outcome: (outcome.success is not False, outcome.total_reward))
+    shown = [outcome for outcome in counted if outcome.seed in filmed]
+    is_shown = worst in shown or (worst.success is False and any(outcome.success is False for outcome in shown))
+    return None if is_shown else worst.seed
 
 
 def agent_films(out: Path, task_name: str, name: str = "") -> Path:

@@ -166,7 +166,7 @@ def training_flops(model: ModelConfig | BaseModelConfig, padded_timesteps: int) 
 
 
 def plot(curve: Curve, path: Path) -> None:
-    """IQM by domain with its interval, against four measures of how long it was trained."""
+    """Mean score by domain with its interval, against four measures of how long it was trained."""
     from matplotlib.figure import Figure
 
     scales = {
@@ -180,7 +180,7 @@ def plot(curve: Curve, path: Path) -> None:
     names = [name for name in curve.names if name != OVERALL]
     for axes, (label, places) in zip(panels.flat, scales.items(), strict=True):
         for index, name in enumerate(names):
-            pairs = [(x, p.domains[name].iqm) for x, p in zip(places, curve.points, strict=True) if name in p.domains]
+            pairs = [(x, p.domains[name].mean) for x, p in zip(places, curve.points, strict=True) if name in p.domains]
             x, colour = [pair[0] for pair in pairs], COLOURS[index % len(COLOURS)]
             axes.plot(x, [interval.mean for _, interval in pairs], marker="o", color=colour, label=name)
             low, high = [interval.low for _, interval in pairs], [interval.high for _, interval in pairs]
@@ -188,7 +188,7 @@ def plot(curve: Curve, path: Path) -> None:
         axes.axhline(1, color="0.6", linestyle="--", linewidth=1)
         axes.set_xlabel(label)
     for axes in panels[:, 0]:
-        axes.set_ylabel("score (IQM, 95 % interval)")
+        axes.set_ylabel("mean score, 95 % interval")
     if names:
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
@@ -202,10 +202,10 @@ def main() -> None:
     config = parse(CurveConfig, RECIPES)
     curve = evaluate_checkpoints(config)
     names = curve.names
-    table = Table("step", "M time steps", "TFLOP", "seconds", *names, title=f"IQM of {len(curve.tasks)} tasks")
+    table = Table("step", "M time steps", "TFLOP", "seconds", *names, title=f"Mean score of {len(curve.tasks)} tasks")
     for point in curve.points:
         found = [point.domains.get(name) for name in names]
-        cells = [f"{a.iqm.mean:.2f} [{a.iqm.low:.2f}, {a.iqm.high:.2f}]" if a else "-" for a in found]
+        cells = [f"{a.mean.mean:.2f} [{a.mean.low:.2f}, {a.mean.high:.2f}]" if a else "-" for a in found]
         cost = (f"{point.step:,}", f"{point.timesteps / 1e6:.1f}", f"{point.flops / 1e12:,.1f}", f"{point.seconds:.0f}")
         table.add_row(*cost, *cells)
     print_table(table, min_width=120)

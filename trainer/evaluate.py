@@ -2,7 +2,7 @@
 
     python -m trainer.evaluate --out runs/default
 
-Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each, and
+Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each and of a failed one, and
 ``OUT/evaluation/scores.json`` last (``trainer/scores/results.py``): returns normalised with the random and expert
 returns that ``make experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
 the episodes of a task that was cut off included (``trainer/scores/played.py``); of a task that is to have more episodes
@@ -77,7 +77,8 @@ class EvaluateConfig:
     workers: int = 2
     """Worker processes; each plays some tasks at a time that look alike."""
     video_episodes: int = 3
-    """Episodes per task, the first ones, that are filmed; 0 for no films."""
+    """Episodes per task, the first ones, that are filmed, and one more if these show no failure and there is one;
+    0 for no films."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "workers")

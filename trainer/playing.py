@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.episode import Episode
 from pipeline.errors import JobFailure, JobsFailedError
-from pipeline.film import Film
+from pipeline.film import Film, films_in, missing_failure
 from pipeline.jobs import Supervision, run_jobs
 from pipeline.measurement import Measurement
-from pipeline.rollout import Part, rejected_episode, rollout_parts
+from pipeline.rollout import Part, rejected_episode, rollout, rollout_parts
 from pipeline.tasks import Task
 from trainer.config import Choose
 from trainer.scores.played import TaskResults
@@ -79,8 +79,26 @@ def play_tasks(job: EvaluateJob) -> list[Measurement]:
         for task, episode in _episodes(job, played):
             played[task.name].add(episode)
             if not played[task.name].missing(job.num_episodes):
-                played[task.name].finish()  # not only when the last of them is
-        return [results.finish() for results in played.values()]
+                _finish(job, played[task.name])  # not only when the last of them is
+        return [_finish(job, results) for results in played.values()]
+
+
+def _finish(job: EvaluateJob, results: TaskResults) -> Measurement:
+    """Write a task's results, after a film of its worst episode: a kill in between loses neither."""
+    from trainer.agent import Agent
+
+    task, directory = results.task, job.films / results.task.name
+    films = [film.seed for film in films_in(directory).values() if film.revision == job.revision] if job.filmed else []
+    worst = missing_failure(results.played.values(), films) if films else None
+    if worst is not None:
+        # Only now is it known which one it is; the same seed gives the same episode.
+        agent = Agent(
+            _open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps, job.continuous
+        )
+        film = Film(task, [worst], directory)
+        episodes = rollout(task, agent, [worst], 1, film.listen, keep_observations=False)
+        list(film.of(episodes, job.revision, results.versions))
+    return results.finish()
 
 
 def _episodes(job: EvaluateJob, played: Mapping[str, TaskResults]) -> Iterator[tuple[Task, Episode]]:

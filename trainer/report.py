@@ -24,6 +24,7 @@ from pipeline.stage import reported
 from trainer.reporting import plots
 from trainer.reporting.commands import report_commands
 from trainer.reporting.facts import WEAK, Facts, expert_revisions, gather
+from trainer.reporting.histograms import returns_histogram
 from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
 from trainer.scores.results import Evaluation, load_evaluation
 
@@ -114,6 +115,7 @@ def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Pa
         videos={
             task: EmbeddedVideo(as_base64(video.path), video.pairs) for task, video in videos.items() if video.path
         },
+        histograms={row.score.task: found for row in facts.rows if (found := returns_histogram(row.score))},
         grids={domain: data_url(path, "video/mp4") for domain, path in grids.items()},
         studies={path.stem: data_url(path, "image/png") for path in sorted(out.glob("sweep-*/*.png"))},
         weak=WEAK,

@@ -308,7 +308,7 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
             continue
         scores = [{s.task: np.array(s.scores) for s in load_scores(out) if s.scores is not None} for out in outs]
         runs = [list(by_task.values()) for by_task in scores]
-        manifests = [TrainManifest(**read_json(train_manifest_path(out))) for out in outs]
+        manifests = [TrainManifest.read(train_manifest_path(out)) for out in outs]
         mean, resampled = _mean(runs), bootstrap(runs)
         difference = None if first is None else interval_of(mean - first[0], resampled - first[1])
         if variant is variants[0]:

@@ -25,6 +25,7 @@ from typing import Any
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, read_json, write_json
+from pipeline.hardware import this_machine
 from pipeline.manifest import DatasetManifest
 from pipeline.stage import current_stage, reported
 from pipeline.tasks import IMAGE, Task, select_tasks
@@ -125,6 +126,8 @@ def _lay_out_images(config: TrainConfig, tasks: Sequence[Task]) -> None:
 
 
 def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_parameters: int) -> None:
+    import torch
+
     from trainer.checkpoint import best_checkpoint, latest_checkpoint, load_progress
 
     last = latest_checkpoint(directory / "checkpoints")
@@ -142,6 +145,7 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
         best_checkpoint=str(best.relative_to(config.out.absolute())),
         validation_loss=progress.validation_loss,
         waiting_share=progress.waited_seconds / progress.seconds,
+        hardware=this_machine(torch.cuda.get_device_name() if torch.cuda.is_available() else ""),
     )
     write_json(train_manifest_path(config.out), manifest)
     log.info(

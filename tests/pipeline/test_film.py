@@ -6,7 +6,8 @@ import pytest
 
 from experts.random_policy import RandomPolicy
 from pipeline.errors import UserError
-from pipeline.film import Film, films_in, pace
+from pipeline.film import Film, films_in, missing_failure, pace
+from pipeline.measurement import Played
 from pipeline.rollout import rollout
 from pipeline.video import read_mp4
 from tests.fakes import DRAWN, FAKE_COUNT, num_steps
@@ -41,3 +42,28 @@ def test_an_environment_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     film = Film(FAKE_COUNT, [1], tmp_path)
     with pytest.raises(UserError, match=r"fake-count cannot be drawn.*--video-episodes 0"):
         list(rollout(FAKE_COUNT, RandomPolicy(FAKE_COUNT), [1], 1, film.listen))
+
+
+def played(*outcomes: tuple[float, bool | None], rejected: int | None = None) -> list[Played]:
+    """Episodes of the seeds 0, 1, ... with their returns and successes; one of them may be rejected."""
+    return [
+        Played(seed, earned, 9, success, "not finite" if seed == rejected else None)
+        for seed, (earned, success) in enumerate(outcomes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "filmed", "expected"),
+    [
+        (played((1.0, True), (5.0, False), (3.0, False)), [0], 2),  # the worse failure, although a success earns less
+        (played((1.0, True), (5.0, False), (3.0, False)), [1], None),  # a failure is filmed
+        (played((4.0, True), (5.0, True), (3.0, True)), [0, 1], 2),  # no failure: the least return
+        (played((4.0, True), (5.0, True), (3.0, True)), [2], None),
+        (played((4.0, None), (5.0, None), (3.0, None)), [0], 2),  # no notion of success
+        (played((4.0, None), (3.0, None), rejected=1), [0], None),  # a rejected episode is no failure
+        (played((4.0, None), rejected=0), [], None),
+        ([], [], None),
+    ],
+)
+def test_what_films_would_not_show_is_found(outcomes: list[Played], filmed: list[int], expected: int | None) -> None:
+    assert missing_failure(outcomes, filmed) == expected

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.files import write_json
 from pipeline.film import Filmed, agent_films, expert_films
+from pipeline.hardware import Hardware
 from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.measurement import Measurement
 from pipeline.scores import jat_scores
@@ -34,6 +35,7 @@ SETTINGS = Settings(
     "train/checkpoints/step-00020000", sha256(WEIGHTS).hexdigest()[:16], 20000, 80_000_000, 1.0, {}, "mean"
 )
 SKILL = {"atari": 0.35, "babyai": 0.9, "metaworld": 0.75, "mujoco": 0.85}
+HARDWARE = Hardware("AMD EPYC 9B14", 2, 16.4, True)
 NOT_SCORABLE = ("atari-bowling", "atari-venture")
 WITHOUT_FILM = "atari-zaxxon"
 EXPERT = "ppo-01234567"
@@ -76,9 +78,10 @@ def _write_task(out: Path, task: Task, generator: np.random.Generator) -> TaskSc
     drawn = random + (expert - random) * generator.normal(skill, 0.15, EPISODES)
     if task.name in NOT_SCORABLE:
         expert = random - 1
+    spread = 0.1 * abs(expert - random)
     references = [
-        _measurement(task, "random", "random-1", [random] * 3),
-        _measurement(task, "ppo", EXPERT, [expert] * 3),
+        _measurement(task, "random", "random-1", [random - spread, random, random + spread]),
+        _measurement(task, "ppo", EXPERT, [expert - spread, expert, expert + spread]),
     ]
     for measurement in references:
         write_json(out / "experts" / task.name / measurement.revision / "measurement.json", measurement)
@@ -119,7 +122,7 @@ def _write_dataset(out: Path, tasks: tuple[Task, ...], generator: np.random.Gene
 def _write_training(out: Path, generator: np.random.Generator) -> None:
     manifest = TrainManifest(
         "train/checkpoints/step-00020000", "0" * 16, 20000, 80_000_000, 26_400_000, 9120.0, 0.021,
-        "train/checkpoints/step-00018000", 0.41, 0.013,
+        "train/checkpoints/step-00018000", 0.41, 0.013, HARDWARE,
     )  # fmt: skip
     write_json(out / "train" / "manifest.json", manifest)
     checkpoint = out / SETTINGS.checkpoint

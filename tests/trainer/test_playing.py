@@ -16,11 +16,12 @@ import torch
 
 from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import read_json
+from pipeline.film import films_in
 from pipeline.measurement import Measurement
 from pipeline.rollout import Part, rollout, rollout_parts
 from pipeline.seeds import FIRST_SEED, seeds_of
 from pipeline.tasks import Task
-from tests.fakes import FAKE_COUNT, CountingEnv
+from tests.fakes import FAKE_COUNT, CountingEnv, DrawnEnv, is_success
 from tests.trainer.conftest import TINY, write_references
 from trainer import playing
 from trainer.agent import Agent
@@ -99,6 +100,14 @@ def make_deadly(task: Task) -> DeadlyEnv:
     return DeadlyEnv(task)
 
 
+class DrawnNotingEnv(NotingEnv, DrawnEnv):
+    """Notes each seed it begins, and can be drawn."""
+
+
+def make_drawn_noting(task: Task) -> DrawnNotingEnv:
+    return DrawnNotingEnv(task)
+
+
 def make_nothing(task: Task) -> CountingEnv:
     raise RuntimeError("its package is broken")
 
@@ -167,6 +176,35 @@ def test_tasks_played_together_are_played_as_each_alone(
         first.append(found[1].actions)
     # The network tells them apart.
     assert np.abs(first[0] - first[1]).max() > 0.01
+
+
+def test_a_failure_is_filmed_after_the_first_episodes_and_once(config: EvaluateConfig, tasks: list[Task]) -> None:
+    task = replace(tasks[0], factory=make_drawn_noting)
+    successes = [is_success(seed) for seed in seeds_of("evaluate", NUM_SEEDS)]
+    first_failure, first_success = successes.index(False), successes.index(True)
+    job = replace(job_of(config, [task]), filmed=[FIRST + first_success])
+    (measurement,) = play_tasks(job)
+    films = films_in(job.films / task.name)
+    (failed,) = films.keys() - {FIRST + first_success}
+    assert films[failed].success is False and not successes[failed - FIRST]
+    # The same seed gives the same episode.
+    assert films[failed].total_reward == measurement.returns[failed - FIRST]
+    assert films[failed].total_reward == min(
+        earned for earned, success in zip(measurement.returns, successes, strict=True) if not success
+    )
+    assert sorted(begun(config.out, task)) == sorted([*range(NUM_SEEDS), failed - FIRST])
+    play_tasks(job)
+    assert len(begun(config.out, task)) == NUM_SEEDS + 1
+    # Where a failure is among the first ones, no more is played.
+    other = replace(job, filmed=[FIRST + first_failure], films=config.out / "others", directory=config.out / "other")
+    play_tasks(other)
+    assert list(films_in(other.films / task.name)) == [FIRST + first_failure]
+
+
+def test_without_films_none_is_made_of_a_failure(config: EvaluateConfig, tasks: list[Task]) -> None:
+    play_tasks(job_of(config, tasks[:1]))
+    assert not (config.out / "films").exists()
+    assert len(begun(config.out, tasks[0])) == NUM_SEEDS
 
 
 def test_tasks_of_one_layout_share_a_lockstep_of_bounded_size() -> None:

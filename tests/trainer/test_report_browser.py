@@ -14,13 +14,14 @@ from tests.trainer.report_run import WITHOUT_FILM, write_run
 from trainer.report import ReportConfig, report
 
 pytestmark = needs_browser
+WEAK = "atari-boxing"  # one of the ten lowest scores of the made-up run
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of all 157 tasks, six of them filmed."""
+    """The report of all 157 tasks, seven of them filmed."""
     out = tmp_path_factory.mktemp("report")
-    write_run(out, f"atari-pong,{WITHOUT_FILM},babyai-go-to-obj,metaworld-reach,mujoco-ant,mujoco-hopper")
+    write_run(out, f"{WEAK},atari-pong,{WITHOUT_FILM},babyai-go-to-obj,metaworld-reach,mujoco-ant,mujoco-hopper")
     return report(ReportConfig(out=out))
 
 
@@ -76,7 +77,7 @@ def test_the_table_is_filtered_by_name_domain_and_kind(open_page: Any) -> None:
     assert column(page, 0) == ["atari-bowling", "atari-venture"]
     page.get_by_label("Show").select_option("with a video")
     page.get_by_role("button", name="Meta-World", exact=True).click()
-    assert count.inner_text() == "5 of 157 tasks shown"
+    assert count.inner_text() == "6 of 157 tasks shown"
 
 
 def wait_until(page: Any, selector: str, condition: str, seconds: float = 30.0) -> None:
@@ -105,11 +106,30 @@ def test_the_video_of_a_task_plays_and_leads_to_the_next(open_page: Any) -> None
     assert "seed 1,800,000,000: agent 10.00 in 60 steps, expert 20.00 in 60 steps" in player.inner_text()
     player.get_by_role("button", name="next").click()
     page.get_by_role("dialog", name="mujoco-hopper").get_by_role("button", name="next").click()
-    assert page.get_by_role("dialog", name="atari-pong").is_visible()
+    assert page.get_by_role("dialog", name=WEAK).is_visible()
     playing(page, "dialog video")
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog").count() == 0
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "play the video of mujoco-ant"
+
+
+def test_a_weak_task_leads_to_its_video_and_back(open_page: Any) -> None:
+    page = open_page()
+    weak = page.get_by_role("table", name="Lowest scores").get_by_role("button", name=f"watch {WEAK}")
+    weak.click()
+    assert page.get_by_role("dialog", name=WEAK).is_visible()
+    playing(page, "dialog video")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == f"watch {WEAK}"
+
+
+def test_the_returns_of_a_domain_are_shown_on_demand(open_page: Any) -> None:
+    page = open_page()
+    figure = page.get_by_role("img", name="mujoco-ant: returns from")
+    assert figure.count() == 0
+    page.get_by_text("MuJoCo: 11 tasks").click()
+    assert figure.bounding_box()["height"] > 40
+    assert "agent" in figure.get_attribute("aria-label") and "random" in figure.get_attribute("aria-label")
 
 
 def test_the_videos_of_the_domains_play_when_they_are_in_sight(open_page: Any) -> None:

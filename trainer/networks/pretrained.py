@@ -82,7 +82,7 @@ def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
     path = train_manifest_path(out)
     if not path.exists():
         raise UserError(f"no finished training in {out}; run `make train`, or pass --checkpoint FOLDER")
-    return out / TrainManifest(**read_json(path)).checkpoint
+    return out / TrainManifest.read(path).checkpoint
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:

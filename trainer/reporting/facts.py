@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from pipeline.files import read_json
+from pipeline.hardware import Hardware, this_machine
 from pipeline.manifest import DatasetManifest, FileEntry, TaskManifest
 from pipeline.measurement import Measurement
-from pipeline.scores import is_scorable
+from pipeline.scores import jat_scale
 from pipeline.seeds import FIRST_SEED
 from pipeline.tasks import all_tasks
 from pipeline.versions import versions_of
 from trainer.reporting.commands import StageRun, stage_runs
 from trainer.scores.results import (
+    OVERALL,
     Curve,
     DomainScore,
     Evaluation,
@@ -54,10 +56,8 @@ class TaskRow:
     @property
     def expert_on_jat_scale(self) -> float | None:
         """The mean return of our expert where JAT's random policy is 0 and JAT's expert 1."""
-        random, expert = self.score.jat_random, self.score.jat_expert
-        if random is None or expert is None or not is_scorable(random, expert):
-            return None
-        return (self.score.expert - random) / (expert - random)
+        scale = jat_scale(self.score.task)
+        return None if scale is None else (self.score.expert - scale[0]) / (scale[1] - scale[0])
 
     @property
     def agent_revision(self) -> str:
@@ -95,6 +95,7 @@ class Facts:
         training: None where the checkpoint was not trained in this run.
         log: the training's curve, one dict per optimiser step.
         versions: of the packages that define the environments, as they were evaluated.
+        installed, machine: with which and on which the report is written.
         seeds: first seed and what the seeds from there on are for.
         num_known: tasks by domain, of which there may be fewer in the evaluation.
         not_evaluated: tasks of the dataset that are not.
@@ -109,6 +110,7 @@ class Facts:
     stages: list[StageRun]
     versions: dict[str, str]
     installed: dict[str, str]
+    machine: Hardware
     seeds: dict[str, int]
     num_known: dict[str, int]
     not_evaluated: list[str]
@@ -129,7 +131,8 @@ class Facts:
         return [row for row in self.rows if row.score.rejected]
 
     def num_weak(self, domain: str) -> int:
-        return sum(row.is_weak for row in self.rows if row.score.domain == domain)
+        """Tasks of a domain, or of all, below ``WEAK``."""
+        return sum(row.is_weak for row in self.rows if domain in (row.score.domain, OVERALL))
 
     def jat_iqm(self, domain: DomainScore) -> float | None:
         """What JAT published for a domain; None where not all of its tasks are here, so that they do not compare."""
@@ -142,11 +145,10 @@ class Facts:
         return any(self.jat_iqm(domain) is not None for domain in self.evaluation.domains)
 
     @property
-    def jat_mean_of_iqms(self) -> float | None:
-        """JAT's headline number, where all of its domains are here whole."""
-        found = [self.jat_iqm(domain) for domain in self.evaluation.domains]
-        is_whole = len(found) == len(JAT_IQMS) and None not in found
-        return float(np.mean(list(JAT_IQMS.values()))) if is_whole else None
+    def off_jat_scale(self) -> list[str]:
+        """Tasks that JAT has, but whose expert there is hardly better than random."""
+        scores = [row.score for row in self.rows]
+        return [score.task for score in scores if score.jat_expert is not None and jat_scale(score.task) is None]
 
     @property
     def num_wins(self) -> tuple[int, int]:
@@ -181,6 +183,7 @@ def gather(out: Path, name: str = "") -> Facts:
         stages=stage_runs(out),
         versions={name: version for versions in measured for name, version in sorted(versions.items())},
         installed={"python": platform.python_version(), **versions_of(PACKAGES)},
+        machine=this_machine(),
         seeds=dict(FIRST_SEED),
         num_known=Counter(task.domain for task in all_tasks()),
         not_evaluated=[name for name in tasks if name not in evaluated],
@@ -204,7 +207,7 @@ def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
     checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
     if not path.exists() or not checkpoint.exists() or weights_of(checkpoint) != evaluation.settings.weights:
         return None
-    return TrainManifest(**read_json(path))
+    return TrainManifest.read(path)
 
 
 def _mean_score(row: TaskRow) -> float:

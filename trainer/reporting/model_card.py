@@ -44,7 +44,7 @@ SCORES = """The agent plays seeds that are in no dataset, {how}. Score: 0 is a r
 imitated; 95 % intervals of a bootstrap within each task. IQM is the mean of all episodes without the lowest and the
 highest quarter.
 
-| domain | tasks | IQM | mean of tasks |
+| domain | tasks | mean of tasks | IQM |
 |---|---|---|---|
 {domains}
 {unscorable}
@@ -97,8 +97,8 @@ def _training(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _scores(evaluation: Evaluation) -> str:
     domains = [
-        f"| {d.domain} | {d.num_tasks - len(d.not_scorable)} | {_format(d.expert.iqm if d.expert else None)} "
-        f"| {_format(d.expert.mean if d.expert else None)} |"
+        f"| {d.domain} | {d.num_tasks - len(d.not_scorable)} | {_format(d.expert.mean if d.expert else None)} "
+        f"| {_format(d.expert.iqm if d.expert else None)} |"
         for d in evaluation.summaries
     ]
     tasks = [

@@ -114,7 +114,7 @@ def validation(log: Sequence[dict[str, Any]]) -> str | None:
 
 
 def learning_curve(curve: Curve, key: str, label: str) -> str:
-    """IQM of each domain along training against ``key`` of the checkpoints, with intervals."""
+    """Mean over tasks of each domain along training against ``key`` of the checkpoints, with intervals."""
     figure, axes = new_axes(3.6, 2.9)
     x = np.array([getattr(point, key) for point in curve.points], np.float64)
     names = curve.names
@@ -123,16 +123,15 @@ def learning_curve(curve: Curve, key: str, label: str) -> str:
             (value, point.domains[name]) for value, point in zip(x, curve.points, strict=True) if name in point.domains
         ]
         at = np.array([value for value, _ in found])
-        iqms = [aggregate.iqm for _, aggregate in found]
+        means = [aggregate.mean for _, aggregate in found]
         colour = colour_of(name, names)
-        axes.plot(at, [iqm.mean for iqm in iqms], "o-", color=colour, linewidth=1.5, markersize=3, label=title(name))
-        axes.fill_between(
-            at, [iqm.low for iqm in iqms], [iqm.high for iqm in iqms], color=colour, alpha=0.15, linewidth=0
-        )
+        axes.plot(at, [mean.mean for mean in means], "o-", color=colour, linewidth=1.5, markersize=3, label=title(name))
+        low, high = [mean.low for mean in means], [mean.high for mean in means]
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
     _count_axis(axes, label)
-    axes.set_ylabel("IQM of normalised scores")
+    axes.set_ylabel("mean normalised score")
     add_legend(axes)
-    return to_svg(figure, f"IQM by domain against {label}")
+    return to_svg(figure, f"mean score by domain against {label}")
 
 
 def _series(log: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import digest_of, read_json, sha256_of, update_json
-from pipeline.film import Filmed, agent_films, expert_films, films_in, pace
+from pipeline.film import Filmed, agent_films, expert_films, films_in, missing_failure, pace
 from pipeline.progress import Progress
 from pipeline.video import read_mp4, write_mp4
 
 log = logging.getLogger(__name__)
 
 MAX_FILMS = 60  # of all tasks together: of few tasks several episodes are shown, of many one
-MAX_EPISODES = 3  # of one task
+MAX_EPISODES = 3  # of one task, and a failed one
 HEADING_HEIGHT = 22  # pixels
 GAP = 4  # pixels between the two pictures, and between tiles
 GRID_WIDTH = 720  # pixels, about
@@ -80,7 +80,7 @@ def find_pairs(
 
 def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -> dict[str, TaskVideo]:
     """A video per task, which together take at most ``max_bytes``."""
-    shown = {task: found[: _num_shown(len(pairs))] for task, found in pairs.items() if found}
+    shown = {task: _shown(found, _num_shown(len(pairs))) for task, found in pairs.items() if found}
     limit = max_bytes // max(1, len(shown))
     progress = Progress("videos of the report", len(shown), interval_s=10)
     videos = {}
@@ -105,6 +105,12 @@ def make_grids(directory: Path, pairs: dict[str, dict[str, Pair]], max_bytes: in
         if path:
             made[domain] = path
     return made
+
+
+def _shown(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """The first films, and the worst episode's if these show no failure."""
+    worst = missing_failure([pair.agent for pair in pairs], [pair.agent.seed for pair in pairs[:count]])
+    return [*pairs[:count], *(pair for pair in pairs[count:] if pair.agent.seed == worst)]
 
 
 def _num_shown(num_tasks: int) -> int:

@@ -3,7 +3,7 @@
 OUT/evaluation/              of the checkpoint that `make train` finished with, or the one named
     <task>.json              every episode: a ``Measurement``
     <task>.jsonl             while a task is played: the episodes that are over (``trainer/scores/played.py``)
-    films/<task>/<seed>.mp4  of the first episodes
+    films/<task>/<seed>.mp4  of the first episodes, and of the worst if these show no failure
     scores.json              an ``Evaluation``: settings, scores per task, per domain and overall; written last
     curve.json               a ``Curve``: the checkpoints along training
 OUT/evaluation/<name>/       another one, kept beside it: the same files
@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, update_json
@@ -81,6 +79,7 @@ class TaskScore:
             where these are not scorable.
         jat_score: JAT's own agent on that scale.
         returns: of the episodes that count.
+        random_returns, expert_returns: the same of the references; empty in results of earlier versions.
         rejected: episodes that do not count, by reason.
         jat_random, jat_return: mean returns JAT published for random and for its own agent.
         jat_scale_scores: as ``scores``, on JAT's scale.
@@ -105,6 +104,8 @@ class TaskScore:
     score_on_jat_scale: float | None
     jat_score: float | None
     returns: list[float] = field(default_factory=list)
+    random_returns: list[float] = field(default_factory=list)
+    expert_returns: list[float] = field(default_factory=list)
     rejected: dict[str, int] = field(default_factory=dict)
     jat_random: float | None = None
     jat_return: float | None = None
@@ -155,12 +156,6 @@ class Evaluation:
     def summaries(self) -> list[DomainScore]:
         """Of the domains, and of all tasks where that is not the same."""
         return [*self.domains, self.overall] if len(self.domains) > 1 else self.domains
-
-    @property
-    def mean_of_domain_iqms(self) -> float | None:
-        """Every domain alike, as JAT's headline number (0.658 for its four); None where no task is scorable."""
-        iqms = [domain.expert.iqm.mean for domain in self.domains if domain.expert]
-        return float(np.mean(iqms)) if iqms else None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def score_task(domain: str, agent: Measurement, random: Measurement, expert: Mea
         score_on_jat_scale=float(np.mean(on_jat_scale)) if on_jat_scale else None,
         jat_score=_single(published.get("jat"), *bounds),
         returns=returns.tolist(),
+        random_returns=random.accepted_returns.tolist(),
+        expert_returns=expert.accepted_returns.tolist(),
         rejected={reason: rejected.count(reason) for reason in dict.fromkeys(rejected)},
         jat_random=published.get("random"),
         jat_return=published.get("jat"),

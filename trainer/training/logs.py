@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import read_json
+from pipeline.hardware import Hardware
 
 LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
 
@@ -21,6 +23,7 @@ class TrainManifest:
         checkpoint: the last one, relative to OUT.
         best_checkpoint: the one with the least validation loss; the last one where that is not measured.
         waiting_share: of the time, that training stood still for data.
+        hardware: on which it ended; None where it was not noted.
     """
 
     checkpoint: str
@@ -33,6 +36,13 @@ class TrainManifest:
     best_checkpoint: str = ""
     validation_loss: float | None = None
     waiting_share: float = 0.0
+    hardware: Hardware | None = None
+
+    @staticmethod
+    def read(path: Path) -> TrainManifest:
+        """The manifest in a file."""
+        raw = read_json(path)
+        return TrainManifest(**{**raw, "hardware": Hardware(**raw["hardware"]) if raw.get("hardware") else None})
 
 
 def train_manifest_path(out: Path) -> Path:

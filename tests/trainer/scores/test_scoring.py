@@ -74,13 +74,12 @@ def test_a_task_that_cannot_be_scored_is_listed_and_in_no_aggregate() -> None:
     assert evaluation.overall.not_scorable == ["mujoco-hopper"]
     assert evaluation.overall.expert is not None
     assert evaluation.overall.expert.mean.mean == pytest.approx(np.mean([0.5, 0.2]))
-    assert evaluation.mean_of_domain_iqms == pytest.approx(0.35)
     assert babyai.success_rate == 1.0
 
 
 def test_where_nothing_can_be_scored_there_is_no_number() -> None:
     evaluation = evaluation_of(SETTINGS, [scored("other-task", [7.0], expert=0.0)])
-    assert (evaluation.overall.expert, evaluation.overall.jat_scale, evaluation.mean_of_domain_iqms) == (None,) * 3
+    assert (evaluation.overall.expert, evaluation.overall.jat_scale) == (None, None)
     assert evaluation.domains[0].jat_mean is None
 
 

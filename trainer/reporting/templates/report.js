@@ -29,12 +29,12 @@
       const names = playable();
       if (names.length) load(names[(names.indexOf(task) + by + names.length) % names.length]);
     };
-    body.addEventListener("click", (event) => {
+    document.addEventListener("click", (event) => {
       const button = event.target.closest(".play");
       if (!button) return;
       opener = button;
       dialog.showModal();
-      load(button.closest("tr").dataset.task);
+      load(button.value);
     });
     dialog.querySelector(".previous").addEventListener("click", () => step(-1));
     dialog.querySelector(".next").addEventListener("click", () => step(1));
