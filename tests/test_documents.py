@@ -142,3 +142,12 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
             headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, target
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    named, file = 0, ""
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", text_of("docs/security.md")):
+        file = path or file  # a second test of the same file is written without it
+        assert f"\ndef {test}(" in text_of(file), f"{file}::{test}"
+        named += 1
+    assert named > 30
