@@ -54,7 +54,7 @@ from pipeline.files import exclusive, is_local, list_folders
 from pipeline.jobs import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
 from pipeline.measurement import experts_directory, load_measurement
 from pipeline.progress import Progress
-from pipeline.stage import reported
+from pipeline.stage import current_stage, reported
 
 log = logging.getLogger(__name__)
 
@@ -136,33 +136,45 @@ def run_queue(config: QueueConfig) -> None:
         for entry in todo:
             change_state(out, entry, state=WAITING, reason="", failures=0)
         try:
-            _train(config, out, todo, num_done=len(entries) - len(todo))
+            _train(config, out, todo)
         finally:
             print_table(queue_table(read_reports(out)), min_width=WIDTH)
 
 
-def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry], num_done: int) -> None:
-    jobs = [QueueJob(entry, out, config.episodes, config.nice) for entry in todo]
-    is_cluster = bool(os.environ.get("RAY_ADDRESS"))
-    workers = len(jobs) if is_cluster else config.workers
-    progress = Progress("trainings", len(jobs) + num_done, interval_s=0)
-    progress.advance(num_done, "done before")
-    if not jobs:
+def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
+    if not todo:
         return
+    jobs = [QueueJob(entry, out, config.episodes, config.nice) for entry in todo]
+    workers = len(jobs) if os.environ.get("RAY_ADDRESS") else config.workers
+    _count_steps(out, todo)
     os.environ.setdefault(WORKER_NICENESS, str(config.nice))
     connect(workers)  # here, because Ray has a handler of its own for SIGTERM
     with _stopped_politely() as stop:
-        control = Control(stop, STOP_S, lambda failure: _try_again(out, failure, stop))
+        control = Control(stop, STOP_S, lambda failure: _try_again(out, failure))
         supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
-        for job, state in run_jobs(train_and_measure, jobs, workers, _resources, supervision, control):
-            if state == DONE:
-                progress.advance(1, f"{job.entry.name}: {read_state(out, job.entry).revision}")
-                task = job.entry.job(out).task
-                write_best(out, task, standings(out, task))
-        if stop.is_set():
-            for entry in todo:
+        try:
+            for job, state in run_jobs(train_and_measure, jobs, workers, _resources, supervision, control):
+                log.info("%s is %s: %s", job.entry.name, state, read_state(out, job.entry).revision)
+                if state == DONE:
+                    task = job.entry.job(out).task
+                    write_best(out, task, standings(out, task))
+        finally:
+            for entry in todo if stop.is_set() else ():
                 if read_state(out, entry).state in (TRAINING, MEASURING):
                     change_state(out, entry, state=STOPPED, reason="killed: it did not end in time")
+
+
+def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
+    """Let the stage's status tell of environment steps: a training may take days, and steps show that it goes on."""
+
+    def steps() -> int:
+        return sum(read_progress(queue_folder(out) / entry.name).steps for entry in todo)
+
+    before = steps()
+    wanted = [entry.steps for entry in todo]
+    stage = current_stage()
+    stage.begin("steps", 0 if None in wanted else max(0, sum(filter(None, wanted)) - before))
+    stage.ask = lambda: max(0, steps() - before)
 
 
 @contextlib.contextmanager
@@ -198,7 +210,7 @@ def _resources(job: QueueJob) -> Resources:
     return resources_of(job.entry.job(job.out))
 
 
-def _try_again(out: Path, failure: JobFailure, stop: threading.Event) -> bool:
+def _try_again(out: Path, failure: JobFailure) -> bool:
     """Note why a training failed; whether it deserves another attempt.
 
     It fails for good with bad input, or ``MAX_ATTEMPTS`` times without getting any further.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experts import queue
 from experts.algorithms import ALGORITHMS
 from experts.queue.entries import QueueEntry, check_entries, read_entries
 from experts.training import TrainJob
@@ -76,6 +77,15 @@ def test_a_list_that_cannot_be_meant_is_refused_in_one_line(text: str, message: 
     with pytest.raises(UserError, match=message) as found:
         read_entries(written(tmp_path, text))
     assert "\n" not in str(found.value)
+
+
+def test_the_lists_that_come_with_the_package_can_be_trained(tmp_path: Path) -> None:
+    lists = sorted(Path(queue.__file__).parents[1].glob("queues/*.toml"))
+    assert lists
+    for path in lists:
+        entries = read_entries(path)
+        assert all(entry.steps for entry in entries)
+        check_entries(entries, tmp_path)
 
 
 def test_a_list_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from experts.training import read_progress
 from pipeline.files import process_exists, read_json
 from tests.experts.queue.fake.train import CORE_SECONDS_A_STEP
 
-STEPS = 160
+STEPS = 300
 QUEUE = f"""
 [[training]]
 task = "mujoco-reacher"
@@ -32,8 +32,8 @@ algorithm = "fake"
 LIMIT_S = 300.0
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    """In a session of its own, as a scheduler starts it."""
+def start(out: Path, step_s: float = 0.05) -> subprocess.Popen[bytes]:
+    """In a session of its own, as a scheduler starts it; a step of the fake trainer takes so long."""
     path = out / "queue.toml"
     path.write_text(QUEUE)
     words = ["--queue", str(path), "--out", str(out), "--episodes", "2"]
@@ -105,7 +105,7 @@ def test_killed_and_stopped_at_any_time_the_queue_ends_as_if_it_had_not_been(tmp
     assert not process_exists(stopped.process)
     assert read_json(folder / "checkpoint.json")["steps"] == ledger(out)[-1][1] == read_progress(folder).steps
 
-    third = start(out)
+    third = start(out, step_s=0.0)
     assert third.wait(LIMIT_S) == 0, (out / "log").read_text()[-3000:]
     for number in (0, 1):
         assert state(out, number).state == DONE

@@ -36,6 +36,7 @@ from experts.training import Budget, TrainingProgress, TrainJob, read_progress
 from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import exclusive, read_json, write_json
 from pipeline.jobs import Control
+from pipeline.status import read_statuses
 from tests.experts.queue.command import FAKE
 from tests.experts.queue.fake import recipes
 from tests.experts.queue.fake import train as fake
@@ -87,7 +88,6 @@ def here(monkeypatch: pytest.MonkeyPatch, stop: threading.Event) -> list[str]:
     monkeypatch.setattr(queue, "connect", lambda workers: None)
     monkeypatch.setattr(queue.os, "nice", lambda by: 0)
     monkeypatch.setenv(queue.WORKER_NICENESS, "0")
-    monkeypatch.setattr(fake, "STEP_S", 0.0)
     monkeypatch.setitem(ALGORITHMS, "fake", FAKE)
     return begun
 
@@ -185,12 +185,11 @@ def test_one_failure_costs_the_steps_since_the_last_checkpoint(tmp_path: Path, h
 
 
 def test_failures_with_progress_between_them_are_not_added_up(tmp_path: Path) -> None:
-    stop = threading.Event()
     for steps in (10, 20, 30, 40):
         write_json(folder(tmp_path, REACHER) / "progress.json", {**vars(TrainingProgress()), "steps": steps})
         failure = JobFailure(queue.QueueJob(REACHER, tmp_path, 2, 10), "its worker died", True)
-        assert queue._try_again(tmp_path, failure, stop)
-    assert queue._try_again(tmp_path, failure, stop) and not queue._try_again(tmp_path, failure, stop)
+        assert queue._try_again(tmp_path, failure)
+    assert queue._try_again(tmp_path, failure) and not queue._try_again(tmp_path, failure)
 
 
 def test_bad_input_is_not_tried_again(tmp_path: Path, here: list[str]) -> None:
@@ -230,6 +229,13 @@ def test_nothing_begins_if_one_entry_cannot_be_trained(
     with pytest.raises(UserError, match="pendulum/fake was made with another network"):
         run_queue(asked(tmp_path, REACHER, PENDULUM))
     assert sorted(tmp_path.rglob("*")) == before and len(here) == 1
+
+
+def test_the_stage_tells_of_steps_so_that_a_long_training_is_no_standstill(tmp_path: Path) -> None:
+    run_queue(asked(tmp_path, REACHER))
+    run_queue(asked(tmp_path, replace(REACHER, steps=60), replace(PENDULUM, steps=50)))
+    run = next(run for run in read_statuses(tmp_path, "experts-queue") if run.planned)
+    assert (run.unit, run.planned, run.done, run.state) == ("steps", 20 + 50, 70, "done")
 
 
 def test_two_queues_do_not_run_in_one_place(tmp_path: Path, here: list[str]) -> None:

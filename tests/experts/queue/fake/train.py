@@ -12,7 +12,7 @@ from tests.experts.queue.fake.recipes import NETWORK
 from tests.fakes import store_network
 
 CORE_SECONDS_A_STEP = 0.25  # pretended
-STEP_S = 0.005
+STEP_S = float(os.environ.get("FAKE_STEP_S", "0.0"))
 CHECKPOINT_STEPS = 10
 BUDGET = Budget(steps=40, seconds=3600.0)
 
