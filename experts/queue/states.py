@@ -90,12 +90,17 @@ def read_list(out: Path) -> list[QueueEntry]:
 
 @dataclass(frozen=True)
 class EntryReport:
-    """An entry, what became of it, and how far its training is."""
+    """An entry, what became of it, and how far its training is.
+
+    Attributes:
+        pace: seconds of processor time per step in the trainings with this algorithm; None if none has begun.
+    """
 
     entry: QueueEntry
     state: EntryState
     progress: TrainingProgress
     curve: Sequence[CurvePoint]
+    pace: float | None = None
 
     @property
     def steps(self) -> int | None:
@@ -113,8 +118,9 @@ class EntryReport:
             left = 3600 * self.entry.core_hours - spent
         elif self.progress.budget and self.progress.budget.core_seconds is not None:
             left = self.progress.budget.core_seconds - spent
-        if self.steps is not None and self.progress.steps:
-            left = min(left, (self.steps - self.progress.steps) * spent / self.progress.steps)
+        pace = spent / self.progress.steps if self.progress.steps else self.pace
+        if self.steps is not None and pace is not None:
+            left = min(left, (self.steps - self.progress.steps) * pace)
         return max(left, 0.0)
 
 
@@ -142,4 +148,10 @@ def read_reports(out: Path) -> list[EntryReport]:
             state = replace(state, state=WAITING, reason="its budget has changed")
         folder = queue_folder(out) / entry.name
         found.append(EntryReport(entry, state, read_progress(folder), read_curve(folder / CURVE)))
-    return found
+    return [replace(report, pace=_pace(found, report.entry.algorithm)) for report in found]
+
+
+def _pace(reports: Sequence[EntryReport], algorithm: str) -> float | None:
+    alike = [report.progress for report in reports if report.entry.algorithm == algorithm]
+    steps = sum(progress.steps for progress in alike)
+    return sum(progress.core_seconds for progress in alike) / steps if steps else None

@@ -340,6 +340,14 @@ def test_what_is_left_is_the_smaller_of_steps_and_hours(
     assert EntryReport(entry, EntryState(state), progress, []).core_seconds_left == pytest.approx(left)
 
 
+def test_what_has_not_begun_is_estimated_at_the_pace_of_the_others(tmp_path: Path) -> None:
+    run_queue(asked(tmp_path, replace(REACHER, steps=10)))
+    write_list(tmp_path, [replace(REACHER, steps=10), replace(PENDULUM, steps=30), QueueEntry("mujoco-ant", "ppo")])
+    done, waiting, other = read_reports(tmp_path)
+    assert (done.core_seconds_left, waiting.core_seconds_left) == (0.0, 30 * fake.CORE_SECONDS_A_STEP)
+    assert other.core_seconds_left == float("inf")  # of its algorithm nothing is known
+
+
 def test_a_curve_is_drawn_from_its_lowest_to_its_highest_value() -> None:
     assert sparkline([]) == ""
     assert sparkline([3.0, 3.0], levels=ASCII) == "__"
