@@ -1,38 +1,57 @@
-"""Experts from elsewhere into the store: Sample Factory folders, Stable-Baselines3 zips, this project's own folders.
+"""Experts from elsewhere into the store: Sample Factory folders, Stable-Baselines3 zips, this project's own folders,
+policies that are plain arrays in a file.
 
 A source is a local path, or ``hub:owner/name`` (``hub:owner/name@revision``) on the Hugging Face Hub, of which only the
-files that matter are downloaded, into the Hub's usual cache. Nothing in a source is executed.
+files that matter are downloaded, into the Hub's usual cache. Nothing in a source is executed, how much it holds is
+looked at before it is read, and no link in it is followed out of its folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from experts.choice import BESTS
 from experts.network import build_network
-from experts.store import CURVE, RECORD, WEIGHTS, CurvePoint, StoredExpert, read_arrays, read_expert, write_expert
+from experts.registry import RULES
+from experts.spec import NetworkSpec
+from experts.store import (
+    CURVE,
+    MAX_WEIGHTS,
+    RECORD,
+    WEIGHTS,
+    CurvePoint,
+    StoredExpert,
+    read_arrays,
+    read_expert,
+    write_expert,
+)
 from pipeline.errors import UserError
+from pipeline.foreign import check_file
 from pipeline.hub import HUB, download
 from pipeline.tasks import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What Sample Factory and Stable-Baselines3 name their files.
 _CHECKPOINTS, _CONFIGS = "checkpoint_p0", ("config.json", "cfg.json")
 _STATISTICS = "*vec*normalize*.pkl"
 _ZOO_CONFIG = "config.yml"
+# Formats that are one file; to sample actions takes a distribution.
+_HOMEWORK, _LINEAR = ".pkl", ".npz"
 _WANTED = (
     RECORD, WEIGHTS, CURVE, *_CONFIGS, f"{_CHECKPOINTS}/*.pth", "*.zip", _STATISTICS, _ZOO_CONFIG,
 )  # fmt: skip
 _UNWANTED = ("train_eval_metrics.zip",)
 
-# Of RL Zoo's list of pairs: the observations were normalised, unless it says otherwise.
-_IS_NORMALISED = re.compile(r"\bnormalize(?::|\s*\n\s*-)[ ]+(?!false\b)\S", re.IGNORECASE)
-_ONLY_REWARDS = re.compile(r"norm_obs\W+false\b", re.IGNORECASE)
-
 _EXPECTED = (
     f"expected a Sample Factory folder ({_CONFIGS[0]} and {_CHECKPOINTS}/), a Stable-Baselines3 .zip with its "
-    f"vec_normalize.pkl if it has one, or {RECORD} and {WEIGHTS} of this project's store"
+    f"vec_normalize.pkl if it has one, {RECORD} and {WEIGHTS} of this project's store, a {_HOMEWORK} of cs285's "
+    f"homework, or a linear policy in a {_LINEAR}"
 )
 
 # The games whose repository is named otherwise; there is none for surround.
@@ -49,7 +68,7 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
 
     Args:
         task: what it was trained for; sizes and bounds are checked.
-        source: a folder, a .zip file, or ``hub:owner/name[@revision]``.
+        source: a folder, a file, or ``hub:owner/name[@revision]``.
         out: root of a run.
         sampled: store it to act by sampling its distribution; otherwise it acts greedily, or as it was stored.
 
@@ -59,11 +78,11 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
     if source.startswith(HUB):
         found = download(source, _WANTED, _UNWANTED, _suggestion(task))
         origin = f"{found.repository} on the Hugging Face Hub, commit {found.commit}"
-        return _import(task, found.folder, out, sampled, origin)
+        return _Importer(task, out, sampled, origin, found.root).run(found.folder)
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"{source} does not exist; {_EXPECTED}, or hub:owner/name{_suggestion(task)}")
-    return _import(task, path, out, sampled, source)
+    return _Importer(task, out, sampled, source, path if path.is_dir() else path.parent).run(path)
 
 
 def suggested_repositories(task: Task) -> tuple[str, ...]:
@@ -89,87 +108,109 @@ def _suggestion(task: Task) -> str:
     return f"; for {task.name} try {' or '.join(HUB + name for name in names)}" if names else ""
 
 
-def _import(task: Task, path: Path, out: Path, sampled: bool, origin: str) -> StoredExpert:
-    """From a local file or folder; ``origin`` names it for messages and the record."""
-    if path.is_file():
-        if path.suffix != ".zip":
-            raise UserError(f"{origin} is a file but no .zip; {_EXPECTED}")
-        return _import_archive(task, path, out, sampled, origin)
-    if (path / RECORD).is_file():
-        return _import_stored(task, path, out, sampled, origin)
-    zips = sorted(path.glob("*.zip"))
-    if (path / _CHECKPOINTS).is_dir() or (not zips and any((path / name).is_file() for name in _CONFIGS)):
-        from experts.sample_factory.checkpoint import load_checkpoint
+@dataclass(frozen=True)
+class _Importer:
+    """Reads one source.
 
-        spec, arrays = load_checkpoint(path, task, sampled)
-        return write_expert(out, task.name, "sample-factory", spec, arrays, f"Loaded from {origin}.")
-    if zips:
-        archive = _choose(zips, origin)
-        return _import_archive(task, archive, out, sampled, f"{archive.name} in {origin}")
-    found = ", ".join(sorted(entry.name for entry in path.glob("*"))[:8]) or "nothing of use"
-    raise UserError(f"{origin} holds no expert: found {found}; {_EXPECTED}{_suggestion(task)}")
+    Attributes:
+        origin: names the source in messages and in the record.
+        root: the folder that its files must lie in.
+    """
+
+    task: Task
+    out: Path
+    sampled: bool
+    origin: str
+    root: Path
+
+    def run(self, path: Path) -> StoredExpert:
+        """The expert in a local file or folder."""
+        if path.is_file():
+            return self._file(path, self.origin)
+        if (path / RECORD).is_file():
+            return self._stored(path)
+        zips = sorted(path.glob("*.zip"))
+        if (path / _CHECKPOINTS).is_dir() or (not zips and any((path / name).is_file() for name in _CONFIGS)):
+            return self._sample_factory(path)
+        if zips:
+            archive = _choose(zips, self.origin)
+            return self._file(archive, f"{archive.name} in {self.origin}")
+        found = ", ".join(sorted(entry.name for entry in path.glob("*"))[:8])[:400] or "nothing of use"
+        raise UserError(f"{self.origin} holds no expert: found {found}; {_EXPECTED}{_suggestion(self.task)}")
+
+    def _file(self, path: Path, origin: str) -> StoredExpert:
+        check_file(path, MAX_WEIGHTS, self.root)
+        if path.suffix == ".zip":
+            return self._archive(path, origin)
+        if path.suffix == _HOMEWORK:
+            from experts.plain_files import load_homework
+
+            return self._write("cs285", *load_homework(path, self.task, self.sampled), origin)
+        if path.suffix == _LINEAR and not self.sampled:
+            from experts.plain_files import load_linear
+
+            return self._write("linear", *load_linear(path, self.task), origin)
+        if path.suffix == _LINEAR:
+            raise UserError(f"{origin} is deterministic, so its actions cannot be sampled; leave out --sampled")
+        raise UserError(f"{origin} is a file but no .zip, {_HOMEWORK} or {_LINEAR}; {_EXPECTED}")
+
+    def _archive(self, path: Path, origin: str) -> StoredExpert:
+        from experts.stable_baselines.archive import load_archive
+        from experts.stable_baselines.pairing import statistics_of
+
+        statistics = statistics_of(path, origin, self.root)
+        kind, spec, arrays = load_archive(path, self.task, self.sampled, statistics)
+        beside = f" with {statistics.name}" if statistics else ""
+        return self._write(kind, spec, arrays, f"{origin}{beside}")
+
+    def _sample_factory(self, folder: Path) -> StoredExpert:
+        from experts.sample_factory.checkpoint import find_checkpoints, load_checkpoint
+
+        for path in [folder / name for name in _CONFIGS] + [file.path for file in find_checkpoints(folder)]:
+            check_file(path, MAX_WEIGHTS, self.root)
+        spec, arrays = load_checkpoint(folder, self.task, self.sampled)
+        return self._write("sample-factory", spec, arrays, self.origin)
+
+    def _write(self, kind: str, spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> StoredExpert:
+        return write_expert(self.out, self.task.name, kind, spec, arrays, f"Loaded from {_as_one_line(origin)}.")
+
+    def _stored(self, folder: Path) -> StoredExpert:
+        """From a folder with the layout of this project's store."""
+        from experts.training import read_curve
+
+        for name in (RECORD, WEIGHTS, CURVE):
+            check_file(folder / name, MAX_WEIGHTS, self.root)
+        task, origin = self.task, self.origin
+        expert = read_expert(folder)
+        record = expert.record
+        if record.task != task.name:
+            raise UserError(f"{origin} is an expert of {record.task}, not of {task.name}; give --task {record.task}")
+        if record.network is None:
+            raise UserError(f"{origin} is a rule ({record.kind}) without a network; it comes with this package")
+        if record.kind in (*RULES, *BESTS):
+            raise UserError(f"{origin} is called {record.kind}, which is not the name of a network; rename its kind")
+        record.network.check_fits(task, origin)
+        arrays = read_arrays(expert)
+        build_network(record.network, arrays, origin)
+        spec = dataclasses.replace(record.network, sampled=self.sampled or record.network.sampled)
+        curve: list[CurvePoint] = read_curve(folder / CURVE)
+        return write_expert(
+            self.out, task.name, record.kind, spec, arrays, record.origin, record.training, record.versions, curve
+        )
+
+
+def _as_one_line(text: str) -> str:
+    """Of a path, which may hold anything, what a record may."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:1000]
 
 
 def _choose(zips: Sequence[Path], origin: str) -> Path:
     """The one zip that is a model, or the best of a training's."""
-    from experts.stable_baselines.archive import is_archive
+    from experts.stable_baselines.saved_model import is_archive
 
     models = [path for path in zips if is_archive(path)] or list(zips)
     best = [path for path in models if path.name == "best_model.zip"]
     if len(models) == 1 or best:
         return (best or models)[0]
-    raise UserError(f"{origin} holds {len(models)} zips ({', '.join(path.name for path in models)}); give one of them")
-
-
-def _import_archive(task: Task, path: Path, out: Path, sampled: bool, origin: str) -> StoredExpert:
-    from experts.stable_baselines.archive import load_archive
-
-    statistics = _statistics_of(path, origin)
-    kind, spec, arrays = load_archive(path, task, sampled, statistics)
-    beside = f" with {statistics.name}" if statistics else ""
-    return write_expert(out, task.name, kind, spec, arrays, f"Loaded from {origin}{beside}.")
-
-
-def _statistics_of(path: Path, origin: str) -> Path | None:
-    """The statistics of observations that belong to a model, beside it or where RL Zoo keeps them.
-
-    Raises:
-        UserError: there are several, or none though it was trained with some.
-    """
-    folder = path.parent
-    found = sorted(folder.glob(_STATISTICS)) or sorted(folder.glob(f"*/{_STATISTICS}"))
-    if len(found) > 1:
-        names = ", ".join(str(file.relative_to(folder)) for file in found)
-        raise UserError(
-            f"{origin} has several statistics of observations beside it ({names}); keep the right one there"
-        )
-    if found:
-        return found[0]
-    config = folder / _ZOO_CONFIG
-    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
-    if _IS_NORMALISED.search(text) and not _ONLY_REWARDS.search(text):
-        raise UserError(
-            f"{origin} was trained on normalised observations, as {_ZOO_CONFIG} says, but without their statistics; "
-            "put its vec_normalize.pkl beside it"
-        )
-    return None
-
-
-def _import_stored(task: Task, folder: Path, out: Path, sampled: bool, origin: str) -> StoredExpert:
-    """From a folder with the layout of this project's store."""
-    from experts.training import read_curve
-
-    expert = read_expert(folder)
-    record = expert.record
-    if record.task != task.name:
-        raise UserError(f"{origin} is an expert of {record.task}, not of {task.name}; give --task {record.task}")
-    if record.network is None:
-        raise UserError(f"{origin} is a rule ({record.kind}) without a network; it comes with this package")
-    record.network.check_fits(task, origin)
-    arrays = read_arrays(expert)
-    build_network(record.network, arrays, origin)
-    spec = dataclasses.replace(record.network, sampled=sampled or record.network.sampled)
-    curve: list[CurvePoint] = read_curve(folder / CURVE)
-    return write_expert(
-        out, task.name, record.kind, spec, arrays, record.origin, record.training, record.versions, curve
-    )
+    names = ", ".join(path.name for path in models)[:400]
+    raise UserError(f"{origin} holds {len(models)} zips ({names}); give one of them")

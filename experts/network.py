@@ -44,6 +44,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": _tanh,
     "relu": F.relu,
     "elu": F.elu,
+    "leaky_relu": F.leaky_relu,  # a hundredth below zero
     # Layer normalisation without parameters before the ReLU.
     "norm_relu": lambda x: F.relu(F.layer_norm(x, x.shape[-1:])),
 }
@@ -257,15 +258,23 @@ def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) 
     Raises:
         UserError: arrays that are missing, left over, of another shape or not finite.
     """
-    network = PolicyNetwork(spec)
+    spec.check(origin)
+    if spec.activation not in ACTIVATIONS or spec.encoder not in CONVOLUTIONS:
+        raise UserError(
+            f"{origin}: activation {spec.activation[:40]!r} or encoder {spec.encoder[:40]!r} is unknown; allowed: "
+            f"{', '.join(ACTIVATIONS)}; {', '.join(CONVOLUTIONS)}"
+        )
+    with torch.device("meta"):  # no memory for what a description claims, before the arrays agree with it
+        network = PolicyNetwork(spec)
     wanted = network.state_dict()
     wrong = sorted(wanted.keys() ^ arrays.keys())
     if wrong:
-        raise UserError(f"{origin}: arrays {', '.join(wrong)} are missing or too many for {spec}")
-    for name, array in arrays.items():
+        raise UserError(f"{origin}: arrays {', '.join(wrong[:5])[:200]} are missing or too many for {spec}")
+    for name, array in sorted(arrays.items()):
         if array.shape != wanted[name].shape:
             raise UserError(f"{origin}: {name} has shape {dims(array.shape)}, expected {dims(wanted[name].shape)}")
         if not torch.isfinite(array).all():
             raise UserError(f"{origin}: {name} holds values that are not finite; the file is damaged")
-    network.load_state_dict({name: array.float() for name, array in arrays.items()})
+    # Copies, because torch aligns its own memory.
+    network.load_state_dict({name: array.detach().float().clone() for name, array in arrays.items()}, assign=True)
     return network.requires_grad_(False).eval()

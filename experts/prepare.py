@@ -46,7 +46,8 @@ class ExpertsConfig:
     """Root of all outputs of a run."""
     expert: str = BEST
     """Which experts to prepare: `best` for all there are; a kind, a revision or a mix as for collecting; an algorithm
-    to train with where nothing is stored of it; or a folder, a zip file or hub:owner/name to load."""
+    to train with where nothing is stored of it; or a folder, a .zip, .pkl or .npz file or
+    hub:owner/name to load."""
     retrain: bool = False
     """Train even where there are experts."""
     episodes: int = 100
@@ -84,7 +85,7 @@ RECIPES = {"demo": demo}
 
 def _is_source(text: str) -> bool:
     """Whether ``--expert`` names something to load."""
-    return text.startswith("hub:") or text.endswith(".zip") or "/" in text
+    return text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
 
 
 def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
@@ -181,7 +182,8 @@ def _first_possible(
         raise UserError(f"{task.name}: {','.join(names)} cannot be trained; algorithms there: {algorithms}")
     raise UserError(
         f"{task.name} has no expert {','.join(names)}; it has {', '.join(e.record.revision for e in there) or 'none'}; "
-        f"algorithms to train one with: {algorithms}; or give a folder (./name), a zip file or hub:owner/name"
+        f"algorithms to train one with: {algorithms}; or give a folder (./name), a .zip, .pkl or .npz "
+        "file, or hub:owner/name"
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.errors import UserError
 from pipeline.tasks import Task
+
+# More than any policy has that a processor acts with.
+MAX_LAYERS, MAX_SIZE = 100, 100_000
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,26 @@ class NetworkSpec:
     sees_goal: bool = False
     sampled: bool = False
 
-    @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> NetworkSpec:
-        """From what ``write_json`` wrote: lists become tuples."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        return NetworkSpec(**values)
+    def check(self, origin: str) -> None:
+        """Refuse sizes and numbers that no policy has, before anything of these sizes is built.
+
+        Raises:
+            UserError: names ``origin`` and what is wrong.
+        """
+        sizes = (*self.observation_shape, *self.hidden, self.action_size)
+        if len(self.observation_shape) not in (1, 3) or len(self.hidden) > MAX_LAYERS:
+            shape = dims(self.observation_shape[:9])
+            raise UserError(
+                f"{origin}: observations of shape {shape} and {len(self.hidden):,} hidden layers; allowed are vectors "
+                f"and images, and {MAX_LAYERS} layers"
+            )
+        if not all(1 <= size <= MAX_SIZE for size in sizes):
+            raise UserError(f"{origin}: sizes {dims(sizes)} are not all from 1 to {MAX_SIZE:,}")
+        if (len(self.observation_shape) == 3) != (self.encoder != "mlp"):
+            raise UserError(f"{origin}: encoder {self.encoder[:40]!r} is not for {dims(self.observation_shape)}")
+        numbers = (self.action_low, self.action_high, self.epsilon, self.clip, self.subtract, self.scale)
+        if not all(map(math.isfinite, (*numbers, self.tanh_scale))) or self.scale == 0 or self.epsilon < 0:
+            raise UserError(f"{origin}: a bound, epsilon, clip, scale or shift is not finite, or no divisor")
 
     def check_fits(self, task: Task, origin: str) -> None:
         """Refuse a network whose sizes are not the task's.
@@ -74,7 +93,8 @@ class NetworkSpec:
                 f"{origin} takes observations {dims(found[0])} and gives {found[1]} actions of size {found[2]}; "
                 f"{task.name} ({task.env_id}) has observations {dims(wanted[0])} and {wanted[1]} actions of size "
                 f"{wanted[2]}. It was trained on another task or version (gymnasium's v5 changed the sizes of ant, "
-                f"humanoid and standup); give an expert of {task.env_id}"
+                f"humanoid and standup), or in a wrapped environment (RL Zoo's TimeFeatureWrapper adds a number); give "
+                f"an expert of {task.env_id} itself"
             )
 
 

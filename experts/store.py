@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +26,18 @@ from typing import TYPE_CHECKING, Any
 from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import digest_of, is_local, read_json, replacing, temporary_beside, write_json
+from pipeline.foreign import MIB, check_file
+from pipeline.manifest import check_name, is_one_line
 from pipeline.measurement import experts_directory
+from pipeline.records import RecordError, record_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDED = Path(__file__).with_name("embedded")
 RECORD, WEIGHTS, CURVE = "expert.json", "weights.safetensors", "curve.csv"
+MAX_RECORD, MAX_WEIGHTS = 4 * MIB, 1024 * MIB
+_KIND = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ def write_expert(
     import torch
     from safetensors.torch import save
 
+    if not _KIND.fullmatch(kind):
+        raise ValueError(f"kind {kind!r} is not of small letters, digits and -")
     data = save(
         {
             name: (array if array.dtype == torch.float16 else array.float()).detach().contiguous()
@@ -157,18 +165,40 @@ def read_expert(folder: Path) -> StoredExpert:
     """The expert of one revision's folder.
 
     Raises:
-        UserError: there is no record, or it cannot be read.
+        UserError: there is no record, it cannot be read, or a name in it is none.
     """
     path = folder / RECORD
     if not path.is_file():
         raise UserError(f"{folder} holds no expert: it has no {RECORD}")
+    if is_local(path):
+        check_file(path, MAX_RECORD)
     try:
-        raw = read_json(path)
-        network = raw.pop("network")
-        record = ExpertRecord(network=NetworkSpec.from_json(network) if network else None, **raw)
-    except (ValueError, TypeError, KeyError) as error:
+        record = record_of(read_json(path), ExpertRecord)
+        check_record(record)
+    except (RecordError, UserError) as error:
         raise UserError(f"{path} is not a record of an expert ({error}); remove {folder}, or restore it") from error
     return StoredExpert(record, folder)
+
+
+def check_record(record: ExpertRecord) -> None:
+    """Refuse names that could be more than names: they become folders, columns and parts of pages.
+
+    Raises:
+        RecordError: names what is wrong.
+    """
+    check_name("task", record.task)
+    if not _KIND.fullmatch(record.kind):
+        raise RecordError(f"kind {record.kind[:60]!r} is not of small letters, digits and -")
+    check_name("revision", record.revision)
+    if not record.revision.startswith(f"{record.kind}-") or "+" in record.revision:
+        raise RecordError(f"revision {record.revision!r} is not the kind {record.kind}, a dash and a version")
+    for text in (record.origin, *record.versions, *record.versions.values()):
+        if not is_one_line(text):
+            raise RecordError(f"{text[:60]!r} is not one line of text")
+    for name in ("steps", "seconds"):
+        value = record.training.get(name, 0)
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise RecordError(f"training.{name} is {str(value)[:60]!r}, expected a number")
 
 
 def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
@@ -181,6 +211,8 @@ def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     path = expert.folder / WEIGHTS
+    if is_local(path):
+        check_file(path, MAX_WEIGHTS)
     try:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
@@ -190,10 +222,20 @@ def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
 
 
 def stored_experts(out: Path, task_name: str) -> list[StoredExpert]:
-    """Every expert of a task, those of ``out`` before the embedded ones, each revision once."""
+    """Every expert of a task, those of ``out`` before the embedded ones, each revision once.
+
+    Raises:
+        UserError: a record cannot be read, or is of another folder: what it names is where its files are written.
+    """
     found: dict[str, StoredExpert] = {}
     for folder in _folders(out, task_name):
-        found.setdefault(folder.name, read_expert(folder))
+        expert = read_expert(folder)
+        if (expert.record.task, expert.record.revision) != (task_name, folder.name):
+            raise UserError(
+                f"{folder / RECORD} is of {expert.record.revision} of {expert.record.task}; give its folder that "
+                "name and place, or remove it"
+            )
+        found.setdefault(folder.name, expert)
     return list(found.values())
 
 

@@ -33,7 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from experts.store import CurvePoint, StoredExpert
+from pipeline.errors import UserError
 from pipeline.files import read_json, replacing, write_json
+from pipeline.foreign import MIB, check_file
 from pipeline.heartbeat import PULSE, STOP
 from pipeline.tasks import Task
 
@@ -46,6 +48,7 @@ CHECKPOINT_SECONDS = 120.0
 # Training episodes before their mean return counts. The first to end after a start or a resumption are the short ones,
 # which in Pong are the clear ones: a policy that loses most of its games seems to win them all.
 MIN_EPISODES = 20
+MAX_CURVE = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -298,8 +301,16 @@ class TrainingMonitor:
 
 
 def read_curve(path: Path) -> list[CurvePoint]:
-    """Points of a ``curve.csv``; none if there is no file."""
+    """Points of a ``curve.csv``; none if there is no file.
+
+    Raises:
+        UserError: it holds something else.
+    """
     if not path.exists():
         return []
-    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-    return [CurvePoint(int(r[0]), float(r[1]), float(r[2])) for r in rows if len(r) == 3 and r[0].isdecimal()]
+    check_file(path, MAX_CURVE)
+    try:
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+        return [CurvePoint(int(r[0]), float(r[1]), float(r[2])) for r in rows if len(r) == 3 and r[0].isdecimal()]
+    except ValueError as error:
+        raise UserError(f"{path} is not the curve of a training ({str(error)[:200]}); remove it") from error

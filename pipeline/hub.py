@@ -30,6 +30,11 @@ class Snapshot:
     commit: str
     folder: Path
 
+    @property
+    def root(self) -> Path:
+        """What the cache keeps of the repository; the files of the folder are links into it."""
+        return self.folder.parents[1]
+
 
 def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), hint: str = "") -> Snapshot:
     """Fetch what is wanted of a repository.

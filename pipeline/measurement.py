@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.episode import Episode
-from pipeline.records import read_record
+from pipeline.records import RecordError, read_record
 from pipeline.scores import Interval, mean_interval
 from pipeline.seeds import seeds_of
 from pipeline.tasks import Task
@@ -59,6 +60,16 @@ class Measurement:
     lengths: list[int]
     successes: list[bool] | None
     rejected: list[str | None]
+
+    def __post_init__(self) -> None:
+        columns = (self.seeds, self.returns, self.lengths, self.rejected, self.successes)
+        lengths = {len(column) for column in columns if column is not None}
+        if len(lengths) > 1:
+            raise RecordError(f"its columns have {' and '.join(map(str, sorted(lengths)))} episodes")
+        if not all(
+            math.isfinite(value) for value, reason in zip(self.returns, self.rejected, strict=True) if not reason
+        ):
+            raise RecordError("returns of episodes that count are not all finite")
 
     @property
     def episodes(self) -> list[Played]:

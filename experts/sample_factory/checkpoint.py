@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experts.network import ACTIVATIONS, CONVOLUTIONS, NetworkSpec, build_network
-from pipeline.errors import UserError, first_line
+from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.foreign import MIB, check_file
 from pipeline.tasks import Task
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ CHECKPOINTS = "checkpoint_p0"
 NAME = re.compile(r"(best|checkpoint)_(\d+)_(\d+)(?:_\w+?_(-?\d+(?:\.\d+)?))?\.pth")
 # Sample Factory keeps the deviation of continuous actions between these.
 STD_MIN, STD_MAX = 1e-4, 1e4
+MAX_CONFIG = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -99,25 +100,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors, numbers and strings.
     """
-    import torch
+    from experts.tensors import NotTensorsError, check_arrays, load_tensors
 
     hint = f"remove {path.name} to use the checkpoint before it, or restore it"
     try:
-        with torch.serialization.safe_globals(numpy_scalars()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the file is refused then anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        content = load_tensors(path, str(path), numpy_scalars())
+    except NotTensorsError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise UserError(
+                f"{path} is damaged, or holds more than tensors and numbers, which is refused because loading it could "
+                f"run code; expected a checkpoint of Sample Factory; {hint} ({error})"
+            ) from error
         raise UserError(
-            f"{path} is damaged, or holds more than tensors and numbers, which is refused because loading it could "
-            f"run code; expected a checkpoint of Sample Factory; {hint} ({first_line(error)})"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint of Sample Factory: it is damaged or was cut off; {hint} "
-            f"({first_line(error)})"
+            f"{path} cannot be read as a checkpoint of Sample Factory: it is damaged or was cut off; {hint} ({error})"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise UserError(f"{path} is no checkpoint of Sample Factory: expected a dict with the key 'model'; {hint}")
+    check_arrays(content["model"], f"{path}: its model")
     return content
 
 
@@ -156,7 +155,9 @@ class _Config:
             raise UserError(f"{self.path} has no {key!r} ({expected}); it is not a configuration of Sample Factory 2")
         value = self.values[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"{self.path}: {key!r} is {value!r}, expected {expected}; restore the file")
+            raise UserError(f"{self.path}: {key!r} is {repr(value)[:60]}, expected {expected}; restore the file")
+        if isinstance(value, int | float) and not abs(value) < 1e30:  # nor is NaN
+            raise UserError(f"{self.path}: {key!r} is {value!r}, expected a smaller number; restore the file")
         return value
 
 
@@ -167,6 +168,7 @@ def _read_config(folder: Path) -> _Config:
             f"{folder} is not a folder of Sample Factory: it has neither {CONFIGS[0]} nor {CONFIGS[1]}; "
             f"give the folder that has one of them and {CHECKPOINTS}/"
         )
+    check_file(path, MAX_CONFIG)
     try:
         values = read_json(path)
     except ValueError as error:  # also text that is not UTF-8
@@ -246,19 +248,21 @@ class _Reader:
         name: str = self.config("encoder_conv_architecture", str)
         if name not in CONVOLUTIONS:
             allowed = ", ".join(name for name, layers in CONVOLUTIONS.items() if layers)
-            raise UserError(f"{self.config.path}: encoder {name!r} is not supported; allowed: {allowed}")
+            raise UserError(f"{self.config.path}: encoder {name[:60]!r} is not supported; allowed: {allowed}")
         return name
 
     def _activation(self) -> str:
         name: str = self.config("nonlinearity", str)
         if name not in ACTIVATIONS:
             raise UserError(
-                f"{self.config.path}: nonlinearity {name!r} is not supported; allowed: {', '.join(ACTIVATIONS)}"
+                f"{self.config.path}: nonlinearity {name[:60]!r} is not supported; allowed: {', '.join(ACTIVATIONS)}"
             )
         return name
 
     def _is_normalised(self) -> bool:
         keys = self.config.values.get("normalize_input_keys")
+        if keys is not None and not isinstance(keys, list):
+            raise UserError(f"{self.config.path}: 'normalize_input_keys' is no list; restore the file")
         return bool(self.config("normalize_input", bool)) and (keys is None or "obs" in keys)
 
     def _observation_shape(self, task: Task, normalise: bool, arrays: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -287,4 +291,7 @@ class _Reader:
                 f"{self.path} has no array {name!r}, which {self.config.path} calls for; the two are not of the same "
                 f"training, or the policy is not one of Sample Factory's standard ones"
             )
-        return self.model[name]
+        array = self.model[name]
+        if (name.endswith(".weight") and array.dim() < 2) or (name.endswith((".bias", "stddev")) and array.dim() != 1):
+            raise UserError(f"{self.path}: {name} has shape {tuple(array.shape)}, which no layer has; it is damaged")
+        return array

@@ -1,20 +1,9 @@
-"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file as data.
-
-``model.save`` writes a zip. Its ``data`` is JSON in which what JSON cannot say is a pickle in base64, with the text of
-each attribute beside it; its ``policy.pth`` is a state dict. Only texts and tensors are read, no pickle is ever
-decoded, so a file from elsewhere cannot run anything.
-"""
+"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file (``saved_model.py``)."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-import pickle
 import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +14,8 @@ import torch
 from torch import Tensor
 
 from experts.network import NetworkSpec, build_network
+from experts.spec import dims
+from experts.stable_baselines.saved_model import DATA, EXPECTED, About, about_settings, as_dict, read_model
 from experts.stable_baselines.vec_normalize import Statistics, read_statistics
 from pipeline.errors import UserError
 from pipeline.tasks import Task
@@ -37,6 +28,9 @@ if TYPE_CHECKING:
 ON_POLICY = ("ppo", "trpo", "a2c")
 SOFT = ("sac", "tqc", "crossq")
 DETERMINISTIC = ("td3", "ddpg")
+# Weights that were searched for: a network without a distribution, with or without biases and tanh at its end.
+SEARCHED = ("ars",)
+ALL = ON_POLICY + SOFT + DETERMINISTIC + SEARCHED
 
 # The module of a policy's class tells the algorithm; PPO, TRPO and A2C share one.
 _SHARED = "stable_baselines3.common.policies"
@@ -45,10 +39,8 @@ _POLICIES = {
     "stable_baselines3.td3.policies": "td3",
     "sb3_contrib.tqc.policies": "tqc",
     "sb3_contrib.crossq.policies": "crossq",
+    "sb3_contrib.ars.policies": "ars",
 }
-
-# Members of the zip.
-_DATA, _WEIGHTS = "data", "policy.pth"
 
 # Classes by the end of their names, in memory and in files alike; NormReLU is this project's own.
 _ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "ELU": "elu", "NormReLU": "norm_relu"}
@@ -67,16 +59,18 @@ class _Description:
     """What a state dict does not tell.
 
     Attributes:
-        algorithm: a name of one of the three groups.
+        algorithm: a name of one of the groups.
         policy_kwargs: what differs from the policy's defaults; classes as themselves or as text.
         use_sde: whether noise came from gSDE, state-dependent exploration.
         origin: for messages.
+        is_linear: of ARS, whether its policy is the linear one, whose defaults differ.
     """
 
     algorithm: str
     policy_kwargs: Mapping[str, Any]
     use_sde: bool
     origin: str
+    is_linear: bool = False
 
 
 def load_archive(
@@ -97,20 +91,36 @@ def load_archive(
         UserError: a file that is missing, cut off or something else, an algorithm or policy that cannot be read, or
             sizes and bounds that are not the task's.
     """
-    data, state = _read(path)
+    data, state = read_model(path)
     algorithm = _algorithm(data, path)
     settings = data.get("policy_kwargs")
-    kwargs = settings if isinstance(settings, dict) else {}
-    model = _Description(algorithm, kwargs, bool(data.get("use_sde") or kwargs.get("use_sde")), str(path))
+    if not isinstance(settings, dict | None):
+        raise UserError(
+            f"{path}: policy_kwargs in its {DATA} is a {type(settings).__name__}, expected a dict; {EXPECTED}"
+        )
+    kwargs = settings or {}
+    is_linear = "ARSLinearPolicy" in str(as_dict(data.get("policy_class")).get("__init__"))
+    model = _Description(algorithm, kwargs, bool(data.get("use_sde") or kwargs.get("use_sde")), str(path), is_linear)
     _check_spaces(model, data, task)
     found = read_statistics(statistics) if statistics else None
-    if found is not None and found.mean.shape != task.observation_shape:
-        raise UserError(
-            f"{statistics} normalises observations of shape {found.mean.shape}, {task.name} ({task.env_id}) has "
-            f"{task.observation_shape}; give the statistics that belong to {path.name}"
-        )
+    _check_normalised(about_settings(data), path, statistics, found)
     spec, arrays = _convert(model, state, found, task, sampled)
     return algorithm, spec, arrays
+
+
+def _check_normalised(known: About, path: Path, statistics: Path | None, found: Statistics | None) -> None:
+    """Refuse a model without the statistics it was trained with, or with those of another."""
+    if known.was_normalised and found is None:
+        other = f"; {statistics.name} normalises only rewards, so it belongs to another" if statistics else ""
+        raise UserError(
+            f"{path} was trained on normalised observations (VecNormalize), as its {DATA} says, but comes without "
+            f"their statistics{other}; put its vec_normalize.pkl beside it"
+        )
+    if known.was_normalised is False and found is not None:
+        raise UserError(
+            f"{path} was trained on observations as they are, as its {DATA} says, so {found.origin} belongs to "
+            "another model; put the model into a folder of its own"
+        )
 
 
 def export_model(
@@ -119,7 +129,7 @@ def export_model(
     """The greedy policy of a model in memory.
 
     Args:
-        model: any of the three groups, with an MLP policy on vector observations.
+        model: any of the groups, with an MLP policy on vector observations.
         task: where it acts; gives the bounds of actions.
         vec_normalize: what normalised its observations.
 
@@ -130,77 +140,23 @@ def export_model(
         UserError: a policy that a ``NetworkSpec`` cannot say, or of other sizes than the task's.
     """
     algorithm = type(model).__name__
-    if algorithm.lower() not in ON_POLICY + SOFT + DETERMINISTIC:
+    if algorithm.lower() not in ALL:
         raise UserError(f"{algorithm} models cannot be exported; {_allowed()}")
-    description = _Description(algorithm.lower(), model.policy_kwargs, model.use_sde, f"the {algorithm} model")
+    is_linear = type(model.policy).__name__ == "ARSLinearPolicy"
+    origin = f"the {algorithm} model"
+    description = _Description(algorithm.lower(), model.policy_kwargs, model.use_sde, origin, is_linear)
     statistics = None
     if vec_normalize is not None and vec_normalize.norm_obs:
         rms: Any = vec_normalize.obs_rms
         if isinstance(rms, dict):
             raise UserError(f"{description.origin} normalises a dict of observations; give it one vector")
-        statistics = Statistics(rms.mean, rms.var, vec_normalize.epsilon, vec_normalize.clip_obs)
+        statistics = Statistics(rms.mean, rms.var, vec_normalize.epsilon, vec_normalize.clip_obs, "its VecNormalize")
     return _convert(description, model.policy.state_dict(), statistics, task, sampled=False)
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is a zip with the members of a saved model."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {_DATA, _WEIGHTS} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-# What cut off or foreign zips, JSON texts and state dicts raise.
-_DAMAGED = (
-    OSError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError,
-    LookupError, NotImplementedError, RuntimeError,
-)  # fmt: skip
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and the state dict of a saved model."""
-    expected = "expected what model.save of Stable-Baselines3 wrote"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; {expected}, a .zip")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            missing = [name for name in (_DATA, _WEIGHTS) if name not in names]
-            if missing:
-                shown = ", ".join(names[:5])
-                raise UserError(
-                    f"{path} holds {shown} but no {' and no '.join(missing)}; {expected}: give that "
-                    "zip, or if this one was cut off, copy or download it again"
-                )
-            raw, weights = archive.read(_DATA), archive.read(_WEIGHTS)
-    except UserError:
-        raise
-    except _DAMAGED as error:
-        raise UserError(f"{path} is not a whole zip ({error}); {expected}, copy or download it again") from error
-    try:
-        data = json.loads(raw)
-    except ValueError as error:
-        raise UserError(f"{path}: its {_DATA} is not JSON ({error}); {expected}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of other pickles before it refuses them
-            state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-    except _DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path}: its {_WEIGHTS} is cut off or holds more than tensors, which is not read ({reason}); {expected}"
-        ) from error
-    if not isinstance(data, dict) or not isinstance(state, dict):
-        raise UserError(f"{path}: its {_DATA} or {_WEIGHTS} is not a dict; {expected}")
-    if not all(isinstance(name, str) and isinstance(array, Tensor) for name, array in state.items()):
-        raise UserError(f"{path}: its {_WEIGHTS} is not a state dict of named tensors; {expected}")
-    return data, state
 
 
 def _algorithm(data: Mapping[str, Any], path: Path) -> str:
     policy = data.get("policy_class")
-    module = policy.get("__module__") if isinstance(policy, dict) else policy
+    module = str(policy.get("__module__") if isinstance(policy, dict) else policy)[:100]
     if module == _SHARED:
         return "ppo" if "n_epochs" in data else "trpo" if "cg_max_steps" in data else "a2c"
     if module not in _POLICIES:
@@ -219,8 +175,8 @@ def _check_spaces(model: _Description, data: Mapping[str, Any], task: Task) -> N
         found = _numbers(actions.get(name))
         if found and not np.allclose(found, wanted, atol=1e-6):
             raise UserError(
-                f"{model.origin} was trained with actions whose {name} is {actions[name]}; that of {task.name} "
-                f"({task.env_id}) is {wanted:g}: give an expert of {task.env_id}"
+                f"{model.origin} was trained with actions whose {name} is {str(actions[name])[:100]}; that of "
+                f"{task.name} ({task.env_id}) is {wanted:g}: give an expert of {task.env_id}"
             )
 
 
@@ -254,13 +210,18 @@ def _convert(
         observation_shape=(first,),
         hidden=tuple(widths),
         activation=_activation(model),
-        head="gaussian" if model.algorithm in ON_POLICY else "squashed",
+        head="squashed" if _is_squashed(model) else "gaussian",
         action_size=outputs if log_std is not None else outputs // 2,
         action_low=task.action.low,
         action_high=task.action.high,
         state_dependent_std=log_std is None,
         sampled=sampled,
     )
+    if statistics is not None and statistics.mean.shape != (first,):
+        raise UserError(
+            f"{model.origin} sees {first} numbers a step, {statistics.origin} has statistics of "
+            f"{dims(statistics.mean.shape)}: they are not of one training; give the statistics that belong to it"
+        )
     if statistics is not None:
         spec = dataclasses.replace(spec, normalise=True, epsilon=statistics.epsilon, clip=statistics.clip)
         arrays["mean"], arrays["var"] = torch.as_tensor(statistics.mean), torch.as_tensor(statistics.var)
@@ -280,10 +241,11 @@ def _check_supported(model: _Description, state: Mapping[str, Tensor], task: Tas
     extractor = str(model.policy_kwargs.get("features_extractor_class", "FlattenExtractor"))
     weights = [name for name in state if re.match(r"(actor\.|pi_)?features_extractor\.", name)]
     if "FlattenExtractor" not in extractor or weights:
-        raise UserError(f"{model.origin} has a features extractor ({weights or extractor}); give a plain MlpPolicy")
+        shown = (", ".join(weights) or extractor)[:100]
+        raise UserError(f"{model.origin} has a features extractor ({shown}); give a plain MlpPolicy")
     if model.use_sde and (model.algorithm not in ON_POLICY or model.policy_kwargs.get("squash_output")):
         raise UserError(f"{model.origin} uses gSDE, which limits the means of its actions; give one without use_sde")
-    if sampled and (model.use_sde or model.algorithm in DETERMINISTIC):
+    if sampled and (model.use_sde or model.algorithm in DETERMINISTIC + SEARCHED):
         noise = "draws its noise with gSDE" if model.use_sde else "is deterministic"
         raise UserError(f"{model.origin} {noise}, so its actions cannot be sampled; take its greedy actions")
 
@@ -293,7 +255,7 @@ def _activation(model: _Description) -> str:
     found = str(model.policy_kwargs.get("activation_fn", default))
     name = found.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
     if name not in _ACTIVATIONS:
-        raise UserError(f"{model.origin} has the activation function {found}; allowed: {', '.join(_ACTIVATIONS)}")
+        raise UserError(f"{model.origin} has the activation function {found[:100]}; allowed: {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
 
 
@@ -304,12 +266,26 @@ def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Mod
         head = _under(state, "action_net")
         log_std = _no_noise(head) if model.use_sde else state["log_std"]
         return hidden, head, log_std
+    if model.algorithm in SEARCHED:
+        *hidden, head = [_with_bias(layer) for layer in _stack(state, "action_net")]
+        return hidden, head, _no_noise(head)
     if model.algorithm in DETERMINISTIC:
         *hidden, head = _stack(state, "actor.mu")
         return hidden, head, _no_noise(head)
     means, log_stds = _under(state, "actor.mu"), _under(state, "actor.log_std")
     head = {name: torch.cat([means[name], log_stds[name]]) for name in ("weight", "bias")}
     return _stack(state, "actor.latent_pi"), head, None
+
+
+def _with_bias(layer: _Module) -> _Module:
+    return {"bias": torch.zeros(len(layer["weight"])), **layer}
+
+
+def _is_squashed(model: _Description) -> bool:
+    """Whether its actions are a tanh, stretched to the bounds."""
+    if model.algorithm in SEARCHED:
+        return bool(model.policy_kwargs.get("squash_output", not model.is_linear))
+    return model.algorithm not in ON_POLICY
 
 
 def _no_noise(head: _Module) -> Tensor:
@@ -352,4 +328,4 @@ def _fold(hidden: Sequence[_Module], head: _Module, epsilon: float) -> _Module:
 
 
 def _allowed() -> str:
-    return f"allowed: {', '.join(ON_POLICY + SOFT + DETERMINISTIC)}"
+    return f"allowed: {', '.join(ALL)}"

@@ -26,6 +26,7 @@ from experts.stable_baselines.recipes import ABOUT, Recipe, check_settings, newe
 from experts.training import TrainJob
 from pipeline.errors import UserError
 from pipeline.files import digest_of, sync_folder, temporary_beside, write_json
+from pipeline.records import record_of
 from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def read_best(folder: Path, about: dict[str, Any]) -> Best | None:
     if about["best"] is None:
         return None
     arrays = torch.load(folder / "best.pth", weights_only=True)
-    return Best(NetworkSpec.from_json(about["best"]["spec"]), arrays, about["best"]["score"])
+    return Best(record_of(about["best"]["spec"], NetworkSpec), arrays, about["best"]["score"])
 
 
 def _unused(path: Path) -> Path:

@@ -219,6 +219,170 @@ def test_repositories_are_suggested_for_every_task_that_was_published() -> None:
     assert without == {"atari-surround"}
 
 
+# Statistics and the model they belong to.
+
+
+def trained(path: Path, algorithm: str = "ppo", started: int = 1, normalised: bool | None = None) -> None:
+    """A model as it is saved after a training."""
+    model, _ = make_model(algorithm, HOPPER)
+    model.start_time = started
+    if normalised is not None:
+        model._last_obs, model._last_original_obs = np.zeros((1, 11)), np.ones((1, 11)) if normalised else None
+    model.save(path)
+
+
+def save_statistics(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    make_model("ppo", HOPPER)[1].save(str(path))
+
+
+def is_normalised(source: Path, out: Path) -> bool:
+    network = import_expert(HOPPER, str(source), out).record.network
+    assert network is not None
+    return network.normalise
+
+
+def test_a_model_alone_says_that_it_was_trained_on_normalised_observations(tmp_path: Path) -> None:
+    trained(tmp_path / "model.zip", normalised=True)
+    refused(tmp_path / "model.zip", tmp_path, r"on normalised .*VecNormalize.*, as its data says.*put its vec")
+    trained(tmp_path / "plain.zip", normalised=False)
+    assert not is_normalised(tmp_path / "plain.zip", tmp_path)
+
+
+def test_a_configuration_one_folder_deeper_is_read(tmp_path: Path) -> None:
+    """As RL Zoo logs it: ``Hopper-v4.zip`` beside ``Hopper-v4/config.yml``."""
+    trained(tmp_path / "Hopper-v4.zip")
+    (tmp_path / "Hopper-v4").mkdir()
+    (tmp_path / "Hopper-v4" / "config.yml").write_text("- - - normalize\n    - true\n")
+    refused(tmp_path / "Hopper-v4.zip", tmp_path, r"as Hopper-v4/config\.yml says, but without their statistics")
+    save_statistics(tmp_path / "Hopper-v4" / "vecnormalize.pkl")
+    assert is_normalised(tmp_path / "Hopper-v4.zip", tmp_path)
+
+
+def test_statistics_that_may_be_another_model_s_are_refused(tmp_path: Path) -> None:
+    trained(tmp_path / "one.zip", started=1)
+    trained(tmp_path / "two.zip", started=2)
+    save_statistics(tmp_path / "vec_normalize.pkl")
+    message = r"vec_normalize\.pkl belongs to it or to (one|two)\.zip, which another training made"
+    for name in ("one.zip", "two.zip"):
+        refused(tmp_path / name, tmp_path, message)
+    (tmp_path / "vec_normalize.pkl").rename(tmp_path / "one_vecnormalize.pkl")
+    assert is_normalised(tmp_path / "one.zip", tmp_path / "out")
+    assert not is_normalised(tmp_path / "two.zip", tmp_path / "out")
+
+
+def test_models_of_one_training_share_its_statistics(tmp_path: Path) -> None:
+    for name in ("Hopper-v4.zip", "best_model.zip", "rl_model_100_steps.zip"):
+        trained(tmp_path / name, started=7)
+    save_statistics(tmp_path / "Hopper-v4" / "vecnormalize.pkl")
+    save_statistics(tmp_path / "rl_model_vecnormalize_100_steps.pkl")
+    for name, expected in (
+        ("best_model.zip", "vecnormalize.pkl"),
+        ("Hopper-v4.zip", "vecnormalize.pkl"),
+        ("rl_model_100_steps.zip", "rl_model_vecnormalize_100_steps.pkl"),
+    ):
+        expert = import_expert(HOPPER, str(tmp_path / name), tmp_path / "out" / name)
+        assert expert.record.origin.endswith(f"{name} with {expected}.")
+
+
+def test_statistics_beside_a_model_that_saw_observations_as_they_are_are_refused(tmp_path: Path) -> None:
+    trained(tmp_path / "model.zip", normalised=False)
+    save_statistics(tmp_path / "vec_normalize.pkl")
+    refused(tmp_path / "model.zip", tmp_path, r"observations as they are.*vec_normalize\.pkl belongs to another")
+
+
+# Strangers' records: names in them become folders, and lead nowhere else.
+
+
+def write_record(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "expert.json").read_text())
+    (folder / "expert.json").write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize(
+    "kind", ["../../..", "/etc", "..", "a/b", "", "sac\n", "<b>", "a*b", "a+b", ".hidden", 7, None]
+)
+def test_a_kind_that_is_a_path_writes_and_removes_nothing(kind: Any, zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path / "a").folder
+    neighbour = tmp_path / f"neighbour-{stored.name[-8:]}"
+    neighbour.mkdir()
+    (neighbour / "keep").touch()
+    write_record(stored, kind=kind)
+    before = set(tmp_path.rglob("*"))
+    refused(stored, tmp_path, r"expert\.json is not a record of an expert")
+    write_record(stored, kind=str(neighbour).rpartition("-")[0])  # a folder that is there, with the revision's name
+    refused(stored, tmp_path, r"expert\.json is not a record of an expert .*kind")
+    assert before == set(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["random", "scripted", "bot", "best", "best-success"])
+def test_a_network_is_not_called_as_a_rule_or_a_choice_is(kind: str, zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path / "a").folder
+    write_record(stored, kind=kind, revision=f"{kind}-1")
+    refused(stored, tmp_path, f"is called {kind}, which is not the name of a network")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "../x"},
+        {"revision": "ppo-../../x"},
+        {"revision": "sac-12345678"},
+        {"origin": "one\ntwo"},
+        {"origin": "\x1b[2J"},
+        {"versions": {"a\nb": "1"}},
+        {"training": {"steps": "many"}},
+        {"training": {"seconds": -1}},
+        {"network": 7},
+        {"network": {"hidden": "x"}},
+        {"surprise": 1},
+    ],
+)
+def test_a_record_with_a_wrong_field_is_refused(changes: dict[str, Any], zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path / "a").folder
+    write_record(stored, **changes)
+    refused(stored, tmp_path, r"expert\.json is not a record of an expert \(.*\); remove")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": [8] * 100_000}, "100,000 hidden layers"),
+        ({"hidden": [10**9, 10**9]}, "are not all from 1 to 100,000"),
+        ({"hidden": [90_000, 90_000]}, "head.weight has shape 3x8, expected 3x90000"),
+        ({"hidden": [-1]}, "are not all from 1"),
+        ({"observation_shape": []}, "takes observations  and"),
+        ({"encoder": "convnet_atari"}, "encoder 'convnet_atari' is not for 11"),
+        ({"activation": "exec"}, "activation 'exec'"),
+        ({"scale": 0.0}, "no divisor"),
+        ({"clip": float("inf")}, "not finite"),
+    ],
+)
+def test_a_description_of_a_network_is_checked_before_it_is_built(
+    changes: dict[str, Any], message: str, zoo: Path, tmp_path: Path
+) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path / "a")
+    assert stored.record.network is not None
+    write_record(stored.folder, network=dataclasses.asdict(stored.record.network) | changes)
+    refused(stored.folder, tmp_path, message)
+
+
+def test_links_out_of_a_source_are_not_followed(zoo: Path, tmp_path: Path) -> None:
+    stored = import_expert(HOPPER, str(zoo), tmp_path / "a").folder
+    for folder, name in (
+        (stored, "weights.safetensors"), (stored, "curve.csv"), (zoo, "vec_normalize.pkl"), (zoo, "ppo-Hopper-v4.zip"),
+    ):  # fmt: skip
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+        refused(folder, tmp_path, f"{name} is a link that leads out of")
+        (folder / name).unlink()
+        (tmp_path / name).rename(folder / name)
+    factory = make_sample_factory(tmp_path / "sf")
+    (factory / "cfg.json").rename(tmp_path / "cfg.json")
+    (factory / "cfg.json").symlink_to(tmp_path / "cfg.json")
+    refused(factory, tmp_path, r"cfg\.json is a link that leads out of")
+
+
 # The Hub: a server on this machine that speaks the few requests of a download.
 
 FIRST, SECOND = "1" * 40, "2" * 40

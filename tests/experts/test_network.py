@@ -15,6 +15,7 @@ from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.policy import Observations
+from pipeline.records import record_of
 from pipeline.rollout import rollout
 from pipeline.seeds import policy_generator
 from pipeline.tasks import Action, Task, select_tasks
@@ -164,7 +165,7 @@ def test_the_goal_that_a_task_hides_is_shown_to_who_needs_it() -> None:
 
 def test_a_spec_comes_back_from_json(tmp_path: Any) -> None:
     write_json(tmp_path / "spec.json", asdict(TINY))
-    assert NetworkSpec.from_json(read_json(tmp_path / "spec.json")) == TINY
+    assert record_of(read_json(tmp_path / "spec.json"), NetworkSpec) == TINY
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sb3_contrib import TQC, TRPO, CrossQ
+from sb3_contrib import ARS, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -21,6 +21,7 @@ from pipeline.tasks import Task, select_tasks
 
 ALGORITHMS: dict[str, Any] = {
     "ppo": PPO, "trpo": TRPO, "a2c": A2C, "sac": SAC, "tqc": TQC, "crossq": CrossQ, "td3": TD3,
+    "ars": ARS,
 }  # fmt: skip
 
 
@@ -50,16 +51,17 @@ def make_model(algorithm: str, task: Task, **settings: Any) -> tuple[BaseAlgorit
     """A model with two layers of 8, and the statistics of its observations.
 
     Args:
-        settings: of the algorithm; ``policy_kwargs`` are added to the two layers.
+        settings: of the algorithm; ``policy_kwargs`` are added to the two layers, ``policy`` is another one.
     """
     rng = np.random.default_rng(0)
     normaliser = VecNormalize(DummyVecEnv([lambda: SpacesOnly(task)]), clip_obs=4.0, epsilon=1e-3)
     normaliser.obs_rms.mean = rng.normal(0, 2, task.observation_shape)
     normaliser.obs_rms.var = rng.uniform(0.2, 4, task.observation_shape)
-    policy_kwargs = {"net_arch": [8, 8], **settings.pop("policy_kwargs", {})}
+    policy = settings.pop("policy", "MlpPolicy")
+    policy_kwargs = {**({} if policy == "LinearPolicy" else {"net_arch": [8, 8]}), **settings.pop("policy_kwargs", {})}
     if algorithm in ("sac", "tqc", "crossq", "td3"):
         settings["buffer_size"] = 10
-    model = ALGORITHMS[algorithm]("MlpPolicy", normaliser, policy_kwargs=policy_kwargs, device="cpu", **settings)
+    model = ALGORITHMS[algorithm](policy, normaliser, policy_kwargs=policy_kwargs, device="cpu", **settings)
     generator = torch.Generator().manual_seed(0)
     for name, array in model.policy.state_dict().items():
         if name.endswith("ra_var"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 import pickle
@@ -30,6 +31,7 @@ from tests.experts.stable_baselines.models import (
     task_named,
     with_member,
 )
+from tests.experts.test_tensors import BOMB_BYTES, zip_bomb
 from tests.fakes import FAKE_PIXELS
 
 HOPPER, HUMANOID, PENDULUM = (task_named(f"mujoco-{name}") for name in ("hopper", "humanoid", "pendulum"))
@@ -49,6 +51,15 @@ CASES: dict[str, tuple[str, Task, dict[str, Any]]] = {
     "crossq-epsilon": ("crossq", HOPPER, {"policy_kwargs": {"batch_norm_eps": 0.5, "activation_fn": nn.ELU}}),
     "crossq-without-layers": ("crossq", HOPPER, {"policy_kwargs": {"batch_norm": False}}),
     "td3-bound-3": ("td3", PENDULUM, {}),
+    "ars-bound-3": ("ars", PENDULUM, {}),
+    "ars-tanh-not-squashed": ("ars", HOPPER, {"policy_kwargs": {"activation_fn": nn.Tanh, "squash_output": False}}),
+    "ars-without-biases": ("ars", HOPPER, {"policy_kwargs": {"with_bias": False}}),
+    "ars-linear": ("ars", HOPPER, {"policy": "LinearPolicy"}),
+    "ars-linear-squashed-bound-0.4": (
+        "ars",
+        HUMANOID,
+        {"policy": "LinearPolicy", "policy_kwargs": {"squash_output": True, "with_bias": True}},
+    ),
 }
 
 
@@ -286,11 +297,58 @@ def test_a_model_of_another_size_is_refused(saved: dict[str, Path], tmp_path: Pa
 
 
 def test_a_model_that_has_no_distribution_is_not_sampled(tmp_path: Path) -> None:
-    for algorithm, settings, reason in (("td3", {}, "is deterministic"), ("ppo", {"use_sde": True}, "gSDE")):
+    for algorithm, settings, reason in (
+        ("td3", {}, "is deterministic"),
+        ("ars", {}, "is deterministic"),
+        ("ppo", {"use_sde": True}, "gSDE"),
+    ):
         model, _ = make_model(algorithm, HOPPER, **settings)
         model.save(tmp_path / "model.zip")
         with pytest.raises(UserError, match=f"{reason}.*take its greedy actions"):
             load_archive(tmp_path / "model.zip", HOPPER, sampled=True)
+
+
+def test_a_model_in_a_wrapped_environment_is_told_so(tmp_path: Path) -> None:
+    """As RL Zoo's TimeFeatureWrapper: model and statistics belong together, and both see a number more."""
+    wrapped = dataclasses.replace(HOPPER, observation_shape=(12,))
+    model, normaliser = make_model("ppo", wrapped)
+    model.save(tmp_path / "model.zip")
+    normaliser.save(str(tmp_path / "vec_normalize.pkl"))
+    with pytest.raises(UserError, match=r"takes observations 12 .*has observations 11.*or in a wrapped environment"):
+        load_archive(tmp_path / "model.zip", HOPPER, statistics=tmp_path / "vec_normalize.pkl")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000,
+        b'{"policy_class": {"__module__": ["a"]}}',
+        b'{"policy_class": {"__module__": "stable_baselines3.sac.policies"}, "policy_kwargs": {"activation_fn": [1]}}',
+        b'{"policy_class": {"__module__": "stable_baselines3.sac.policies"}, "policy_kwargs": 7}',
+        b'{"policy_class": {"__module__": "stable_baselines3.sac.policies"}, "action_space": {"low": [1e400]}}',
+    ],
+)
+def test_settings_of_wrong_types_are_one_line(data: bytes, saved: dict[str, Path], tmp_path: Path) -> None:
+    path = with_member(copied(saved["model"], tmp_path), "data", data)
+    with pytest.raises(UserError, match=r"changed-model\.zip") as caught:
+        load_archive(path, HOPPER)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_weights_that_are_no_plain_arrays_are_refused(saved: dict[str, Path], tmp_path: Path) -> None:
+    torch.save({"actor.mu.weight": torch.zeros(1).expand(10**12)}, tmp_path / "policy.pth")
+    path = with_member(copied(saved["model"], tmp_path), "policy.pth", (tmp_path / "policy.pth").read_bytes())
+    with pytest.raises(UserError, match=r"policy\.pth: 'actor\.mu\.weight' is not a plain array"):
+        load_archive(path, HOPPER)
+
+
+def test_a_model_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = zip_bomb(tmp_path / "bomb.zip", "policy.pth")
+    with pytest.raises(UserError, match=r"bomb\.zip holds policy\.pth but no data"):
+        load_archive(bomb, HOPPER)
+    monkeypatch.setattr("experts.stable_baselines.saved_model._MOST_BYTES", BOMB_BYTES - 1)
+    with pytest.raises(UserError, match=r"bomb\.zip holds 1 files that unpack to 16 MiB; at most .* are read"):
+        load_archive(bomb, HOPPER)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
@@ -380,9 +438,9 @@ def test_missing_statistics_and_those_of_another_size_are_refused(saved: dict[st
     with pytest.raises(UserError, match=r"none\.pkl cannot be read \(No such file"):
         load_archive(saved["model"], HOPPER, statistics=tmp_path / "none.pkl")
     make_model("ppo", PENDULUM)[1].save(str(tmp_path / "other.pkl"))
-    with pytest.raises(UserError, match=r"other\.pkl normalises .* shape \(4,\), mujoco-hopper .* \(11,\)"):
+    with pytest.raises(UserError, match=r"model\.zip sees 11 numbers a step, .*other\.pkl has statistics of 4"):
         load_archive(saved["model"], HOPPER, statistics=tmp_path / "other.pkl")
     model, normaliser = make_model("ppo", HOPPER)
     normaliser.obs_rms.mean = np.zeros(4)
-    with pytest.raises(UserError, match="mean has shape 4, expected 11"):
+    with pytest.raises(UserError, match="sees 11 numbers a step, its VecNormalize has statistics of 4"):
         export_model(model, HOPPER, normaliser)
