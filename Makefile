@@ -7,7 +7,12 @@ ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMP
 # A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out $(VARIABLES) $(ENVIRONMENT_VARIABLES),$(GIVEN))
-$(if $(UNKNOWN),$(error no target takes $(UNKNOWN); the variables are $(VARIABLES)))
+# For each of them the nearest that there is; without a Python nothing is nearest.
+NEAREST = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1], sys.argv[2:], 1))
+meant = $(shell python3 -c '$(NEAREST)' '$(1)' $(VARIABLES) 2>/dev/null)
+did_you_mean = $(if $(1), (did you mean $(1)?))
+$(if $(UNKNOWN),$(error no target takes $(foreach name,$(UNKNOWN),$(name)$(call did_you_mean,$(call meant,$(name))));\
+	`make help` lists the variables))
 IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)))
 $(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))
 
@@ -103,10 +108,10 @@ experts-report: setup ## table and plots of the experts of TASK=, to OUT/experts
 	$(JAT) experts-report --out '$(OUT)' $(TASKS)
 
 plan: setup ## what collecting RECIPE= (laptop or jat), TASK=, EPISODES= takes on WORKERS= (BY_TASK=1)
-	@$(JAT) plan $(call option,recipe,RECIPE) $(TASKS) $(call option,episodes,EPISODES) \
+	@$(JAT) plan --out '$(OUT)' $(call option,recipe,RECIPE) $(TASKS) $(call option,episodes,EPISODES) \
 		$(call option,workers,WORKERS) $(if $(BY_TASK),--by-task)
 
-rates: setup ## note what the collection in OUT has cost, for `make plan`
+rates: setup ## measure what the collection in OUT has cost, to OUT/rates.json, for `make plan`
 	$(JAT) rates --out '$(OUT)'
 
 collect: setup ## collect EPISODES= per task of TASK= into shards (EXPERT=, NOISE=, ALLOW_WEAK=1)
@@ -160,7 +165,7 @@ evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (N
 		$(call option,episodes,EPISODES) $(call option,workers,WORKERS)
 
 compare: setup ## how likely the evaluation in OUT beats the one kept as NAME=
-	@$(JAT) agent compare --out '$(OUT)' $(call option,second,NAME)
+	@$(JAT) agent compare --out '$(OUT)' $(call option,name,NAME)
 
 play: setup ## show the agent in TASK= from SEED= on, step by step, with CHECKPOINT= or the trained one (EPISODES=, TO=file.mp4)
 	@$(JAT) agent play --out '$(OUT)' $(TASKS) $(call option,checkpoint,CHECKPOINT) $(call option,seed,SEED) \

@@ -1,6 +1,6 @@
 """What collection costs over bare environment stepping, and gains over the plain way, on one core.
 
-    python -m collectors.bench --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
+    jat bench collect --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
 
 Four ways over the same task, alternating so that a slow moment of the machine hits all of them: the environment alone
 with an expert's actions replayed, environment and expert in the rollout, the whole way to a shard that is checked, and
@@ -25,12 +25,13 @@ from collectors.collect import CollectJob, collect_shard
 from collectors.plain import Begin, collect_plainly, rule_actor, sample_factory_actor
 from experts.choice import Mix
 from experts.registry import RANDOM, experts_of
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.episode import Episode
-from pipeline.errors import UserError
+from pipeline.errors import UserError, how_to_install
 from pipeline.jobs import freeze_heap
 from pipeline.plan import ShardJob
 from pipeline.rollout import rollout
+from pipeline.tables import Column, Table, print_table
 from pipeline.tasks import Task, select_tasks
 from pipeline.validate import check_shard
 
@@ -139,7 +140,9 @@ def _expert(task: Task, folder: Path) -> tuple[Begin, Mix]:
     try:
         begin, expert = sample_factory_actor(task, folder)
     except ImportError as error:
-        raise UserError(f"{task.name} is timed with a network of Sample Factory's; run `make setup-experts`") from error
+        raise UserError(
+            f"{task.name} is timed with a network of Sample Factory's; run {how_to_install('experts', 'setup-experts')}"
+        ) from error
     return begin, Mix((expert,), (1.0,))
 
 
@@ -153,32 +156,37 @@ def _replay(env: object, episodes: Sequence[Episode]) -> None:
 def main() -> None:
     import torch
     from datasets.utils.logging import disable_progress_bar
-    from rich.table import Table
 
-    config = parse(BenchConfig)
+    config = parse(BenchConfig, prints_tables=True)
     # One core for everything, threads of simulators and libraries included.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     disable_progress_bar()
     warnings.simplefilter("ignore")
-    headings = (STEPPING, ACTING, COLLECTING, PLAIN, "shard / expert", "shard / plain", "bytes per step", "plain way's")
-    table = Table(title="steps/s on one core")
-    table.add_column("task", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = Table(
+        "task",
+        *(Column(heading, ",.0f") for heading in (STEPPING, ACTING, COLLECTING, PLAIN)),
+        Column("shard / expert", ".2f"),
+        Column("shard / plain", ".1f"),
+        Column("bytes per step", ",.0f"),
+        Column("plain way's", ",.0f"),
+        Column("share of plain", ".2f"),
+        title="steps/s on one core",
+    )
     for task in select_tasks(config.task):
         with tempfile.TemporaryDirectory() as directory:
             found = bench_task(config, task, Path(directory))
         ours, plain = found.bytes_per_step
         table.add_row(
             task.name,
-            *(f"{found.rate(way):,.0f}" for way in (STEPPING, ACTING, COLLECTING, PLAIN)),
-            f"{found.ratio(COLLECTING, ACTING):.2f}",
-            f"{found.ratio(COLLECTING, PLAIN):.1f}",
-            f"{ours:,.0f}",
-            f"{plain:,.0f} ({ours / plain:.2f})",
+            *(found.rate(way) for way in (STEPPING, ACTING, COLLECTING, PLAIN)),
+            found.ratio(COLLECTING, ACTING),
+            found.ratio(COLLECTING, PLAIN),
+            ours,
+            plain,
+            ours / plain,
         )
-    print_table(table, min_width=130)
+    print_table(table)
 
 
 if __name__ == "__main__":

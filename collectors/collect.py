@@ -1,6 +1,6 @@
 """Collect episodes: experts play the seeds of each split, workers write them as shards.
 
-    python -m collectors.collect --task 'metaworld-*' --episodes 20 --out runs/default
+    jat collect --task 'metaworld-*' --episodes 20 --out runs/default
 
 Writes ``OUT/shards/<task>/...`` (see ``pipeline/shards.py``). A shard that is there stays: run the same command again
 after a kill and it goes on with what is missing; ask for more episodes and it adds them.
@@ -8,7 +8,7 @@ after a kill and it goes on with what is missing; ask for more episodes and it a
 What can go wrong costs no more than it must. A worker that dies or hangs is replaced and its shard begun again; a
 shard that goes through several workers is taken apart, and the seeds that do it alone are put into quarantine
 (``OUT/shards/<task>/quarantine.json``): rejected with their reason, like the episodes an environment or an expert
-cannot finish. ``python -m collectors.status`` tells how far it is.
+cannot finish. ``jat status`` tells how far it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from collectors.config import RECIPES, CollectConfig, check_amounts, parse_resources
+from collectors.pace import JobProgress, UnitCost
 from collectors.progress import Monitor
+from collectors.rates import load_rates
 from collectors.status import summarise
 from experts.choice import Mix, choose
 from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
@@ -29,7 +31,7 @@ from pipeline.cli import parse, run
 from pipeline.episode import Episode
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
-from pipeline.jobs import Resources, Supervision, run_jobs
+from pipeline.jobs import Resources, Running, Supervision, run_jobs
 from pipeline.manifest import ShardManifest
 from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
 from pipeline.policy import Policy
@@ -39,6 +41,7 @@ from pipeline.seeds import SPLITS
 from pipeline.shards import Actor, finished_shards, index_shards, write_shard
 from pipeline.stage import reported
 from pipeline.tasks import Task, select_tasks
+from pipeline.text import format_count
 from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
@@ -132,7 +135,12 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
         extend_plan(root, plan)
         update_json(root / "config.json", config)
         num_episodes = sum(job.shard.num_seeds for job in jobs)
-        log.info("%d tasks; %d shards with %d episodes to collect", len(tasks), len(jobs), num_episodes)
+        counts = (
+            format_count(len(tasks), "task"),
+            format_count(len(jobs), "shard"),
+            format_count(num_episodes, "episode"),
+        )
+        log.info("%s; %s with %s to collect", *counts)
         try:
             _collect_all(config, root, jobs)
         finally:
@@ -151,7 +159,7 @@ def _locked(root: Path, tasks: Sequence[Task]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for task in tasks:
-            fix = "wait for it, stop it, or use another --out; `make status` shows how far it is"
+            fix = "wait for it, stop it, or use another --out; `jat status` shows how far it is"
             stack.enter_context(exclusive(root / task.name / ".lock", fix))
         yield
 
@@ -214,7 +222,9 @@ def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) 
         lost = [failure.job for failure in error.failures if failure.is_worker_lost]
         if not lost:
             raise
-        log.warning("%d shards went through several workers; looking for the seeds that do it", len(lost))
+        log.warning(
+            "%s went through several workers; looking for the seeds that do it", format_count(len(lost), "shard")
+        )
         for job in lost:
             _quarantine_lethal_seeds(config, job)
         again = [CollectJob(job.shard, job.mix, root, job.num_envs, _quarantine(root, job.shard.task)) for job in lost]
@@ -231,16 +241,33 @@ def _run(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
         memory=int(config.memory_gb_per_worker * 2**30),
         custom=parse_resources(config.resources),
     )
-    with Monitor("episodes", {(job.shard.task.name, job.shard.stem): job.shard.num_seeds for job in jobs}) as monitor:
+    planned = {(job.shard.task.name, job.shard.stem): job.shard.num_seeds for job in jobs}
+    with Monitor("episodes", planned, _expected_costs(config.out, jobs)) as monitor:
         supervision = Supervision(
             config.stall_s,
             int(config.worker_gb * 2**30),
-            lambda running: monitor.update(
-                [(r.job.shard.task.name, r.job.shard.stem, r.pulse.episodes, r.resident_bytes) for r in running]
-            ),
+            lambda running: monitor.update([_progress_of(job) for job in running]),
         )
         for _, (manifest, seconds) in run_jobs(timed_shard, jobs, config.workers, needed, supervision):
-            monitor.add(manifest.task, manifest.stem, manifest.num_seeds, manifest.num_rejected, seconds)
+            monitor.add(
+                manifest.task, manifest.stem, manifest.num_seeds, manifest.num_rejected, seconds, manifest.num_steps
+            )
+
+
+def _progress_of(running: Running[CollectJob]) -> JobProgress:
+    shard, pulse = running.job.shard, running.pulse
+    return JobProgress(shard.task.name, shard.stem, pulse.episodes, running.resident_bytes, pulse.steps)
+
+
+def _expected_costs(out: Path, jobs: Sequence[CollectJob]) -> dict[str, UnitCost]:
+    """What an episode of each task takes by the rates that are known, with the expert's own length of episodes."""
+    rates = load_rates(out)
+    costs = {}
+    for task, mix in {job.shard.task: job.mix for job in jobs}.items():
+        rate = rates.find(task)
+        length = mix.mean_steps(task) or (rate.steps_per_episode if rate else None)
+        costs[task.name] = UnitCost(length, length / rate.steps_per_second if rate and length else None)
+    return costs
 
 
 def _quarantine_path(root: Path, task: Task) -> Path:
@@ -256,7 +283,7 @@ def _quarantine(root: Path, task: Task) -> dict[int, str]:
     path = _quarantine_path(root, task)
     if not path.exists():
         return {}
-    fix = "delete it and run `make collect` again"
+    fix = "delete it and run `jat collect` again"
     found = read_values(path, dict[str, str], "a list of seeds in quarantine", fix)
     if not all(seed.isdecimal() for seed in found):
         raise UserError(f"{path} names seeds that are no numbers; {fix}")
@@ -291,7 +318,7 @@ def _check_rejected(config: CollectConfig, root: Path, tasks: Sequence[Task]) ->
     if worst:
         shown = "\n  ".join(worst[:MAX_ERRORS]) + ("\n  ..." if len(worst) > MAX_ERRORS else "")
         raise JobsFailedError(
-            f"{len(worst)} tasks have more than {config.max_rejected:.0%} of their episodes rejected "
+            f"more than {config.max_rejected:.0%} of the episodes of {format_count(len(worst), 'task')} are rejected "
             f"(--max-rejected); what was collected stays:\n  {shown}"
         )
 
@@ -327,12 +354,11 @@ def _missing(task: Task, plan: TaskPlan, root: Path) -> list[ShardJob]:
     for shard in done:
         before = (shard.expert, shard.expert_revision, shard.versions, shard.noise)
         if before != now:
-            noise = f"--noise '{shard.noise}' (NOISE=)" if shard.noise else "no --noise"
+            noise = f"--noise '{shard.noise}'" if shard.noise else "no --noise"
             raise UserError(
                 f"{root / task.name} holds episodes of {_describe(*before)}; this run would add {_describe(*now)}. "
                 f"Use another --out, move that folder away, or name the expert that is there: "
-                f"--expert '{shard.expert_revision}' (EXPERT=)"
-                + (f", with {noise}" if shard.noise != plan.noise else "")
+                f"--expert '{shard.expert_revision}'" + (f", with {noise}" if shard.noise != plan.noise else "")
             )
     return [
         job

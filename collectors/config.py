@@ -12,6 +12,7 @@ from experts.noise import parse_noise
 from pipeline.cli import check_at_least_one
 from pipeline.errors import UserError
 from pipeline.tasks import DEMO_TASKS, Task, all_tasks
+from pipeline.text import nearest_name, parse_count
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class CollectConfig:
             if not mean_steps:
                 raise UserError(
                     f"--episodes {self.episodes!r}: the length of an episode of {task.name} is not known, as its "
-                    f"expert is not measured; give a number of episodes, or run `make experts TASK={task.name}`"
+                    f"expert is not measured; give a number of episodes, or run `jat experts --task {task.name}`"
                 )
             count = max(1, round(amount.number / mean_steps))
         # Not above a whole number by what a float cannot hold: 95,000 episodes with a share of 1/19 are 5,000.
@@ -135,9 +136,15 @@ def _parse_amounts(flag: str, text: str) -> dict[str, _Amount]:
     for part in text.split(","):
         name, _, amount = part.strip().rpartition("=")
         number = amount.removesuffix(STEPS)
-        if not number.isdecimal() or int(number) < 1:
-            raise UserError(f"{flag} {text!r}: {part!r} is not a number of at least 1, nor name=number")
-        amounts[name] = _Amount(int(number), EPISODES if number == amount else STEPS)
+        try:
+            count = parse_count(number)
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise UserError(
+                f"{flag} {text!r}: {part!r} is not a number of at least 1, such as 1000 or 1e3, nor name=number"
+            )
+        amounts[name] = _Amount(count, EPISODES if number == amount else STEPS)
     return amounts
 
 
@@ -162,7 +169,9 @@ def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
     for flag, text in (("--episodes", config.episodes), ("--shard-episodes", config.shard_episodes)):
         for name in _parse_amounts(flag, text):
             if name not in known:
-                raise UserError(f"{flag} {text!r}: {name!r} is neither a task nor a domain; `make tasks` lists them")
+                near = nearest_name(name, known)
+                hint = f"did you mean {near}?" if near else "`jat tasks` lists them"
+                raise UserError(f"{flag} {text!r}: {name!r} is neither a task nor a domain; {hint}")
         for task in tasks:
             _amount_for(flag, text, task)
 
@@ -175,9 +184,9 @@ def demo() -> CollectConfig:
 def laptop() -> CollectConfig:
     """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night; about a fifth of JAT.
 
-    By `make plan RECIPE=laptop`: Meta-World makes 500 to 900 steps/s on a core, so 4,000 episodes of 100 steps for each
-    of 50 tasks take most of the night. BabyAI and MuJoCo make thousands, so as large a share of JAT's numbers takes an
-    hour or two.
+    By `jat plan --recipe laptop`: Meta-World makes 500 to 900 steps/s on a core, so 4,000 episodes of 100 steps for
+    each of 50 tasks take most of the night. BabyAI and MuJoCo make thousands, so as large a share of JAT's numbers
+    takes an hour or two.
     """
     return CollectConfig(
         task="babyai,metaworld,mujoco",

@@ -1,6 +1,6 @@
 """Collect documents: the text and image corpora of JAT, streamed from the Hub or from local files into shards.
 
-    python -m collectors.corpora --task 'wikipedia,oscar' --episodes 10000 --out runs/default
+    jat corpora --task 'wikipedia,oscar' --episodes 10000 --out runs/default
 
 Writes ``OUT/shards/<corpus>/...`` (see ``pipeline/documents.py``). A shard is a function of the corpus, the revision of
 its source, the first row and the count: run the same command again after a kill and it goes on behind the last shard,
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from collectors.corpora_config import RECIPES, CorporaConfig
 from collectors.corpus_images import ImageLoader, ImageOptions, RejectedError
 from collectors.corpus_sources import Source, SourceReader, columns_of, resolve_source
+from collectors.pace import JobProgress
 from collectors.progress import Monitor
 from pipeline.cli import parse, run
 from pipeline.corpora import Corpus, Document, Layout, rows_for, select_corpora, split_of
@@ -34,6 +35,7 @@ from pipeline.jobs import Supervision, run_jobs
 from pipeline.manifest import DocumentShard
 from pipeline.seeds import SPLITS
 from pipeline.stage import reported
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
@@ -262,13 +264,13 @@ def _read_all(config: CorporaConfig, jobs: Sequence[StreamJob]) -> None:
             config.stall_s,
             WORKER_BYTES,
             lambda running: monitor.update(
-                [(r.job.corpus.name, str(r.job), r.pulse.episodes, r.resident_bytes) for r in running]
+                [JobProgress(r.job.corpus.name, str(r.job), r.pulse.episodes, r.resident_bytes) for r in running]
             ),
         )
         for job, shards in run_jobs(collect_stream, jobs, config.workers, supervision=supervision):
             num_rows = sum(shard.num_rows for shard in shards if shard.split == job.splits[0])
             monitor.add(job.corpus.name, str(job), num_rows, sum(shard.num_rejected for shard in shards))
-            log.info("%s: done, %d new shards", job, len(shards))
+            log.info("%s: done, %s", job, format_count(len(shards), "new shard"))
 
 
 def _is_done(job: StreamJob) -> bool:

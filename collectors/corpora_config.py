@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.cli import check_at_least_one
 from pipeline.corpora import CORPORA, Corpus
 from pipeline.errors import UserError
+from pipeline.text import parse_count
 
 ALL = "all"
 
@@ -59,15 +60,23 @@ class CorporaConfig:
 
     def num_documents(self, name: str) -> int | None:
         """Training documents wanted of a corpus; None for all of them."""
-        amounts = {"": "1000"}
+        amounts: dict[str, int | None] = {"": 1000}
         for part in self.episodes.split(","):
             corpus, _, amount = part.strip().rpartition("=")
-            if amount != ALL and (not amount.isdecimal() or int(amount) < 1):
-                raise UserError(f"--episodes {self.episodes!r}: {part!r} is no number of at least 1, nor {ALL!r}")
             _check_name("--episodes", self.episodes, corpus, "")
-            amounts[corpus] = amount
-        amount = amounts.get(name, amounts[""])
-        return None if amount == ALL else int(amount)
+            amounts[corpus] = None if amount == ALL else self._parse_amount(part, amount)
+        return amounts.get(name, amounts[""])
+
+    def _parse_amount(self, part: str, amount: str) -> int:
+        try:
+            count = parse_count(amount)
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise UserError(
+                f"--episodes {self.episodes!r}: {part!r} is no number of at least 1, such as 1000 or 1e3, nor {ALL!r}"
+            )
+        return count
 
     def source_of(self, corpus: Corpus) -> str:
         return _parse_by_name("--source", self.source).get(corpus.name, corpus.source)

@@ -1,9 +1,9 @@
 """What a collection will take, on paper: episodes, steps, core-hours, bytes, files, memory, and planning it.
 
-    python -m collectors.forecast --recipe jat --workers 64
+    jat plan --recipe jat --workers 64
 
-Takes the options of ``collectors.collect`` that decide this. Lengths, speeds and sizes come from
-``collectors/rates.json`` (``collectors/rates.py``). What the driver does before the first episode is not reckoned but
+Takes the options of ``collectors.collect`` that decide this. Lengths, speeds and sizes come from ``OUT/rates.json`` and
+``collectors/rates.json`` (``collectors/rates.py``). What the driver does before the first episode is not estimated but
 done: the whole list of jobs is built against an empty folder, and against one that says that all of it is there.
 """
 
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from collectors.collect import CollectJob, plan_jobs, plan_tasks
 from collectors.config import RECIPES, CollectConfig, check_amounts
@@ -27,16 +26,14 @@ from collectors.rates import Rates, load_rates
 from experts.choice import Mix
 from experts.registry import RANDOM, rule_record
 from experts.store import StoredExpert
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.plan import TaskPlan
 from pipeline.seeds import SPLITS
 from pipeline.shards import index_shards
-from pipeline.status import format_seconds
+from pipeline.tables import Cell, Column, Table, print_table
 from pipeline.tasks import Task, select_tasks
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pipeline.text import format_count, format_seconds
 
 FILES_PER_SHARD = 3  # data, side table, manifest
 FILES_PER_TASK = 1  # the index
@@ -49,13 +46,15 @@ class ForecastConfig:
     task: str = "*"
     """Task name, domain, glob, or comma list of these."""
     episodes: str = "1000"
-    """Training episodes per task, or steps, as `make collect` takes them."""
+    """Training episodes per task, or steps, as `jat collect` takes them."""
     test_share: float = 0.1
     """Test episodes as a share of the training episodes."""
     shard_episodes: str = "250"
-    """Episodes per shard, as `make collect` takes them."""
+    """Episodes per shard, as `jat collect` takes them."""
     workers: int = 2
     """Worker processes, each with a core of its own."""
+    out: Path = Path("runs/default")
+    """Root of a run whose own speeds, as `jat rates` measured them, are taken before those of the package."""
     by_task: bool = False
     """A row per task, too."""
 
@@ -75,7 +74,7 @@ class ForecastConfig:
 
 
 def _of_recipe(recipe: Callable[[], CollectConfig]) -> ForecastConfig:
-    shared = {field.name for field in dataclasses.fields(ForecastConfig)} - {"by_task"}
+    shared = {field.name for field in dataclasses.fields(ForecastConfig)} - {"by_task", "out"}
     return ForecastConfig(**{name: getattr(recipe(), name) for name in shared})
 
 
@@ -90,14 +89,20 @@ class Cost:
     core_s: float = 0.0
     num_bytes: float = 0.0
     shards: int = 0
+    longest_s: float = 0.0  # of one shard, which one worker makes
 
     @property
     def files(self) -> int:
         return FILES_PER_SHARD * self.shards + FILES_PER_TASK * self.tasks
 
     def __add__(self, other: Cost) -> Cost:
-        names = [field.name for field in dataclasses.fields(Cost)]
-        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        names = {field.name for field in dataclasses.fields(Cost)} - {"longest_s"}
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Cost(**sums, longest_s=max(self.longest_s, other.longest_s))
+
+    def seconds(self, workers: int) -> float:
+        """Of so many workers with a core each: no less than the longest shard takes."""
+        return max(self.core_s / workers, self.longest_s)
 
 
 def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[str, Cost]:
@@ -119,6 +124,7 @@ def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[st
             core_s=steps / rate.steps_per_second,
             num_bytes=steps * rate.bytes_per_step,
             shards=sum(-(-count // config.shard_size(task)) for count in counts),
+            longest_s=min(max(counts), config.shard_size(task)) * rate.steps_per_episode / rate.steps_per_second,
         )
     return found
 
@@ -195,14 +201,9 @@ def _pretend_done(root: Path, jobs: Sequence[CollectJob], plan: Mapping[str, Tas
 
 def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Rates, planning: Planning) -> Table:
     """A row per domain, or per task, and all; below it the hours, the memory and the planning."""
-    from rich.table import Table
-
-    table = Table("task" if config.by_task else "domain", "tasks", "episodes", "steps", "core-hours", "GB", "shards")
-    table.add_column("files")
-    table.add_column("MB per shard")
-    table.add_column("figures from", justify="left")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
+    sizes = (Column("core-hours", ",.1f"), Column("GB", ",.2f"), "shards", "files", Column("MB per shard", ",.1f"))
+    steps = Column("steps", lambda number: f"{number / 1e6:,.1f} M")
+    table = Table("task" if config.by_task else "domain", "tasks", "episodes", steps, *sizes, "figures from")
     for domain in dict.fromkeys(task.domain for task in found):
         alike = {task: cost for task, cost in found.items() if task.domain == domain}
         total = sum(alike.values(), Cost())
@@ -210,34 +211,43 @@ def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Ra
             for task, cost in alike.items():
                 table.add_row(task.name, *_cells(cost), rates.of_task(task).source)
             table.add_section()
-        known = f"{total.measured} of {total.tasks} tasks measured"
         estimate = rates.estimates.get(domain)
-        table.add_row(
-            domain, *_cells(total), f"ESTIMATE: {estimate.source}" if estimate and not total.measured else known
-        )
+        known = f"ESTIMATE: {estimate.source}" if estimate and not total.measured else _known(total)
+        table.add_row(domain, *_cells(total), known, is_total=config.by_task)
     everything = sum(found.values(), Cost())
     table.add_section()
-    table.add_row("all", *_cells(everything), f"{everything.measured} of {everything.tasks} tasks measured")
+    table.add_row("all", *_cells(everything), _known(everything), is_total=True)
     driver = f"{(rates.driver_bytes + planning.jobs_bytes) / 1e6:.0f}" if rates.driver_bytes else "?"
     table.caption = (
-        f"{config.workers} workers with a core each: {format_seconds(everything.core_s / config.workers)}. "
-        f"The driver takes about {driver} MB, {planning.jobs_bytes / 1e6:.1f} of it for the list of {planning.jobs:,} "
-        f"jobs.\nPlanning, done for real: {planning.empty_s:.2f} s in an empty folder, {planning.done_s:.2f} s where "
-        f"all is done."
+        f"{format_count(config.workers, 'worker')} with a core each: {_wall_time(config, everything, rates)}. "
+        f"The driver takes about {driver} MB, {planning.jobs_bytes / 1e6:.1f} of it for the list of "
+        f"{format_count(planning.jobs, 'job')}.\nPlanning, done for real: {planning.empty_s:.2f} s in an empty folder, "
+        f"{planning.done_s:.2f} s where all is done."
     )
     return table
 
 
-def _cells(cost: Cost) -> tuple[str, ...]:
+def _known(cost: Cost) -> str:
+    return f"{cost.measured} of {format_count(cost.tasks, 'task')} measured"
+
+
+def _wall_time(config: ForecastConfig, cost: Cost, rates: Rates) -> str:
+    working = cost.seconds(config.workers)
+    if not rates.start_s:
+        return format_seconds(working)
+    return f"{format_seconds(rates.start_s + working)}, {format_seconds(rates.start_s)} of it to start Ray and workers"
+
+
+def _cells(cost: Cost) -> tuple[Cell, ...]:
     return (
-        f"{cost.tasks:,}",
-        f"{cost.episodes:,}",
-        f"{cost.steps / 1e6:,.1f} M",
-        f"{cost.core_s / 3600:,.1f}",
-        f"{cost.num_bytes / 1e9:,.2f}",
-        f"{cost.shards:,}",
-        f"{cost.files:,}",
-        f"{cost.num_bytes / cost.shards / 1e6:,.1f}",
+        cost.tasks,
+        cost.episodes,
+        cost.steps,
+        cost.core_s / 3600,
+        cost.num_bytes / 1e9,
+        cost.shards,
+        cost.files,
+        cost.num_bytes / cost.shards / 1e6,
     )
 
 
@@ -255,8 +265,9 @@ def forecast(config: ForecastConfig, tasks: Sequence[Task], rates: Rates) -> Tab
 
 
 def main() -> None:
-    config = parse(ForecastConfig, {name: partial(_of_recipe, recipe) for name, recipe in RECIPES.items()})
-    print_table(forecast(config, select_tasks(config.task), load_rates()), min_width=150)
+    recipes = {name: partial(_of_recipe, recipe) for name, recipe in RECIPES.items()}
+    config = parse(ForecastConfig, recipes, prints_tables=True)
+    print_table(forecast(config, select_tasks(config.task), load_rates(config.out)))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from collectors.pace import JobProgress, Pace, UnitCost
 from pipeline.stage import current_stage
-from pipeline.status import StageStatus, TaskCount, format_seconds
+from pipeline.status import StageStatus, TaskCount
+from pipeline.text import format_estimate, format_rate, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,16 +30,21 @@ class Monitor:
     Args:
         unit: what is counted, such as ``episodes``.
         jobs: how many each job is to make, by task and name of the job; None if nobody knows.
+        expected: what one of them costs, by task, until that has been measured here.
     """
 
-    def __init__(self, unit: str, jobs: Mapping[tuple[str, str], int | None]) -> None:
+    def __init__(
+        self, unit: str, jobs: Mapping[tuple[str, str], int | None], expected: Mapping[str, UnitCost] | None = None
+    ) -> None:
         from rich.console import Console
         from rich.live import Live
 
         self._jobs = jobs
         self._stage = current_stage()
         counts = jobs.values()
-        self._stage.begin(unit, 0 if None in counts else sum(filter(None, counts)))
+        self._stage.begin(unit, 0 if None in counts else sum(filter(None, counts)), knows_left=False)
+        self._pace = Pace(jobs, expected or {})
+        self._has_begun = False
         with self._stage.changing() as status:
             for (name, _), planned in jobs.items():
                 status.tasks.setdefault(name, TaskCount()).planned += planned or 0
@@ -48,6 +55,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         if self._live:
             self._live.start()
+            self._live.update(progress_table(self._stage.status), refresh=True)
         return self
 
     def __exit__(
@@ -58,27 +66,37 @@ class Monitor:
         with self._stage.changing() as status:
             for task in status.tasks.values():
                 task.running.clear()
-            _sum_up(status)
+            self._sum_up(status)
         self._say()
 
-    def update(self, running: Sequence[tuple[str, str, int, int]]) -> None:
-        """Note what runs: task, name of the job, how many are made in it, bytes of its worker."""
+    def update(self, running: Sequence[JobProgress]) -> None:
+        """Note what runs."""
+        if not self._has_begun:
+            self._has_begun = any(job.count or job.steps for job in running)
+            if not self._has_begun:
+                self._stage.count_from_now()  # workers are starting: their first step is still to come
+        self._pace.watch(running, time.monotonic())
         with self._stage.changing() as status:
+            status.activity = "" if self._has_begun else "starting workers"
             for task in status.tasks.values():
                 task.running.clear()
-            for name, job, count, num_bytes in running:
-                planned = self._jobs[name, job]
-                status.tasks[name].running[job] = count if planned is None else min(count, planned)
-                status.worker_bytes = max(status.worker_bytes, num_bytes)
-            _sum_up(status)
+            for job in running:
+                planned = self._jobs[job.task, job.name]
+                status.tasks[job.task].running[job.name] = job.count if planned is None else min(job.count, planned)
+                status.worker_bytes = max(status.worker_bytes, job.num_bytes)
+            self._sum_up(status)
         if self._live:
             self._live.update(progress_table(status), refresh=True)
         elif time.time() - self._last_line >= LINE_S:
             self._say()
 
-    def add(self, name: str, job: str, count: int, rejected: int, seconds: float = 0.0) -> None:
-        """Note a finished job: how many it made, how many of these are rejected, seconds its worker spent on them."""
+    def add(self, name: str, job: str, count: int, rejected: int, seconds: float = 0.0, steps: int = 0) -> None:
+        """Note a finished job: how many it made, how many of these are rejected, seconds its worker spent on them, and
+        environment steps."""
+        self._has_begun = True
+        self._pace.finish(name, job, count, seconds, steps, time.monotonic())
         with self._stage.changing() as status:
+            status.activity = ""
             task = status.tasks[name]
             task.running.pop(job, None)
             task.done += count
@@ -86,7 +104,15 @@ class Monitor:
             if seconds:
                 task.timed += count
                 task.busy_s += seconds
-            _sum_up(status)
+            self._sum_up(status)
+
+    def _sum_up(self, status: StageStatus) -> None:
+        counts = status.tasks.values()
+        status.done = sum(count.done + sum(count.running.values()) for count in counts)
+        status.rejected = sum(count.rejected for count in counts)
+        status.left_s = self._pace.seconds_left()
+        for name, count in status.tasks.items():
+            count.recent_rate = self._pace.rate(name) or 0.0
 
     def _say(self) -> None:
         self._last_line = time.time()
@@ -95,12 +121,6 @@ class Monitor:
         log.info(
             "%s; largest worker %d MB%s", status.describe(), status.worker_bytes // 2**20, running and f"; {running}"
         )
-
-
-def _sum_up(status: StageStatus) -> None:
-    counts = status.tasks.values()
-    status.done = sum(count.done + sum(count.running.values()) for count in counts)
-    status.rejected = sum(count.rejected for count in counts)
 
 
 def progress_table(status: StageStatus) -> Table:
@@ -112,6 +132,8 @@ def progress_table(status: StageStatus) -> Table:
         if task.running:
             table.add_row(name, str(task.done), str(task.planned or "?"), str(sum(task.running.values())))
     table.add_section()
-    left = f"{status.rate:.1f}/s, {format_seconds(status.seconds_left)} left"
+    left = status.activity or (format_rate(status.rate) if status.rate else "")
+    if status.left_s is not None:
+        left += f", about {format_estimate(status.left_s)} left"
     table.add_row("all", str(status.done), str(status.planned or "?"), left)
     return table

@@ -1,18 +1,19 @@
 """What collecting costs: steps of an episode, steps per second on one core, bytes per step; measured, per task.
 
-    python -m collectors.rates --out runs/default
+    jat rates --out runs/default
 
-Reads the finished shards of a run and the status of its collectors and writes ``collectors/rates.json``, which
-``make plan`` reckons with. Tasks of other runs stay in it as they are.
+Reads the finished shards of a run and the status of its collectors and writes ``OUT/rates.json``. `jat plan` and
+`jat collect` with the same OUT estimate with it, and with ``collectors/rates.json``, which comes with the package, for
+tasks that are not in it. Only ``--ship`` writes that one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean, harmonic_mean
+from statistics import fmean, harmonic_mean, median
 
 from collectors.status import COLLECT, summarise, task_counts
 from pipeline.cli import parse, run
@@ -20,12 +21,15 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.plan import read_plan
 from pipeline.shards import finished_shards
-from pipeline.status import read_statuses
+from pipeline.status import StageStatus, read_statuses
 from pipeline.tasks import Task, select_tasks
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-RATES = Path(__file__).with_name("rates.json")
+RATES = Path(__file__).with_name("rates.json")  # comes with the package
+OF_RUN = "rates.json"  # below OUT
+MIN_EPISODES = 100  # of a task in the table that comes with the package
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,20 @@ class Rates:
         tasks: measured ones, by name.
         estimates: by domain, for domains of which nothing is measured.
         driver_bytes: memory of the collecting process, the largest measured; 0 if none is.
+        start_s: seconds from a collector's start to the first step of a worker; 0 if not measured.
     """
 
     tasks: Mapping[str, Rate] = field(default_factory=dict)
     estimates: Mapping[str, Rate] = field(default_factory=dict)
     driver_bytes: int = 0
+    start_s: float = 0.0
+
+    def find(self, task: Task) -> Rate | None:
+        """As ``of_task``; None if nothing is known of the domain."""
+        try:
+            return self.of_task(task)
+        except UserError:
+            return None
 
     def of_task(self, task: Task) -> Rate:
         """The task's own figures, else the mean of its domain's measured ones, else the domain's estimate.
@@ -78,17 +91,31 @@ class Rates:
                 harmonic_mean([rate.steps_per_second for rate in alike]),
                 fmean(rate.bytes_per_step for rate in alike),
                 0,
-                f"mean of {len(alike)} tasks",
+                f"mean of {format_count(len(alike), 'task')}",
             )
         if task.domain in self.estimates:
             return self.estimates[task.domain]
         raise UserError(
             f"nothing is known of what {task.name} costs; collect a little of {task.domain} and run "
-            f"`make rates` with the same OUT"
+            f"`jat rates` with the same --out"
         )
 
 
-def load_rates(path: Path = RATES) -> Rates:
+def load_rates(out: Path | None = None) -> Rates:
+    """What is known: measured in the run ``out``, and in the package for tasks that were not collected there."""
+    shipped = read_rates(RATES)
+    if out is None:
+        return shipped
+    own = read_rates(out / OF_RUN)
+    return Rates(
+        {**shipped.tasks, **own.tasks},
+        shipped.estimates,
+        own.driver_bytes or shipped.driver_bytes,
+        own.start_s or shipped.start_s,
+    )
+
+
+def read_rates(path: Path) -> Rates:
     """The figures of a file; none if there is no such file."""
     if not path.exists():
         return Rates()
@@ -97,17 +124,19 @@ def load_rates(path: Path = RATES) -> Rates:
         {name: Rate(**rate) for name, rate in raw["tasks"].items()},
         {domain: Rate(**rate) for domain, rate in raw["estimates"].items()},
         raw["driver_bytes"],
+        raw.get("start_s", 0.0),
     )
 
 
 @dataclass(frozen=True)
 class RatesConfig:
-    """Measure what the collection in OUT/shards has cost, per task."""
+    """Measure what the collection in OUT/shards has cost, per task, and write it to OUT/rates.json."""
 
     out: Path = Path("runs/default")
     """Root of a run that has collected."""
-    to: Path = RATES
-    """JSON file to bring up to date."""
+    ship: bool = False
+    """Write to the table that comes with the package instead, which all other runs are planned with; takes at least 100
+    episodes of each task."""
 
 
 def measure(root: Path) -> tuple[dict[str, Rate], int]:
@@ -131,7 +160,7 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
             done.num_seeds, source,
         )  # fmt: skip
     if not found:
-        raise UserError(f"no shard in {root} is finished and timed; run `make collect` with the same OUT first")
+        raise UserError(f"no shard in {root} is finished and timed; run `jat collect` with the same --out first")
     return found, max(run.driver_bytes for run in runs)
 
 
@@ -140,22 +169,38 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def measure_start(runs: Sequence[StageStatus]) -> float:
+    """Seconds from the start of a collector to its first step, median of ``runs``; 0 if none has got so far."""
+    seconds = [run.counting_since - run.started for run in runs if run.done]
+    return median(seconds) if seconds else 0.0
+
+
 def update_rates(config: RatesConfig) -> Rates:
     """Measure and write; the result holds the tasks of earlier runs, too.
 
     Raises:
-        UserError: nothing is collected in ``out``, or a task that is no more.
+        UserError: nothing is collected in ``out``, a task that is no more, or too few episodes for ``ship``.
     """
-    before = load_rates(config.to)
+    path = RATES if config.ship else config.out / OF_RUN
+    before = read_rates(path)
     found, driver_bytes = measure(config.out / "shards")
     for name in found:
         select_tasks(name)
+    few = [f"{name} ({rate.episodes})" for name, rate in found.items() if rate.episodes < MIN_EPISODES]
+    if config.ship and few:
+        raise UserError(
+            f"--ship takes at least {MIN_EPISODES} episodes of each task; there are fewer of {', '.join(few)}. Collect "
+            f"more, or leave --ship out: the figures then go to {config.out / OF_RUN}"
+        )
     tasks = {**before.tasks, **found}
     rates = Rates(
-        {name: tasks[name] for name in sorted(tasks)}, before.estimates, max(before.driver_bytes, driver_bytes)
+        {name: tasks[name] for name in sorted(tasks)},
+        before.estimates,
+        max(before.driver_bytes, driver_bytes),
+        _rounded(measure_start(read_statuses(config.out, COLLECT)) or before.start_s),
     )
-    write_json(config.to, asdict(rates))
-    log.info("%d tasks measured, %d in %s", len(found), len(tasks), config.to)
+    write_json(path, asdict(rates))
+    log.info("%s measured, %d in %s", format_count(len(found), "task"), len(tasks), path)
     return rates
 
 

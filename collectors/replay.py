@@ -1,6 +1,6 @@
 """Play a stored episode again from its seed and tell whether the same comes out.
 
-    python -m collectors.replay --task metaworld-reach --seed 17 --out runs/default
+    jat dataset replay --task metaworld-reach --seed 17 --out runs/default
 
 The expert that the side table names acts, with the noise it names, in the rollout that collected the episode. Where
 that expert is not there, and with ``--actions``, the stored actions are played instead, which checks the environment

@@ -1,6 +1,6 @@
 """What a long collection and more workers do to speed and memory.
 
-    python -m collectors.soak --episodes 100000
+    jat bench soak --episodes 100000
 
 First the same episodes with one worker and with two, in turn; then long runs, whose speed and memory are shown from
 beginning to end. Several, because a machine that others share is now faster, now slower by itself. Everything is the
@@ -22,10 +22,11 @@ from statistics import median
 import numpy as np
 
 from collectors.status import COLLECT
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.shards import finished_shards
 from pipeline.status import read_statuses
+from pipeline.tables import Column, Table, print_tables
 from pipeline.tasks import Task, select_tasks
 
 SAMPLE_S = 2.0
@@ -130,40 +131,46 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
 
 
 def main() -> None:
-    from rich.table import Table
-
-    config = parse(SoakConfig)
+    config = parse(SoakConfig, prints_tables=True)
     tasks = select_tasks(config.task)
+    tables: dict[str, Table] = {}
     if config.workers_episodes:
         one, two = [], []
         for _ in range(config.rounds):
             one.append(collect_and_watch(config, tasks, config.workers_episodes, 1).rate())
             two.append(collect_and_watch(config, tasks, config.workers_episodes, 2).rate())
-        table = Table("1 worker", "2 workers", "ratio", title=f"episodes/s, {config.task}")
+        columns = (
+            Column("1 worker", ".1f", "one_worker"),
+            Column("2 workers", ".1f", "two_workers"),
+            Column("ratio", ".2f"),
+        )
+        table = Table(*columns, title=f"episodes/s, {config.task}")
         ratio = median(b / a for a, b in zip(one, two, strict=True))
-        table.add_row(f"{median(one):.1f}", f"{median(two):.1f}", f"{ratio:.2f}")
-        print_table(table)
+        table.add_row(median(one), median(two), ratio)
+        tables["workers"] = table
     if config.episodes:
-        _show_long_runs(config, [collect_and_watch(config, tasks, config.episodes, 2) for _ in range(config.rounds)])
+        runs = [collect_and_watch(config, tasks, config.episodes, 2) for _ in range(config.rounds)]
+        tables["long_runs"] = long_runs_table(config, runs)
+    print_tables(tables)
 
 
-def _show_long_runs(config: SoakConfig, runs: Sequence[Run]) -> None:
-    from rich.table import Table
-
+def long_runs_table(config: SoakConfig, runs: Sequence[Run]) -> Table:
+    """Speed and memory over the length of collections."""
     total = int(runs[0].episodes.sum())
     if not all(run.samples for run in runs):
         raise UserError(f"{total:,} episodes were over before their workers' memory was read; raise --episodes")
     firsts = range(WARMUP_EPISODES, total - config.window + 1, config.window)
     windows = [(first, first + config.window) for first in firsts]
-    table = Table("episodes", "episodes/s", "driver MB", "largest worker MB", title=f"long runs, {config.task}")
+    columns = (Column("episodes/s", ".1f"), Column("driver MB", ",.0f"), Column("largest worker MB", ",.0f"))
+    table = Table("episodes", *columns, title=f"long runs, {config.task}")
     rates = [[run.rate(*window) for run in runs] for window in windows]
     for (first, last), found in zip(windows, rates, strict=True):
         samples = [min(run.samples, key=lambda s: abs(s.episodes - last)) for run in runs]
         memory = [median(s.driver_bytes for s in samples), median(s.worker_bytes for s in samples)]
-        table.add_row(f"{first:,} to {last:,}", f"{median(found):.1f}", *(f"{size / 2**20:,.0f}" for size in memory))
+        table.add_row(f"{first:,} to {last:,}", median(found), *(size / 2**20 for size in memory))
     ratios = sorted(late / early for early, late in zip(rates[0], rates[-1], strict=True))
-    table.add_row("last / first", f"{median(ratios):.3f}, of {ratios[0]:.3f} to {ratios[-1]:.3f}", "", "")
-    print_table(table)
+    table.caption = f"last / first: {median(ratios):.3f}, of {ratios[0]:.3f} to {ratios[-1]:.3f}"
+    return table
 
 
 if __name__ == "__main__":

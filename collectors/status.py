@@ -1,6 +1,6 @@
 """How far every stage is, of a collection: planned, done, running, rejected and why, bytes, time left; the queue.
 
-    python -m collectors.status --out runs/default
+    jat status --out runs/default
 
 Works while stages run, from any machine that sees the output, and after they have ended: what they tell of themselves
 (``pipeline/status.py``) says what is under way, plans what is wanted of a collection, shards what is there.
@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experts.queue.states import read_reports
-from experts.queue.table import WIDTH as QUEUE_WIDTH
 from experts.queue.table import queue_table
 from pipeline import cli
-from pipeline.cli import parse, print_table
+from pipeline.cli import parse
 from pipeline.corpora import CORPORA
 from pipeline.documents import finished_documents
 from pipeline.errors import UserError
@@ -27,14 +25,11 @@ from pipeline.manifest import ShardManifest
 from pipeline.plan import TaskPlan, read_plan
 from pipeline.seeds import SPLITS
 from pipeline.shards import finished_shards
-from pipeline.status import DONE, SILENT, StageStatus, TaskCount, format_seconds, read_statuses
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
+from pipeline.status import DONE, SILENT, StageStatus, TaskCount, read_statuses
+from pipeline.tables import Cell, Column, Table, print_tables
+from pipeline.text import format_count, format_estimate, format_rate, format_seconds
 
 COLLECT = "collect"
-WIDTH = 140  # characters
 
 
 @dataclass(frozen=True)
@@ -90,8 +85,8 @@ class TaskStatus:
 
     @property
     def rate(self) -> float | None:
-        """Episodes per second of one worker; None if no run has finished a shard of this task."""
-        return self.progress.rate
+        """Episodes per second of one worker, lately or else over all shards; None if nothing is known."""
+        return self.progress.recent_rate or self.progress.rate
 
 
 def statuses(root: Path, runs: Sequence[StageStatus] | None = None) -> list[TaskStatus]:
@@ -102,7 +97,7 @@ def statuses(root: Path, runs: Sequence[StageStatus] | None = None) -> list[Task
     """
     plan = read_plan(root)
     if not plan:
-        raise UserError(f"nothing is planned in {root}; run `make collect` with the same OUT first")
+        raise UserError(f"nothing is planned in {root}; run `jat collect` with the same --out first")
     counts = task_counts(read_statuses(root.parent, COLLECT) if runs is None else runs)
     return [
         TaskStatus(name, task, summarise(finished_shards(root, name)), counts.get(name, TaskCount()))
@@ -120,14 +115,16 @@ def task_counts(runs: Sequence[StageStatus]) -> dict[str, TaskCount]:
             total.busy_s += count.busy_s
             if run.is_running:
                 total.running.update(count.running)
+                total.recent_rate = count.recent_rate or total.recent_rate
     return tasks
 
 
 def stages_table(runs: Sequence[StageStatus]) -> Table:
     """A row for each run, but one for all of a stage that worked and have nothing more to tell."""
-    from rich.table import Table
-
-    table = Table("stage", "tasks", "state", "progress", "for", "last sign", "where", "disk free")
+    seconds = Column("for", format_seconds, "seconds")
+    age = Column("last sign", lambda number: f"{format_seconds(number)} ago", "seconds_since_last_sign")
+    free = Column("disk free", lambda number: f"{number / 1e9:,.1f} GB", "disk_free_bytes")
+    table = Table("stage", "tasks", "state", "progress", seconds, age, "where", free)
     worked: dict[str, list[StageStatus]] = {}
     for run in runs:
         if run.state == DONE:
@@ -138,12 +135,11 @@ def stages_table(runs: Sequence[StageStatus]) -> Table:
             continue
         tasks = _shortened(run.task)
         if run.state == DONE and len(others) > 1:
-            tasks += f" and {len(others) - 1} other runs"
+            tasks += f" and {format_count(len(others) - 1, 'other run')}"
         progress = "; ".join(filter(None, (run.describe(), run.error and f"error: {run.error}")))
         table.add_row(
-            run.stage, tasks, run.condition, progress, format_seconds(run.updated - run.started),
-            f"{format_seconds(max(0.0, time.time() - run.updated))} ago", f"{run.host}, process {run.process}",
-            "" if run.disk_free_bytes is None else f"{run.disk_free_bytes / 1e9:,.1f} GB",
+            run.stage, tasks, run.condition, progress, run.updated - run.started,
+            max(0.0, time.time() - run.updated), f"{run.host}, process {run.process}", run.disk_free_bytes,
         )  # fmt: skip
     return table
 
@@ -155,23 +151,17 @@ def _shortened(task: str) -> str:
 
 def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table:
     """Every task of a collection that is planned, and the total."""
-    from rich.table import Table
-
     runs = read_statuses(root.parent, COLLECT) if runs is None else runs
     rows = statuses(root, runs)
-    names = ("task", "expert", "planned", "done", "running", "rejected", "steps", "MB", "episodes/s per worker", "left")
-    table = Table(*names, title=_headline(runs))
-    for column in table.columns[2:]:
-        column.justify = "right"
+    counts = ("planned", "done", Column("running", _or_nothing), Column("rejected", _or_nothing), "steps")
+    rate, left = Column("episodes/s per worker"), Column("left", format_estimate, "seconds_left")
+    table = Table("task", "expert", *counts, Column("MB", ",.1f"), rate, left, title=_headline(runs))
     num_workers = sum(len(row.progress.running) for row in rows)
     for row in rows:
         missing = row.num_planned - row.finished.num_seeds - row.num_running
-        left = "" if missing <= 0 else "?" if not row.rate else format_seconds(missing / row.rate / max(num_workers, 1))
+        seconds = missing / row.rate / max(num_workers, 1) if missing > 0 and row.rate else None
         who = row.plan.expert + (f" + {row.plan.noise}" if row.plan.noise else "")
-        table.add_row(
-            row.name, who, *_counts(row.num_planned, row.finished, row.num_running),
-            "" if row.rate is None else f"{row.rate:.3g}", left,
-        )  # fmt: skip
+        table.add_row(row.name, who, *_counts(row.num_planned, row.finished, row.num_running), row.rate, seconds)
     rejected: Counter[str] = Counter()
     for row in rows:
         rejected.update(row.finished.rejected)
@@ -181,33 +171,25 @@ def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table
         sum(row.finished.num_bytes for row in rows),
         rejected,
     )
-    lefts = [run.seconds_left for run in runs if run.is_running and run.done]
-    left = format_seconds(max(lefts)) if lefts else ""
+    lefts = [run.left_s for run in runs if run.is_running and run.left_s is not None]
     table.add_section()
     planned, running = sum(row.num_planned for row in rows), sum(row.num_running for row in rows)
-    table.add_row(f"{len(rows)} tasks", "", *_counts(planned, total, running), "", left)
+    counted = _counts(planned, total, running)
+    table.add_row(format_count(len(rows), "task"), "", *counted, None, max(lefts, default=None), is_total=True)
     table.caption = _reasons(rejected)
     return table
 
 
 def corpora_table(root: Path) -> Table | None:
     """What is finished of every corpus; None if nothing is of any."""
-    from rich.table import Table
-
     found = {corpus.name: shards for corpus in CORPORA if (shards := finished_documents(root, corpus.name))}
-    names = ("corpus", "source", *SPLITS, "rejected", "MB")
-    table = Table(*names)
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = Table("corpus", "source", *SPLITS, Column("rejected", _or_nothing), Column("MB", ",.1f"))
     rejected: Counter[str] = Counter()
     for name, shards in found.items():
         counts = [sum(shard.num_documents for shard in shards if shard.split == split) for split in SPLITS]
         num_bytes = sum(shard.data.num_bytes + shard.documents.num_bytes for shard in shards)
         num_rejected = sum(shard.num_rejected for shard in shards)
-        table.add_row(
-            name, shards[0].source, *(f"{count:,}" for count in counts), f"{num_rejected:,}" if num_rejected else "",
-            f"{num_bytes / 1e6:,.1f}",
-        )  # fmt: skip
+        table.add_row(name, shards[0].source, *counts, num_rejected, num_bytes / 1e6)
         for shard in shards:
             rejected.update(shard.rejected)
     table.caption = _reasons(rejected)
@@ -219,15 +201,19 @@ def _reasons(rejected: Counter[str]) -> str | None:
     return "rejected: " + "; ".join(f"{count} {why}" for why, count in rejected.most_common(10)) if rejected else None
 
 
-def _counts(planned: int, finished: Finished, running: int) -> tuple[str, ...]:
+def _counts(planned: int, finished: Finished, running: int) -> tuple[Cell, ...]:
     return (
-        f"{planned:,}",
-        f"{finished.num_seeds:,}",
-        f"{running:,}" if running else "",
-        f"{finished.num_rejected:,}" if finished.num_rejected else "",
-        f"{finished.num_steps:,}",
-        f"{finished.num_bytes / 1e6:,.1f}",
+        planned,
+        finished.num_seeds,
+        running,
+        finished.num_rejected,
+        finished.num_steps,
+        finished.num_bytes / 1e6,
     )
+
+
+def _or_nothing(number: float) -> str:
+    return f"{number:,}" if number else ""
 
 
 def _headline(runs: Sequence[StageStatus]) -> str:
@@ -239,7 +225,7 @@ def _headline(runs: Sequence[StageStatus]) -> str:
 
 
 def _collector_line(run: StageStatus) -> str:
-    rate = f"{run.done:,} episodes in {format_seconds(run.seconds)}, {run.rate:.1f}/s"
+    rate = f"{format_count(run.done, 'episode')} in {format_seconds(run.seconds)}, {format_rate(run.rate)}"
     memory = f"driver {run.driver_bytes / 1e6:,.0f} MB, largest worker {run.worker_bytes / 1e6:,.0f} MB"
     if run.is_running:
         return f"process {run.process} on {run.host} is collecting: {rate}; {memory}"
@@ -258,21 +244,21 @@ def show(config: StatusConfig) -> None:
         UserError: there is nothing to tell of.
     """
     runs = read_statuses(config.out)
-    if runs:
-        print_table(stages_table(runs), min_width=WIDTH)
+    tables = {"stages": stages_table(runs)} if runs else {}
     queued = read_reports(config.out)
     if queued:
-        print_table(queue_table(queued), min_width=QUEUE_WIDTH)
+        tables["queue"] = queue_table(queued)
     root = config.out / "shards"
     corpora = corpora_table(root)
     if corpora:
-        print_table(corpora, min_width=WIDTH)
+        tables["documents"] = corpora
     if read_plan(root) or not (runs or queued or corpora):
-        print_table(status_table(root, [run for run in runs if run.stage == COLLECT]), min_width=WIDTH)
+        tables["episodes"] = status_table(root, [run for run in runs if run.stage == COLLECT])
+    print_tables(tables)
 
 
 def main() -> None:
-    show(parse(StatusConfig))
+    show(parse(StatusConfig, prints_tables=True))
 
 
 if __name__ == "__main__":

@@ -127,14 +127,14 @@ def _files_of_run(task: Task, out: Path) -> list[_Files]:
     if not files:
         raise UserError(
             f"{out} has no episodes of {task.name}, neither in dataset/ nor in shards/; "
-            f"name another run (OUT=), or collect some with `make collect TASK={task.name}`"
+            f"name another run with --out, or collect some with `jat collect --task {task.name}`"
         )
     return files
 
 
 def _files_of_dataset(task: Task, dataset: Path) -> list[_Files]:
     if not (dataset / DatasetManifest.FILE_NAME).exists():
-        raise UserError(f"{dataset} is no dataset: it has no {DatasetManifest.FILE_NAME}; `make dataset` builds one")
+        raise UserError(f"{dataset} is no dataset: it has no {DatasetManifest.FILE_NAME}; `jat dataset` builds one")
     files = list(_named_by_manifest(task, dataset))
     if not files:
         there = ", ".join(DatasetManifest.load(dataset / DatasetManifest.FILE_NAME).tasks)

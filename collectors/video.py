@@ -1,6 +1,6 @@
 """A stored episode as an mp4.
 
-    python -m collectors.video --task metaworld-reach --seed 17 --out runs/default
+    jat dataset video --task metaworld-reach --seed 17 --out runs/default
 
 The stored actions are played again from the seed, in an environment that can be drawn, and a frame is taken of each
 step. It needs no display; frames are encoded as they come, so a long game takes no more memory than a short one.

@@ -1,6 +1,6 @@
 """Run stages one after another, each as its own command.
 
-    python -m dags.chain --recipe demo --out runs/demo
+    jat chain --recipe demo --out runs/demo
 
 A stage that has nothing left to do ends at once, so running the chain again after a kill goes on where it stopped.
 """

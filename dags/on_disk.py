@@ -1,6 +1,6 @@
 """Run a stage that needs a disk although its output root is in an object store.
 
-    python -m dags.on_disk --stage train --out s3://bucket/run -- --recipe small
+    jat on-disk --stage train --out s3://bucket/run -- --recipe small
 
 The stage's own command, with what stands after ``--``, works in a folder of this machine: what it reads is fetched
 there, what it makes is sent every ``--send-every-s`` seconds and at its end, however it ends. Killed at any time, also
@@ -36,6 +36,7 @@ from pipeline.metrics import publish
 from pipeline.mirror import Mirror
 from pipeline.stage import STATUS_OUT
 from pipeline.status import read_statuses
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +83,12 @@ def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
     """
     stage = _stage(config.stage)
     if is_local(config.out):
-        raise UserError(f"--out {config.out} is on this machine already; run `python -m {stage.module}` itself")
+        raise UserError(f"--out {config.out} is on this machine already; run `jat {stage.name}` itself")
     root = config.scratch.absolute() / f"{stage.name}-{digest_of(str(config.out))}"
     with exclusive(root / ".lock", f"wait for it, or stop it: it runs {stage.name} for {config.out}"):
         mirror = Mirror(config.out, root, PASSING)
         num_files = mirror.fetch((*stage.reads, *stage.makes))
-        log.info("%d files fetched from %s to %s", num_files, config.out, root)
+        log.info("%s fetched from %s to %s", format_count(num_files, "file"), config.out, root)
         code = _run(stage, config.out, root, options, mirror, config.send_every_s)
         if code == 0:
             shutil.rmtree(root)
@@ -99,7 +100,7 @@ def _stage(name: str) -> Stage:
     if name not in stages:
         raise UserError(f"--stage is {name!r}; allowed: {', '.join(name for name, s in stages.items() if s.reads)}")
     if not stages[name].reads:
-        raise UserError(f"--stage {name} writes to a store itself; run `python -m {stages[name].module}`")
+        raise UserError(f"--stage {name} writes to a store itself; run `jat {name}`")
     return stages[name]
 
 
@@ -124,7 +125,7 @@ def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mi
         signal.signal(signal.SIGTERM, before)
     if is_told:
         _tell(out, stage, process.pid, is_last=True)
-    log.info("%d files sent", _send(stage, mirror))
+    log.info("%s sent", format_count(_send(stage, mirror), "file"))
     return code if code >= 0 else 128 - code
 
 

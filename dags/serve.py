@@ -1,6 +1,6 @@
 """Airflow for one person: scheduler, web page and SQLite in one folder, reachable from this machine alone.
 
-    python -m dags.serve --out runs/default
+    jat dags --out runs/default
 
 Prints the address and the login, runs until interrupted, and then ends everything it started. A shared installation
 runs Airflow its own way and only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
@@ -28,7 +28,7 @@ from types import FrameType
 
 from dags.launch import signal_group
 from pipeline.cli import parse, run
-from pipeline.errors import JobsFailedError, UserError
+from pipeline.errors import JobsFailedError, UserError, how_to_install
 from pipeline.files import exclusive
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def serve(config: ServeConfig) -> None:
         JobsFailedError: a part of Airflow did not start, or ended by itself.
     """
     if importlib.util.find_spec("airflow") is None:
-        raise UserError("Airflow is not installed here; run `make setup-dags`, or `pip install 'jat-pipeline[dags]'`")
+        raise UserError(f"Airflow is not installed here; run {how_to_install('dags', 'setup-dags')}")
     _check_free(config.port)
     home = config.home.absolute()
     with exclusive(home / ".lock", "stop it, or use another --home"), _signals_raise():

@@ -12,7 +12,7 @@ from pipeline.corpora import select_corpora
 from pipeline.tasks import Task, select_tasks
 
 UNIT_SECONDS = 120.0  # of one core
-MEASURED_EPISODES = 100  # of each expert, by `make experts`
+MEASURED_EPISODES = 100  # of each expert, by `jat experts`
 # A dataset has corpora, too; all that learn or play have tasks alone.
 HOLDS_CORPORA = ("dataset", PUBLISH.name)
 

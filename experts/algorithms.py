@@ -10,7 +10,7 @@ from typing import Any
 
 from experts.store import StoredExpert
 from experts.training import TrainJob
-from pipeline.errors import UserError
+from pipeline.errors import UserError, how_to_install
 from pipeline.files import exclusive
 from pipeline.tasks import Task
 
@@ -84,7 +84,9 @@ def check_can_train(task: Task, algorithm: str) -> None:
         raise UserError(f"{algorithm} has no recipe for {task.name}; allowed there: {', '.join(possible) or 'none'}")
     missing = [name for name in ALGORITHMS[algorithm].packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"training with {algorithm} needs {', '.join(missing)}; run `make setup-experts`")
+        raise UserError(
+            f"training with {algorithm} needs {', '.join(missing)}; run {how_to_install('experts', 'setup-experts')}"
+        )
 
 
 def train(job: TrainJob) -> StoredExpert:

@@ -1,6 +1,6 @@
 """How fast each kind of expert decides, on one core.
 
-    python -m experts.bench --out runs/default
+    jat bench experts --out runs/default
 
 Every kind plays its own task with 1, 16 and 64 environments in lockstep, and only the time inside the policy counts:
 a rule plans on the simulator's state, so it needs real environments, and a network meets real observations.
@@ -18,9 +18,10 @@ import gymnasium as gym
 
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.spec import NetworkSpec
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.policy import Observations, Policy
 from pipeline.rollout import rollout
+from pipeline.tables import Column, Table, print_table
 from pipeline.tasks import Task, select_tasks
 
 BATCHES = (1, 16, 64)
@@ -113,17 +114,15 @@ def untrained_spec(task: Task) -> NetworkSpec:
 
 def main() -> None:
     import torch
-    from rich.table import Table
 
-    config = parse(BenchConfig)
+    config = parse(BenchConfig, prints_tables=True)
     torch.set_num_threads(1)
-    table = Table(title="decisions per second on one core, environments left out")
-    for heading in ("task", "expert", *(f"batch {size}" for size in BATCHES)):
-        table.add_column(heading, justify="right" if heading.startswith("batch") else "left", no_wrap=True)
+    batches = [Column(f"batch {size}", ",.0f") for size in BATCHES]
+    table = Table("task", "expert", *batches, title="decisions per second on one core, environments left out")
     for task in select_tasks(config.task):
         for name, policy in policies(config, task):
             rates = [bench_policy(task, policy, size, config.decisions) for size in BATCHES]
-            table.add_row(task.name, name, *(f"{rate:,.0f}" for rate in rates))
+            table.add_row(task.name, name, *rates)
     print_table(table)
 
 

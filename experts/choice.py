@@ -1,4 +1,4 @@
-"""Which expert acts: what ``--expert`` (``EXPERT=``) may say, and the mix of experts that it means in a task.
+"""Which expert acts: what ``--expert`` may say, and the mix of experts that it means in a task.
 
 best                        the highest measured mean return among those whose success rate is within 0.05 of the best
 best-return                 the highest measured mean return
@@ -207,7 +207,7 @@ def _choose_one(
 ) -> str:
     """The revision that the first possible one of ``names`` means."""
     text = ",".join(names)
-    prepare = f"`make experts TASK={task.name} EXPERT={text} OUT={out}`"
+    prepare = f"`jat experts --task {task.name} --expert {text} --out {out}`"
     for name in names:
         candidates = {expert.record.revision: expert for expert in named(name, there)}
         if any(expert.record.kind == RANDOM for expert in candidates.values()):
@@ -225,7 +225,7 @@ def _choose_one(
     revisions = ", ".join(expert.record.revision for expert in there)
     raise UserError(
         f"{task.name}: --expert {text} means no measured expert; there: {revisions}. Run {prepare}, "
-        f"or choose EXPERT=random on purpose"
+        f"or choose --expert random on purpose"
     )
 
 
@@ -238,5 +238,5 @@ def _check_worth(found: Standing, random: Standing | None, prepare: str) -> None
         raise UserError(
             f"{name}: expert {found.revision} is not clearly better than random: mean return {expert.mean:.4g} "
             f"[{expert.low:.4g}, {expert.high:.4g}], random's {chance.mean:.4g} [{chance.low:.4g}, {chance.high:.4g}]. "
-            f"Choose or train another, or pass --allow-weak (ALLOW_WEAK=1)"
+            f"Choose or train another, or pass --allow-weak"
         )

@@ -1,6 +1,6 @@
 """Film the experts on the seeds that the agent was filmed on, for the report to show both beside each other.
 
-    python -m experts.film --out runs/default
+    jat film --out runs/default
 
 Reads which episodes ``trainer.evaluate`` filmed, and writes ``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with
 what it shows, ``<seed>.json``. The report reads these files: the trainer's code knows no expert. What is filmed already
@@ -18,13 +18,15 @@ from experts.ranking import best_of, standings
 from experts.registry import experts_of, make_policy
 from experts.store import StoredExpert, keep_expert
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.film import Film, agent_films, expert_films, films_in
+from pipeline.errors import UserError
+from pipeline.film import Film, agent_films, evaluation_folder, expert_films, films_in
 from pipeline.jobs import run_jobs
 from pipeline.manifest import collected_by
 from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.stage import reported
 from pipeline.tasks import Task, select_tasks
+from pipeline.text import format_count
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -94,9 +96,18 @@ def film(config: FilmConfig, tasks: Sequence[Task] | None = None) -> None:
     Args:
         config: what to film.
         tasks: the table to choose from; all 157 if None.
+
+    Raises:
+        UserError: nothing is evaluated in the run.
     """
+    if not evaluation_folder(config.out, config.name).is_dir():
+        command = "jat evaluate" + (f" --name {config.name}" if config.name else "")
+        raise UserError(
+            f"there is no evaluation in {config.out}, so the agent is filmed nowhere that an expert could be filmed "
+            f"beside it; run `{command}` with the same --out first"
+        )
     jobs = missing_films(config, tasks)
-    log.info("%d tasks whose expert is to be filmed", len(jobs))
+    log.info("%s whose expert is to be filmed", format_count(len(jobs), "task"))
     progress = Progress("experts filmed", len(jobs))
     for job, _ in run_jobs(film_expert, jobs, config.workers):
         progress.advance(1, job.task.name)

@@ -1,4 +1,4 @@
-"""Action noise: what ``--noise`` (``NOISE=``) may say, and the policy that acts with it.
+"""Action noise: what ``--noise`` may say, and the policy that acts with it.
 
 epsilon=0.05                    discrete tasks: with this probability a uniformly random action replaces the expert's
 gaussian=0.1                    continuous tasks: to every number a Gaussian is added whose standard deviation is this

@@ -1,6 +1,6 @@
 """Give every task an expert that the collectors can use: found, loaded or trained, and measured.
 
-    python -m experts.prepare --task 'mujoco-*' --out runs/default
+    jat experts --task 'mujoco-*' --out runs/default
 
 For each task the experts of ``OUT/experts/<task>/`` and those embedded in this package are candidates, and the rules
 of its domain. Where there is none, or on demand, one is trained. Whatever is not validly measured plays the measuring
@@ -18,10 +18,10 @@ from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, t
 from experts.choice import BEST, BESTS, named, parse_choice
 from experts.ranking import Standing, standings
 from experts.registry import RANDOM, experts_of, make_policy
-from experts.report import TABLE_WIDTH, standings_table
+from experts.report import standings_table
 from experts.store import StoredExpert, keep_expert, read_expert
 from experts.training import TrainJob
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, read_json, write_json
 from pipeline.jobs import Resources, run_jobs
@@ -30,7 +30,9 @@ from pipeline.progress import Progress
 from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
 from pipeline.stage import reported
+from pipeline.tables import print_table
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
+from pipeline.text import format_count
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     found = [standings(out, task) for task in tasks]
     for task, ranked in zip(tasks, found, strict=True):
         write_best(out, task, ranked)
-    print_table(standings_table(found), min_width=TABLE_WIDTH)
+    print_table(standings_table(found))
     for error in failures:
         raise error
 
@@ -133,7 +135,7 @@ def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, 
 def _check_options_matter(config: ExpertsConfig, num_trainings: int) -> None:
     given = [f"--{name}" for name in ("steps", "seconds", "target") if getattr(config, name) is not None]
     if given and not num_trainings:
-        raise UserError(f"{', '.join(given)}: nothing is to be trained; pass --retrain (RETRAIN=1) to train anew")
+        raise UserError(f"{', '.join(given)}: nothing is to be trained; pass --retrain to train anew")
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ def _measure_missing(
             if expert.record.kind == RANDOM or expert.record.revision in revisions:
                 wanted.append(MeasureJob(task, expert, config.episodes))
     jobs = [job for job in wanted if not is_measured(job)]
-    log.info("%d measurements wanted, %d already there", len(wanted), len(wanted) - len(jobs))
+    log.info("%s wanted, %d already there", format_count(len(wanted), "measurement"), len(wanted) - len(jobs))
     progress = Progress("measurements", len(jobs))
     try:
         for job, measurement in run_jobs(measure, jobs, config.workers):
@@ -288,7 +290,7 @@ def write_best(out: Path, task: Task, ranked: Sequence[Standing]) -> None:
 
 
 def main() -> None:
-    config = parse(ExpertsConfig, RECIPES)
+    config = parse(ExpertsConfig, RECIPES, prints_tables=True)
     with reported("experts", config.out, config.task):
         prepare(config, select_tasks(config.task))
 

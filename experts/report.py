@@ -1,6 +1,6 @@
 """The experts of a run in one table, with plots of how they were trained and how good they are.
 
-    python -m experts.report --task 'mujoco-*' --out runs/default
+    jat experts-report --task 'mujoco-*' --out runs/default
 
 Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the look of ``trainer.report``; ``table.md``,
 the best expert of each task with what its training cost; and the figures as PNG files, for documents.
@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experts import plots
 from experts.ranking import (
@@ -24,25 +23,31 @@ from experts.ranking import (
     random_among,
     standings,
 )
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.pages.figures import to_svg, write_png
 from pipeline.pages.page import render_page
-from pipeline.scores import Interval, jat_scale, jat_scores
+from pipeline.scores import jat_scale, jat_scores
+from pipeline.tables import Column, Table, interval_cell, print_note, print_table
 from pipeline.tasks import Task, select_tasks
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 NOT_BETTER = "not better than random"
 AS_GOOD = 0.9  # on JAT's scale, from which an expert is called as good as JAT's
-TABLE_WIDTH = 180  # where the terminal does not say
-HEADINGS = (
-    "task", "expert", "mean return [95 %]", "success", "length", "normalised [95 %]", "JAT's expert", "episodes",
-    "best by", "origin",
-)  # fmt: skip
+COLUMNS = (
+    Column("task"),
+    Column("expert"),
+    Column("mean return [95 %]", ".2f", "mean_return"),
+    Column("success", ".2f", missing="-"),
+    Column("length", ".0f"),
+    Column("normalised [95 %]", ".2f", "normalised", missing="-"),
+    Column("JAT's expert", ".2f", "jat_expert", missing="-"),
+    Column("episodes", "d"),
+    Column("best by"),
+    Column("origin"),
+)
+HEADINGS = tuple(column.heading for column in COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -55,45 +60,34 @@ class ReportConfig:
     """Root of all outputs of a run."""
 
 
-def table_rows(ranked: Sequence[Standing]) -> Iterator[tuple[str, ...]]:
-    """The table's cells for the experts of one task, in the order given."""
-    random = random_among(ranked)
-    marks = {"return": best_by_return(ranked), "success": best_by_success(ranked)}
-    for standing in ranked:
-        measurement = standing.measurement
-        best = ", ".join(name for name, found in marks.items() if found is standing)
-        if random is not None and standing is not random and not is_better_than_random(standing, random):
-            best = NOT_BETTER
-        jat = jat_scores().get(standing.task.name)
-        yield (
-            standing.task.name,
-            standing.revision,
-            _interval(standing.mean_return),
-            "-" if measurement.success_rate is None else f"{measurement.success_rate:.2f}",
-            f"{standing.mean_length:.0f}",
-            "-" if standing.on_jat_scale is None else _interval(standing.on_jat_scale),
-            f"{jat['expert']:.2f}" if jat else "-",
-            str(len(measurement.accepted_returns)),
-            best,
-            standing.expert.record.origin,
-        )
-
-
-def _interval(value: Interval) -> str:
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+def table_rows(ranked: Sequence[Standing]) -> list[tuple[str, ...]]:
+    """The table's cells for the experts of one task, in the order given, as people see them."""
+    return standings_table([ranked]).texts()
 
 
 def standings_table(tasks: Sequence[Sequence[Standing]]) -> Table:
-    """The measured experts of each task, best first, for the terminal."""
-    from rich.table import Table
-
-    table = Table(title="Experts; normalised: 0 is JAT's random policy, 1 is JAT's expert")
-    for heading in HEADINGS:
-        is_text = heading in ("task", "expert", "best by", "origin")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "origin")
+    """The measured experts of each task, best first."""
+    table = Table(*COLUMNS, title="Experts; normalised: 0 is JAT's random policy, 1 is JAT's expert")
     for ranked in tasks:
-        for cells in table_rows(ranked):
-            table.add_row(*cells)
+        random = random_among(ranked)
+        marks = {"return": best_by_return(ranked), "success": best_by_success(ranked)}
+        for standing in ranked:
+            best = ", ".join(name for name, found in marks.items() if found is standing)
+            if random is not None and standing is not random and not is_better_than_random(standing, random):
+                best = NOT_BETTER
+            jat = jat_scores().get(standing.task.name)
+            table.add_row(
+                standing.task.name,
+                standing.revision,
+                interval_cell(standing.mean_return),
+                standing.measurement.success_rate,
+                standing.mean_length,
+                interval_cell(standing.on_jat_scale),
+                jat["expert"] if jat else None,
+                len(standing.measurement.accepted_returns),
+                best,
+                standing.expert.record.origin,
+            )
         table.add_section()
     return table
 
@@ -107,9 +101,9 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
     found = [ranked for task in tasks if (ranked := standings(config.out, task))]
     if not found:
         raise UserError(
-            f"no expert of {config.task} is measured in {config.out}; run `make experts TASK={config.task}` first"
+            f"no expert of {config.task} is measured in {config.out}; run `jat experts --task '{config.task}'` first"
         )
-    print_table(standings_table(found), min_width=TABLE_WIDTH)
+    print_table(standings_table(found))
     directory = config.out / "experts" / "report"
     overviews = [*plots.draw_bars(found), *plots.draw_overviews(config.out, tasks)]
     curves = plots.draw_curves(config.out, tasks)
@@ -226,11 +220,9 @@ def _page(found: Sequence[Sequence[Standing]], overviews: Sequence[plots.Plot], 
 
 
 def main() -> None:
-    from rich.console import Console
-
-    config = parse(ReportConfig)
+    config = parse(ReportConfig, prints_tables=True)
     page = report(config, select_tasks(config.task))
-    Console().print(f"report: {page.absolute()}", soft_wrap=True)
+    print_note(f"report: {page.absolute()}")
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); remove {expert.folder} and run `make experts` again"
+            f"{path} cannot be read ({error}); remove {expert.folder} and run `jat experts` again"
         ) from error
 
 

@@ -14,13 +14,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from pipeline.errors import JobsFailedError, UserError
+from pipeline.errors import JobsFailedError, UserError, how_to_install
 from pipeline.files import location
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pipeline.tables import JSON, TEXT, TSV, choose_format
+from pipeline.text import parse_count
 
 ConfigT = TypeVar("ConfigT")
 
@@ -32,6 +31,7 @@ def parse(
     config_type: type[ConfigT],
     recipes: Mapping[str, Callable[[], ConfigT]] | None = None,
     argv: Sequence[str] | None = None,
+    prints_tables: bool = False,
 ) -> ConfigT:
     """Config from the command line.
 
@@ -40,9 +40,10 @@ def parse(
         recipes: named starting points, chosen by ``--recipe``; ``default`` is always one, the plain dataclass,
             and what is taken without ``--recipe``.
         argv: arguments without the program name; ``sys.argv[1:]`` if None.
+        prints_tables: whether the command prints tables, so that it takes ``--format`` (``pipeline/tables.py``).
 
     Raises:
-        UserError: an unknown recipe.
+        UserError: an unknown recipe, or an unknown format.
         SystemExit: code 2 for an unknown or malformed flag, 0 after ``--help``.
     """
     import tyro
@@ -51,9 +52,13 @@ def parse(
     recipes = {"default": config_type, **(recipes or {})}
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--recipe", default="default")
+    if prints_tables:
+        before.add_argument("--format", default=TEXT)
     chosen, rest = before.parse_known_args(arguments)
     if chosen.recipe not in recipes:
         raise UserError(f"unknown recipe {chosen.recipe!r}; allowed: {', '.join(sorted(recipes))}")
+    if prints_tables:
+        choose_format(chosen.format)
     # A path may be the URL of an object store.
     registry = tyro.constructors.ConstructorRegistry()
 
@@ -69,9 +74,23 @@ def parse(
             str_from_instance=lambda value: [str(value)],
         )
 
+    @registry.primitive_rule
+    def count_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+        if info.type is not int:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda words: parse_count(words[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     description = inspect.cleandoc(config_type.__doc__ or "")
     if len(recipes) > 1:
         description += f"\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
+    if prints_tables:
+        description += f"\n\n--format NAME: of what is printed: {TEXT} for people, {JSON} or {TSV} for programs."
     # Where a part may be one of several classes, it is of the recipe's class.
     config = (tyro.conf.AvoidSubcommands,)
     options: dict[str, Any] = {"description": description, "registry": registry, "config": config}
@@ -116,15 +135,6 @@ def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
             raise UserError(f"--{prefix}{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def print_table(table: Table, min_width: int = 100) -> None:
-    """Print to the terminal; a pipe reports 80 columns, too few for the names, so never narrower than ``min_width``."""
-    from rich.console import Console
-
-    console = Console()
-    console.width = max(console.width, min_width)
-    console.print(table)
-
-
 def configure_logging(level: int | str) -> None:
     """Log to stderr, our own packages from ``level`` on, the others' warnings."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
@@ -162,7 +172,7 @@ def run(module: str, program: str | None = None) -> None:
             raise  # ours: a fault of the program
         print(
             f"error: the package {error.name.partition('.')[0]!r} is not installed for {sys.executable}; "
-            f"run `make setup`, or `pip install 'jat-pipeline[all]'`",
+            f"run {how_to_install('all', 'setup')}",
             file=sys.stderr,
         )
         sys.exit(2)

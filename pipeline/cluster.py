@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import JobsFailedError, UserError, first_line
+from pipeline.stage import current_stage
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ def connect(workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_answers(address)
-    with _no_longer_than(START_S):
+    activity = "connecting to Ray" if address else "starting Ray"
+    log.info(activity)
+    with _no_longer_than(START_S), current_stage().doing(activity):
         if address:
             try:
                 ray.init(address=address, logging_level=logging.WARNING)

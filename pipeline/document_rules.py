@@ -128,5 +128,5 @@ def scan_documents_together(directory: Path, shards: list[DocumentShard], report
         for name in ("source", "revision", "options"):
             here, there = getattr(shard, name), getattr(shards[0], name)
             if here != there:
-                reason = f"{name} {here}, but {shards[0].stem} has {there}; delete one and run `make corpora` again"
+                reason = f"{name} {here}, but {shards[0].stem} has {there}; delete one and run `jat corpora` again"
                 report(Problem(MIXED_VERSIONS, sidecar, reason))

@@ -20,6 +20,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def how_to_install(extra: str, target: str) -> str:
+    """What to run for the packages of an extra, from the index and in a clone."""
+    return f"`pip install 'jat-pipeline[{extra}]'`, or `make {target}` in a clone"
+
+
 @dataclass(frozen=True)
 class JobFailure:
     """Why a job was given up: it raised, or the workers that ran it died or hung.

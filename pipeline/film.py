@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.episode import Episode
-from pipeline.errors import UserError
+from pipeline.errors import UserError, how_to_install
 from pipeline.files import update_json
 from pipeline.measurement import experts_directory
 from pipeline.records import read_record
@@ -99,8 +99,8 @@ def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:
         return render_frame(env)
     except ImportError as error:
         raise UserError(
-            f"{task.name} cannot be drawn: the package {error.name!r} is missing ({error}); run `make setup`"
-            + (f", or {otherwise}" if otherwise else "")
+            f"{task.name} cannot be drawn: the package {error.name!r} is missing ({error}); "
+            f"run {how_to_install('all', 'setup')}" + (f", or {otherwise}" if otherwise else "")
         ) from error
     except NotImplementedError as error:
         raise UserError(
@@ -179,9 +179,14 @@ def missing_failure(outcomes: Iterable[Outcome], filmed: Collection[int]) -> int
     return None if is_shown else worst.seed
 
 
+def evaluation_folder(out: Path, name: str = "") -> Path:
+    """Where an evaluation stands in a run; ``name`` is that of one beside the run's own."""
+    return out / "evaluation" / name
+
+
 def agent_films(out: Path, task_name: str, name: str = "") -> Path:
-    """Where the films of the agent in a task stand in a run; ``name`` is that of an evaluation beside the run's own."""
-    return out / "evaluation" / name / "films" / task_name
+    """Where the films of the agent in a task stand in an evaluation of a run."""
+    return evaluation_folder(out, name) / "films" / task_name
 
 
 def expert_films(out: Path, task_name: str, revision: str) -> Path:

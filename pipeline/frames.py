@@ -4,7 +4,7 @@ A stack is an ``(H, W, 4)`` image whose channels are the frames of four consecut
 step to the next three of them stay. As PNG each stack hides that, so every frame is stored four times. Here a stack
 is a TIFF file that any reader shows as the same RGBA image, but with its channels one after another, each compressed
 by itself, row by row (PackBits, run lengths). Equal frames are equal bytes then, and so are equal rows of successive
-frames; the zstd of the Parquet page finds both. ``make bench-collect`` shows the sizes beside those of JAT's PNG.
+frames; the zstd of the Parquet page finds both. ``jat bench collect`` shows the sizes beside those of JAT's PNG.
 
 TIFF 6.0 (Adobe, 1992): fields in section 2, PackBits in section 9.
 """

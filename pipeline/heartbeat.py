@@ -19,10 +19,12 @@ class Pulse:
     Attributes:
         beats: grows with every sign of life, whatever it is.
         episodes: finished ones, or rows of a source that were read.
+        steps: of all environments together.
     """
 
     beats: int = 0
     episodes: int = 0
+    steps: int = 0
 
 
 PULSE = Pulse()

@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.files import is_local, sha256_of
 from pipeline.manifest import FileEntry
 from pipeline.progress import Progress
+from pipeline.text import format_count
 
 # The list of a published directory's files, in the format of `sha256sum -c`. What is in the list of an earlier
 # publication is ours and goes when it has left the directory; whatever else lies there is never touched. Others have
@@ -63,8 +64,8 @@ class Plan:
     def __str__(self) -> str:
         up, same = sum_bytes(self.upload) / 1e6, sum_bytes(self.same) / 1e6
         return (
-            f"{len(self.upload)} files to upload ({up:,.1f} MB), {len(self.same)} already there ({same:,.1f} MB), "
-            f"{len(self.delete)} to delete"
+            f"{format_count(len(self.upload), 'file')} to upload ({up:,.1f} MB), "
+            f"{len(self.same)} already there ({same:,.1f} MB), {len(self.delete)} to delete"
         )
 
 

@@ -187,7 +187,7 @@ class _Pool(Generic[JobT]):
                 self._has_worked = False
 
             def run(self, job: JobT) -> tuple[Any, int]:
-                heartbeat.PULSE.beats = heartbeat.PULSE.episodes = 0
+                heartbeat.PULSE.beats = heartbeat.PULSE.episodes = heartbeat.PULSE.steps = 0
                 result = function(job)
                 if not self._has_worked:
                     freeze_heap()

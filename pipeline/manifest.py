@@ -83,7 +83,7 @@ class ShardManifest:
             return ShardManifest.from_json(read_json(path), path.name)
         except RecordError as error:
             raise UserError(
-                f"{path} is not the manifest of a shard ({error}); delete it and run `make collect` again"
+                f"{path} is not the manifest of a shard ({error}); delete it and run `jat collect` again"
             ) from error
 
     @staticmethod
@@ -155,7 +155,7 @@ class DocumentShard:
             return shard
         except RecordError as error:
             raise UserError(
-                f"{path} is not the manifest of a shard of documents ({error}); delete it and run `make corpora` again"
+                f"{path} is not the manifest of a shard of documents ({error}); delete it and run `jat corpora` again"
             ) from error
 
 

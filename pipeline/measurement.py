@@ -131,7 +131,7 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
     path = folder / MEASUREMENT
     if not path.exists():
         return None
-    found = read_record(path, Measurement, "a measurement", "delete it and measure again with `make experts`")
+    found = read_record(path, Measurement, "a measurement", "delete it and measure again with `jat experts`")
     is_valid = (
         (found.task, found.revision) == (task.name, folder.name)
         and found.versions == versions_of(task.packages)

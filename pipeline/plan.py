@@ -81,7 +81,7 @@ def read_task_plan(root: Path, task_name: str) -> TaskPlan | None:
     path = root / task_name / PLAN
     if not path.exists():
         return None
-    return read_record(path, TaskPlan, "the plan of a task", "delete it and run `make collect` again")
+    return read_record(path, TaskPlan, "the plan of a task", "delete it and run `jat collect` again")
 
 
 def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:

@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.cli import check_at_least_one, print_table
+from pipeline.cli import check_at_least_one
 from pipeline.errors import UserError
 from pipeline.files import exclusive, is_local, location
 from pipeline.inventory import Item, Plan, sum_bytes, take_inventory
@@ -21,9 +20,8 @@ from pipeline.manifest import FileEntry
 from pipeline.publish_files import Place
 from pipeline.publish_hub import Hub, HubOptions
 from pipeline.secrets import redacted, secrets_kept_from_logs
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from pipeline.tables import Column, Table, print_table
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +93,7 @@ def _publish_to_hub(target: HubOptions, items: Sequence[Item], records: Path, op
     hub.check_tag(plan)
     _announce(plan, f"{target.kind} {target.repo}, branch {target.branch}", options.dry_run)
     if not options.dry_run:
-        hub.apply(plan, items, f"Publish {len(items)} files, {sum_bytes(items) / 1e6:,.1f} MB")
+        hub.apply(plan, items, f"Publish {format_count(len(items), 'file')}, {sum_bytes(items) / 1e6:,.1f} MB")
     return plan
 
 
@@ -152,15 +150,13 @@ def _announce(plan: Plan, where: str, is_dry: bool) -> None:
 
 def _table(plan: Plan) -> Table:
     """Files and bytes by folder and by what would happen to them."""
-    from rich.table import Table
-
-    table = Table("what", "folder", "files", "MB")
+    table = Table("what", "folder", "files", Column("MB", ",.2f"))
     for what, items in (("upload", plan.upload), ("already there", plan.same)):
         by_folder: dict[str, list[Item]] = {}
         for item in items:
             by_folder.setdefault(item.name.split("/")[0] if "/" in item.name else ".", []).append(item)
         for folder, here in sorted(by_folder.items()):
-            table.add_row(what, folder, f"{len(here):,}", f"{sum_bytes(here) / 1e6:,.2f}")
+            table.add_row(what, folder, len(here), sum_bytes(here) / 1e6)
     for name in plan.delete:
-        table.add_row("delete", name, "1", "")
+        table.add_row("delete", name, 1, None)
     return table

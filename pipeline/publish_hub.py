@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.hub_calls import ask_hub, set_timeouts
 from pipeline.inventory import CHECKSUMS, Item, Plan, compare, parse_checksums, sum_bytes, write_checksums
 from pipeline.progress import Progress
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -129,7 +130,7 @@ class Hub:
         missing = [item.name for item in self.plan(items).upload]
         if missing:
             raise UserError(
-                f"{self._what} has left out {len(missing)} files ({', '.join(missing[:3])}); "
+                f"{self._what} has left out {format_count(len(missing), 'file')} ({', '.join(missing[:3])}); "
                 f"take them out of its .gitignore and run the same command again"
             )
 

@@ -1,6 +1,6 @@
 """The reader of every JSON file that says what a dataclass holds: it checks all types before anything is made of it.
 
-    read_record(path, ShardManifest, "the manifest of a shard", "delete it and run `make collect` again")
+    read_record(path, ShardManifest, "the manifest of a shard", "delete it and run `jat collect` again")
 
 A file may be damaged, of another version or a stranger's. What does not fit is one ``UserError`` that names the file
 and the field, whatever is in it: other types, fields that are missing or unknown, nesting without end.

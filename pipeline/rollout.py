@@ -223,6 +223,7 @@ def rollout_parts(
             actions = _executable(task, policy.act(running, _observe(task, slots, running)))
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
             PULSE.beats += 1
+            PULSE.steps += len(running)
             if done:
                 PULSE.episodes += len(done)
                 running = sorted(set(running).difference(done).union(begin(done)))

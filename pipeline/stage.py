@@ -14,6 +14,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,7 +25,7 @@ from pipeline.files import is_local, location, store_errors, write_json
 from pipeline.heartbeat import resident_bytes
 from pipeline.metrics import publish
 from pipeline.secrets import redacted
-from pipeline.status import DONE, FAILED, FOLDER, STOPPED, StageStatus, TaskCount, read_statuses
+from pipeline.status import DONE, FAILED, FOLDER, RUNNING, STOPPED, StageStatus, TaskCount, read_statuses
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 # of an object store (``dags/on_disk.py``).
 STATUS_OUT = "JAT_STATUS_OUT"
 
+WINDOW_S = 60.0  # the rate of a run is that of so many seconds
 WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk and to Ray; to an object store, where each write is paid for
 
 
@@ -52,17 +54,47 @@ class Stage:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._is_warned = False
+        self._history = deque([(status.started, 0)])  # when and how many were done, back to the window's beginning
+        self._knows_left = True
 
-    def begin(self, unit: str, planned: int) -> None:
-        """Count something from nothing on; 0 if nobody knows how much there is."""
+    def begin(self, unit: str, planned: int, knows_left: bool = True) -> None:
+        """Count something from nothing on.
+
+        Args:
+            unit: what is counted, in the plural.
+            planned: how many there are; 0 if nobody knows.
+            knows_left: whether the time left follows from the rate; else whoever counts sets ``left_s``.
+        """
         with self._lock:
-            now = time.time()
-            status, self.ask = self.status, None
+            status, self.ask, self._knows_left = self.status, None, knows_left
             status.unit, status.planned, status.done, status.rejected, status.rate = unit, planned, 0, 0, 0.0
-            status.counting_since = status.progressed = status.updated = now
+            status.left_s = None
+            self._count_from(time.time())
             for task in status.tasks.values():
                 task.planned = task.done = task.rejected = 0
                 task.running.clear()
+
+    def count_from_now(self) -> None:
+        """Leave the time until now out of all rates; for what has to start before anything can be done."""
+        with self._lock:
+            if not self.status.done:
+                self._count_from(time.time())
+
+    def _count_from(self, now: float) -> None:
+        self.status.counting_since = self.status.progressed = self.status.updated = now
+        self._history = deque([(now, 0)])
+
+    @contextlib.contextmanager
+    def doing(self, activity: str) -> Iterator[None]:
+        """Tell what is done before the work begins; the time it takes counts in no rate."""
+        with self.changing() as status:
+            status.activity = activity
+        try:
+            yield
+        finally:
+            with self.changing() as status:
+                status.activity = ""
+            self.count_from_now()
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[StageStatus]:
@@ -74,8 +106,20 @@ class Stage:
             status.updated = time.time()
             if status.done != before:
                 status.progressed = status.updated
+                self._history.append((status.updated, status.done))
             if status.done != before or status.done != status.planned:
-                status.rate = status.done / status.seconds
+                self._renew_rate(status)
+
+    def _renew_rate(self, status: StageStatus) -> None:
+        history = self._history
+        while len(history) > 1 and history[1][0] <= status.updated - WINDOW_S:
+            history.popleft()
+        since, done = history[0]
+        is_over = status.state != RUNNING or status.done == status.planned
+        lately = (status.done - done) / max(status.updated - since, 1e-9)
+        status.rate = status.done / status.seconds if is_over else lately
+        if self._knows_left:
+            status.left_s = (status.planned - status.done) / lately if lately and status.planned else None
 
     def write(self, is_last: bool = False) -> None:
         """Renew the file and the metrics; ``is_last`` if this process may end next.
@@ -110,7 +154,7 @@ class Stage:
     def end(self, state: str, error: str) -> None:
         """Write that the run has ended."""
         with self.changing() as status:
-            status.state, status.error = state, error
+            status.state, status.error, status.activity, status.left_s = state, error, "", None
             for count in status.tasks.values():
                 count.running.clear()
         self.write(is_last=True)

@@ -303,7 +303,7 @@ def load_statistics(dataset: Path, task: Task) -> TaskStatistics:
         UserError: the dataset was built without, or they cannot be read.
     """
     path = statistics_path(dataset, task.name)
-    fix = f"build the dataset anew with `make dataset TASK={task.name}`"
+    fix = f"build the dataset anew with `jat dataset --task {task.name}`"
     if not path.exists():
         raise UserError(f"{path} is missing; {fix}")
     return read_record(path, TaskStatistics, "the statistics of a task", f"remove it and {fix}")

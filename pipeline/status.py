@@ -1,7 +1,7 @@
 """What a stage tells about itself: one small file per run, ``OUT/status/<stage>/<host>-<process>.json``.
 
 ``pipeline/stage.py`` renews it every few seconds, so a run that is killed is known by its silence. It stays when the
-run has ended, until the same stage runs on the same tasks again. Log lines, ``make status`` and the metrics of
+run has ended, until the same stage runs on the same tasks again. Log lines, ``jat status`` and the metrics of
 ``pipeline/metrics.py`` all say what stands in it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import socket
 import time
@@ -21,12 +20,13 @@ from typing import Any
 from pipeline.errors import UserError, first_line
 from pipeline.files import list_folders, list_sizes, process_exists
 from pipeline.records import RecordError, read_values, record_of
+from pipeline.text import format_count, format_estimate, format_rate
 
 log = logging.getLogger(__name__)
 
 FOLDER = "status"
 RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
-SILENT = "silent"  # what `make status` calls a run that says it runs and has not written for `SILENT_S`
+SILENT = "silent"  # what `jat status` calls a run that says it runs and has not written for `SILENT_S`
 SILENT_S = 60.0
 
 
@@ -41,6 +41,7 @@ class TaskCount:
         running: of the planned ones, made in jobs that are under way, by the job's name.
         timed: units that this run has finished, and earlier ones whose place it took.
         busy_s: seconds that workers spent on these.
+        recent_rate: units per second of one worker over the last minutes; 0 if too little was seen.
     """
 
     planned: int = 0
@@ -49,10 +50,11 @@ class TaskCount:
     running: dict[str, int] = field(default_factory=dict)
     timed: int = 0
     busy_s: float = 0.0
+    recent_rate: float = 0.0
 
     @property
     def rate(self) -> float | None:
-        """Units per second of one worker; None if no job is finished."""
+        """Units per second of one worker over all finished jobs; None if there are none."""
         return self.timed / self.busy_s if self.timed and self.busy_s > 0 else None
 
 
@@ -69,7 +71,9 @@ class StageStatus:
         progressed: when ``done`` last changed, or counting began.
         unit: what is counted; a run may count one thing after another.
         planned, done, rejected: how many; ``planned`` is 0 where the end is not known.
-        rate: done per second since ``counting_since``.
+        rate: done per second, lately; of a run that has ended, since ``counting_since``.
+        left_s: seconds until all is done; None if nobody knows yet.
+        activity: what is done before anything can be counted, such as starting Ray.
         driver_bytes, worker_bytes: memory of this process and of its largest worker.
         disk_free_bytes: where the outputs are; None for an object store.
         tasks: the same counts by task, of stages that count so.
@@ -91,6 +95,8 @@ class StageStatus:
     done: int = 0
     rejected: int = 0
     rate: float = 0.0
+    left_s: float | None = None
+    activity: str = ""
     driver_bytes: int = 0
     worker_bytes: int = 0
     disk_free_bytes: int | None = None
@@ -117,38 +123,23 @@ class StageStatus:
         return max(self.updated - (self.counting_since or self.started), 1e-9)
 
     @property
-    def seconds_left(self) -> float:
-        """Infinity as long as nothing is done, or if nobody knows how much there is."""
-        return (self.planned - self.done) / self.rate if self.rate and self.planned else math.inf
-
-    @property
     def num_workers(self) -> int:
         """Jobs that are under way, as far as they are counted by task."""
         return sum(len(task.running) for task in self.tasks.values())
 
     def describe(self) -> str:
         """``10 of 40 episodes, 2 rejected, 1.7/s, about 18 s left``; empty if nothing was counted."""
-        if not self.unit or not (self.planned or self.done):
-            return ""
-        of = f" of {self.planned:,}" if self.planned else ""
-        parts = [f"{self.done:,}{of} {self.unit}"]
+        parts = [self.activity] if self.activity and self.state == RUNNING else []
+        if self.unit and (self.planned or self.done):
+            counted = format_count(self.done, self.unit.removesuffix("s"))
+            parts.append(f"{self.done:,} of {self.planned:,} {self.unit}" if self.planned else counted)
         if self.rejected:
             parts.append(f"{self.rejected:,} rejected")
         if self.rate:
-            parts.append(f"{self.rate:.3g}/s")
-        if self.state == RUNNING and self.rate and self.done < self.planned:
-            parts.append(f"about {format_seconds(self.seconds_left)} left")
+            parts.append(format_rate(self.rate))
+        if self.state == RUNNING and self.left_s is not None and self.done < self.planned:
+            parts.append(f"about {format_estimate(self.left_s)} left")
         return ", ".join(parts)
-
-
-def format_seconds(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 d``, or ``?`` for infinity."""
-    if not math.isfinite(seconds):
-        return "?"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds / 86_400:.3g} d"
 
 
 def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:

@@ -1,6 +1,6 @@
 """The 157 reinforcement-learning tasks of JAT, and how to choose some of them.
 
-    python -m pipeline.tasks --task 'babyai-*'
+    jat tasks --task 'babyai-*'
 
 Names, spaces and horizons are plain data, so this module imports no simulator; ``Task.make_env`` imports the one
 it needs. The tables themselves live in ``pipeline/domains/``, one file per domain.
@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, how_to_install
 
 if TYPE_CHECKING:
     import gymnasium as gym
+
+    from pipeline.tables import Table
 
 # Observation keys, as JAT names them. A task has one of the first three; BabyAI adds the text.
 CONTINUOUS, DISCRETE, IMAGE, TEXT = (
@@ -28,7 +30,7 @@ CONTINUOUS, DISCRETE, IMAGE, TEXT = (
     "text_observation",
 )
 
-# The tasks of `make demo`: three where a mission in words decides what to do, three with a robot arm.
+# The tasks of `jat demo`: three where a mission in words decides what to do, three with a robot arm.
 DEMO_TASKS = (
     "babyai-go-to-local,babyai-open-door,babyai-pickup-loc,"
     "metaworld-reach,metaworld-button-press,metaworld-drawer-close"
@@ -135,9 +137,8 @@ def check_can_play(task: Task) -> None:
         try:
             importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError as error:
-            raise UserError(f"{task.name} needs the package {package}, which is not installed; run `make setup`") from (
-                error
-            )
+            fix = how_to_install("envs", "setup")
+            raise UserError(f"{task.name} needs the package {package}, which is not installed; run {fix}") from (error)
     if task.domain == "atari":
         from pipeline.domains.atari import check_rom
 
@@ -149,7 +150,7 @@ def _no_match(part: str, tasks: Sequence[Task]) -> str:
     domains = sorted({task.domain for task in tasks})
     nearest = difflib.get_close_matches(part.replace("*", ""), names + domains, n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(nearest)}" if nearest else f"domains: {', '.join(domains)}"
-    return f"no task matches {part!r}; {hint}. `make tasks` lists all {len(names)} names"
+    return f"no task matches {part!r}; {hint}. `jat tasks` lists all {len(names)} names"
 
 
 def _describe_observation(task: Task) -> str:
@@ -172,16 +173,16 @@ class TasksConfig:
     """Task name, domain, glob, or comma list of these."""
 
 
-def main() -> None:
-    from rich.table import Table
+def tasks_table(tasks: Sequence[Task]) -> Table:
+    """A row per task."""
+    from pipeline.tables import Column, Table
+    from pipeline.text import format_count
 
-    from pipeline.cli import parse, print_table
-
-    config = parse(TasksConfig)
-    table = Table(*("task", "environment", "in JAT", "observation", "action", "max steps", "success"))
-    for column in table.columns:
-        column.no_wrap = True
-    for task in select_tasks(config.task):
+    names = ("task", "environment", "in JAT", "observation", "action")
+    table = Table(
+        *names, Column("max steps", "d"), Column("success", missing="-"), caption=format_count(len(tasks), "task")
+    )
+    for task in tasks:
         same = task.env_id == task.jat_env_id
         table.add_row(
             task.name,
@@ -189,11 +190,17 @@ def main() -> None:
             "same" if same else task.jat_env_id,
             _describe_observation(task),
             _describe_action(task),
-            str(task.max_steps),
-            task.success or "-",
+            task.max_steps,
+            task.success,
         )
-    table.caption = f"{table.row_count} tasks"
-    print_table(table, min_width=120)
+    return table
+
+
+def main() -> None:
+    from pipeline.cli import parse
+    from pipeline.tables import print_table
+
+    print_table(tasks_table(select_tasks(parse(TasksConfig, prints_tables=True).task)))
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ TOTALS = "manifest and files disagree"
 OVERLAP = "seeds in two shards"
 MIXED_VERSIONS = "mixed package versions"
 FIXES = {
-    MISSING_FILE: "; run `make collect` again to make it anew",
-    CHECKSUM: "; delete it and run `make collect` again to make it anew",
-    UNREADABLE: "; delete it and run `make collect` again to make it anew",
+    MISSING_FILE: "; run `jat collect` again to make it anew",
+    CHECKSUM: "; delete it and run `jat collect` again to make it anew",
+    UNREADABLE: "; delete it and run `jat collect` again to make it anew",
 }
 
 

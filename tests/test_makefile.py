@@ -17,8 +17,13 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_misspelt_variable_is_an_error_before_anything_runs() -> None:
     result = make("collect", "TASKS=metaworld-*")
     assert result.returncode == 2
-    assert "no target takes TASKS; the variables are TASK OUT" in result.stderr
-    assert result.stdout == ""
+    assert "no target takes TASKS (did you mean TASK?); `make help` lists the variables" in result.stderr
+    assert result.stdout == "" and "CHECKPOINTS" not in result.stderr
+    many = make("collect", "EPSIODES=3", "WORKER=2", "ZZZ=1").stderr
+    assert all(
+        f"{wrong} (did you mean {right}?)" in many for wrong, right in (("EPSIODES", "EPISODES"), ("WORKER", "WORKERS"))
+    )
+    assert "ZZZ (did" not in many and "ZZZ" in many
 
 
 def test_what_a_sweep_would_ignore_is_an_error() -> None:

@@ -1,6 +1,6 @@
 """Each choice of the base recipe against its alternatives: what docs/ablations.md shows.
 
-    python -m trainer.ablations --out runs/full
+    jat bench ablations --out runs/full
 
 Trains every variant below on the same data for the same processor time with several seeds, plays the same episodes
 with each (``trainer/study.py``), and writes the table into the document. Run it again to go on.

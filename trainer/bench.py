@@ -1,6 +1,6 @@
 """How fast a network acts on this machine; how fast it trains is `trainer.bench_train`.
 
-    python -m trainer.bench --recipe demo --out runs/demo
+    jat bench agent --recipe demo --out runs/demo
 
 Untrained networks of the recipe's sizes, of a task of each domain that is in ``OUT/dataset``; writes nothing.
 """

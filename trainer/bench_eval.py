@@ -1,7 +1,7 @@
 """How fast this machine evaluates, beside JAT's way of it, in one run; what it gains by playing several tasks in one
 lockstep; and whether long episodes grow slower.
 
-    python -m trainer.bench_eval
+    jat bench evaluate
 
 JAT's way: one environment, a batch of one, the whole context computed again at every step. Ours: environments in
 lockstep, keys and values kept. Both play the same environments with the same untrained JAT network in the same rollout,
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
 from pipeline.policy import Observations, Policy
 from pipeline.rollout import Part, rollout, rollout_parts
 from pipeline.seeds import seeds_of
+from pipeline.tables import Column, Table, print_table
 from pipeline.tasks import Task, select_tasks
 from trainer.bench import checkpoint_of
 from trainer.config import RECIPES, ModelConfig
@@ -210,21 +211,21 @@ def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
 
 
 def main() -> None:
-    config = parse(BenchEvalConfig)
+    config = parse(BenchEvalConfig, prints_tables=True)
 
     import torch
-    from rich.table import Table
 
     torch.set_num_threads(config.threads)
     tasks = select_tasks(config.task)
     together = select_tasks(config.together) if config.together else ()
     long_task = select_tasks(config.long_task)[0] if config.long_task else None
-    table = Table("task", "ours, steps/s", "JAT's way", "ratio", "of turns", title="goal: 10 times")
+    columns = (Column("ours, steps/s", ",.0f"), Column("JAT's way", ",.0f", "jat_steps_per_s"), Column("ratio", ".1f"))
+    table = Table("task", *columns, "of turns", title="goal: 10 times")
     for task in tasks:
         rates = bench_task(config, task)
         ratios = [a / b for a, b in zip(rates.ours, rates.plain, strict=True)]
         table.add_row(
-            task.name, f"{median(rates.ours):,.0f}", f"{median(rates.plain):,.0f}", f"{rates.ratio:.1f}",
+            task.name, median(rates.ours), median(rates.plain), rates.ratio,
             f"{min(ratios):.1f} to {max(ratios):.1f}",
         )  # fmt: skip
     print_table(table)

@@ -1,6 +1,6 @@
 """How fast this machine loads and trains, beside JAT's way of both, in one run.
 
-    python -m trainer.bench_train --out runs/default
+    jat bench train --out runs/default
 
 Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``). What is compared runs in turns, and
 of all turns the medians are printed, and at the end each goal beside what was reached.
@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
+from pipeline.tables import Column, Table, print_tables
 from pipeline.tasks import IMAGE, Task
 from trainer.config import RECIPES, ModelConfig, TrainConfig
 
@@ -284,25 +285,22 @@ def _speed(rates: Rates, plain: Rates) -> float:
 
 
 def print_report(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> None:
-    from rich.table import Table
-
     log.info(
         "loading with one thread: %s windows/s, JAT's way %s (after datasets.map at %s)",
         *(f"{rate:,.0f}" for rate in dataclasses.astuple(loading)),
     )
-    table = Table("training", "M parameters", "timesteps/s", "x plain", "padding %", "waiting %")
+    shown = {"M parameters": ".1f", "timesteps/s": ",.0f", "x plain": ".1f", "padding %": ".1f", "waiting %": ".1f"}
+    table = Table("training", *(Column(heading, show) for heading, show in shown.items()))
     for rates in results:
         table.add_row(
-            rates.name, f"{rates.num_parameters / 1e6:.1f}", f"{median(rates.timesteps_per_s):,.0f}",
-            f"{_speed(rates, results[0]):.1f}", f"{100 * median(rates.padding):.1f}",
-            f"{100 * median(rates.waiting):.1f}",
+            rates.name, rates.num_parameters / 1e6, median(rates.timesteps_per_s), _speed(rates, results[0]),
+            100 * median(rates.padding), 100 * median(rates.waiting),
         )  # fmt: skip
-    print_table(table)
-    table = Table("goal", "wanted", "here", "reached")
+    goals = Table("goal", "wanted", "here", "reached")
     for goal in goals_of(loading, results, on_gpu):
         wanted = f"at {'least' if goal.is_least else 'most'} {goal.wanted:g} {goal.unit}"
-        table.add_row(goal.what, wanted, f"{goal.reached:.1f} {goal.unit}", "yes" if goal.is_reached else "NO")
-    print_table(table)
+        goals.add_row(goal.what, wanted, f"{goal.reached:.1f} {goal.unit}", "yes" if goal.is_reached else "NO")
+    print_tables({"trainings": table, "goals": goals})
 
 
 def bench(config: BenchTrainConfig, tasks: Sequence[Task]) -> None:
@@ -317,7 +315,7 @@ def bench(config: BenchTrainConfig, tasks: Sequence[Task]) -> None:
 def main() -> None:
     from trainer.train import choose_tasks
 
-    config = parse(BenchTrainConfig)
+    config = parse(BenchTrainConfig, prints_tables=True)
     all_tasks = choose_tasks(dataclasses.replace(recipe_config(config, "jat", ()), task=config.task))
     bench(config, choose_spread(config, all_tasks))
 

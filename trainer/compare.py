@@ -1,6 +1,6 @@
 """Whether one evaluation is better than another: the probability that an episode of it beats one of the other's.
 
-    python -m trainer.compare --out runs/default --second early
+    jat agent compare --out runs/default --name early
 
 Of tasks that both played with the same environments: the probability of improvement of Agarwal et al. 2021 (arXiv
 2108.13264), per task, per domain and overall, with stratified bootstrap 95 % intervals.
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.scores import Interval, probability_of_improvement
+from pipeline.tables import Column, Table, interval_cell, print_table
 from trainer.scores.results import OVERALL, TaskScore, load_scores
 
 
@@ -22,16 +23,16 @@ from trainer.scores.results import OVERALL, TaskScore, load_scores
 class CompareConfig:
     """Compare two evaluations of a run."""
 
-    second: str
-    """Name of the other evaluation, such as step-00001000; empty is the run's own."""
-    first: str = ""
+    name: str
+    """Name of the other evaluation, as `jat evaluate --name` gave it, such as early; empty is the run's own."""
+    better: str = ""
     """Name of the evaluation that may be better; the run's own if empty."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
 
     def __post_init__(self) -> None:
-        if self.first == self.second:
-            raise UserError(f"--first and --second are both {self.first!r}; there is nothing to compare")
+        if self.better == self.name:
+            raise UserError(f"--name and --better are both {self.name!r}; there is nothing to compare")
 
 
 def compare(first: Sequence[TaskScore], second: Sequence[TaskScore]) -> dict[str, Interval]:
@@ -58,13 +59,12 @@ def compare(first: Sequence[TaskScore], second: Sequence[TaskScore]) -> dict[str
 
 
 def main() -> None:
-    from rich.table import Table
-
-    config = parse(CompareConfig)
-    first, second = load_scores(config.out, config.first), load_scores(config.out, config.second)
-    table = Table("", "P(better)", "95 % interval", title=f"{config.first or 'own'} over {config.second or 'own'}")
+    config = parse(CompareConfig, prints_tables=True)
+    first, second = load_scores(config.out, config.better), load_scores(config.out, config.name)
+    columns = (Column("task", key="task"), Column("P(better) [95 %]", ".2f", "probability"))
+    table = Table(*columns, title=f"{config.better or 'own'} over {config.name or 'own'}")
     for name, interval in compare(first, second).items():
-        table.add_row(name, f"{interval.mean:.2f}", f"[{interval.low:.2f}, {interval.high:.2f}]")
+        table.add_row(name, interval_cell(interval))
     print_table(table)
 
 

@@ -1,6 +1,6 @@
 """How good the checkpoints along a training are: the same tasks and seeds played by each, a plot and its numbers.
 
-    python -m trainer.curve --checkpoints all --out runs/default
+    jat agent curve --checkpoints all --out runs/default
 
 Writes each checkpoint's results to ``OUT/evaluation/<checkpoint>/``, as ``trainer.evaluate`` does, then
 ``OUT/evaluation/curve.json`` (``trainer/scores/results.py``) and ``curve.png``: the first figure of JAT's
@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, update_json
+from pipeline.tables import Column, Table, interval_cell, print_table
 from pipeline.tasks import DEMO_TASKS, Task
+from pipeline.text import format_count
 from trainer.config import BaseModelConfig, Choose, Counts, ModelConfig
 from trainer.evaluate import JAT_CONTEXTS, EvaluateConfig, plan, play, write_scores
 from trainer.scores.results import OVERALL, Curve, CurvePoint, curve_path, load_curve
@@ -128,7 +130,7 @@ def choose_checkpoints(config: CurveConfig) -> list[Path]:
     directory = config.out / "train" / "checkpoints"
     found = {path.name: path for path in sorted(directory.glob("step-*"))}
     if not found:
-        raise UserError(f"no checkpoints in {directory}; run `make train` with the same OUT first")
+        raise UserError(f"no checkpoints in {directory}; run `jat train` with the same --out first")
     if config.checkpoints == "all":
         chosen = list(found.values())
     else:
@@ -197,18 +199,16 @@ def plot(curve: Curve, path: Path) -> None:
 
 
 def main() -> None:
-    from rich.table import Table
-
-    config = parse(CurveConfig, RECIPES)
+    config = parse(CurveConfig, RECIPES, prints_tables=True)
     curve = evaluate_checkpoints(config)
-    names = curve.names
-    table = Table("step", "M time steps", "TFLOP", "seconds", *names, title=f"Mean score of {len(curve.tasks)} tasks")
+    title = f"Mean score of {format_count(len(curve.tasks), 'task')}"
+    costs = ("step", Column("M time steps", ".1f"), Column("TFLOP", ",.1f"), Column("seconds", ".0f"))
+    table = Table(*costs, *(Column(name, ".2f", missing="-") for name in curve.names), title=title)
     for point in curve.points:
-        found = [point.domains.get(name) for name in names]
-        cells = [f"{a.mean.mean:.2f} [{a.mean.low:.2f}, {a.mean.high:.2f}]" if a else "-" for a in found]
-        cost = (f"{point.step:,}", f"{point.timesteps / 1e6:.1f}", f"{point.flops / 1e12:,.1f}", f"{point.seconds:.0f}")
-        table.add_row(*cost, *cells)
-    print_table(table, min_width=120)
+        found = [point.domains.get(name) for name in curve.names]
+        scores = [interval_cell(domain.mean) if domain else None for domain in found]
+        table.add_row(point.step, point.timesteps / 1e6, point.flops / 1e12, point.seconds, *scores)
+    print_table(table)
     log.info("wrote %s and the plot beside it", curve_path(config.out))
 
 

@@ -1,10 +1,10 @@
 """Evaluate a checkpoint: the agent plays unseen seeds of every task it was trained on.
 
-    python -m trainer.evaluate --out runs/default
+    jat evaluate --out runs/default
 
 Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each and of a failed one, and
 ``OUT/evaluation/scores.json`` last (``trainer/scores/results.py``): returns normalised with the random and expert
-returns that ``make experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
+returns that ``jat experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
 the episodes of a task that was cut off included (``trainer/scores/played.py``); of a task that is to have more episodes
 only the missing ones are played.
 """
@@ -27,7 +27,9 @@ from pipeline.measurement import Measurement
 from pipeline.progress import Progress
 from pipeline.seeds import seeds_of
 from pipeline.stage import reported
+from pipeline.tables import print_table
 from pipeline.tasks import DEMO_TASKS, Task, select_tasks
+from pipeline.text import format_count
 from trainer.config import Choose, Counts, of_task
 from trainer.playing import EvaluateJob, in_groups, play_jobs, play_tasks
 from trainer.scores.played import TaskResults
@@ -36,12 +38,14 @@ from trainer.scores.results import (
     Settings,
     TaskScore,
     evaluation_directory,
+    load_evaluation,
     load_scores,
     scores_path,
     weights_of,
     write_evaluation,
 )
 from trainer.scores.scoring import evaluation_of, score_task
+from trainer.scores.table import scores_table
 
 if TYPE_CHECKING:
     from trainer.checkpoint import AgentConfig
@@ -60,7 +64,7 @@ class EvaluateConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `make train` finished with
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `jat train` finished with
     if not given."""
     name: str = ""
     """Keep these results beside the run's own, in OUT/evaluation/NAME."""
@@ -165,7 +169,9 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
     _make_way(evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks), config.replace)
     jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
     num_tasks = sum(len(job.tasks) for job in jobs)
-    log.info("%d tasks to evaluate with %s, %d already done", num_tasks, checkpoint, len(chosen) - num_tasks)
+    log.info(
+        "%s to evaluate with %s, %d already done", format_count(num_tasks, "task"), checkpoint, len(chosen) - num_tasks
+    )
     return EvaluatePlan(config, settings, [task.name for task in chosen], jobs)
 
 
@@ -197,7 +203,9 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
         write_evaluation(config.out, config.name, evaluation_of(settings, scores))
     lost = [f"{task.name}: {measurement.rejected[0]}" for task, measurement in found.items() if task not in counting]
     if lost:
-        raise JobsFailedError(f"no episode of {len(lost)} tasks counts; the others are scored. First: {lost[0]}")
+        raise JobsFailedError(
+            f"no episode of {format_count(len(lost), 'task')} counts; the others are scored. First: {lost[0]}"
+        )
     return scores
 
 
@@ -263,9 +271,9 @@ def _make_way(directory: Path, settings: Settings, tasks: Sequence[Task], replac
     if not replace:
         (name, first), *_ = others
         raise UserError(
-            f"{directory} holds results of {len(others)} tasks played otherwise, such as {name}: weights "
-            f"{first.revision}, {_in_words(first.versions)}; now it is weights {settings.revision}. Keep them and "
-            f"evaluate beside them with --name NAME (make evaluate NAME=...), or drop them with --replace (REPLACE=1)"
+            f"{directory} holds results of {format_count(len(others), 'task')} played otherwise, such as {name}: "
+            f"weights {first.revision}, {_in_words(first.versions)}; now it is weights {settings.revision}. Keep "
+            f"them and evaluate beside them with --name NAME, or drop them with --replace"
         )
     for found in results:
         if found.others is not None:
@@ -278,7 +286,7 @@ def _describe(measurement: Measurement) -> str:
     returns = measurement.accepted_returns
     lost = len(measurement.seeds) - len(returns)
     mean = f"return {returns.mean():.2f}" if len(returns) else "no return"
-    return mean + (f", {lost} episodes lost" if lost else "")
+    return mean + (f", {format_count(lost, 'episode')} lost" if lost else "")
 
 
 def _in_words(versions: dict[str, str]) -> str:
@@ -286,9 +294,10 @@ def _in_words(versions: dict[str, str]) -> str:
 
 
 def main() -> None:
-    config = parse(EvaluateConfig, RECIPES)
+    config = parse(EvaluateConfig, RECIPES, prints_tables=True)
     with reported("evaluate", config.out, config.task):
         evaluate(config)
+    print_table(scores_table(load_evaluation(config.out, config.name)))
 
 
 if __name__ == "__main__":

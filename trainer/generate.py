@@ -1,6 +1,6 @@
 """Continue a text, or describe a picture, with a trained network.
 
-    python -m trainer.generate --checkpoint runs/default/train/checkpoints/step-00010000 --prompt 'Once upon a time'
+    jat agent generate --checkpoint runs/default/train/checkpoints/step-00010000 --prompt 'Once upon a time'
 
 Prints the prompt and what the network goes on with.
 """

@@ -1,4 +1,4 @@
-"""JAT's way to load and to train, written plainly, for ``make bench-train`` to be compared with.
+"""JAT's way to load and to train, written plainly, for ``jat bench train`` to be compared with.
 
 Loading: ``datasets.map`` over Python lists cuts episodes into windows and pads them to 256 steps; a batch is made of
 the rows it gives back. Training: GPT-Neo with attention scores laid out in memory, every token squeezed by itself, rows

@@ -1,4 +1,4 @@
-"""JAT's way to act, written plainly, for ``make bench-eval``: the whole context is computed again at every step."""
+"""JAT's way to act, written plainly, for ``jat bench evaluate``: the whole context is computed again at every step."""
 
 from __future__ import annotations
 

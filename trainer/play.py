@@ -1,7 +1,7 @@
 """Watch the agent act: in the terminal, step by step with its return, or as a video.
 
-    python -m trainer.play --task babyai-go-to-local --out runs/demo
-    python -m trainer.play --task metaworld-reach --checkpoint owner/name --to reach.mp4
+    jat agent play --task babyai-go-to-local --out runs/demo
+    jat agent play --task metaworld-reach --checkpoint owner/name --to reach.mp4
 
 In a terminal each step is drawn in coloured half blocks; where the output goes to a file or a pipe, only the lines of
 actions, rewards and returns are written.
@@ -47,7 +47,7 @@ class PlayConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `make train` finished with
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `jat train` finished with
     if not given."""
     seed: int = FIRST_SEED["evaluate"]
     """Of the first episode; the default is the first that evaluation plays, too."""

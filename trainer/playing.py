@@ -21,6 +21,7 @@ from pipeline.jobs import Supervision, run_jobs
 from pipeline.measurement import Measurement
 from pipeline.rollout import Part, rejected_episode, rollout, rollout_parts
 from pipeline.tasks import Task
+from pipeline.text import format_count
 from trainer.config import Choose
 from trainer.scores.played import TaskResults
 
@@ -182,7 +183,9 @@ def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[Evalu
         waiting = [job for _, smaller in parts for job in smaller]
         given_up += [failure for failure, smaller in parts if not smaller]
     if given_up:
-        raise JobsFailedError(f"{len(given_up)} tasks failed; the others are played. First: {given_up[0]}", given_up)
+        raise JobsFailedError(
+            f"{format_count(len(given_up), 'task')} failed; the others are played. First: {given_up[0]}", given_up
+        )
 
 
 def _smaller(failure: JobFailure) -> list[EvaluateJob]:

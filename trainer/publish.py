@@ -1,6 +1,6 @@
 """Publish a trained network, with a card, to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
 
-    python -m trainer.publish --out runs/default --to owner/name
+    jat agent publish --out runs/default --to owner/name
 
 Whoever loads it runs none of its content: ``trainer.networks.pretrained.from_pretrained("owner/name")``. Killed and
 started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
@@ -40,7 +40,7 @@ class PublishConfig(Options):
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder; the one `make train` finished with if not given."""
+    """Checkpoint folder; the one `jat train` finished with if not given."""
 
 
 def publish_network(config: PublishConfig) -> Plan:

@@ -1,9 +1,9 @@
 """The report of a run: one self-contained HTML page, and the same table in the terminal.
 
-    python -m trainer.report --out runs/default
+    jat report --out runs/default
 
 Reads what the other stages wrote and writes ``OUT/report/index.html``, which opens from disk without network: figures
-are inline SVG, videos are embedded. ``OUT/report/videos/`` has the videos as files, too. ``make report`` films the
+are inline SVG, videos are embedded. ``OUT/report/videos/`` has the videos as files, too. ``jat report`` films the
 experts first (``experts.film``), so that they are seen beside the agent.
 """
 
@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, sha256_of, update_json
 from pipeline.pages.page import as_base64, data_url, render_page
-from pipeline.scores import Interval
 from pipeline.stage import reported
+from pipeline.tables import print_note, print_table
 from trainer.reporting import plots
 from trainer.reporting.commands import report_commands
 from trainer.reporting.facts import WEAK, Facts, expert_revisions, gather
 from trainer.reporting.histograms import returns_histogram
 from trainer.reporting.videos import Pair, TaskVideo, find_pairs, make_grids, make_videos
 from trainer.scores.results import Evaluation, load_evaluation
+from trainer.scores.table import scores_table
 
 log = logging.getLogger(__name__)
 
@@ -152,45 +153,15 @@ def _duration(seconds: float) -> str:
 
 def print_scores(evaluation: Evaluation) -> None:
     """The results in the terminal."""
-    from rich.table import Table
-
-    counts = sorted({score.num_episodes for score in evaluation.tasks})
-    table = Table(
-        title=f"Agent on {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} unseen seeds per task"
-    )
-    table.add_column("task", no_wrap=True)
-    for heading in ("random", "expert", "agent", "normalised", "95 % interval", "success"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for score in evaluation.tasks:
-        table.add_row(
-            score.task,
-            f"{score.random:.2f}",
-            f"{score.expert:.2f}",
-            f"{score.agent.mean:.2f}",
-            *_cells(score.score),
-            "-" if score.success_rate is None else f"{score.success_rate:.2f}",
-        )
-    table.add_section()
-    for domain in evaluation.domains:
-        interval = domain.expert.mean if domain.expert else None
-        table.add_row(f"mean of {domain.domain}", "", "", "", *_cells(interval), "", style="bold")
-    print_table(table, min_width=110)
-
-
-def _cells(interval: Interval | None) -> tuple[str, str]:
-    if interval is None:
-        return "not scorable", "-"
-    return f"{interval.mean:.2f}", f"[{interval.low:.2f}, {interval.high:.2f}]"
+    print_table(scores_table(evaluation))
 
 
 def main() -> None:
-    from rich.console import Console
-
-    config = parse(ReportConfig)
+    config = parse(ReportConfig, prints_tables=True)
     with reported("report", config.out):
         page = report(config)
         print_scores(load_evaluation(config.out, config.name))
-    Console().print(f"report: {page.absolute()}", soft_wrap=True)
+    print_note(f"report: {page.absolute()}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pipeline.jobs import run_jobs
 from pipeline.progress import Progress
 from pipeline.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
 from pipeline.tasks import Task
+from pipeline.text import format_count
 from trainer.config import RECIPES, TrainConfig
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def run_study(
             if not _is_done(out):
                 _link_references(config, out)
                 jobs.append(StudyJob(variant.name, seed, training, by_name[variant.name], config.episodes))
-    log.info("%d trainings of about %d s, %d at once", len(jobs), config.seconds, config.workers)
+    log.info("%s of about %d s, %d at once", format_count(len(jobs), "training"), config.seconds, config.workers)
     progress = Progress("trainings", len(jobs), interval_s=0)
     for job, score in run_jobs(run_training, jobs, config.workers):
         progress.advance(1, f"{job.variant}, seed {job.seed}: score {score:.3f}")

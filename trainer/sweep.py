@@ -1,6 +1,6 @@
 """One number of a recipe at several values: scores with intervals, a table and a plot.
 
-    python -m trainer.sweep --sweep kappa --out runs/full
+    jat bench sweep --sweep kappa --out runs/full
 
 ``kappa`` repeats JAT's study of the weight of the loss that predicts the next observation (arXiv 2402.09844, section
 5.3). Writes ``OUT/sweep-<name>/``: the trainings (``trainer/study.py``), ``results.json`` and ``<name>.png``.
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing
+from pipeline.tables import Column, Table, interval_cell, print_table
 from trainer.config import RECIPES, BaseModelConfig
 from trainer.study import Result, StudyConfig, Variant, run_study
 
@@ -69,17 +70,15 @@ def plot(results: Sequence[Result], title: str, path: Path) -> None:
 
 
 def main() -> None:
-    from rich.table import Table
-
-    config = parse(SweepConfig)
+    config = parse(SweepConfig, prints_tables=True)
     name = f"sweep-{config.sweep}"
     results = run_study(name, make_variants(config.training), config)
     if not results:
         return
-    table = Table(config.sweep, "score", "95 % interval", *(task.split("-", 1)[1] for task in results[0].tasks))
+    tasks = (Column(task.split("-", 1)[1], ".2f", task) for task in results[0].tasks)
+    table = Table(config.sweep, Column("score [95 %]", ".3f", "score"), *tasks)
     for r in results:
-        by_task = (f"{interval.mean:.2f}" for interval in r.tasks.values())
-        table.add_row(r.about, f"{r.score.mean:.3f}", f"{r.score.low:.3f} to {r.score.high:.3f}", *by_task)
+        table.add_row(r.about, interval_cell(r.score), *(interval.mean for interval in r.tasks.values()))
     print_table(table)
     path = config.out / name / f"{config.sweep}.png"
     plot(results, "weight of the observation loss (kappa)", path)

@@ -1,6 +1,6 @@
 """Fit one transformer to a dataset.
 
-    python -m trainer.train --out runs/default
+    jat train --out runs/default
 
 Reads ``OUT/dataset``, writes ``OUT/train``: checkpoints, ``log.jsonl`` with the training curve, and ``manifest.json``
 when the last step is done. Run the same command again after a kill and it goes on from the last checkpoint, with the
@@ -184,7 +184,8 @@ def _manifest(config: TrainConfig) -> DatasetManifest:
     manifest = DatasetManifest.find(config.dataset_dir)
     if manifest is None:
         raise UserError(
-            f"there is no dataset in {config.dataset_dir}; run `make collect dataset` with the same OUT first"
+            f"there is no dataset in {config.dataset_dir}; run `jat collect` and `jat dataset` with the same "
+            f"--out first"
         )
     return manifest
 

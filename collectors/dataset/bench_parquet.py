@@ -1,6 +1,6 @@
 """What each choice in the Parquet files costs and gains: bytes, reading, and what re-publishing moves.
 
-    python -m collectors.dataset.bench_parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
+    jat bench parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
 
 Collected episodes are written again in many ways, each one choice away from ours, beside what ``datasets`` does by
 itself and a row group per episode. Times are of the processor, one thread, so that other programs do not matter.
@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from pipeline.chunks import new_bytes
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
 from pipeline.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
 from pipeline.schema import features, lengths_of
 from pipeline.shards import finished_shards
+from pipeline.tables import Column, Table, print_tables
 from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task, select_tasks
 
 KIB = 2**10
@@ -136,7 +136,7 @@ def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Tabl
             tables.append(table.slice(0, fits))
             steps += int(lengths_of(tables[-1]).sum())
     if not tables:
-        raise UserError(f"{task.name} has no {split} episodes in {root}; run `make collect TASK={task.name}` first")
+        raise UserError(f"{task.name} has no {split} episodes in {root}; run `jat collect --task {task.name}` first")
     return pa.concat_tables(tables).combine_chunks()
 
 
@@ -263,17 +263,17 @@ def bench_task(config: BenchConfig, task: Task) -> dict[str, Measured]:
 
 def result_table(task: Task, results: dict[str, Measured]) -> Table:
     """One row per layout."""
-    table = Table(task.name, "bytes/step", "write", "scan", "episodes/s", "windows/s", "moved", "scattered")
+    speeds = (Column(heading, ",.0f") for heading in ("write", "scan", "episodes/s", "windows/s"))
+    shares = (Column(heading, ".1%") for heading in ("moved", "scattered"))
+    table = Table(Column(task.name, key="layout"), Column("bytes/step", ",.2f"), *speeds, *shares)
     for layout, r in results.items():
-        rates = (f"{value:,.0f}" for value in (r.write, r.scan, r.episodes, r.windows))
-        table.add_row(layout, f"{r.bytes_per_step:,.2f}", *rates, *(f"{share:.1%}" for share in r.moved))
+        table.add_row(layout, r.bytes_per_step, r.write, r.scan, r.episodes, r.windows, *r.moved)
     return table
 
 
 def main() -> None:
-    config = parse(BenchConfig)
-    for task in select_tasks(config.task):
-        print_table(result_table(task, bench_task(config, task)), min_width=110)
+    config = parse(BenchConfig, prints_tables=True)
+    print_tables({task.name: result_table(task, bench_task(config, task)) for task in select_tasks(config.task)})
 
 
 if __name__ == "__main__":

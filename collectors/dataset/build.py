@@ -1,6 +1,6 @@
 """Build a dataset directory from finished shards, collected and imported.
 
-    python -m collectors.dataset.build --out runs/default
+    jat dataset --out runs/default
 
 Writes ``OUT/dataset``: ``data/<task>/<split>-00000-of-0000N.parquet``, side tables under ``episodes/``, the card
 ``README.md`` that tells ``datasets`` where everything is, its pictures under ``card/``, ``statistics/<task>.json``, and
@@ -44,10 +44,11 @@ from pipeline.stage import reported
 from pipeline.statistics import FOLDER as STATISTICS
 from pipeline.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
 from pipeline.tasks import Task
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the same shards would give another dataset, so that `make dataset` builds it anew
+FORMAT = 3  # raise it when the same shards would give another dataset, so that `jat dataset` builds it anew
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
     check_root(config.out)
     if not any((config.out / name).is_dir() for name in ("shards", IMPORTED)):
         raise UserError(
-            f"nothing is collected in {config.out / 'shards'} for {config.task!r}; run `make collect` with the same "
+            f"nothing is collected in {config.out / 'shards'} for {config.task!r}; run `jat collect` with the same "
             f"OUT first"
         )
     with exclusive(config.out / "shards" / ".dataset.lock", "wait until it has built its dataset"):
@@ -106,7 +107,7 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
         log.info("up to date: %s", dataset)
         return
     _assemble(config, shards, checked, documents, digest)
-    log.info("%d tasks and %d corpora in %s", len(shards), len(documents), dataset)
+    log.info("%s and %d corpora in %s", format_count(len(shards), "task"), len(documents), dataset)
 
 
 @contextmanager

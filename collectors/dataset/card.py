@@ -25,6 +25,7 @@ from pipeline.schema import EPISODES_SUFFIX, episode_features, features
 from pipeline.seeds import FIRST_SEED
 from pipeline.statistics import TaskStatistics
 from pipeline.tasks import Task
+from pipeline.text import format_count
 from pipeline.versions import format_versions
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ def _noise(rows: Sequence[TaskRow]) -> str:
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update({noise: count for noise, count in row.both.noise.items() if noise})
-    return _listed([f"`{noise}` in {count:,} episodes" for noise, count in sorted(counts.items())])
+    return _listed([f"`{noise}` in {format_count(count, 'episode')}" for noise, count in sorted(counts.items())])
 
 
 def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Every shard is looked into once, and what was found is kept beside it, in ``checked.json``.
 
 A later build looks again only into shards that are new, whose files or manifest are others than when they were checked,
-or that were checked by older rules. A damaged record is none. ``make validate`` trusts no record: it reads everything.
+or that were checked by older rules. A damaged record is none. ``jat dataset validate`` trusts no record: it reads
+everything.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpu
     chosen = {corpus.name for corpus in corpora_named(pattern)}
     table = [corpus for corpus in CORPORA if corpus.name in chosen | set(kept)]
     found = {corpus: shards for corpus in table if (shards := finished_documents(out / "shards", corpus.name))}
-    check_all_there(out, {corpus.name for corpus in found}, chosen, pattern, kept, "make corpora")
+    check_all_there(out, {corpus.name for corpus in found}, chosen, pattern, kept, "jat corpora")
     for corpus, shards in found.items():
-        check_splits(corpus.name, [shard.split for shard in shards], "make corpora")
+        check_splits(corpus.name, [shard.split for shard in shards], "jat corpora")
     return found
 
 

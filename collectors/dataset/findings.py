@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from rich.table import Table
+from typing import Any
 
 from pipeline.episode_rules import Problem
+from pipeline.tables import Column, Table
 from pipeline.validate import TOTALS
 
 
@@ -64,19 +64,20 @@ def problem_table(findings: Findings) -> Table:
     """One row per kind of problem, the most frequent first."""
     table = Table("problem", "count", "files", "first")
     for name, kind in sorted(findings.kinds.items(), key=lambda item: (-item[1].count, item[0])):
-        table.add_row(name, f"{kind.count:,}", f"{len(kind.files):,}", str(kind.first))
+        table.add_row(name, kind.count, len(kind.files), str(kind.first))
     return table
 
 
 def total_table(findings: Findings) -> Table:
     """One row per domain, and their sum."""
     splits = list(dict.fromkeys(split for totals in findings.totals.values() for split in totals.episodes))
-    table = Table("domain", "tasks", *(f"{split} episodes" for split in splits), "steps", "MB")
-    rows = [
+    table = Table("domain", "tasks", *(f"{split} episodes" for split in splits), "steps", Column("MB", ",.1f"))
+    rows: list[tuple[Any, ...]] = [
         (name, len(t.tasks), *(t.episodes.get(split, 0) for split in splits), t.steps, t.num_bytes / 1e6)
         for name, t in findings.totals.items()
     ]
-    rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])) if rows else ("all", 0, 0, 0.0))
-    for name, *numbers, megabytes in rows:
-        table.add_row(str(name), *(f"{number:,}" for number in numbers), f"{megabytes:,.1f}")
+    for row in rows:
+        table.add_row(*row)
+    sums = [sum(column) for column in list(zip(*rows, strict=True))[1:]] if rows else [0, 0, 0.0]
+    table.add_row("all", *sums, is_total=True)
     return table

@@ -24,6 +24,7 @@ from pipeline.hub import HUB, readable_errors
 from pipeline.manifest import DatasetManifest
 from pipeline.seeds import SPLITS
 from pipeline.tasks import Task, all_tasks
+from pipeline.text import format_count
 
 _REPOSITORY = re.compile(r"(?:hub:)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 # What may serve as the test split, best first.
@@ -207,5 +208,7 @@ def num_tests(num_train: int, test_share: float) -> int:
 def _num_train(name: str, num_rows: int, test_share: float) -> int:
     """Training episodes of so many, if the others shall be this share of them."""
     if num_rows < 2:
-        raise UserError(f"{name} has {num_rows} episodes; it takes at least one for training and one for testing")
+        raise UserError(
+            f"{name} has {format_count(num_rows, 'episode')}; it takes at least one for training and one for testing"
+        )
     return num_rows - max(1, round(num_rows * test_share / (1 + test_share)))

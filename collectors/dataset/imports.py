@@ -1,8 +1,8 @@
 """Import somebody else's episodes: a dataset in JAT's columns, such as JAT's own, or one of Minari's.
 
-    python -m collectors.dataset.imports --source jat-project/jat-dataset --task mujoco-hopper --out runs/default
+    jat dataset import --source jat-project/jat-dataset --task mujoco-hopper --out runs/default
 
-Writes ``OUT/imported/<task>/<source>/...``, shards like collected ones (``pipeline/shards.py``) that ``make dataset``
+Writes ``OUT/imported/<task>/<source>/...``, shards like collected ones (``pipeline/shards.py``) that ``jat dataset``
 takes beside them. Rows are read a few at a time, from the Hub too, and nothing of it is kept but the shards. A shard is
 a range of the source's rows: run the same command again after a kill and it goes on; ask for more and they are added.
 
@@ -31,6 +31,7 @@ from pipeline.progress import Progress
 from pipeline.seeds import FIRST_SEED, SPLITS
 from pipeline.shards import IMPORTED, Origin, finished_shards, index_shards, write_shard
 from pipeline.tasks import Task, select_tasks
+from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class ImportConfig:
     also the share of its episodes, the last ones, that become it."""
     environment: str = ""
     """Id of the environment that they were played in. If not given: what Minari says; this project's in a dataset of
-    `make dataset`; else JAT's, as `make tasks` lists it."""
+    `jat dataset`; else JAT's, as `jat tasks` lists it."""
     shard_episodes: int | None = None
     """Rows of the source per shard, the unit of work; if not given 10,000 (BabyAI), 4,000, 500 or 25 (Atari)."""
     workers: int = 2
@@ -211,8 +212,9 @@ def _check_fits(task: Task, source: Source, environment: str) -> None:
             break
     if reasons:
         raise UserError(
-            f"none of the first {len(reasons)} episodes of {task.name} in {source.name} fits: {reasons[0]}. They are "
-            f"of {environment}, the task is {task.env_id}: another task or version may have other sizes"
+            f"none of the first {format_count(len(reasons), 'episode')} of {task.name} in {source.name} fits: "
+            f"{reasons[0]}. They are of {environment}, the task is {task.env_id}: another task or version may have "
+            f"other sizes"
         )
 
 

@@ -1,6 +1,6 @@
 """Publish a dataset to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
 
-    python -m collectors.dataset.publish --out runs/default --to owner/name
+    jat publish --out runs/default --to owner/name
 
 Everything below ``OUT/dataset`` is checked against its manifest and goes up; what is there already does not move.
 Killed and started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or
@@ -43,7 +43,7 @@ def publish_dataset(config: PublishConfig) -> None:
         raise UserError(f"{directory} is not on this machine; only a local dataset can be published")
     path = directory / DatasetManifest.FILE_NAME
     if not path.is_file():
-        raise UserError(f"{directory} holds no finished dataset; run `make dataset` with the same OUT first")
+        raise UserError(f"{directory} holds no finished dataset; run `jat dataset` with the same --out first")
     entries = DatasetManifest.load(path).files
     plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", config)
     if not config.dry_run and not plan.is_empty:

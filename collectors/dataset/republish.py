@@ -1,6 +1,6 @@
 """What publishing a collection again moves after some of its episodes were made again.
 
-    python -m collectors.dataset.republish --out runs/full
+    jat bench republish --out runs/full
 
 Data files are written as collecting would, once with the episodes there are and once with some replaced by others, and
 compared as the Hub compares: by pieces of about 64 KiB (``pipeline/chunks.py``).
@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from collectors.dataset.bench_parquet import Layout, replace_rows, write
 from pipeline.chunks import new_bytes
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.parquet import ROW_GROUP_BYTES
 from pipeline.progress import Progress
 from pipeline.seeds import SPLITS
 from pipeline.shards import finished_shards
+from pipeline.tables import Column, Table, print_table
 from pipeline.tasks import Task, select_tasks
 
 
@@ -115,7 +115,7 @@ def measure_collection(config: RepublishConfig) -> dict[str, Moved]:
     found = {task: shards for task in select_tasks(config.task) if (shards := finished_shards(root, task.name))}
     if not found:
         raise UserError(
-            f"nothing is collected in {root} for {config.task!r}; run `make collect` with the same OUT first"
+            f"nothing is collected in {root} for {config.task!r}; run `jat collect` with the same --out first"
         )
     moved: dict[str, Moved] = {}
     progress = Progress("tasks measured", len(found))
@@ -124,7 +124,7 @@ def measure_collection(config: RepublishConfig) -> dict[str, Moved]:
         for shard in shards:
             tables[shard.split].append(pq.read_table(root / task.name / shard.data.name))
         if set(tables) != set(SPLITS):
-            raise UserError(f"{task.name} lacks training or test episodes in {root}; run `make collect` again")
+            raise UserError(f"{task.name} lacks training or test episodes in {root}; run `jat collect` again")
         others = pa.concat_tables(tables["test"])
         moved.setdefault(task.domain, Moved()).add(measure_task(task, tables["train"], others, config.changed))
         progress.advance()
@@ -147,26 +147,25 @@ def share_of_shards(shards: Sequence[tuple[int, int]], share: float) -> float:
 
 
 def main() -> None:
-    config = parse(RepublishConfig)
+    config = parse(RepublishConfig, prints_tables=True)
     moved = measure_collection(config)
     everything = Moved()
     table = Table(
         "domain",
         "episodes",
         "made again",
-        "MB",
-        "side by side",
-        "scattered",
-        "side by side, files whole",
-        "whole shards",
+        Column("MB", ",.1f"),
+        *(
+            Column(heading, ".1%")
+            for heading in ("side by side", "scattered", "side by side, files whole", "whole shards")
+        ),
     )
     for of_domain in moved.values():
         everything.add(of_domain)
     for name, m in (moved | {"all": everything}).items():
         shares = [value / m.total for value in (m.side_by_side, m.scattered, m.whole_files)]
         shares.append(share_of_shards(m.shards, config.changed))
-        numbers = (f"{m.episodes:,}", f"{m.changed:,}", f"{m.total / 1e6:,.1f}")
-        table.add_row(name, *numbers, *(f"{value:.1%}" for value in shares))
+        table.add_row(name, m.episodes, m.changed, m.total / 1e6, *shares, is_total=name == "all")
     print_table(table)
 
 

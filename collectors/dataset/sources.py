@@ -51,11 +51,11 @@ def find_shards(
     chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
     table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
     shards = {task: found for task in table if (found := shards_of(out, task))}
-    check_all_there(out, {task.name for task in shards}, chosen, pattern, kept, "make collect")
+    check_all_there(out, {task.name for task in shards}, chosen, pattern, kept, "jat collect")
     if not shards and not is_optional:
-        raise UserError(f"nothing is collected in {root} for {pattern!r}; run `make collect` with the same OUT first")
+        raise UserError(f"nothing is collected in {root} for {pattern!r}; run `jat collect` with the same --out first")
     for task, found in shards.items():
-        check_splits(task.name, [shard.manifest.split for shard in found], "make collect")
+        check_splits(task.name, [shard.manifest.split for shard in found], "jat collect")
     return shards
 
 
@@ -78,7 +78,7 @@ def check_all_there(
     root = out / "shards"
     asked_by_name = {part.strip() for part in pattern.split(",")} & set(chosen)
     for name in sorted(asked_by_name - set(there)):
-        raise UserError(f"{name} is not collected in {root}; run `{maker} TASK={name}` with the same OUT first")
+        raise UserError(f"{name} is not collected in {root}; run `{maker} --task {name}` with the same --out first")
     for name in sorted(set(kept) - set(there)):
         raise UserError(
             f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
@@ -104,9 +104,7 @@ def check_root(out: Path) -> None:
         UserError: an object store, or a folder inside a run.
     """
     if not is_local(out):
-        raise UserError(
-            f"--out {out}: a dataset is built on a disk; run `python -m dags.on_disk --stage dataset --out {out}`"
-        )
+        raise UserError(f"--out {out}: a dataset is built on a disk; run `jat on-disk --stage dataset --out {out}`")
     if not (out / "shards").is_dir() and ((out / "plan.json").exists() or (out / "manifest.json").exists()):
         raise UserError(
             f"--out {out} is a folder of shards or a dataset, not the root of a run; try --out {out.parent}"
@@ -146,5 +144,5 @@ def check_environments(shards: Mapping[Task, Sequence[Shard]]) -> None:
             )
             raise UserError(
                 f"{task.name} has episodes of several environments: {places}. Move all but one of these folders away, "
-                f"or mix them on purpose with --mix (MIX=1)"
+                f"or mix them on purpose with --mix"
             )

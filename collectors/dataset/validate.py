@@ -1,6 +1,6 @@
 """Check a dataset, whoever made it, and list everything that is wrong with it.
 
-    python -m collectors.dataset.validate --dataset runs/default/dataset
+    jat dataset validate --dataset runs/default/dataset
 
 Ours (with a ``manifest.json``): every byte, every side table, every episode, the totals, and what lies between files.
 Others, such as a copy of JAT's: whatever their files can tell. Nothing is trusted that an earlier check has found, and
@@ -21,7 +21,7 @@ from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
 from collectors.dataset.layout import UNPLACED, Layout, read_layout
 from collectors.dataset.validate_corpora import scan_document_file, validate_corpus
-from pipeline.cli import parse, print_table, run
+from pipeline.cli import parse, run
 from pipeline.corpora import CORPORA, corpora_named
 from pipeline.episode_rules import Problem, scan_episodes
 from pipeline.errors import JobsFailedError, UserError
@@ -31,7 +31,9 @@ from pipeline.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes,
 from pipeline.progress import Progress
 from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
 from pipeline.seeds import SPLITS, seed_range
+from pipeline.tables import print_tables
 from pipeline.tasks import Task, select_tasks
+from pipeline.text import format_count
 from pipeline.validate import OVERLAP, SEEDS, TOTALS, flagged_rows, read_side, scan_file, scan_rows, scan_versions
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class ValidateConfig:
     """Check a dataset and list everything that is wrong with it."""
 
     dataset: Path = Path("runs/default/dataset")
-    """Folder of the dataset: one of `make dataset`, or any with Parquet files in JAT's columns."""
+    """Folder of the dataset: one of `jat dataset`, or any with Parquet files in JAT's columns."""
     task: str = "*"
     """Tasks and corpora to check: name, domain, glob, or comma list."""
 
@@ -78,7 +80,7 @@ def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Fin
     if not manifest_path.exists():
         if not layout.files and not layout.unplaced:
             raise UserError(
-                f"{dataset} holds no Parquet files; name a folder made by `make dataset`, or a download of a dataset "
+                f"{dataset} holds no Parquet files; name a folder made by `jat dataset`, or a download of a dataset "
                 f"(what `datasets` keeps in its cache or writes with save_to_disk is Arrow, not Parquet)"
             )
         _validate_foreign(layout, chosen, everything, findings, texts)
@@ -107,7 +109,7 @@ def _check_is_dataset(dataset: Path) -> None:
     if not is_local(dataset):
         raise UserError(f"--dataset {dataset}: only a dataset on a disk can be checked; copy it to one first")
     if not dataset.is_dir():
-        raise UserError(f"--dataset {dataset} is no folder; name one made by `make dataset`, or a download of another")
+        raise UserError(f"--dataset {dataset} is no folder; name one made by `jat dataset`, or a download of another")
     if not (dataset / DatasetManifest.FILE_NAME).exists():
         for inside in ("dataset", "../dataset"):
             other = (dataset / inside).resolve()
@@ -278,17 +280,18 @@ def _report_unplaced(paths: Sequence[Path], findings: Findings) -> None:
 
 
 def main() -> None:
-    config = parse(ValidateConfig)
+    config = parse(ValidateConfig, prints_tables=True)
     started = time.monotonic()
     findings = validate(config)
-    print_table(total_table(findings))
+    print_tables({"domains": total_table(findings)} | ({"problems": problem_table(findings)} if findings.kinds else {}))
     log.info("%s checked in %.1f s", config.dataset, time.monotonic() - started)
     if findings.num_flagged:
         log.info("%d imported episodes have actions out of range, as their side tables say", findings.num_flagged)
     if findings.kinds:
-        print_table(problem_table(findings), min_width=160)
         count = sum(kind.count for kind in findings.kinds.values())
-        raise JobsFailedError(f"{count:,} problems of {len(findings.kinds)} kinds in {config.dataset}")
+        raise JobsFailedError(
+            f"{format_count(count, 'problem')} of {format_count(len(findings.kinds), 'kind')} in {config.dataset}"
+        )
     log.info("0 problems")
 
 

@@ -42,12 +42,12 @@ from experts.queue.states import (
     read_state,
     write_list,
 )
-from experts.queue.table import WIDTH, queue_table
+from experts.queue.table import queue_table
 from experts.ranking import standings
 from experts.store import StoredExpert, read_expert
 from experts.training import TrainingStoppedError, read_progress
 from pipeline import heartbeat
-from pipeline.cli import check_at_least_one, parse, print_table, run
+from pipeline.cli import check_at_least_one, parse, run
 from pipeline.cluster import connect
 from pipeline.errors import JobFailure, UserError
 from pipeline.files import exclusive, is_local, list_folders
@@ -55,6 +55,7 @@ from pipeline.jobs import MAX_ATTEMPTS, Control, Resources, Supervision, run_job
 from pipeline.measurement import experts_directory, load_measurement
 from pipeline.progress import Progress
 from pipeline.stage import current_stage, reported
+from pipeline.tables import print_table
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def run_queue(config: QueueConfig) -> None:
         try:
             _train(config, out, todo)
         finally:
-            print_table(queue_table(read_reports(out)), min_width=WIDTH)
+            print_table(queue_table(read_reports(out)))
 
 
 def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
@@ -320,7 +321,7 @@ def forget(out: Path, pattern: str) -> None:
 
 
 def main() -> None:
-    config = parse(QueueConfig)
+    config = parse(QueueConfig, prints_tables=True)
     if config.forget is not None:
         forget(config.out, config.forget)
     elif config.export:

@@ -1,17 +1,13 @@
-"""The queue as a table for the terminal."""
+"""The queue as a table."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from experts.queue.states import DONE, FAILED, WAITING, EntryReport
+from pipeline.tables import Column, Table
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-WIDTH = 150  # characters
 # Eighths of a block, from one to eight; and what terminals show that know ASCII only.
 BLOCKS, ASCII = "".join(map(chr, range(0x2581, 0x2589))), "_.-=+*#@"
 
@@ -31,22 +27,17 @@ def sparkline(values: Sequence[float], width: int = 16, levels: str = BLOCKS) ->
 def queue_table(reports: Sequence[EntryReport]) -> Table:
     """A row for each entry, in the queue's order, and the sums."""
     from rich.console import Console
-    from rich.table import Table
 
     levels = ASCII if Console().options.ascii_only else BLOCKS
-    table = Table("", "task", "algorithm", "state", "steps", "of", "return", "curve", "core-hours", "left", "note")
-    for column in (0, 4, 5, 6, 8, 9):
-        table.columns[column].justify = "right"
-    for name in (1, 2, 7):
-        table.columns[name].no_wrap = True
+    numbers = (Column("steps", ",d"), Column("of", ",d", "planned_steps"), Column("return", ".4g"))
+    hours = (Column("core-hours", _hours), Column("left", _hours, "core_hours_left"))
+    table = Table(Column("", "d", "number"), "task", "algorithm", "state", *numbers, "curve", *hours, "note")
     for number, report in enumerate(reports, 1):
         progress, state = report.progress, report.state
         table.add_row(
-            str(number), report.entry.task, report.entry.algorithm, state.state, f"{progress.steps:,}",
-            "" if report.steps is None else f"{report.steps:,}",
-            "" if progress.mean_return is None else f"{progress.mean_return:.4g}",
-            sparkline([point.mean_return for point in report.curve], levels=levels),
-            _hours(progress.core_seconds), _hours(report.core_seconds_left), _note(report),
+            number, report.entry.task, report.entry.algorithm, state.state, progress.steps, report.steps,
+            progress.mean_return, sparkline([point.mean_return for point in report.curve], levels=levels),
+            progress.core_seconds / 3600, report.core_seconds_left / 3600, _note(report),
         )  # fmt: skip
     spent = sum(report.progress.core_seconds for report in reports)
     lefts = [report.core_seconds_left for report in reports if report.state.state != FAILED]
@@ -55,12 +46,13 @@ def queue_table(reports: Sequence[EntryReport]) -> Table:
     more = "more than " if not all(map(math.isfinite, lefts)) else ""
     done = sum(report.state.state == DONE for report in reports)
     total = f"{done} of {len(reports)} done"
-    table.add_row("", total, "", "", "", "", "", "", _hours(spent), f"{more}{_hours(known)}", "")
+    left = f"{more}{_hours(known / 3600)}"
+    table.add_row(None, total, "", "", None, None, None, "", spent / 3600, left, "", is_total=True)
     return table
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f}" if math.isfinite(seconds) else "?"
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if math.isfinite(hours) else "?"
 
 
 def _note(report: EntryReport) -> str:

@@ -46,7 +46,7 @@ def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
     if best is None or best.expert.record.network is None:
         raise UserError(
             f"{task.name} learns from a {kind} expert, and there is none; train one first: "
-            f"make experts TASK={task.name} EXPERT={kind}"
+            f"jat experts --task {task.name} --expert {kind}"
         )
     # The observations show the goal here.
     spec = dataclasses.replace(best.expert.record.network, sees_goal=False, sampled=False)

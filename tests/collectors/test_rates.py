@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from collectors.collect import collect
 from collectors.config import CollectConfig
-from collectors.rates import RATES, Rate, Rates, RatesConfig, load_rates, measure, update_rates
+from collectors.rates import Rate, Rates, RatesConfig, load_rates, measure, measure_start, read_rates, update_rates
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.stage import reported
+from pipeline.status import StageStatus
 from pipeline.tasks import all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_GRID, num_steps
 
@@ -43,20 +44,53 @@ def test_figures_are_those_of_the_shards_and_of_all_runs_that_made_them(tmp_path
 
 
 def test_where_nothing_was_timed_there_is_nothing_to_note(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no shard in .* is finished and timed; run `make collect`"):
-        update_rates(RatesConfig(tmp_path, tmp_path / "rates.json"))
+    with pytest.raises(UserError, match=r"no shard in .* is finished and timed; run `jat collect`"):
+        update_rates(RatesConfig(tmp_path))
 
 
 def test_tasks_of_other_runs_and_estimates_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rates.json"
     monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-synth": RATE}, 7))
-    update_rates(RatesConfig(tmp_path, path))
+    update_rates(RatesConfig(tmp_path))
     write_json(path, {**read_json(path), "estimates": {"atari": read_json(path)["tasks"]["babyai-synth"]}})
     faster = replace(RATE, steps_per_second=200.0)
     monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-goto": faster}, 5))
     monkeypatch.setattr("collectors.rates.select_tasks", lambda name: ())
-    update_rates(RatesConfig(tmp_path, path))
-    assert load_rates(path) == Rates({"babyai-goto": faster, "babyai-synth": RATE}, {"atari": RATE}, 7)
+    update_rates(RatesConfig(tmp_path))
+    assert read_rates(path) == Rates({"babyai-goto": faster, "babyai-synth": RATE}, {"atari": RATE}, 7)
+
+
+def test_only_on_purpose_and_from_enough_episodes_the_shipped_table_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "package" / "rates.json"
+    write_json(shipped, asdict(Rates({"babyai-synth": RATE, "babyai-goto": RATE}, {}, 7, 9.0)))
+    before = shipped.read_bytes()
+    monkeypatch.setattr("collectors.rates.RATES", shipped)
+    slow = replace(RATE, steps_per_second=2.0, episodes=6)
+    monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-synth": slow}, 7))
+    out = tmp_path / "run"
+    update_rates(RatesConfig(out))
+    assert shipped.read_bytes() == before
+    # The run is planned with its own figures and with the shipped ones of what it has not collected.
+    assert load_rates(out).tasks == {"babyai-synth": slow, "babyai-goto": RATE}
+    assert load_rates().tasks == {"babyai-synth": RATE, "babyai-goto": RATE}
+    assert load_rates(out).start_s == 9.0
+    with pytest.raises(UserError, match=r"--ship takes at least 100 episodes .* babyai-synth \(6\)"):
+        update_rates(RatesConfig(out, ship=True))
+    assert shipped.read_bytes() == before
+    many = replace(slow, episodes=100)
+    monkeypatch.setattr("collectors.rates.measure", lambda root: ({"babyai-synth": many}, 7))
+    update_rates(RatesConfig(out, ship=True))
+    assert load_rates().tasks == {"babyai-synth": many, "babyai-goto": RATE}
+
+
+def test_the_start_is_from_the_command_to_the_first_step() -> None:
+    runs = [
+        StageStatus("collect", "", "", started=100.0, counting_since=since, done=1) for since in (105.0, 109.0, 140.0)
+    ]
+    assert measure_start([*runs, StageStatus("collect", "", "", started=1.0)]) == 9.0
+    assert measure_start([]) == 0.0
 
 
 def test_a_task_without_figures_takes_the_mean_of_its_domain_then_the_estimate() -> None:
@@ -75,7 +109,7 @@ def test_a_task_without_figures_takes_the_mean_of_its_domain_then_the_estimate()
 
 
 def test_the_figures_that_come_with_this_package_cover_every_domain() -> None:
-    rates = load_rates(RATES)
+    rates = load_rates()
     assert set(rates.tasks) <= {task.name for task in all_tasks()}
     for task in all_tasks():
         rate = rates.of_task(task)

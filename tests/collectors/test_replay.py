@@ -195,7 +195,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         replay(config(tmp_path, FAKE_NAN_REWARD, 1), TABLE)
     with pytest.raises(UserError, match=r"has no fake-count; it has: fake-nan-reward"):
         replay(config(tmp_path, FAKE_COUNT, 1, dataset=dataset), TABLE)
-    with pytest.raises(UserError, match=r"has no episodes of fake-count, .* `make collect TASK=fake-count`"):
+    with pytest.raises(UserError, match=r"has no episodes of fake-count, .* `jat collect --task fake-count`"):
         replay(config(tmp_path, FAKE_COUNT, 1), TABLE)
     with pytest.raises(UserError, match=r"is no dataset: it has no manifest\.json"):
         replay(config(tmp_path, FAKE_COUNT, 1, dataset=tmp_path), TABLE)

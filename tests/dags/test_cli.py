@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -29,12 +30,11 @@ def test_the_package_installs_the_command() -> None:
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     program = (
         "import sys; sys.argv = ['jat', '--help']; from dags.cli import main; main();"
-        "heavy = {'numpy', 'pyarrow', 'ray', 'rich', 'torch', 'tyro'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'numpy', 'pyarrow', 'ray', 'rich', 'torch', 'tyro'} & set(sys.modules); assert not heavy, heavy;"
+        "import time; assert time.process_time() < 0.5"  # 0.1 s; a machine that is busy takes no more of it
     )
-    started = time.perf_counter()
     result = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert time.perf_counter() - started < 2  # 0.15 s where nothing else runs
     for command in cli.COMMANDS.values():
         assert f"  {command.name} " in result.stdout
 
@@ -122,3 +122,30 @@ def test_the_demo_is_the_chain_with_its_recipe(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "argv", ["jat", "demo", "--workers", "1"])
     cli.main()
     assert seen == [chain.ChainConfig(out=Path("runs/demo"), recipe="demo", workers=1)]
+
+
+def strings_of(path: Path) -> list[str]:
+    """The string constants of a module, without its docstrings; of an f-string the parts that are constant."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and node.body
+                  and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("folder", ["pipeline", "experts", "collectors", "trainer", "dags"])
+def test_messages_name_commands_that_whoever_installed_a_wheel_has(folder: str) -> None:
+    """`make` is only in a clone: no message names one of its targets but those that set it up, beside `pip install`."""
+    targets = "|".join(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    make = re.compile(rf"`make (?!setup)({targets})\b|\b(OUT|TASK|EXPERT|NAME|EPISODES|CHECKPOINT)=")
+    commands = re.compile(r"`jat ([a-z][a-z-]*(?: [a-z][a-z-]*)?)")
+    found = 0
+    for path in (ROOT / folder).rglob("*.py"):
+        for text in strings_of(path):
+            assert not make.search(text), (path, text)
+            for words in commands.findall(text):
+                found += 1
+                name = words if words in cli.COMMANDS else words.split()[0]
+                assert name in cli.COMMANDS or name in cli.GROUPS, (path, text)
+    assert found

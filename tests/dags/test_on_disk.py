@@ -111,7 +111,7 @@ def test_what_is_made_is_sent_while_the_stage_runs_and_a_signal_ends_both(store:
     ("name", "out", "problem"),
     [
         ("train", "memory://b/run", "--stage is 'train'; allowed: dataset"),
-        ("dataset", "runs/default", "is on this machine already; run `python -m fake_stage` itself"),
+        ("dataset", "runs/default", "is on this machine already; run `jat dataset` itself"),
     ],
 )
 def test_what_needs_no_such_disk_is_said(name: str, out: str, problem: str, tmp_path: Path) -> None:
@@ -121,9 +121,7 @@ def test_what_needs_no_such_disk_is_said(name: str, out: str, problem: str, tmp_
 
 def test_a_stage_that_writes_to_a_store_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    with pytest.raises(
-        UserError, match=r"--stage collect writes to a store itself; run `python -m collectors.collect`"
-    ):
+    with pytest.raises(UserError, match=r"--stage collect writes to a store itself; run `jat collect`"):
         run_on_disk(OnDiskConfig("collect", location("memory://b/run"), tmp_path), [])
 
 

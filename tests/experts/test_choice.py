@@ -146,9 +146,11 @@ def test_what_is_chosen_is_copied_into_the_run_with_the_random_policy(
 def test_an_expert_that_is_not_measured_is_refused_with_the_fix(out: Path) -> None:
     expert = store_network(out, action=0.3)
     for name in ("ppo", expert.record.revision):
-        with pytest.raises(UserError, match=rf"fake-count: expert {name} is not measured .* `make experts TASK=fake-c"):
+        with pytest.raises(
+            UserError, match=rf"fake-count: expert {name} is not measured .* `jat experts --task fake-c"
+        ):
             choose(out, FAKE_COUNT, name)
-    with pytest.raises(UserError, match=r"--expert best means no measured expert; there: ppo-.*, random-1\. Run `make"):
+    with pytest.raises(UserError, match=r"--expert best means no measured expert; there: ppo-.*, random-1\. Run `jat"):
         choose(out, FAKE_COUNT)
 
 
@@ -164,7 +166,7 @@ def test_an_expert_that_is_not_there_is_refused_with_those_that_are(out: Path) -
     revision = store(out, 0.1, [9, 9])
     with pytest.raises(UserError, match=rf"--expert scripted,bot means no .*; there: {revision}, random-1\."):
         choose(out, FAKE_COUNT, "scripted,bot")
-    with pytest.raises(UserError, match=r"EXPERT=sac OUT=.*, or choose EXPERT=random on purpose"):
+    with pytest.raises(UserError, match=r"--expert sac --out .*, or choose --expert random on purpose"):
         choose(out, FAKE_COUNT, "0.5*ppo+0.5*sac")
 
 

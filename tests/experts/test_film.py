@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experts.film import FilmConfig, film_expert, missing_films
+from experts.film import FilmConfig, film, film_expert, missing_films
+from pipeline.errors import UserError
 from pipeline.film import Film, agent_films, expert_films, films_in
 from pipeline.rollout import rollout
 from pipeline.seeds import seeds_of
@@ -55,3 +56,12 @@ def test_a_task_without_films_of_the_agent_or_without_an_expert_is_left_out(tmp_
     assert missing_films(FilmConfig(out=tmp_path), [DRAWN]) == []
     film_agent(tmp_path / "other")
     assert missing_films(FilmConfig(out=tmp_path / "other"), [DRAWN]) == []
+
+
+def test_where_nothing_is_evaluated_it_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no evaluation in .*; run `jat evaluate` with the same --out first"):
+        film(FilmConfig(out=tmp_path), [DRAWN])
+    film_agent(tmp_path)
+    with pytest.raises(UserError, match=r"run `jat evaluate --name early`"):
+        film(FilmConfig(out=tmp_path, name="early"), [DRAWN])
+    film(FilmConfig(out=tmp_path), [DRAWN])  # nobody is measured, so nobody is filmed: that is no error

@@ -159,5 +159,5 @@ def level(line: Any) -> float:
 
 def test_nothing_measured_is_an_error_with_the_fix(tmp_path: Path) -> None:
     store_network(tmp_path, FAKE_COUNT)
-    with pytest.raises(UserError, match=r"no expert of \* is measured in .*run `make experts TASK=\*`"):
+    with pytest.raises(UserError, match=r"no expert of \* is measured in .*run `jat experts --task '\*'`"):
         report(ReportConfig(out=tmp_path), [FAKE_COUNT])

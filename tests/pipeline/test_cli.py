@@ -162,3 +162,15 @@ def test_numbers_by_name_come_in_pairs_of_both(words: list[str], capsys: pytest.
         parse(Weighted, argv=["--weights", *words])
     assert left.value.code == 2
     assert "Error parsing --weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "number"), [("1e6", 10**6), ("1_000", 1000), ("10k", 10_000), ("-1", -1)])
+def test_an_option_that_is_a_whole_number_takes_how_people_write_it(words: str, number: int) -> None:
+    assert parse(Config, argv=["--shard-episodes", words]).shard_episodes == number
+
+
+def test_half_a_number_is_refused_with_what_would_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(Config, argv=["--shard-episodes", "0.5"])
+    assert left.value.code == 2
+    assert "--shard-episodes" in (said := capsys.readouterr().err) and "1e3" in said

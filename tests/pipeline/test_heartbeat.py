@@ -18,6 +18,14 @@ def test_a_rollout_beats_once_per_step_in_lockstep_and_counts_its_episodes() -> 
     assert PULSE.episodes - episodes == 5
 
 
+def test_steps_are_counted_of_all_environments_in_lockstep() -> None:
+    beats, steps = PULSE.beats, PULSE.steps
+    seeds = [0, 1, 2, 3, 4]
+    list(rollout(FAKE_COUNT, AssertingPolicy(FAKE_COUNT), seeds, num_envs=3))
+    assert PULSE.steps - steps == sum(num_steps(seed) for seed in seeds)
+    assert PULSE.beats - beats < PULSE.steps - steps
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_that_is_used_shows() -> None:
     before = resident_bytes()

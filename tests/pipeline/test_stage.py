@@ -211,3 +211,36 @@ def test_a_file_of_another_version_can_be_read(tmp_path: Path) -> None:
     del raw["worker_bytes"]
     path.write_text(json.dumps({**raw, "colour": "red"}))
     assert only(tmp_path).worker_bytes == 0
+
+
+def test_what_starts_first_is_told_and_its_time_is_in_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    with reported("collect", tmp_path) as live:
+        progress = Progress("episodes", 40)
+        assert live.status.describe() == "0 of 40 episodes"
+        with live.doing("starting Ray"):
+            assert live.status.describe() == "starting Ray, 0 of 40 episodes"
+            now += 60.0
+        assert live.status.describe() == "0 of 40 episodes"
+        now += 2.0
+        progress.advance(1)
+        # 39 at 0.5/s; with the minute of the start it would be 40 minutes.
+        assert live.status.describe() == "1 of 40 episodes, 0.5/s, about 78 s left"
+
+
+def test_the_rate_is_that_of_the_last_minute_and_after_the_end_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    with reported("evaluate", tmp_path) as live:
+        progress = Progress("episodes", 2000)
+        for amount in [1] * 10 + [100] * 10:  # slow for 100 s, then fast for 100 s
+            now += 10.0
+            progress.advance(amount)
+        assert live.status.rate == pytest.approx(10.0)
+        assert live.status.left_s == pytest.approx(99.0)
+        progress.advance(990)
+    assert only(tmp_path).rate == pytest.approx(2000 / 200)
+    assert only(tmp_path).left_s is None

@@ -196,7 +196,7 @@ def test_statistics_come_back_from_their_file(task: Task, tmp_path: Path) -> Non
 
 
 def test_missing_and_damaged_statistics_are_told_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `make dataset TASK=fake-count`"):
+    with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `jat dataset --task fake-count`"):
         load_statistics(tmp_path, FAKE_COUNT)
     for damage in ("{}", "[]", '{"task": "fake-count", "splits": {"train": {"x": 1}}}', '{"splits": 1}'):
         path = statistics_path(tmp_path, "fake-count")

@@ -91,7 +91,7 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
         tmp_path,
         FAKE_COUNT,
         manifest,
-        rf"{re.escape(name)}: the file is missing; run `make collect` again",
+        rf"{re.escape(name)}: the file is missing; run `jat collect` again",
     )
 
 

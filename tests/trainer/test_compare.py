@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def test_two_evaluations_of_a_run_are_compared_in_a_table(
 ) -> None:
     write_evaluation(tmp_path, "", evaluation_of(SETTINGS, FIRST))
     write_evaluation(tmp_path, "early", evaluation_of(SETTINGS, SECOND))
-    monkeypatch.setattr(sys, "argv", ["compare", "--out", str(tmp_path), "--second", "early"])
+    monkeypatch.setattr(sys, "argv", ["compare", "--out", str(tmp_path), "--name", "early"])
     main()
     printed = capsys.readouterr().out
     assert "own over early" in printed
     assert any(line.split()[1::2][:2] == ["overall", "0.75"] for line in printed.splitlines() if "overall" in line)
+    monkeypatch.setattr(sys, "argv", ["compare", "--out", str(tmp_path), "--name", "early", "--format", "json"])
+    main()
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["task"], row["probability"]) for row in rows][-1] == ("overall", 0.75)
+    assert set(rows[0]) == {"task", "probability", "probability_low", "probability_high"}

@@ -65,7 +65,7 @@ def test_checkpoints_are_chosen_by_step_name_and_stride(config: CurveConfig) -> 
 
 
 def test_without_checkpoints_the_error_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `make train`"):
+    with pytest.raises(UserError, match="run `jat train`"):
         evaluate_checkpoints(CurveConfig(out=tmp_path), FAKE_TASKS)
     with pytest.raises(UserError, match="--episodes is 0"):
         CurveConfig(episodes=0)

@@ -158,7 +158,7 @@ def test_an_environment_that_breaks_loses_its_episode_with_the_reason(config: Ev
 
 def test_a_task_of_which_no_episode_counts_fails_and_the_others_are_scored(config: EvaluateConfig) -> None:
     broken = replace(FAKE_COUNT, factory=make_broken)
-    with pytest.raises(JobsFailedError, match=r"no episode of 1 tasks counts.*fake-count: environment"):
+    with pytest.raises(JobsFailedError, match=r"no episode of 1 task counts.*fake-count: environment"):
         evaluate(config, (broken, FAKE_GRID))
     assert [score.task for score in load_scores(config.out)] == ["toy-grid"]
 
@@ -217,7 +217,7 @@ def test_looking_back_further_than_there_are_positions_is_refused_before_anythin
 
 
 def test_without_training_the_error_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `make train`"):
+    with pytest.raises(UserError, match="run `jat train`"):
         evaluate(EvaluateConfig(out=tmp_path), FAKE_TASKS)
 
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_missing_references_are_found_before_anything_is_played(config: EvaluateConfig) -> None:
     (config.out / "experts" / "toy-grid" / "random-1" / "measurement.json").unlink()
-    with pytest.raises(UserError, match="make experts TASK=toy-grid"):
+    with pytest.raises(UserError, match="jat experts --task toy-grid"):
         evaluate(config, FAKE_TASKS)
     assert not (config.out / "evaluation" / "fake-count.json").exists()
 
@@ -242,7 +242,7 @@ def test_impossible_settings_are_refused(changes: dict[str, float]) -> None:
 def test_references_of_other_package_versions_are_none(config: EvaluateConfig) -> None:
     path = config.out / "experts" / "fake-count" / "scripted-1" / "measurement.json"
     write_json(path, {**read_json(path), "versions": {"numpy": "0.1"}})
-    with pytest.raises(UserError, match=r"with the installed packages .*make experts TASK=fake-count"):
+    with pytest.raises(UserError, match=r"with the installed packages .*jat experts --task fake-count"):
         evaluate(config, FAKE_TASKS)
 
 

@@ -74,7 +74,7 @@ def test_its_contexts_and_sampling_are_options_and_part_of_the_result(config: Ev
 
 
 def test_what_it_is_measured_by_must_be_there(config: EvaluateConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"run `make experts TASK=babyai-go-to-local OUT=.*elsewhere`"):
+    with pytest.raises(UserError, match=r"run `jat experts --task babyai-go-to-local --out .*elsewhere`"):
         evaluate(replace(config, out=tmp_path / "elsewhere"), [TASK], is_worker=True)
 
 
@@ -128,7 +128,7 @@ def test_make_evaluate_plays_a_repository_like_the_released_one_in_a_grid_world_
         ["make", "--dry-run", "--no-print-directory", "evaluate", f"PY={sys.executable}", *words],
         cwd=root, check=True, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": ""},
     ).stdout  # fmt: skip
-    line = line[line.index(f"{sys.executable} -m trainer.evaluate") :]  # behind what `setup` would do
+    line = line[line.index(f"{sys.executable} -m dags.cli evaluate") :]  # behind what `setup` would do
     played = subprocess.run(["bash", "-c", line], check=False, cwd=root, capture_output=True, text=True)
     assert played.returncode == 0, played.stderr
 

@@ -270,7 +270,7 @@ def test_a_seed_that_no_worker_outlives_is_rejected_and_costs_nothing_else(
 @pytest.mark.usefixtures("one_worker")
 def test_a_task_that_fails_costs_no_other_one_and_those_are_scored(config: EvaluateConfig, tasks: list[Task]) -> None:
     broken = [replace(tasks[0], factory=make_nothing), *tasks[1:]]
-    with pytest.raises(JobsFailedError, match=r"1 tasks failed; the others are played\. First: playing fake-one"):
+    with pytest.raises(JobsFailedError, match=r"1 task failed; the others are played\. First: playing fake-one"):
         evaluate(config, broken)
     assert [score.task for score in load_scores(config.out)] == ["fake-two", "fake-three"]
 
@@ -342,7 +342,7 @@ def test_what_was_cut_off_with_other_settings_is_neither_mixed_nor_lost(
 ) -> None:
     cut_off(config, tasks[:1], 7, monkeypatch)
     cold = replace(config, temperature=0.0)
-    with pytest.raises(UserError, match=r"results of 1 tasks played otherwise, such as fake-one: .* at temperature 1"):
+    with pytest.raises(UserError, match=r"results of 1 task played otherwise, such as fake-one: .* at temperature 1"):
         evaluate(cold, tasks[:1], is_worker=True)
     evaluate(replace(cold, replace=True), tasks[:1], is_worker=True)
     assert begun(config.out, tasks[0])[NUM_SEEDS:] == list(range(NUM_SEEDS))

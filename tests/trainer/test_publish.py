@@ -1,4 +1,4 @@
-"""`make publish-agent` against a Hub on loopback, with the real client in a process of its own."""
+"""`jat agent publish` against a Hub on loopback, with the real client in a process of its own."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def test_a_grid_has_a_tile_of_each_film(made: Path, tmp_path: Path) -> None:
 
 
 def test_without_results_the_error_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `make evaluate`"):
+    with pytest.raises(UserError, match="run `jat evaluate`"):
         report(ReportConfig(out=tmp_path))
     with pytest.raises(UserError, match="--max-mb is 1"):
         ReportConfig(max_mb=1)

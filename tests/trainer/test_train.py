@@ -128,7 +128,7 @@ def test_other_data_in_the_same_folder_is_refused(
 
 
 def test_without_a_dataset_the_error_says_what_to_run(tmp_path: Path, make_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match="run `make collect dataset`"):
+    with pytest.raises(UserError, match="run `jat collect` and `jat dataset`"):
         train(dataclasses.replace(make_config(), out=tmp_path / "empty"), FAKE_TASKS)
 
 

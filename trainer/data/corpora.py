@@ -39,7 +39,7 @@ def choose_corpora(config: TrainConfig) -> tuple[Corpus, ...]:
     if absent:
         raise UserError(
             f"{absent} is not in {config.dataset_dir}; it has: {', '.join(manifest.corpora) or 'no corpora'}. "
-            f"Run `make corpora dataset TASK={absent}` with the same OUT first"
+            f"Run `jat corpora --task {absent}` and `jat dataset --task {absent}` with the same --out first"
         )
     model = config.model
     if not chosen:

@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.corpora import Corpus
 from pipeline.manifest import DatasetManifest
 from pipeline.tasks import Task
+from pipeline.text import format_count
 from trainer.config import ModelConfig, TrainConfig, of_task
 from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches
@@ -69,7 +70,7 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         UserError: a task is not in the dataset, or there is no such tokenizer.
     """
     cache = config.out / "train" / "cache"
-    log.info("opening %d tasks of %s", len(tasks), config.dataset_dir)
+    log.info("opening %s of %s", format_count(len(tasks), "task"), config.dataset_dir)
     manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
     normalisers = [load_normaliser(config.dataset_dir, task) if config.normalise else None for task in tasks]
     arrays = [load_arrays(config.dataset_dir, manifest, task, "train", cache) for task in tasks]

@@ -114,7 +114,7 @@ def _write(
                 picture_starts.append(picture_starts[-1] + len(document.picture or b""))
     if len(with_pictures) != 1:
         problem = "has no text" if not with_pictures else "has documents with and without a picture"
-        raise UserError(f"{name} {problem}; build it again with `make corpora`")
+        raise UserError(f"{name} {problem}; build it again with `jat corpora`")
     np.save(directory / "starts.npy", np.array(starts, np.int64))
     np.save(directory / "picture_starts.npy", np.array(picture_starts, np.int64))
     write_json(directory / "corpus.json", {"has_pictures": with_pictures == {True}})

@@ -43,7 +43,7 @@ def from_pretrained(source: str | Path) -> Checkpoint:
     """A trained network that acts (``trainer.agent.Agent``) and writes (``trainer.generate.generate``).
 
     Args:
-        source: a checkpoint of `make train`, a folder of ``save_pretrained``, the released JAT's files, or a
+        source: a checkpoint of `jat train`, a folder of ``save_pretrained``, the released JAT's files, or a
             repository of the Hub with either; see ``locate``.
 
     Raises:
@@ -72,7 +72,7 @@ def agent_config(folder: Path) -> AgentConfig:
 
 
 def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
-    """The local folder of a checkpoint, downloaded if need be; of the one `make train` finished with if None.
+    """The local folder of a checkpoint, downloaded if need be; of the one `jat train` finished with if None.
 
     Raises:
         UserError: there is none.
@@ -81,7 +81,7 @@ def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
         return locate(checkpoint)
     path = train_manifest_path(out)
     if not path.exists():
-        raise UserError(f"no finished training in {out}; run `make train`, or pass --checkpoint FOLDER")
+        raise UserError(f"no finished training in {out}; run `jat train`, or pass --checkpoint FOLDER")
     return out / TrainManifest.read(path).checkpoint
 
 

@@ -14,13 +14,13 @@ from pipeline.files import read_json
 from pipeline.secrets import redacted
 from pipeline.stage import STATUS_OUT
 
-# Folder of a stage's output in a run, and its command, in the order in which they run.
-MODULES = {
-    "experts": "experts.prepare",
-    "shards": "collectors.collect",
-    "dataset": "collectors.dataset.build",
-    "train": "trainer.train",
-    "evaluation": "trainer.evaluate",
+# Folder of a stage's output in a run, and the stage's name as in ``jat NAME``, in the order in which they run.
+STAGES = {
+    "experts": "experts",
+    "shards": "collect",
+    "dataset": "dataset",
+    "train": "train",
+    "evaluation": "evaluate",
 }
 
 
@@ -52,27 +52,27 @@ def stage_runs(out: Path) -> list[StageRun]:
     }
     store = _store()
     found = []
-    for stage, module in MODULES.items():
-        path = out / stage / "config.json"
+    for folder, stage in STAGES.items():
+        path = out / folder / "config.json"
         if path.exists():
             settings = read_json(path)
             is_on_disk = bool(store) and "://" not in settings["out"]
             if is_on_disk:
                 del settings["out"]
-            command = command_of(module, settings, recipes.get(stage, {}))
+            command = command_of(stage, settings, recipes.get(folder, {}))
             if is_on_disk:
-                command, settings["out"] = _on_disk(module, command, store), store
-            found.append(StageRun(stage, command, flat(settings)))
+                command, settings["out"] = _on_disk(stage, command, store), store
+            found.append(StageRun(folder, command, flat(settings)))
     return found
 
 
 def report_commands(out: Path) -> list[str]:
     """The commands that film the experts and write the report of the run in ``out``."""
     store = _store()
-    commands = {module: f"python -m {module}" for module in ("experts.film", "trainer.report")}
+    stages = ("film", "report")
     if store:
-        return [_on_disk(module, command, store) for module, command in commands.items()]
-    return [f"{command} --out {shlex.quote(str(out))}" for command in commands.values()]
+        return [_on_disk(stage, f"jat {stage}", store) for stage in stages]
+    return [f"jat {stage} --out {shlex.quote(str(out))}" for stage in stages]
 
 
 def _store() -> str:
@@ -80,7 +80,7 @@ def _store() -> str:
     return redacted(os.environ.get(STATUS_OUT, ""))
 
 
-def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
+def command_of(stage: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
     """A command line with just these settings: the nearest of the recipes, and a flag for all that differs from it.
 
     Where no recipe can be led to the settings by flags, every setting is spelled out; None is then what the flag says
@@ -92,7 +92,7 @@ def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, C
         changed = _differences(flat(_as_json(make())), wanted)
         if changed is not None and len(changed) < len(differing):
             nearest, differing = name, changed
-    words = ["python", "-m", module]
+    words = ["jat", stage]
     if nearest != "default":
         words += ["--recipe", nearest]
     for name, value in differing.items():
@@ -100,11 +100,10 @@ def command_of(module: str, settings: Mapping[str, Any], recipes: Mapping[str, C
     return shlex.join(words)
 
 
-def _on_disk(module: str, command: str, store: str) -> str:
+def _on_disk(stage: str, command: str, store: str) -> str:
     """The command of a stage that needs a disk, for an output root in an object store (``dags/on_disk.py``)."""
-    name = "dataset" if module.startswith("collectors.") else module.rpartition(".")[2]
-    options = shlex.split(command)[3:]
-    return shlex.join(["python", "-m", "dags.on_disk", "--stage", name, "--out", store, "--", *options])
+    options = shlex.split(command)[2:]
+    return shlex.join(["jat", "on-disk", "--stage", stage, "--out", store, "--", *options])
 
 
 def _differences(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:

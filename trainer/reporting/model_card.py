@@ -27,7 +27,8 @@ checkpoint = from_pretrained("{name}")
 agent = Agent(checkpoint, [task])
 ```
 
-or `make evaluate CHECKPOINT={name} TASK={example}`. The folder is numbers and descriptions; nothing in it is executed.
+or `jat evaluate --checkpoint {name} --task {example}`. The folder is numbers and descriptions; nothing in it is
+executed.
 
 ## Training
 
@@ -76,7 +77,7 @@ def model_card(checkpoint: Checkpoint, name: str, evaluation: Evaluation | None 
         domains=f" ({', '.join(f'{domain} {count}' for domain, count in counts.items())})" if counts else "",
         example=config.tasks[0] if config.tasks else "TASK",
         training="\n".join(f"| {key} | {value} |" for key, value in _training(checkpoint).items()),
-        scores=_scores(evaluation) if evaluation else "Not evaluated yet: `make evaluate`.",
+        scores=_scores(evaluation) if evaluation else "Not evaluated yet: `jat evaluate`.",
     )
     front = yaml.safe_dump(_front_matter(name, evaluation), sort_keys=False, width=1000)
     return f"---\n{front}---\n{body}"

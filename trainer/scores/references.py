@@ -1,4 +1,4 @@
-"""What the agent is measured against: the random policy and the expert, as ``make experts`` measured them."""
+"""What the agent is measured against: the random policy and the expert, as ``jat experts`` measured them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
         raise UserError(
             f"no measurement of random and expert with the installed packages of {', '.join(missing[:8])}"
             f"{f' and {len(missing) - 8} more' if len(missing) > 8 else ''} in {out / 'experts'}; "
-            f"run `make experts TASK={names} OUT={out}` first"
+            f"run `jat experts --task {names} --out {out}` first"
         )
     return references

@@ -1,6 +1,6 @@
 """What an evaluation leaves: its files as types. No torch here; the report and the model card read these.
 
-OUT/evaluation/              of the checkpoint that `make train` finished with, or the one named
+OUT/evaluation/              of the checkpoint that `jat train` finished with, or the one named
     <task>.json              every episode: a ``Measurement``
     <task>.jsonl             while a task is played: the episodes that are over (``trainer/scores/played.py``)
     films/<task>/<seed>.mp4  of the first episodes, and of the worst if these show no failure
@@ -228,7 +228,7 @@ def load_evaluation(out: Path, name: str = "") -> Evaluation:
     """
     path = scores_path(out, name)
     if not path.exists():
-        raise UserError(f"nothing is evaluated in {path.parent}; run `make evaluate` with the same OUT first")
+        raise UserError(f"nothing is evaluated in {path.parent}; run `jat evaluate` with the same --out first")
     raw = read_json(path)
     try:
         return Evaluation(
@@ -238,7 +238,7 @@ def load_evaluation(out: Path, name: str = "") -> Evaluation:
             _domain_score(raw["overall"]),
         )
     except (TypeError, KeyError) as error:
-        raise UserError(f"{path} is of another version ({error}); run `make evaluate` again") from error
+        raise UserError(f"{path} is of another version ({error}); run `jat evaluate` again") from error
 
 
 def load_scores(out: Path, name: str = "") -> list[TaskScore]:

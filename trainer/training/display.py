@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.progress import Progress
+from pipeline.text import format_estimate
 
 # Of the rates and losses shown; older steps count less and less.
 SMOOTHING_STEPS = 50
@@ -73,13 +74,8 @@ class Display:
         done = self._step - self._first_step
         left = (time.monotonic() - self._started) / done * (self._num_steps - self._step)
         table = Table.grid(padding=(0, 2))
-        table.add_row("step", f"{self._step:,} of {self._num_steps:,}, {_duration(left)} left")
+        table.add_row("step", f"{self._step:,} of {self._num_steps:,}, about {format_estimate(left)} left")
         table.add_row("speed", self._rates())
         for name in sorted(name for name in self._smooth if "loss" in name):
             table.add_row(name, f"{self._smooth[name]:.4f}")
         return Group(ProgressBar(self._num_steps, self._step), table)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -312,7 +312,7 @@ def test_a_build_killed_between_its_two_renames_loses_no_task(tmp_path: Path, mo
 
 
 def test_nothing_collected_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing is collected in .*shards for 'toy'; run `make collect`"):
+    with pytest.raises(UserError, match=r"nothing is collected in .*shards for 'toy'; run `jat collect`"):
         build(tmp_path, "toy")
     assert list(tmp_path.iterdir()) == []
 

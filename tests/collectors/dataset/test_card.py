@@ -212,12 +212,12 @@ def test_the_card_says_who_acted_and_with_what_noise(card: str) -> None:
     assert "- Meta-World: `random` in 1 task, `scripted` in 1 task." in card
     assert "`bot` is the planner that ships with minigrid" in card
     assert "Several experts played `metaworld-reach`" in card
-    assert "Noise was added to actions: `gaussian=0.1` in 1 episodes" in card
+    assert "Noise was added to actions: `gaussian=0.1` in 1 episode" in card
 
 
 def test_the_text_names_licences_versions_differences_and_the_way_back_to_an_episode(card: str) -> None:
     assert 'load_dataset(path, "babyai-open", split="train")' in card
-    assert "make replay TASK=babyai-open SEED=0" in card
+    assert "jat dataset replay --task babyai-open --seed 0" in card
     assert "| MuJoCo | numpy 2.0 |" in card
     assert "minigrid, which holds the BabyAI levels and the bot, is Apache-2.0" in card
     assert "Pusher-v5" in card

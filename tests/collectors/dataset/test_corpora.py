@@ -145,7 +145,7 @@ def test_a_pattern_is_parted_into_tasks_and_corpora() -> None:
 
 def test_what_is_not_collected_is_named(tmp_path: Path) -> None:
     collect_texts(tmp_path)
-    with pytest.raises(UserError, match=r"oscar is not collected in .*; run `make corpora TASK=oscar`"):
+    with pytest.raises(UserError, match=r"oscar is not collected in .*; run `jat corpora --task oscar`"):
         build_dataset(DatasetConfig(task="oscar", out=tmp_path), FAKE_TASKS)
     build_dataset(DatasetConfig(out=tmp_path), FAKE_TASKS)
     shutil.rmtree(tmp_path / "shards" / "wikipedia")

@@ -302,7 +302,7 @@ def test_other_environments_are_mixed_on_purpose_only(tmp_path: Path) -> None:
     rows = [continuous_row(number, 2, 39, 4) for number in range(2)]
     source = write_jat(tmp_path / "jat", {REACH.name: {"train": rows, "test": rows}})
     run(source, REACH.name, tmp_path)
-    expected = r"metaworld-reach has episodes of several environments: reach-v3 in .*; reach-v2 in .*/imported/.*MIX=1"
+    expected = r"metaworld-reach has episodes of several environments: reach-v3 in .*; reach-v2 in .*/imported/.*--mix"
     with pytest.raises(UserError, match=expected):
         build_dataset(DatasetConfig("*", tmp_path))
     assert not (tmp_path / "dataset").exists()
@@ -357,9 +357,9 @@ def test_bad_sources_are_refused_before_anything_is_written(tmp_path: Path) -> N
         (unnamed, HOPPER.name, r"neither a card nor their names say .* name them as in mujoco-hopper/train-00000"),
         (write_jat(tmp_path / "short", rows, edit=without_rewards), HOPPER.name, "has no column rewards, which"),
         (write_jat(tmp_path / "flat", rows, edit=with_flat_actions), HOPPER.name, "continuous_actions is list<"),
-        (write_jat(tmp_path / "wide", wide), ANT.name, r"none of the first 1 episodes .* fits: 105 numbers in a step "
+        (write_jat(tmp_path / "wide", wide), ANT.name, r"none of the first 1 episode of .* fits: 105 numbers in a step "
          r"of continuous_observations, expected 27\. They are of Ant-v4, the task is Ant-v4"),
-        (one, HOPPER.name, "has 1 episodes; it takes at least one for training and one for testing"),
+        (one, HOPPER.name, "has 1 episode; it takes at least one for training and one for testing"),
     ]  # fmt: skip
     for source, task, message in cases:
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""`make publish` against a Hub on loopback, with the real client in a process of its own."""
+"""`jat publish` against a Hub on loopback, with the real client in a process of its own."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_what_the_hub_leaves_out_is_noticed(hub: LoopbackHub, out: Path) -> None
     publish(hub, out)
     commit_by_hand(hub, ".gitignore", b"README.md\n")
     (out / "dataset" / "README.md").write_text("new")
-    assert "has left out 1 files (README.md); take them out of its .gitignore" in publish(hub, out, code=2)
+    assert "has left out 1 file (README.md); take them out of its .gitignore" in publish(hub, out, code=2)
 
 
 def test_a_branch_is_made_and_main_stays(hub: LoopbackHub, out: Path) -> None:

@@ -351,4 +351,4 @@ def test_the_command_ends_with_an_error_that_counts_if_anything_is_wrong(
     printed = capsys.readouterr().out
     assert "empty episode" in printed
     table = problem_table(validate(ValidateConfig(folder)))
-    assert table.row_count == len(JAT_FAULTS)
+    assert len(table.rows) == len(JAT_FAULTS)

@@ -504,6 +504,6 @@ def test_a_cloned_actor_waits_for_its_critic_and_explores_by_schedule(tmp_path: 
 @pytest.mark.usefixtures("nothing_embedded")
 def test_a_teacher_that_is_not_there_is_an_error_before_the_training(tmp_path: Path) -> None:
     job = TrainJob(task_named("mujoco-pusher"), "sac", tmp_path)
-    with pytest.raises(UserError, match=r"learns from a ppo expert.*EXPERT=ppo"):
+    with pytest.raises(UserError, match=r"learns from a ppo expert.*--expert ppo"):
         training.train(job, small("sac", teacher="ppo"))
     assert not job.folder.exists()

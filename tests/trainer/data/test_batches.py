@@ -153,7 +153,7 @@ def test_normalised_observations_have_mean_zero_and_deviation_one(run_dir: Path)
 
 def test_a_dataset_without_statistics_is_told_how_to_get_them(run_dir: Path) -> None:
     statistics_path(run_dir / "dataset", FAKE_COUNT.name).unlink()
-    with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `make dataset TASK=fake-count`"):
+    with pytest.raises(UserError, match=r"fake-count.json is missing; build .* `jat dataset --task fake-count`"):
         load_normaliser(run_dir / "dataset", FAKE_COUNT)
 
 

@@ -143,7 +143,10 @@ def test_only_what_matches_is_trained_on(made: Path, tmp_path: Path) -> None:
 
 def test_a_corpus_that_is_not_in_the_dataset_is_named(made: Path, tmp_path: Path) -> None:
     config = config_of(tmp_path, dataset=made / "dataset", corpora="oscar")
-    with pytest.raises(UserError, match=r"oscar is not in .*; it has: wikipedia, ok-vqa\. Run `make corpora dataset"):
+    with pytest.raises(
+        UserError,
+        match=r"oscar is not in .*; it has: wikipedia, ok-vqa\. Run `jat corpora --task oscar` and `jat dataset",
+    ):
         train(config, FAKE_TASKS)
     with pytest.raises(UserError, match="no corpus matches 'wikipdia'; nearest: wikipedia"):
         train(replace(config, corpora="wikipdia"), FAKE_TASKS)

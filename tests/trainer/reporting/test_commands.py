@@ -38,10 +38,10 @@ def settings_of(path: Path, config: Any) -> dict[str, Any]:
 )
 def test_the_command_of_a_training_gives_its_settings(config: training.TrainConfig, tmp_path: Path) -> None:
     recipes = {"default": training.TrainConfig, **training.RECIPES}
-    command = command_of("trainer.train", settings_of(tmp_path / "config.json", config), recipes)
+    command = command_of("train", settings_of(tmp_path / "config.json", config), recipes)
     words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "trainer.train"]
-    assert parse(training.TrainConfig, training.RECIPES, argv=words[3:]) == config
+    assert words[:2] == ["jat", "train"]
+    assert parse(training.TrainConfig, training.RECIPES, argv=words[2:]) == config
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_command_of_a_training_gives_its_settings(config: training.TrainConf
 )
 def test_without_recipes_every_setting_is_spelled_out(config_type: type, config: Any, tmp_path: Path) -> None:
     command = command_of("x", settings_of(tmp_path / "config.json", config), {})
-    assert parse(config_type, argv=shlex.split(command)[3:]) == config
+    assert parse(config_type, argv=shlex.split(command)[2:]) == config
 
 
 def test_the_stages_of_a_run_are_those_that_left_settings_in_their_order(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_the_stages_of_a_run_are_those_that_left_settings_in_their_order(tmp_pat
     write_json(tmp_path / "dataset" / "config.json", {"task": "*"})
     found = stage_runs(tmp_path)
     assert [(stage.name, stage.command) for stage in found] == [
-        ("dataset", "python -m collectors.dataset.build --task '*'"),
-        ("evaluation", "python -m trainer.evaluate --recipe jat --episodes 7"),
+        ("dataset", "jat dataset --task '*'"),
+        ("evaluation", "jat evaluate --recipe jat --episodes 7"),
     ]
     assert found[1].settings["contexts"] == {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
 
@@ -77,20 +77,20 @@ def test_a_run_in_an_object_store_names_its_url_and_not_the_disk_beside_it(
     write_json(tmp_path / "evaluation" / "config.json", replace(evaluate.EvaluateConfig(), out=tmp_path, episodes=7))
     found = stage_runs(tmp_path)
     assert [stage.command for stage in found] == [
-        "python -m collectors.collect --task babyai --out s3://lab/run",
-        "python -m dags.on_disk --stage dataset --out s3://lab/run -- --task babyai",
-        "python -m dags.on_disk --stage train --out s3://lab/run -- --recipe demo",
-        "python -m dags.on_disk --stage evaluate --out s3://lab/run -- --episodes 7",
+        "jat collect --task babyai --out s3://lab/run",
+        "jat on-disk --stage dataset --out s3://lab/run -- --task babyai",
+        "jat on-disk --stage train --out s3://lab/run -- --recipe demo",
+        "jat on-disk --stage evaluate --out s3://lab/run -- --episodes 7",
     ]
     assert {stage.settings["out"] for stage in found} == {"s3://lab/run"}
     assert report_commands(tmp_path) == [
-        "python -m dags.on_disk --stage film --out s3://lab/run --",
-        "python -m dags.on_disk --stage report --out s3://lab/run --",
+        "jat on-disk --stage film --out s3://lab/run --",
+        "jat on-disk --stage report --out s3://lab/run --",
     ]
 
 
 def test_the_report_s_own_commands_name_the_run() -> None:
     assert report_commands(Path("runs/my run")) == [
-        "python -m experts.film --out 'runs/my run'",
-        "python -m trainer.report --out 'runs/my run'",
+        "jat film --out 'runs/my run'",
+        "jat report --out 'runs/my run'",
     ]

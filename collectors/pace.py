@@ -1,0 +1,158 @@
+"""How long a collection still takes: the speed of each task over the last minutes, and what is left of each job.
+
+Workers tell the steps they have made, so long episodes count before they end. Jobs differ: an episode of one task takes
+a thousand times as long as one of another, so the time left is summed up task by task, never from the total count.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WINDOW_S = 300.0  # finished jobs count for so long
+MIN_EVIDENCE_S = 2.0  # of worker time; speeds of less are not told
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """A job that runs.
+
+    Attributes:
+        task: of which task or corpus.
+        name: of the job.
+        count: units, such as episodes, that it has made.
+        num_bytes: memory of its worker.
+        steps: environment steps that it has made; 0 where there are none.
+    """
+
+    task: str
+    name: str
+    count: int
+    num_bytes: int
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What is expected of one unit of a task: environment steps, and seconds of one worker; None if not known."""
+
+    steps: float | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class _Watched:
+    """A running job since it was first seen to have made anything."""
+
+    since: float
+    first: float
+    done: float
+    last: float
+
+
+class Pace:
+    """Speeds by task, and the time left.
+
+    Args:
+        planned: units of each job, by task and name of the job; None if nobody knows.
+        expected: by task; stands for tasks that have not been seen running, scaled to the speed of this machine.
+    """
+
+    def __init__(self, planned: Mapping[tuple[str, str], int | None], expected: Mapping[str, UnitCost]) -> None:
+        self._left = dict(planned)
+        self._expected = expected
+        self._running: dict[tuple[str, str], _Watched] = {}
+        self._finished: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)
+        self._lengths: dict[str, tuple[int, int]] = {}  # units and steps of finished jobs
+        self._num_running: deque[int] = deque([1], maxlen=5)  # at the last looks; a worker may be between two jobs
+        self._now = 0.0
+
+    def watch(self, running: Sequence[JobProgress], now: float) -> None:
+        """Take what runs, at a time in seconds."""
+        watched = {}
+        for job in running:
+            key = (job.task, job.name)
+            done = self._units_of(job)
+            before = self._running.get(key)
+            if before is None or done < before.done:  # new, or begun again in another worker
+                if done:
+                    watched[key] = _Watched(now, done, done, now)
+            else:
+                before.done, before.last = done, now
+                watched[key] = before
+        self._running, self._now = watched, now
+        self._num_running.append(len(running))
+
+    def finish(self, task: str, job: str, count: int, seconds: float, steps: int, now: float) -> None:
+        """Take a finished job: its units, the seconds that a worker spent on it, and its steps."""
+        self._left.pop((task, job), None)
+        watched = self._running.pop((task, job), None)
+        units, before = self._lengths.get(task, (0, 0))
+        self._lengths[task] = (units + count, before + steps)
+        if watched and watched.done - watched.first >= count / 2 and watched.last - watched.since >= MIN_EVIDENCE_S:
+            # Without what comes before the first step, which only a worker's first job waits long for: imports.
+            self._finished[task].append((now, watched.done - watched.first, watched.last - watched.since))
+        elif seconds:
+            self._finished[task].append((now, count, seconds))
+        self._now = now
+
+    def rate(self, task: str) -> float | None:
+        """Units per second of one worker over the last minutes; None if too little has been seen."""
+        units, seconds = self._evidence(task)
+        return units / seconds if units and seconds >= MIN_EVIDENCE_S else None
+
+    def seconds_left(self) -> float | None:
+        """Until all jobs are done, by as many workers as run lately; None as long as nothing tells.
+
+        No less than the longest job that is left takes.
+        """
+        tasks = {task for task, _ in self._left}
+        rates = {task: self.rate(task) for task in {*tasks, *self._finished}}
+        if not any(rates.values()):
+            return None
+        factor = self._machine_factor()
+        seconds_of = {task: 1 / rate if (rate := rates[task]) else self._scaled(task, factor) for task in tasks}
+        total = longest = 0.0
+        for (task, job), planned in self._left.items():
+            seconds = seconds_of[task]
+            if planned is None or seconds is None:
+                return None
+            running = self._running.get((task, job))
+            rest = (planned - (running.done if running else 0)) * seconds
+            total += rest
+            longest = max(longest, rest)
+        return max(total / max(self._num_running), longest)
+
+    def _units_of(self, job: JobProgress) -> float:
+        """Units made, parts of those under way included, by their steps."""
+        planned = self._left.get((job.task, job.name))
+        if planned is None:
+            return job.count
+        units, steps = self._lengths.get(job.task, (0, 0))
+        expected = self._expected.get(job.task, UnitCost()).steps
+        length = steps / units if units and steps else expected
+        return min(planned, max(job.count, job.steps / length if length else 0))
+
+    def _evidence(self, task: str) -> tuple[float, float]:
+        finished = self._finished[task]
+        while len(finished) > 1 and finished[0][0] < self._now - WINDOW_S:
+            finished.popleft()
+        running = [job for (name, _), job in self._running.items() if name == task]
+        units = sum(count for _, count, _ in finished) + sum(job.done - job.first for job in running)
+        seconds = sum(spent for _, _, spent in finished) + sum(job.last - job.since for job in running)
+        return units, seconds
+
+    def _machine_factor(self) -> float:
+        """How many times as long as expected the tasks take that were seen."""
+        spent = expected = 0.0
+        for task, cost in self._expected.items():
+            if cost.seconds and self.rate(task):
+                units, seconds = self._evidence(task)
+                spent += seconds
+                expected += units * cost.seconds
+        return spent / expected if expected else 1.0
+
+    def _scaled(self, task: str, factor: float) -> float | None:
+        seconds = self._expected.get(task, UnitCost()).seconds
+        return seconds * factor if seconds else None
