@@ -11,8 +11,13 @@ class UserError(ValueError):
     """Bad input, found before work starts.
 
     The message names the value, what was allowed and the fix. Commands print it in one line, without a
-    traceback, and exit with code 2.
+    traceback, and exit with code 2. What it repeats of a stranger's file cannot steer a terminal: characters that are
+    not printed are shown as Python writes them.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def first_line(error: BaseException) -> str:

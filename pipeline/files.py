@@ -25,8 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.foreign import MIB, check_file
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what writing raises on a disk that takes no more
+
+
+MAX_JSON = 256 * MIB  # manifests of the largest datasets have a tenth of it
 
 
 def location(text: str) -> Path:
@@ -212,8 +216,10 @@ def read_json(path: Path) -> Any:
     """What a JSON file says. ``pipeline/records.py`` reads those that hold a dataclass, and checks their types.
 
     Raises:
-        UserError: it is no JSON, which a file of ``write_json`` is only after damage, or nested without end.
+        UserError: it is no JSON, which a file of ``write_json`` is only after damage, nested without end, or too large.
     """
+    if is_local(path):
+        check_file(path, MAX_JSON)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -18,16 +18,23 @@ import dataclasses
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays_file
 from safetensors.numpy import save_file as save_arrays_file
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.files import read_json, temporary_beside, write_json
+from pipeline.foreign import MIB, check_file
+from pipeline.manifest import check_name
+from pipeline.records import RecordError, read_record, record_of
+from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
@@ -37,6 +44,9 @@ from trainer.networks.model import Model
 from trainer.networks.weights import read_weights
 
 PROGRESS = "training.json"
+MAX_NORMALISERS = 256 * MIB
+MAX_SIZE = 100_000_000  # of anything in a config.json: far more than any network has
+OBSERVATIONS, ACTIONS = (CONTINUOUS, DISCRETE, IMAGE), ("discrete", "continuous")
 
 
 @dataclass(frozen=True)
@@ -141,17 +151,41 @@ def load_agent_config(path: Path) -> AgentConfig:
     """What acting with a checkpoint takes, without its weights.
 
     Raises:
-        UserError: not a checkpoint directory, or one of another version.
+        UserError: not a checkpoint directory, one of another version, or one whose config.json says what none does.
     """
-    if not (path / "config.json").exists():
+    file = path / "config.json"
+    if not file.exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
-    raw = read_json(path / "config.json")
+    raw = read_json(file)
+    if not isinstance(raw, dict):
+        raise UserError(f"{file} is not that of a checkpoint: it holds a {type(raw).__name__}; get it again")
     known = {field.name for field in dataclasses.fields(AgentConfig)}
     optional = {"contexts", "corpora", "text_boundaries"}
     if unlike := sorted(set(raw) - known | known - optional - set(raw)):
-        raise UserError(f"{path} is of another version: its config.json and this version differ in {', '.join(unlike)}")
-    layouts = [TaskLayout(**layout) for layout in raw["layouts"]]
-    return AgentConfig(**{**raw, "model": read_model_config(raw["model"]), "layouts": layouts})
+        raise UserError(
+            f"{path} is of another version: its config.json and this version differ in {', '.join(unlike)[:200]}"
+        )
+    model = read_model_config(raw["model"], str(file))
+    try:
+        config = record_of({**raw, "model": dataclasses.asdict(model)}, AgentConfig)
+        _check_names(config)
+    except RecordError as error:
+        raise UserError(f"{file} is not that of a checkpoint ({error}); get it again") from error
+    return config
+
+
+def _check_names(config: AgentConfig) -> None:
+    for name in (*config.tasks, *config.corpora, *config.contexts):
+        check_name("task", name)
+    sizes = [config.context_steps, config.text_tokens, *config.contexts.values()]
+    for layout in config.layouts:
+        sizes += [layout.observation_size, layout.action_size]
+        if layout.observation not in OBSERVATIONS or layout.action not in ACTIONS or not layout.low < layout.high:
+            raise RecordError(f"layout {layout.observation[:40]!r}, {layout.action[:40]!r} is of no task")
+    if len(config.layouts) != len(config.tasks) or not all(0 <= size <= MAX_SIZE for size in sizes):
+        raise RecordError(
+            f"{len(config.tasks)} tasks, {len(config.layouts)} layouts, or a size is not from 0 to {MAX_SIZE:,}"
+        )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -161,18 +195,38 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: not a checkpoint directory, one of another version, or damaged.
     """
     config = load_agent_config(path)
+    with torch.device("meta"):  # no memory for what the config claims, before the file agrees with it
+        claimed = build_model(config.model, config.layouts)
+    weights = read_weights(path, claimed, str(path))
     model = build_model(config.model, config.layouts)
-    model.load_state_dict(read_weights(path, model, str(path)))
-    arrays = load_arrays_file(path / "normalisers.safetensors")
-    normalisers = {
-        task: Normaliser(
-            arrays[f"{task}/observation_mean"],
-            arrays[f"{task}/observation_std"],
-            float(arrays[f"{task}/reward_std"][0]),
-        )
-        for task in {name.split("/")[0] for name in arrays}
-    }
-    return Checkpoint(model, load_tokenizer(path / "tokenizer.json"), normalisers, config)
+    model.load_state_dict(weights)
+    tokenizer = load_tokenizer(path / "tokenizer.json", config.model.vocab_size)
+    return Checkpoint(model, tokenizer, _load_normalisers(path / "normalisers.safetensors", config), config)
+
+
+def _load_normalisers(path: Path, config: AgentConfig) -> dict[str, Normaliser]:
+    """Of the tasks that have one."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}; get it again")
+    check_file(path, MAX_NORMALISERS)
+    try:
+        arrays = load_arrays_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({error}); get it again") from error
+    found = {}
+    for task in {name.split("/")[0] for name in arrays}:
+        values = [arrays.get(f"{task}/{name}") for name in ("observation_mean", "observation_std", "reward_std")]
+        size = config.layouts[config.tasks.index(task)].observation_size if task in config.tasks else 0
+        mean, deviation, reward = (np.zeros(0) if value is None else value for value in values)
+        is_sound = mean.shape == deviation.shape == (size,) and reward.shape == (1,)
+        if not (is_sound and all(np.isfinite(value).all() for value in (mean, deviation, reward))):
+            raise UserError(f"{path} does not fit its config.json: the arrays of {task[:60]!r}; get both again")
+        found[task] = Normaliser(mean, deviation, float(reward[0]))
+    return found
+
+
+# What cut off or foreign files of torch raise.
+_DAMAGED = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, UnpicklingError)
 
 
 def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -181,13 +235,26 @@ def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     Args:
         path: a checkpoint.
         mapped: read from the file what is used, when it is used; copy it before the file goes.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors and numbers.
     """
-    state: dict[str, Any] = torch.load(path / "optimizer.pt", map_location="cpu", mmap=mapped, weights_only=True)
+    file = path / "optimizer.pt"
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    except _DAMAGED as error:
+        fix = f"remove {path} to resume from the one before it"
+        raise UserError(f"{file} cannot be read ({first_line(error)}); {fix}") from error
     return state
 
 
 def load_progress(path: Path) -> Progress:
-    return Progress(**read_json(path / PROGRESS))
+    """How far the training of a checkpoint was.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_record(path / PROGRESS, Progress, "the progress of a training", f"remove {path}")
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

@@ -14,11 +14,13 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.errors import UserError
+from pipeline.foreign import MIB, check_file
 from pipeline.hub import readable_errors
 
 NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
 BPE = "bpe"  # the choice that needs nothing from elsewhere
 FILE_NAME = "tokenizer.json"
+MAX_FILE = 128 * MIB  # the largest published ones have a quarter of it
 # What pads: our own, the usual ones, and what JAT took of GPT-2, which has none.
 END_OF_TEXT = "<|endoftext|>"
 PADS = ("<pad>", "[PAD]", END_OF_TEXT, "</s>")
@@ -39,13 +41,17 @@ def choose_tokenizer(choice: str, texts: Iterable[str], vocab_size: int) -> Toke
     if choice == BPE:
         return train_tokenizer(texts, vocab_size)
     tokenizer = _read(_locate(choice), choice)
-    num_ids = max(tokenizer.get_vocab().values()) + 1
+    num_ids = _num_ids(tokenizer)
     if num_ids > vocab_size:
         raise UserError(
             f"the tokenizer {choice} has {num_ids} ids, the network embeddings for {vocab_size}; "
             f"give --model.vocab-size {num_ids} or --tokenizer {BPE}"
         )
     return tokenizer
+
+
+def _num_ids(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -101,6 +107,7 @@ def _download(choice: str) -> Path:
 
 
 def _read(path: Path, choice: str) -> Tokenizer:
+    check_file(path, MAX_FILE)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises this very class
@@ -136,8 +143,25 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     path.write_text(tokenizer.to_str(), encoding="utf-8")
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(path))
+def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        path: its file.
+        vocab_size: ids the network has embeddings for; None if it may have any.
+
+    Raises:
+        UserError: it is missing or damaged, or has more ids than the network.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}; get it again")
+    tokenizer = _read(path, str(path))
+    if vocab_size is not None and _num_ids(tokenizer) > vocab_size:
+        raise UserError(
+            f"{path} has {_num_ids(tokenizer)} ids, the network embeddings for {vocab_size}: they are not of one "
+            "checkpoint; get both again"
+        )
+    return tokenizer
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.records import RecordError, record_of
 from pipeline.tasks import CONTINUOUS, DISCRETE, Task
 from trainer.config import BaseModelConfig, ModelConfig
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from trainer.networks.layout import TaskLayout
     from trainer.networks.model import Model
 
+CONFIG = "config.json"
+ConfigT = TypeVar("ConfigT", bound=ModelConfig | BaseModelConfig)
+MAX_LAYERS, MAX_SIZE = 1000, 10_000_000  # far more than any network here has
 CONFIGS: dict[str, type[ModelConfig] | type[BaseModelConfig]] = {"jat": ModelConfig, "base": BaseModelConfig}
 
 
@@ -27,21 +32,47 @@ def build_model(config: ModelConfig | BaseModelConfig, layouts: Sequence[TaskLay
     return JatModel(config)
 
 
-def read_model_config(raw: dict[str, Any]) -> ModelConfig | BaseModelConfig:
+def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModelConfig:
     """From JSON; one without ``architecture`` is of before there was a choice.
 
     Raises:
-        UserError: another architecture, or other options than this version has.
+        UserError: another architecture, other options than this version has, or values that no network has.
     """
+    if not isinstance(raw, dict):
+        raise UserError(f"{origin}: the model is a {type(raw).__name__}, expected an object")
     architecture = raw.get("architecture", "jat")
-    if architecture not in CONFIGS:
-        raise UserError(f"unknown architecture {architecture!r}; this version has: {', '.join(CONFIGS)}")
+    if not isinstance(architecture, str) or architecture not in CONFIGS:
+        raise UserError(f"unknown architecture {str(architecture)[:60]!r}; this version has: {', '.join(CONFIGS)}")
     known = set(CONFIGS[architecture].__dataclass_fields__)
     if unknown := sorted(set(raw) - known):
-        raise UserError(f"architecture {architecture} of this version has no option {', '.join(unknown)}")
+        raise UserError(f"architecture {architecture} of this version has no option {', '.join(unknown)[:200]}")
     # Checkpoints made before there were pictures have none of their parameters.
     before = {"picture_size": 0, "idle_decoder": False} if architecture == "jat" else {}
-    return CONFIGS[architecture](**{**before, **raw})
+    return model_config_of({**before, **raw}, CONFIGS[architecture], origin)
+
+
+def model_config_of(raw: Mapping[str, Any], kind: type[ConfigT], origin: str) -> ConfigT:
+    """A config of its options, which are checked before anything of these sizes is built.
+
+    Raises:
+        UserError: a value of another type, or one that no network has.
+    """
+    try:
+        config = record_of(raw, kind)
+    except RecordError as error:
+        raise UserError(f"{origin} does not describe a network ({error})") from error
+    for name, value in vars(config).items():
+        most = MAX_LAYERS if name == "num_layers" else MAX_SIZE
+        least = 0 if name in ("picture_size", "num_bins") else 1
+        if type(value) is int and not least <= value <= most:
+            raise UserError(f"{origin} does not describe a network: {name} is {value}, not from {least} to {most:,}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{origin} does not describe a network: {name} is {value}")
+    if config.hidden_size % config.num_heads:
+        raise UserError(
+            f"{origin} does not describe a network: {config.hidden_size} is no multiple of {config.num_heads} heads"
+        )
+    return config
 
 
 def check_context(config: ModelConfig | BaseModelConfig, context_steps: int, name: str) -> None:

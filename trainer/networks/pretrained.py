@@ -6,6 +6,7 @@ A folder holds ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``nor
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.hub import HUB, download
 from trainer.checkpoint import AgentConfig, Checkpoint, load_agent_config, load_checkpoint, write_agent
 from trainer.networks.released import CONFIG, FILES, is_released, read_agent_config, read_released
 from trainer.training.logs import TrainManifest, train_manifest_path
+
+log = logging.getLogger(__name__)
 
 _WANTED = (*FILES, "normalisers.safetensors")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -32,8 +35,18 @@ def locate(source: str | Path) -> Path:
     """
     text = str(source)
     path = Path(text).expanduser()
+    is_name = not text.startswith(HUB) and _REPOSITORY.fullmatch(text) is not None
+    if path.is_dir() and is_name and not (path / CONFIG).is_file():
+        raise UserError(
+            f"the folder {text} here is no checkpoint, as it has no {CONFIG}, and hides the repository of that name; "
+            f"give {HUB}{text} for the Hugging Face Hub's, or another folder"
+        )
     if path.is_dir():
+        if is_name:
+            log.info("%s is the folder here; %s%s would be the repository of that name", text, HUB, text)
         return path
+    if path.is_file():
+        raise UserError(f"{text} is a file; give the folder that it is in: a checkpoint is a folder with a {CONFIG}")
     if text.startswith(HUB) or (not path.exists() and _REPOSITORY.fullmatch(text)):
         return download(HUB + text.removeprefix(HUB), _WANTED).folder
     raise UserError(f"{text} is neither a folder nor a repository owner/name of the Hugging Face Hub")
@@ -53,7 +66,7 @@ def from_pretrained(source: str | Path) -> Checkpoint:
     raw = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if raw is not None and is_released(raw):
         return read_released(folder, str(source))
-    if raw is not None and "tasks" not in raw:
+    if raw is not None and not (isinstance(raw, dict) and "tasks" in raw):
         raise UserError(
             f"{source} is neither this project's nor JAT's: its {CONFIG} has no tasks and no model_type jat"
         )

@@ -16,12 +16,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.foreign import check_file
 from pipeline.tasks import all_tasks
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.config import ModelConfig
-from trainer.data.tokenizer import FILE_NAME, choose_tokenizer
+from trainer.data.tokenizer import FILE_NAME, MAX_FILE, choose_tokenizer
 from trainer.networks import weights
-from trainer.networks.build import misfit
+from trainer.networks.build import misfit, model_config_of
 from trainer.networks.jat_model import JatModel
 from trainer.networks.layout import layout_of
 from trainer.networks.weights import read_weights
@@ -57,9 +58,9 @@ _ALIASES = ("single_discrete_encoder.weight", "multi_discrete_encoder.0.weight")
 _CONSTANT = re.compile(r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)")
 
 
-def is_released(config: dict[str, Any]) -> bool:
+def is_released(config: Any) -> bool:
     """Whether a ``config.json`` is one of the released format."""
-    return config.get("model_type") == "jat"
+    return isinstance(config, dict) and config.get("model_type") == "jat"
 
 
 def read_released(folder: Path, origin: str) -> Checkpoint:
@@ -115,17 +116,20 @@ def read_model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
     absent = sorted(set(_SIZES) - set(raw))
     if absent:
         raise UserError(f"{origin}: {CONFIG} lacks {', '.join(absent)}")
-    config = ModelConfig(**{ours: raw[theirs] for theirs, ours in _SIZES.items()})
+    config = model_config_of({ours: raw[theirs] for theirs, ours in _SIZES.items()}, ModelConfig, f"{origin}: {CONFIG}")
     fixed = {
         **_FIXED,
         "intermediate_size": (None, 4 * config.hidden_size),
         "attention_layers": [("global", "local")[layer % 2] for layer in range(config.num_layers)],
     }
-    found = {**raw, "attention_layers": _attention_layers(raw, config.num_layers)}
+    try:
+        found = {**raw, "attention_layers": _attention_layers(raw, config.num_layers)}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{origin}: {CONFIG} has no readable attention_layers ({error})") from error
     for name, wanted in fixed.items():
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
         if name in found and found[name] not in allowed:
-            raise UserError(f"{origin}: {CONFIG} has {name} {found[name]}; only {allowed[-1]} can be loaded")
+            raise UserError(f"{origin}: {CONFIG} has {name} {found[name]}; only {allowed[-1]} can be loaded"[:400])
     return config
 
 
@@ -134,6 +138,8 @@ def _attention_layers(raw: dict[str, Any], num_layers: int) -> list[str]:
     if "attention_layers" in raw:
         return list(raw["attention_layers"])
     pairs = raw.get("attention_types", [[["global", "local"], num_layers // 2]])
+    if any(count > num_layers for _, count in pairs):
+        raise ValueError(f"more than {num_layers} layers")
     return [kind for kinds, count in pairs for _ in range(count) for kind in kinds]
 
 
@@ -152,7 +158,12 @@ def _read_tokenizer(folder: Path, vocab_size: int, origin: str) -> Tokenizer:
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not (vocabulary.is_file() and merges.is_file()):
         raise UserError(f"{origin} has no {FILE_NAME}, nor vocab.json and merges.txt")
-    tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    for file in (vocabulary, merges):
+        check_file(file, MAX_FILE)
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # the library raises this very class
+        raise UserError(f"{origin}: vocab.json and merges.txt are no tokenizer ({error})") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|endoftext|>"])

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
 from pipeline.hardware import Hardware
+from pipeline.manifest import check_relative
+from pipeline.records import RecordError, read_record
 
 LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
 
@@ -40,9 +41,19 @@ class TrainManifest:
 
     @staticmethod
     def read(path: Path) -> TrainManifest:
-        """The manifest in a file."""
-        raw = read_json(path)
-        return TrainManifest(**{**raw, "hardware": Hardware(**raw["hardware"]) if raw.get("hardware") else None})
+        """The manifest in a file.
+
+        Raises:
+            UserError: it holds something else, or a checkpoint elsewhere.
+        """
+        what, fix = "the manifest of a training", "run `jat train` again"
+        found = read_record(path, TrainManifest, what, fix)
+        try:
+            for name in filter(None, (found.checkpoint, found.best_checkpoint)):
+                check_relative("checkpoint", name)
+        except RecordError as error:
+            raise UserError(f"{path} is not {what} ({error}); {fix}") from error
+        return found
 
 
 def train_manifest_path(out: Path) -> Path:
