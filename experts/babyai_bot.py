@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from pipeline.errors import reason_of
 from pipeline.policy import GiveUp, Observations
 from pipeline.tasks import Task
 
@@ -55,5 +56,5 @@ class BabyAIBotPolicy:
         try:
             action = self._planned[slot] = int(self._bots[slot].replan(replaced))
         except Exception as error:  # noqa: BLE001  the planner raises whatever its assumptions break with; counted, never hidden
-            return GiveUp(f"bot: {type(error).__name__}: {error}")
+            return GiveUp(f"bot: {reason_of(error)}")
         return action

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,15 @@ def first_line(error: BaseException) -> str:
 def how_to_install(extra: str, target: str) -> str:
     """What to run for the packages of an extra, from the index and in a clone."""
     return f"`pip install 'jat-pipeline[{extra}]'`, or `make {target}` in a clone"
+
+
+def reason_of(error: BaseException) -> str:
+    """Type and first line of an error as the reason of a rejection: the same whenever the same goes wrong.
+
+    Addresses of objects are left out: they differ from process to process, and one fault would count as many.
+    """
+    text = re.sub(r" at 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{6,}\b", "", first_line(error))
+    return f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True)

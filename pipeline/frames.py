@@ -11,12 +11,13 @@ TIFF 6.0 (Adobe, 1992): fields in section 2, PackBits in section 9.
 
 from __future__ import annotations
 
-import io
 import itertools
 import struct
 from collections.abc import Sequence
 
 import numpy as np
+
+from pipeline.images import UNREADABLE, BadImageError, pixels_of
 
 CHANNELS = 4
 PACKBITS = 32773
@@ -63,7 +64,7 @@ def read_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
     """``decode_stacks`` that keeps every frame once, as ``stacked`` does: a long game as JAT's PNG takes a quarter.
 
     Raises:
-        ValueError: an image of another shape.
+        BadImageError: as ``decode_stacks``.
     """
     frames: list[np.ndarray] = []
     last: np.ndarray | None = None
@@ -198,13 +199,11 @@ def _pack_rows(pixels: np.ndarray) -> list[bytes]:
 def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
     """Images as ``(T, *shape)`` uint8, channels apart in memory; read-only where every frame is kept once.
 
-    They may be those of ``encode_stacks``, or any that Pillow reads, such as JAT's PNG.
+    They may be those of ``encode_stacks``, or others' such as JAT's PNG.
 
     Raises:
-        ValueError: an image of another shape.
+        BadImageError: an image of another shape, or one that cannot be read.
     """
-    from PIL import Image
-
     height, width, _ = shape
     head = _head(height, width)
     images: dict[int, np.ndarray] = {}  # those of others
@@ -213,11 +212,11 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
     goes_on = np.zeros(len(files), bool)
     for index, file in enumerate(files):
         if not file.startswith(head):
-            images[index] = np.asarray(Image.open(io.BytesIO(file)))
-            if images[index].shape != shape:
-                raise ValueError(f"an image of shape {images[index].shape}, expected {shape}")
+            images[index] = pixels_of(file, shape)
             before = []
             continue
+        if len(file) < _DATA_AT:
+            raise BadImageError(UNREADABLE)
         tables = _TABLES.unpack_from(file, _BITS_AT)
         offsets, sizes = tables[CHANNELS : 2 * CHANNELS], tables[2 * CHANNELS :]
         strips = [file[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
@@ -245,5 +244,8 @@ def _unpack(packed: Sequence[bytes], height: int, width: int) -> np.ndarray:
     """Frames ``(N, H, W)`` of packed ones, as the rows of one tall image: a call of the decoder has its price."""
     from PIL import Image
 
-    tall = Image.frombytes("L", (width, height * len(packed)), b"".join(packed), "packbits", "L")
+    try:
+        tall = Image.frombytes("L", (width, height * len(packed)), b"".join(packed), "packbits", "L")
+    except ValueError as error:
+        raise BadImageError(UNREADABLE) from error
     return np.asarray(tall).reshape(len(packed), height, width)

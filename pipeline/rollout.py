@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 
 from pipeline.episode import Episode
+from pipeline.errors import reason_of
 from pipeline.frames import stacked
 from pipeline.heartbeat import PULSE
 from pipeline.policy import GiveUp, Observations, Policy
@@ -181,7 +182,7 @@ def rollout_parts(
         if env_errors[task.name, seed] < MAX_ENV_ERRORS:
             slot.waiting.appendleft(seed)
         else:
-            reason = f"environment: {type(error).__name__}: {error}"
+            reason = f"environment: {reason_of(error)}"
             log.warning("%s, seed %d: %s", task.name, seed, reason)
             finished.append((task, rejected_episode(task, seed, reason)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,16 @@ def image_row(number: int, num_steps: int) -> Row:
         "discrete_actions": [(number + t) % 6 for t in range(num_steps)],
         "rewards": [float(t % 2) for t in range(num_steps)],
     }
+
+
+def claiming(width: int, height: int, colour: int = 6) -> bytes:
+    """A PNG of a few bytes whose header says that it is large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def png(stack: np.ndarray) -> bytes:

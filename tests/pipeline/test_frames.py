@@ -78,7 +78,7 @@ def test_a_png_of_jat_s_is_read_among_others() -> None:
     Image.fromarray(np.ascontiguousarray(stacks[2]), "RGBA").save(buffer, format="png")
     files[2] = buffer.getvalue()
     np.testing.assert_array_equal(decode_stacks(files, (84, 84, 4)), stacks)
-    with pytest.raises(ValueError, match=r"shape \(84, 84, 4\), expected \(80, 84, 4\)"):
+    with pytest.raises(ValueError, match=r"another shape \(\(84, 84, 4\), expected \(80, 84, 4\)\)"):
         decode_stacks(files[2:3], (80, 84, 4))
 
 

@@ -61,3 +61,13 @@ def test_episodes_whose_environments_all_break_at_once_are_all_there(num_envs: i
     episodes = list(rollout(task, Acting(task), range(3), num_envs))
     assert [episode.seed for episode in episodes] == [0, 1, 2]
     assert {episode.rejected for episode in episodes} == {"environment: RuntimeError: no such game"}
+
+
+def test_an_error_that_names_objects_is_one_reason() -> None:
+    class NamingEnv(FaultyEnv):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            raise RuntimeError(f"lost {object()!r}\nafter {self!r}")
+
+    task = replace(FAULTY["raise"], factory=NamingEnv)
+    episodes = list(rollout(task, Acting(task), range(3), 1))
+    assert {episode.rejected for episode in episodes} == {"environment: RuntimeError: lost <object object>"}

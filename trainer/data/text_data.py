@@ -7,7 +7,6 @@ order is a pure function of (seed, index). A picture is decoded when its batch i
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, take_place, temporary_beside, write_json
+from pipeline.images import TOO_LARGE, BadImageError, opened
 from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
 from trainer.networks.model import TextBatch
@@ -27,6 +27,7 @@ from trainer.networks.model import TextBatch
 PICTURE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 PICTURE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
+MAX_PICTURE_PIXELS = 64 * 10**6  # of a picture, as it is and scaled
 _CHUNK = 1000  # documents tokenised at once
 
 
@@ -199,16 +200,18 @@ def prepare_picture(data: bytes, size: int, name: str) -> np.ndarray:
     Raises:
         UserError: it is not a picture.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            picture = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with opened(data) as image:
+            width, height = image.size
+            shorter = min(width, height)
+            scaled = (max(size, size * width // shorter), max(size, size * height // shorter))
+            if max(width * height, scaled[0] * scaled[1]) > MAX_PICTURE_PIXELS:
+                raise BadImageError(TOO_LARGE, f"{width} x {height} pixels")
+            picture = image.convert("RGB")
+    except BadImageError as error:
         raise UserError(f"{name} is not a picture that can be read ({error})") from error
-    width, height = picture.size
-    shorter = min(width, height)
-    scaled = (max(size, size * width // shorter), max(size, size * height // shorter))
     picture = picture.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     square = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32) / 255
