@@ -41,6 +41,9 @@ class CorporaConfig:
     """Images each worker downloads at a time, where the source has addresses."""
     download_s: float = 10.0
     """Seconds an image may take to arrive; then its document is rejected."""
+    allow_private: bool = False
+    """Download images from addresses of this machine and its network, too. Sources name any address they like, so
+    only public ones are asked if this is not given."""
     max_rejected: float = 0.5
     """Share of a shard's documents that may be rejected; above it the shard is not written and the command fails, so
     that a broken network is not taken for broken documents."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from collectors.corpus_images import MAX_DOWNLOAD_BYTES, ImageLoader, ImageOptions, RejectedError, stored_image
+from collectors.corpus_images import ImageLoader, ImageOptions, stored_image
+from collectors.downloads import MAX_DOWNLOAD_BYTES, RejectedError
 from tests.corpora_sources import picture
 from tests.web import Pages, served
 
@@ -132,7 +133,7 @@ def web() -> Iterator[str]:
 
 
 def load(address: Any, download_s: float = 10.0) -> bytes:
-    return ImageLoader(ImageOptions(352, download_s)).load(address)
+    return ImageLoader(ImageOptions(352, download_s, allow_private=True)).load(address)
 
 
 @pytest.mark.parametrize("name", ["good-7", "moved"])

@@ -1,0 +1,255 @@
+"""Downloads from addresses that strangers have chosen: from the public web only, within one limit of time and size.
+
+A row of a source may name any address. So at every hop, redirects included, the name is resolved once, the addresses
+that are not public are dropped, and the connection goes to one of those that were looked at: no answer of a name server
+that changes in between leads into this machine or its network. Nothing but http and https is spoken, and certificates
+are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as WaitingTimeoutError
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from pipeline.heartbeat import PULSE
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection
+
+MAX_DOWNLOAD_BYTES = 16 * 2**20
+CHUNK_BYTES = 64 * 2**10
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+USER_AGENT = "jat-pipeline/0.1 (dataset of image captions)"
+NOT_AN_ADDRESS = "download failed: not an address"
+NOT_PUBLIC = "download failed: not a public address"
+TIMED_OUT = "download failed: timed out"
+NO_CONNECTION = "download failed: no connection"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class RejectedError(Exception):
+    """A document that is not to be had; the message is the reason, alike for alike failures."""
+
+
+class Downloader:
+    """Fetches small files; several threads may use one at a time.
+
+    Args:
+        seconds: for one download, from resolving the first name to the last byte.
+        connections: how many threads there are.
+        allow_private: take addresses of this machine and its network, too.
+    """
+
+    def __init__(self, seconds: float, connections: int = 1, allow_private: bool = False) -> None:
+        import urllib3
+
+        self._seconds = seconds
+        headers = {"User-Agent": USER_AGENT, "Accept": "image/*"}
+        self._pool = urllib3.PoolManager(num_pools=4 * connections, maxsize=connections, headers=headers)
+        resolver = _Resolver(connections, allow_private)
+        self._pool.pool_classes_by_scheme = {
+            scheme: type("Pool", (kind,), {"ConnectionCls": resolver.connection_class(scheme)})
+            for scheme, kind in (("http", urllib3.HTTPConnectionPool), ("https", urllib3.HTTPSConnectionPool))
+        }
+
+    def get(self, address: str) -> bytes:
+        """What an address leads to.
+
+        Raises:
+            RejectedError: it cannot be had, not in time, or is too large.
+        """
+        deadline = time.monotonic() + self._seconds
+        for _ in range(MAX_REDIRECTS + 1):
+            if not address.lower().startswith(("http://", "https://")):
+                raise RejectedError(NOT_AN_ADDRESS)
+            found = self._ask(address, deadline)
+            if isinstance(found, bytes):
+                return found
+            address = found
+        raise RejectedError("download failed: too many redirects")
+
+    def _ask(self, address: str, deadline: float) -> bytes | str:
+        """The body of an answer, or the address that it redirects to."""
+        import urllib3
+
+        try:
+            with _deadline_of_this_thread(deadline) as limit:
+                left = limit.seconds_left()
+                response = self._pool.request(
+                    "GET", address, preload_content=False, redirect=False, retries=False,
+                    timeout=urllib3.Timeout(connect=left, read=left),
+                )  # fmt: skip
+                try:
+                    place = response.headers.get("Location")
+                    if response.status in REDIRECTS and place:
+                        return urljoin(address, place)
+                    if response.status != 200:
+                        raise RejectedError(f"download failed: HTTP {response.status}")
+                    return _read(response, limit)
+                finally:
+                    # What is left unread of a body would be taken for the next answer of this connection.
+                    response.close()
+        except urllib3.exceptions.NewConnectionError as error:  # one of the timeouts, as its class has it
+            raise RejectedError(NO_CONNECTION) from error
+        except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            raise RejectedError(TIMED_OUT) from error
+        except (urllib3.exceptions.LocationValueError, UnicodeError) as error:
+            raise RejectedError(NOT_AN_ADDRESS) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            late = time.monotonic() >= deadline
+            raise RejectedError(TIMED_OUT if late else "download failed: connection broken") from error
+
+
+def _read(response: Any, limit: _Deadline) -> bytes:
+    """The body, unless it takes too long or is too large."""
+    chunks, num_bytes = [], 0
+    while chunk := response.read1(CHUNK_BYTES):
+        PULSE.beats += 1
+        chunks.append(chunk)
+        num_bytes += len(chunk)
+        if num_bytes > MAX_DOWNLOAD_BYTES:
+            raise RejectedError(f"download failed: more than {MAX_DOWNLOAD_BYTES // 2**20} MiB")
+        limit.seconds_left()
+    limit.seconds_left()  # a connection that was cut looks like one that ended
+    return b"".join(chunks)
+
+
+class _Deadline:
+    """When a request has to be over. The limit of a socket is for each piece, so headers that drip never pass it:
+    at the deadline the socket is shut down, whatever waits for it."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def seconds_left(self) -> float:
+        """Raises TimeoutError if there are none."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the whole request took too long")
+        return left
+
+    def watch(self, sock: socket.socket) -> None:
+        """Shut this socket down at the deadline, also if it is wrapped or closed meanwhile."""
+        self.seconds_left()
+        self.close()
+        with self._lock:
+            self._socket = socket.socket(fileno=os.dup(sock.fileno()))
+
+    def cut(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+
+_current = threading.local()  # the deadline of the request that a thread makes
+
+
+@contextlib.contextmanager
+def _deadline_of_this_thread(deadline: float) -> Iterator[_Deadline]:
+    limit = _Deadline(deadline)
+    timer = threading.Timer(limit.seconds_left(), limit.cut)
+    timer.daemon = True
+    timer.start()
+    _current.limit = limit
+    try:
+        yield limit
+    finally:
+        timer.cancel()
+        limit.close()
+        _current.limit = None
+
+
+class _Resolver:
+    """Resolves names within a limit of time and makes connections to public addresses only."""
+
+    def __init__(self, connections: int, allow_private: bool) -> None:
+        self._threads = ThreadPoolExecutor(connections, "resolve")
+        self._allow_private = allow_private
+
+    def connection_class(self, scheme: str) -> type[HTTPConnection]:
+        """A connection of urllib3 that connects by ``connect`` and not by the name."""
+        from urllib3.connection import HTTPConnection, HTTPSConnection
+
+        connect = self.connect
+        kind = HTTPSConnection if scheme == "https" else HTTPConnection
+
+        def new_connection(connection: HTTPConnection) -> socket.socket:
+            return connect(connection)
+
+        def request(connection: HTTPConnection, *args: Any, **options: Any) -> None:
+            if connection.sock is not None:  # one that an earlier request has left
+                _current.limit.watch(connection.sock)
+            kind.request(connection, *args, **options)
+
+        return type("Connection", (kind,), {"_new_conn": new_connection, "request": request})
+
+    def connect(self, connection: HTTPConnection) -> socket.socket:
+        """A socket to one of the public addresses of a connection's host.
+
+        Raises:
+            RejectedError: it has none.
+            TimeoutError: it took too long.
+            NewConnectionError: none of them answers.
+        """
+        from urllib3.exceptions import NewConnectionError
+
+        limit: _Deadline = _current.limit
+        host, port = connection.host, connection.port
+        resolving = self._threads.submit(socket.getaddrinfo, host.strip("[]"), port, 0, socket.SOCK_STREAM)
+        try:
+            found = resolving.result(limit.seconds_left())
+        except WaitingTimeoutError:
+            raise TimeoutError("the name was not resolved in time") from None
+        except (OSError, UnicodeError) as error:
+            raise NewConnectionError(connection, "the name cannot be resolved") from error
+        public = [entry for entry in found if self._allow_private or is_public(str(entry[4][0]))]
+        if not public:
+            raise RejectedError(NOT_PUBLIC)
+        for family, kind, protocol, _, place in public:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(limit.seconds_left())
+                sock.connect(place)
+                limit.watch(sock)
+            except OSError:
+                sock.close()
+                continue
+            return sock
+        limit.seconds_left()
+        raise NewConnectionError(connection, "no address answers")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, also where it wraps another one."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo and found.teredo[1])
+        if found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner and not is_public(str(inner)):
+            return False
+        if found.ipv4_mapped:
+            return True
+    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
