@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from collectors.corpora_config import RECIPES, CorporaConfig
-from collectors.corpus_images import ImageLoader, ImageOptions, RejectedError
+from collectors.corpus_images import ImageLoader, ImageOptions
 from collectors.corpus_sources import Source, SourceReader, columns_of, resolve_source
+from collectors.downloads import RejectedError
 from collectors.pace import JobProgress
 from collectors.progress import Monitor
 from pipeline.cli import parse, run
@@ -201,7 +202,13 @@ class _Converter:
         PULSE.episodes += 1
         layout = self._layout
         origin = row.get(layout.origin) if layout.origin else None
-        text = layout.text(row) or ""
+        origin = origin if isinstance(origin, str) else None
+        try:
+            text = layout.text(row) or ""
+        except (TypeError, AttributeError):  # a question or an answer of another type
+            text = None
+        if not isinstance(text, str) or not _is_unicode(text, origin or ""):
+            return Document(index, "", None, None, "text of another type")
         if not text.strip():
             return Document(index, text, None, origin, "empty text")
         if self._loader is None or layout.image is None:
@@ -210,6 +217,15 @@ class _Converter:
             return Document(index, text, self._loader.load(row[layout.image]), origin)
         except RejectedError as error:
             return Document(index, text, None, origin, str(error))
+
+
+def _is_unicode(*texts: str) -> bool:
+    """Whether texts can be written: JSON can name halves of characters."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mapped(
@@ -312,7 +328,7 @@ def stream_jobs(config: CorporaConfig, corpus: Corpus, root: Path) -> list[Strea
             layout,
             root,
             config.shard_documents,
-            ImageOptions(config.image_size, config.download_s),
+            ImageOptions(config.image_size, config.download_s, config.allow_private),
             config.downloads if from_web else 1,
             config.max_rejected,
         )

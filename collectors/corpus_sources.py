@@ -20,9 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from collectors.json_lines import columns_of_lines, read_lines
+from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
 from pipeline.hub import HUB, HUB_TIMEOUT_S, readable_errors
+from pipeline.parquet_limits import check_limits
 from pipeline.seeds import SPLITS
 
 PARQUET = ".parquet"
@@ -154,6 +156,8 @@ def columns_of(file: str) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
+    if not file.endswith(PARQUET):
+        return columns_of_lines(file)
     try:
         features = _open(file, None).features
         if features is None:  # found by looking at the first rows
@@ -164,14 +168,13 @@ def columns_of(file: str) -> list[str]:
 
 
 def _open(file: str, columns: Sequence[str] | None) -> Any:
-    """A streaming dataset of one file; images stay files."""
+    """A streaming dataset of one Parquet file within the limits; images stay files."""
     from datasets import load_dataset
 
-    if file.endswith(PARQUET):
-        options = {"columns": list(columns) if columns else None, "batch_size": BATCH_ROWS}
-        dataset = load_dataset("parquet", data_files=[file], split="train", streaming=True, **options)
-        return dataset.decode(False)
-    return load_dataset("json", data_files=[file], split="train", streaming=True)
+    _metadata_of(file)
+    options = {"columns": list(columns) if columns else None, "batch_size": BATCH_ROWS}
+    dataset = load_dataset("parquet", data_files=[file], split="train", streaming=True, **options)
+    return dataset.decode(False)
 
 
 class SourceReader:
@@ -202,9 +205,12 @@ class SourceReader:
 
 
 def _read_file(file: str, columns: Sequence[str], skip: int) -> Iterator[dict[str, Any]]:
+    if not file.endswith(PARQUET):
+        yield from islice(read_lines(file, columns), skip, None)
+        return
     dataset = _open(file, columns)
-    if not skip or not file.endswith(PARQUET):
-        yield from islice(iter(dataset), skip, None)
+    if not skip:
+        yield from dataset
         return
     first, num_groups, skip = _group_of_row(file, skip)
     groups = dataset.reshard()
@@ -215,14 +221,30 @@ def _read_file(file: str, columns: Sequence[str], skip: int) -> Iterator[dict[st
 
 def _group_of_row(file: str, row: int) -> tuple[int, int, int]:
     """Number of the row group that holds ``row``, number of all groups, and the rows of that group before it."""
-    import fsspec
-    import pyarrow.parquet as pq
-
-    with fsspec.open(file, "rb") as handle:
-        metadata = pq.read_metadata(handle)
+    metadata = _metadata_of(file)
     for number in range(metadata.num_row_groups):
         num_rows = metadata.row_group(number).num_rows
         if row < num_rows:
             return number, metadata.num_row_groups, row
         row -= num_rows
     return metadata.num_row_groups, metadata.num_row_groups, 0
+
+
+def _metadata_of(file: str) -> Any:
+    """The footer of a Parquet file.
+
+    Raises:
+        UserError: it cannot be read, or says more than may be read.
+    """
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        with fsspec.open(file, "rb") as handle:
+            metadata = pq.read_metadata(handle)
+        check_limits(metadata)
+    except (OSError, pa.ArrowException, HTTPError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)})") from error
+    return metadata

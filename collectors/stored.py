@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from collectors.dataset.sources import shards_of
 from pipeline.errors import UserError
 from pipeline.manifest import DatasetManifest
 from pipeline.schema import EpisodeBlock, read_episode
 from pipeline.tasks import Task, select_tasks
+from pipeline.validate import read_side, refuse
 
 MAX_RANGES = 5  # of seeds shown in an error
 
@@ -90,7 +92,8 @@ def find_episode(task: Task, seed: int, out: Path, dataset: Path | None = None) 
     """
     files = _files_of_dataset(task, dataset) if dataset else _files_of_run(task, out)
     for pair in files:
-        rows = pq.read_table(pair.side, filters=[("seed", "==", seed)]).to_pylist()
+        side_table = _read_side(pair.side)
+        rows = side_table.filter(pc.equal(side_table["seed"], seed)).to_pylist()
         if not rows:
             continue
         side = rows[0]
@@ -150,13 +153,21 @@ def _named_by_manifest(task: Task, dataset: Path) -> Iterator[_Files]:
                 yield _Files(dataset / data.name, dataset / side.name)
 
 
+def _read_side(path: Path) -> pa.Table:
+    """Raises UserError if it is no side table."""
+    table = read_side(path, refuse)
+    if table is None:  # `refuse` has raised
+        raise UserError(f"{path} is no side table")
+    return table
+
+
 def _seeds_there(files: Sequence[_Files]) -> str:
     """Which seeds have an episode, in words."""
     seeds: set[int] = set()
     num_without_seed = 0
     contents = {pair.side.stat().st_ino: pair for pair in files}  # a dataset's files are links to those of shards
     for pair in contents.values():
-        side = pq.read_table(pair.side, columns=["seed", "row"])
+        side = _read_side(pair.side)
         accepted = side.filter(side["row"].is_valid())
         seeds.update(accepted["seed"].drop_null().to_pylist())
         num_without_seed += accepted["seed"].null_count

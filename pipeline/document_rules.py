@@ -17,6 +17,7 @@ from pipeline.corpora import Corpus
 from pipeline.episode_rules import PNG, UNREADABLE, Problem, Report
 from pipeline.errors import first_line
 from pipeline.manifest import DocumentShard
+from pipeline.parquet_limits import check_limits
 from pipeline.schema import DocumentBlock, document_features, document_side_features, read_documents
 from pipeline.validate import MIXED_VERSIONS, OTHER_TASK, OVERLAP, ROWS, TOTALS, read_table, scan_columns, scan_file
 
@@ -47,6 +48,7 @@ def scan_documents(corpus: Corpus, path: Path, report: Report) -> DocumentCounts
         What it holds; None if it cannot be read or has not the columns.
     """
     try:
+        check_limits(pq.read_metadata(path))
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))

@@ -6,7 +6,6 @@ a file, not even its being no Parquet at all, raises anything but what ``report`
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import first_line
 from pipeline.frames import decode_stacks
+from pipeline.images import BadImageError
+from pipeline.parquet_limits import check_step_texts, check_steps, open_parquet
 from pipeline.schema import REWARDS, TEXTS, action_column, features, observation_column
 from pipeline.tasks import IMAGE, Task
 
@@ -87,17 +88,18 @@ def scan_episodes(
     lengths: list[np.ndarray] = []
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
+            check_steps(file.metadata, REWARDS)
             columns = _usable_columns(task, path, file.schema_arrow, report)
-            for batch in _batches(task, file, columns):
+            for batch in _batches(task, path, file, columns):
                 lengths.append(_scan_batch(task, path, row, batch, report, flagged, take))
                 row += len(batch)
-    except (pa.ArrowException, OSError, struct.error) as error:
+    except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
     return np.concatenate(lengths) if lengths else np.empty(0, np.int64)
 
 
-def _batches(task: Task, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _batches(task: Task, path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Few enough episodes at a time for a batch to stay small, also where somebody's row groups are gigabytes."""
     if not columns:
         return
@@ -105,7 +107,9 @@ def _batches(task: Task, file: pq.ParquetFile, columns: Sequence[str]) -> Iterat
     values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
     value_bytes = float(np.prod(task.observation_shape)) if task.observation == IMAGE else 8.0
     row_bytes = max(1.0, values * value_bytes / max(1, file.metadata.num_rows))
-    yield from file.iter_batches(batch_size=max(1, int(BATCH_BYTES / row_bytes)), columns=list(columns))
+    for number in range(len(groups)):
+        check_step_texts(path, file.metadata, number)
+        yield from file.iter_batches(max(1, int(BATCH_BYTES / row_bytes)), row_groups=[number], columns=list(columns))
 
 
 def _usable_columns(task: Task, path: Path, found: pa.Schema, report: Report) -> list[str]:
@@ -287,5 +291,5 @@ def _decoded(task: Task, files: Sequence[bytes | None]) -> np.ndarray | str:
         return "an image has no bytes"
     try:
         return decode_stacks([file for file in files if file is not None], task.observation_shape)
-    except (ValueError, OSError, SyntaxError, struct.error) as error:  # what Pillow raises on broken files
-        return f"an image cannot be used ({first_line(error)})"
+    except BadImageError as error:
+        return f"an image cannot be used ({error})"

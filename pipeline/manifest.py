@@ -225,13 +225,15 @@ class DatasetManifest:
     """A dataset directory. ``digest`` covers the content of every shard, so equal digests mean equal data.
 
     ``descriptions`` are the files beside the data: statistics, and the pictures of the card. Not the card itself, which
-    people may edit before they publish it.
+    people may edit before they publish it. ``missing`` are the episodes that were planned and not collected when it was
+    built, by task and split, those of tasks among them that the dataset has nothing of.
     """
 
     digest: str
     tasks: dict[str, TaskManifest]
     corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # of datasets older than them: none
     descriptions: tuple[FileEntry, ...] = ()
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
 
     FILE_NAME = "manifest.json"
 
@@ -262,8 +264,11 @@ class DatasetManifest:
                 _check_texts((corpus.source, corpus.revision), texts, texts.values())
         names_of_tasks = (name for task in self.tasks.values() for name in task.splits)
         names_of_corpora = (name for corpus in self.corpora.values() for name in corpus.splits)
-        for split in itertools.chain(names_of_tasks, names_of_corpora):
+        names_of_missing = (name for counts in self.missing.values() for name in counts)
+        for split in itertools.chain(names_of_tasks, names_of_corpora, names_of_missing):
             check_name("split", split)
+        for name in self.missing:
+            check_name("task", name)
         for entry in self.files:
             check_relative("file", entry.name)
 

@@ -7,7 +7,7 @@ per task, so that several collectors may work on different tasks in one place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,6 +64,7 @@ class TaskPlan:
 
 
 PLAN = "plan.json"
+MAX_NAMED = 10  # tasks in a message
 
 
 def read_plan(root: Path) -> dict[str, TaskPlan]:
@@ -124,6 +125,37 @@ def missing_jobs(
             jobs.append(ShardJob(task, split, start, stop - start, expert, noise))
             start = stop
     return jobs
+
+
+def count_missing(plan: TaskPlan, done: Iterable[ShardManifest]) -> dict[str, int]:
+    """Seeds of each split that are planned and in no finished shard; splits that lack none are left out.
+
+    Args:
+        plan: of a task.
+        done: its finished shards.
+    """
+    shards = list(done)
+    counts = {}
+    for split, num_episodes in plan.episodes.items():
+        first = FIRST_SEED[split]
+        covered = [(shard.first_seed, shard.num_seeds) for shard in shards if shard.split == split]
+        counts[split] = sum(end - begin for begin, end in _gaps(first, first + num_episodes, covered))
+    return {split: count for split, count in counts.items() if count}
+
+
+def describe_missing(missing: Mapping[str, Mapping[str, int]], there: Collection[str]) -> str:
+    """``metaworld-reach (250 train episodes), mujoco-ant (all of it)``; a few tasks are named, the others counted.
+
+    Args:
+        missing: episodes by task and split.
+        there: names of the tasks of which there is something.
+    """
+    words = []
+    for name, counts in list(missing.items())[:MAX_NAMED]:
+        parts = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+        words.append(f"{name} ({f'{parts} episodes' if name in there else 'all of it'})")
+    others = len(missing) - len(words)
+    return ", ".join(words) + (f" and {others} other tasks" if others else "")
 
 
 def _gaps(start: int, end: int, covered: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

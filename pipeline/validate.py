@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.episode_rules import (
     COLUMN_TYPE,
@@ -30,6 +29,7 @@ from pipeline.errors import UserError, first_line
 from pipeline.files import sha256_of
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.outcomes import Rewards, count_outcomes, scan_outcomes
+from pipeline.parquet_limits import read_small
 from pipeline.schema import EPISODE_COLUMNS_ADDED, episode_features
 from pipeline.seeds import SPLITS, seed_range
 from pipeline.shards import MAX_REASON
@@ -193,7 +193,7 @@ def read_table(path: Path, expected: pa.Schema, report: Report, optional: Collec
         optional: names of the columns that may be missing.
     """
     try:
-        table = pq.read_table(path)
+        table = read_small(path)
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read ({first_line(error)})"))
         return None

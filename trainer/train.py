@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, read_json, write_json
 from pipeline.hardware import this_machine
 from pipeline.manifest import DatasetManifest
+from pipeline.plan import describe_missing
 from pipeline.stage import current_stage, reported
 from pipeline.tasks import IMAGE, Task, select_tasks
 from trainer.config import RECIPES, TrainConfig
@@ -71,6 +72,7 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     config = deal_out(config)
     chosen = choose_tasks(config, tasks)
     choose_corpora(config)
+    _tell_missing(config, chosen, tasks)
     identity = make_identity(config, chosen)
     directory = config.out.absolute() / "train"
     if (directory / "identity.json").exists():
@@ -188,6 +190,19 @@ def _manifest(config: TrainConfig) -> DatasetManifest:
             f"--out first"
         )
     return manifest
+
+
+def _tell_missing(config: TrainConfig, chosen: Sequence[Task], tasks: Sequence[Task] | None) -> None:
+    """Say what a collection had planned for the dataset and has not made."""
+    missing = _manifest(config).missing
+    matching = {task.name for task in select_tasks(config.task, tasks)}
+    concerned = {name: counts for name, counts in missing.items() if name in matching}
+    if concerned:
+        log.warning(
+            "the dataset lacks what was planned: %s; this training goes on without. To have it, run "
+            "`jat collect` and `jat dataset` first",
+            describe_missing(concerned, {task.name for task in chosen}),
+        )
 
 
 def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:

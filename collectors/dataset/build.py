@@ -25,7 +25,7 @@ from collectors.dataset.corpora import add_corpus, check_documents, content_key,
 from collectors.dataset.layout import CARD
 from collectors.dataset.previews import FOLDER as PICTURES
 from collectors.dataset.previews import write_previews
-from collectors.dataset.sources import Shard, check_environments, check_root, find_shards
+from collectors.dataset.sources import Shard, check_environments, check_root, find_shards, missing_of
 from pipeline.cli import parse, run
 from pipeline.corpora import Corpus
 from pipeline.errors import UserError
@@ -38,6 +38,7 @@ from pipeline.manifest import (
     SplitManifest,
     TaskManifest,
 )
+from pipeline.plan import describe_missing
 from pipeline.seeds import SPLITS
 from pipeline.shards import IMPORTED
 from pipeline.stage import reported
@@ -103,11 +104,18 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
         | {task.name: [shard.key for shard in s] for task, s in shards.items()}
         | {corpus.name: [content_key(shard) for shard in s] for corpus, s in documents.items()}
     )
-    if before is not None and before.digest == digest and _is_whole(dataset, before):
+    missing = missing_of(config.out, pattern, before.tasks if before else (), tasks)
+    is_same = before is not None and (before.digest, before.missing) == (digest, missing)
+    if before is not None and is_same and _is_whole(dataset, before):
         log.info("up to date: %s", dataset)
-        return
-    _assemble(config, shards, checked, documents, digest)
-    log.info("%s and %d corpora in %s", format_count(len(shards), "task"), len(documents), dataset)
+    else:
+        _assemble(config, shards, checked, documents, digest, missing)
+        log.info("%s and %d corpora in %s", format_count(len(shards), "task"), len(documents), dataset)
+    if missing:
+        log.warning(
+            "planned and not collected: %s; run `jat collect` again to complete the dataset, or go on without",
+            describe_missing(missing, {task.name for task in shards}),
+        )
 
 
 @contextmanager
@@ -149,6 +157,7 @@ def _assemble(
     checked: Mapping[Task, Sequence[SplitStatistics]],
     documents: Mapping[Corpus, Sequence[DocumentShard]],
     digest: str,
+    missing: dict[str, dict[str, int]],
 ) -> None:
     dataset = config.out / "dataset"
     building, retired = _building(dataset), _retired(dataset)
@@ -158,6 +167,7 @@ def _assemble(
         digest,
         {task.name: _add_task(task, s, building) for task, s in shards.items()},
         {corpus.name: add_corpus(corpus, s, root, building) for corpus, s in documents.items()},
+        missing=missing,
     )
     statistics = [_statistics(task, of_task, checked[task]) for task, of_task in shards.items()]
     descriptions = _describe(building, manifest, list(shards), statistics, dataset)

@@ -21,6 +21,7 @@ from collectors.dataset.layout import CARD
 from collectors.dataset.previews import FOLDER, Preview
 from pipeline.files import replacing
 from pipeline.manifest import DatasetManifest
+from pipeline.plan import describe_missing
 from pipeline.schema import EPISODES_SUFFIX, episode_features, features
 from pipeline.seeds import FIRST_SEED
 from pipeline.statistics import TaskStatistics
@@ -75,8 +76,17 @@ def write_card(
     front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
     with replacing(dataset / CARD) as temporary:
         temporary.write_text(
-            f"---\n{front}---\n\n{body}{imported_section(manifest, tasks)}{corpus_section(manifest)}", encoding="utf-8"
+            f"---\n{front}---\n\n{body}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
+            f"{corpus_section(manifest)}",
+            encoding="utf-8",
         )
+
+
+def _missing_section(manifest: DatasetManifest) -> str:
+    """What was planned and is not here; empty if all of it is."""
+    if not manifest.missing:
+        return ""
+    return f"\n## Planned and not collected\n\n{describe_missing(manifest.missing, manifest.tasks)}.\n"
 
 
 def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Section:

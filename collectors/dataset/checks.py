@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from collectors.dataset.sources import Shard
 from pipeline.files import digest_of, list_sizes, update_json
 from pipeline.manifest import FileEntry
+from pipeline.parquet_limits import read_small
 from pipeline.progress import Progress
 from pipeline.records import RecordError
 from pipeline.shards import read_cache
@@ -97,7 +96,7 @@ def visit(task: Task, shard: Shard) -> SplitStatistics:
     """
     steps = StepStatistics(task)
     check_shard(task, shard.directory, shard.manifest, steps.add)
-    side = pq.read_table(shard.directory / shard.manifest.episodes.name)
+    side = read_small(shard.directory / shard.manifest.episodes.name)
     return split_statistics(task, side, steps, shard.manifest.data.num_bytes)
 
 

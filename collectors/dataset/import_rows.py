@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ from pipeline.episode import Episode
 from pipeline.errors import UserError, first_line
 from pipeline.frames import read_stacks
 from pipeline.heartbeat import PULSE
+from pipeline.images import BadImageError
+from pipeline.parquet_limits import check_step_texts, check_steps, open_parquet
 from pipeline.rollout import rejected_episode
 from pipeline.schema import REWARDS, TEXTS, action_column, features, observation_column
 from pipeline.tasks import CONTINUOUS, IMAGE, Task
@@ -25,6 +26,7 @@ BATCH_BYTES = 16 * 2**20  # of rows in memory at a time, as the footer counts th
 BUFFER_BYTES = 2**20  # of a column read ahead
 NUM_FOOTERS = 8  # read at a time, where each is a question to the Hub
 EMPTY = "empty episode"
+OTHER_SIZE = "numbers in a step of"
 
 Ended = Literal["terminated", "truncated", "unknown"]
 
@@ -71,7 +73,7 @@ def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> E
     if not any(lengths.values()):
         raise UnfitError(EMPTY)
     if len(set(lengths.values())) > 1:
-        raise UnfitError("lengths disagree: " + ", ".join(f"{count} {name}" for name, count in lengths.items()))
+        raise UnfitError(_unequal(lengths))
     for name in ("reward", "action", "observation"):
         values = getattr(steps, f"{name}s")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -88,13 +90,22 @@ def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> E
     )
 
 
+def _unequal(lengths: dict[str, int]) -> str:
+    """Why columns of these lengths are no episode, the same for every episode of its kind."""
+    num_steps = lengths["rewards"]
+    differ = [name for name, length in lengths.items() if length != num_steps]
+    if differ[0] == "observations" and all(lengths[name] == num_steps + 1 for name in differ) and num_steps:
+        return f"one more of {' and '.join(differ)} than of rewards: leave out the observation after the last action"
+    return f"not as many {' and '.join(differ)} as rewards"
+
+
 def _flag(task: Task, actions: np.ndarray) -> str | None:
     """That continuous actions leave their range: what a policy asked for, which the environment clipped."""
     action = task.action
     if action.kind == "discrete":
         wrong = actions[(actions < 0) | (actions >= action.size)]
         if len(wrong):
-            raise UnfitError(f"action {wrong[0]} is none of the {action.size} there are")
+            raise UnfitError(f"an action is none of the {action.size} there are")
         return None
     if ((actions >= action.low) & (actions <= action.high)).all():
         return None
@@ -160,7 +171,7 @@ def count_rows(files: Sequence[str], wanted: int | None) -> tuple[int, ...]:
 
 
 def _count_rows_of_file(file: str) -> int:
-    with _opened(file) as parquet:
+    with _opened(file) as (parquet, _):
         return int(parquet.metadata.num_rows)
 
 
@@ -170,22 +181,23 @@ def schema_of(file: str) -> pa.Schema:
     Raises:
         UserError: it cannot be read.
     """
-    with _opened(file) as parquet:
+    with _opened(file) as (parquet, _):
         return parquet.schema_arrow
 
 
 @contextlib.contextmanager
-def _opened(file: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file on this machine or the Hub, whose errors tell its name."""
+def _opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
+    """A Parquet file on this machine or the Hub within the limits, whose errors tell its name, and its bytes."""
     import fsspec
     from huggingface_hub.errors import HTTPError
 
     try:
         with (
             fsspec.open(file, "rb") as handle,
-            pq.ParquetFile(handle, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
+            open_parquet(handle, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
         ):
-            yield parquet
+            check_steps(parquet.metadata, REWARDS)
+            yield parquet, handle
     except (OSError, pa.ArrowException, HTTPError) as error:
         raise UserError(
             f"{file} cannot be read ({first_line(error)}); what was imported stays: run the same command again to go on"
@@ -224,7 +236,7 @@ def _outline(kind: pa.DataType) -> tuple[int, str]:
 
 def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dict[str, pa.Array | None]]:
     """Rows ``first .. first + count - 1`` of a file: the steps by column, None where there is a null."""
-    with _opened(file) as parquet:
+    with _opened(file) as (parquet, handle):
         check_columns(task, file, parquet.schema_arrow)
         names = list(features(task))
         for group in range(parquet.num_row_groups):
@@ -234,6 +246,7 @@ def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dic
                 continue
             size = max(1, BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size))
             size = 1 if task.observation == IMAGE else size  # a game is compressed many times over
+            check_step_texts(handle, parquet.metadata, group)
             for batch in parquet.iter_batches(size, row_groups=[group], columns=names):
                 for row in range(min(first, len(batch)), len(batch)):
                     yield {name: batch.column(name)[row].values for name in names}
@@ -279,7 +292,7 @@ def _matrix(name: str, steps: Any, size: int, dtype: Any) -> np.ndarray:
     lengths = steps.value_lengths().to_numpy(zero_copy_only=False)
     wrong = lengths[lengths != size]
     if len(wrong):
-        raise UnfitError(f"{wrong[0]} numbers in a step of {name}, expected {size}")
+        raise UnfitError(f"{wrong[0]} {OTHER_SIZE} {name}, expected {size}")
     flat = steps.flatten()
     if flat.null_count:
         raise UnfitError(f"a number in {name} is null")
@@ -292,5 +305,5 @@ def _images(task: Task, steps: Any) -> np.ndarray:
         raise UnfitError("an image has no bytes")
     try:
         return read_stacks(files, task.observation_shape)
-    except (ValueError, OSError, SyntaxError, struct.error) as error:  # what Pillow raises on broken files
-        raise UnfitError(f"an image cannot be used ({(str(error).splitlines() or ['broken'])[0]})") from error
+    except BadImageError as error:
+        raise UnfitError(error.reason) from error

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.dataset.import_rows import EMPTY, Rows
+from collectors.dataset.import_rows import EMPTY, OTHER_SIZE, Rows
 from collectors.dataset.import_sources import NotThereError, Source, num_tests, resolve_source, source_name
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
@@ -211,11 +211,11 @@ def _check_fits(task: Task, source: Source, environment: str) -> None:
         if len(reasons) == NUM_TRIED:
             break
     if reasons:
-        raise UserError(
-            f"none of the first {format_count(len(reasons), 'episode')} of {task.name} in {source.name} fits: "
-            f"{reasons[0]}. They are of {environment}, the task is {task.env_id}: another task or version may have "
-            f"other sizes"
-        )
+        tried = format_count(len(reasons), "episode")
+        why = f"none of the first {tried} of {task.name} in {source.name} fits: {reasons[0]}"
+        if OTHER_SIZE in reasons[0]:
+            why += f". They are of {environment}, the task is {task.env_id}: another task or version has other sizes"
+        raise UserError(why)
 
 
 def _tell(task: Task, root: Path, name: str) -> None:

@@ -17,11 +17,11 @@ import gymnasium as gym
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
 from collectors.replay import StoredActions
 from pipeline.files import digest_of, link_or_copy, replacing
 from pipeline.manifest import DatasetManifest, FileEntry, TaskManifest
+from pipeline.parquet_limits import read_small
 from pipeline.render import render_frame
 from pipeline.rollout import rollout
 from pipeline.schema import read_episode
@@ -110,7 +110,7 @@ def _choose(task: Task, dataset: Path, info: TaskManifest) -> _Choice | None:
     Files that come later change nothing, so the picture of a task stays when episodes are added.
     """
     train = info.splits["train"]
-    side = pq.read_table(dataset / train.episodes[0].name, columns=["seed", "row", "return", "success"])
+    side = read_small(dataset / train.episodes[0].name, ["seed", "row", "return", "success"])
     side = side.filter(pa.compute.is_valid(side["row"]))
     successful = side.filter(pa.compute.fill_null(side["success"], False))
     rows = (successful or side).sort_by([("return", "ascending"), ("row", "ascending")]).to_pylist()

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import is_local
 from pipeline.manifest import ShardManifest
+from pipeline.plan import count_missing, read_plan
 from pipeline.seeds import SPLITS
 from pipeline.shards import IMPORTED, finished_shards
 from pipeline.tasks import Task, select_tasks
@@ -119,6 +120,24 @@ def shards_of(out: Path, task: Task) -> list[Shard]:
     if imported.is_dir():
         places += [(imported, folder.name) for folder in sorted(imported.iterdir()) if folder.is_dir()]
     return [Shard(root / name, manifest) for root, name in places for manifest in finished_shards(root, name)]
+
+
+def missing_of(
+    out: Path, pattern: str, kept: Collection[str], tasks: Sequence[Task] | None = None
+) -> dict[str, dict[str, int]]:
+    """Episodes that a collection has planned and not made, by task and split, of the tasks that ``find_shards`` takes.
+
+    Args:
+        out: root of a run.
+        pattern: which tasks to add; empty for none.
+        kept: names of the tasks that are in the dataset and stay there.
+        tasks: the table to choose from; all 157 if None.
+    """
+    root = out / "shards"
+    chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
+    plans = {name: plan for name, plan in read_plan(root).items() if name in chosen | set(kept)}
+    found = {name: count_missing(plan, finished_shards(root, name)) for name, plan in plans.items()}
+    return {name: counts for name, counts in found.items() if counts}
 
 
 def environments_of(task: Task, shards: Sequence[Shard]) -> dict[str, list[Shard]]:

@@ -138,7 +138,9 @@ def test_captions_get_their_images_from_the_web_and_say_which_failed(tmp_path: P
         "good-11",
     ]
     write_captions(tmp_path / "source", web, names)
-    config = config_of(tmp_path, "conceptual-captions", tmp_path / "source", download_s=0.5, downloads=4)
+    config = config_of(
+        tmp_path, "conceptual-captions", tmp_path / "source", allow_private=True, download_s=0.5, downloads=4
+    )
     collect_here(config)
     train = documents(tmp_path, "conceptual-captions", "train")
     numbers = {"good-0": 0, "good-2": 2, "good-5": 5, "good-6": 6, "good-9": 9, "moved": 7, "good-11": 11}
@@ -159,7 +161,7 @@ def test_captions_get_their_images_from_the_web_and_say_which_failed(tmp_path: P
 
 def test_a_broken_network_is_not_taken_for_broken_documents(tmp_path: Path) -> None:
     write_captions(tmp_path / "source", "http://127.0.0.1:9", ["good-1"] * 6)
-    config = config_of(tmp_path, "conceptual-captions", tmp_path / "source", download_s=0.5)
+    config = config_of(tmp_path, "conceptual-captions", tmp_path / "source", allow_private=True, download_s=0.5)
     with pytest.raises(
         JobsFailedError, match=r"6 of 6 documents .* 6 of them for 'download failed: no connection'; their"
     ):
@@ -249,6 +251,7 @@ def test_rows_come_in_order_however_many_are_downloaded_at_a_time(tmp_path: Path
             tmp_path / str(downloads),
             "conceptual-captions",
             tmp_path / "source",
+            allow_private=True,
             downloads=downloads,
             shard_documents=6,
         )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import UserError
-from pipeline.files import exclusive, read_json
+from pipeline.files import exclusive, read_json, write_json
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
@@ -130,6 +130,24 @@ def test_other_data_in_the_same_folder_is_refused(
 def test_without_a_dataset_the_error_says_what_to_run(tmp_path: Path, make_config: MakeConfig) -> None:
     with pytest.raises(UserError, match="run `jat collect` and `jat dataset`"):
         train(dataclasses.replace(make_config(), out=tmp_path / "empty"), FAKE_TASKS)
+
+
+def test_what_was_planned_and_is_not_in_the_dataset_is_told_before_the_training(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = run_dir / "dataset" / "manifest.json"
+    missing = {"fake-count": {"train": 3}, "fake-lost": {"train": 9, "test": 1}, "elsewhere": {"train": 1}}
+    write_json(path, read_json(path) | {"missing": missing})
+
+    def killed(job: object) -> int:
+        raise KilledError
+
+    monkeypatch.setattr("trainer.train._run", killed)
+    lost = dataclasses.replace(FAKE_TASKS[0], name="fake-lost")
+    with pytest.raises(KilledError):
+        train(make_config(), (*FAKE_TASKS, lost))
+    assert "lacks what was planned: fake-count (3 train episodes), fake-lost (all of it); this" in caplog.text
+    assert "elsewhere" not in caplog.text
 
 
 def test_a_task_named_in_full_that_was_not_collected_is_an_error(make_config: MakeConfig, run_dir: Path) -> None:

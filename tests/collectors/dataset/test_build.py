@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, location, read_json, sha256_of, write_json
 from pipeline.frames import decode_stacks
 from pipeline.manifest import DatasetManifest, ShardManifest
-from pipeline.plan import ShardJob
+from pipeline.plan import ShardJob, TaskPlan, extend_plan
 from pipeline.schema import EpisodeBlock, read_blocks
 from pipeline.shards import index_shards
 from pipeline.statistics import load_statistics
@@ -763,3 +763,48 @@ def test_a_dataset_manifest_that_names_what_is_not_its_own_is_refused(
     write_json(manifest, read_json(manifest) | change)
     with pytest.raises(UserError, match=message):
         build(tmp_path)
+
+
+def plan(out: Path, task: Task, train: int, test: int) -> None:
+    extend_plan(out / "shards", {task.name: TaskPlan("random", "1", {}, 5, {"train": train, "test": test})})
+
+
+def test_what_was_planned_and_is_missing_is_told_by_the_build_and_the_card(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    plan(tmp_path, FAKE_COUNT, 8, 2)
+    plan(tmp_path, FAKE_GRID, 20, 2)  # of which the collection made nothing
+    dataset = build(tmp_path)
+    told = "fake-count (3 train episodes), toy-grid (all of it)"
+    assert f"planned and not collected: {told}; run `jat collect` again" in caplog.text
+    assert told in (dataset / "README.md").read_text()
+    assert DatasetManifest.load(dataset / "manifest.json").missing == {
+        "fake-count": {"train": 3},
+        "toy-grid": {"train": 20, "test": 2},
+    }
+    caplog.clear()
+    build(tmp_path)  # nothing to do is no reason to be silent
+    assert told in caplog.text
+    caplog.clear()
+    build(tmp_path, "fake-count")
+    assert "fake-count (3 train episodes); run" in caplog.text
+
+
+def test_a_dataset_that_is_completed_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    plan(tmp_path, FAKE_COUNT, 6, 2)
+    digest = DatasetManifest.load(build(tmp_path) / "manifest.json").digest
+    write(tmp_path, FAKE_COUNT, "train", 5, 1)
+    caplog.clear()
+    manifest = DatasetManifest.load(build(tmp_path) / "manifest.json")
+    assert manifest.missing == {} and manifest.digest != digest
+    assert "planned" not in caplog.text + (tmp_path / "dataset" / "README.md").read_text()
+
+
+def test_a_plan_that_grew_changes_what_is_missing_and_not_the_data(tmp_path: Path) -> None:
+    write_task(tmp_path, FAKE_COUNT)
+    before = DatasetManifest.load(build(tmp_path) / "manifest.json")
+    plan(tmp_path, FAKE_COUNT, 9, 2)
+    after = DatasetManifest.load(build(tmp_path) / "manifest.json")
+    assert (after.digest, after.missing) == (before.digest, {"fake-count": {"train": 4}})

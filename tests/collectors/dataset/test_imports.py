@@ -28,6 +28,7 @@ from pipeline.validate import check_shard
 from tests.fakes import random_mix
 from tests.jat_sources import (
     Row,
+    claiming,
     continuous_row,
     grid_row,
     image_row,
@@ -148,7 +149,7 @@ def test_what_is_no_data_is_rejected_with_its_reason(tmp_path: Path) -> None:
     assert [row["rejected"] for row in side_rows(tmp_path, HOPPER)] == [
         None,
         "empty episode",
-        "lengths disagree: 4 rewards, 3 observations, 3 actions",
+        "not as many observations and actions as rewards",
         "reward not finite",
         "observation not finite",
         "12 numbers in a step of continuous_observations, expected 11",
@@ -174,9 +175,7 @@ def test_actions_that_do_not_exist_and_broken_images_are_rejected(tmp_path: Path
     )
     run(source, PONG.name, tmp_path)
     reasons = [row["rejected"] for row in side_rows(tmp_path, PONG)]
-    assert reasons[0] == "action 6 is none of the 6 there are"
-    assert reasons[1].startswith("an image cannot be used (cannot identify image file")
-    assert reasons[2:] == ["an image cannot be used (an image of shape (84, 80, 4), expected (84, 84, 4))", None]
+    assert reasons == ["an action is none of the 6 there are", "image unreadable", "image of another shape", None]
 
 
 def test_actions_out_of_range_are_kept_flagged_and_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -457,3 +456,37 @@ def test_minari_s_datasets_of_other_environments_are_refused(tmp_path: Path, mon
 def test_without_network_the_hub_s_datasets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"jat-project/jat-dataset cannot be downloaded .* check the network"):
         run("jat-project/jat-dataset", HOPPER.name, tmp_path)
+
+
+def test_one_fault_is_one_reason_and_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
+    rows = [image_row(seed, 2) for seed in range(6)]
+    for seed, file in enumerate((b"no image", b"\x89PNG\r\n\x1a\nno", b"")):
+        rows[seed]["image_observations"][1]["bytes"] = file
+    source = write_jat(tmp_path / "jat", {PONG.name: {"train": rows, "test": [image_row(0, 1)]}})
+    found = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        run(source, PONG.name, out)
+        (shard,) = (s for s in shards_of(out, PONG, source) if s.split == "train")
+        found.append(shard)
+    assert found[0] == found[1]
+    assert found[0].rejected == {"image unreadable": 3}
+
+
+@pytest.mark.parametrize(("side", "reason"), [(50_000, "image too large"), (9_000, "image of another shape")])
+def test_an_image_that_claims_to_be_huge_is_a_rejection(side: int, reason: str, tmp_path: Path) -> None:
+    huge = image_row(1, 2)
+    huge["image_observations"][0]["bytes"] = claiming(side, side)
+    rows = [image_row(0, 2), huge]
+    source = write_jat(tmp_path / "jat", {PONG.name: {"train": rows, "test": [image_row(0, 1)]}})
+    run(source, PONG.name, tmp_path)
+    assert [row["rejected"] for row in side_rows(tmp_path, PONG)] == [None, reason]
+
+
+def test_an_observation_too_many_is_called_that_and_no_other_version(tmp_path: Path) -> None:
+    rows = hopper_rows(4)
+    for row in rows:
+        row["continuous_observations"].append(row["continuous_observations"][0])
+    source = write_jat(tmp_path / "jat", {HOPPER.name: {"train": rows, "test": rows}})
+    with pytest.raises(UserError, match="fits: one more of observations than of rewards: leave out the obs") as caught:
+        run(source, HOPPER.name, tmp_path)
+    assert "version" not in str(caught.value)
