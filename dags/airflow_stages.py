@@ -5,7 +5,8 @@ the extra ``dags``; the commands may run with another Python (``dags/launch.py``
 environment:
 
     JAT_OUT            default of the parameter ``out``: an absolute path or a URL
-    JAT_SCHEDULE       when `jat_experts` starts by itself, as cron; only by hand if not given
+    JAT_TASK           default of the parameter ``task``, for runs that nobody triggers; none if not given
+    JAT_SCHEDULE       when `jat_experts` starts by itself, as cron; only by hand if not given; needs JAT_TASK
     JAT_QUEUE_SCHEDULE the same for `jat_experts-queue`, which then goes on with the list of its last run
     JAT_RETRIES        of a unit of work that failed; 2 if not given
     JAT_RETRY_SECONDS  before the first retry, doubled for each later one; 60 if not given
@@ -24,6 +25,7 @@ from airflow.sdk import DAG, Asset, AssetAny, BaseOperator, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from dags.launch import Launcher, StageError, check_out
+from dags.parameters import PARAMETERS, options_of
 from dags.stages import ALL_STAGES, PUBLISH, QUEUE, STAGES, Stage
 from dags.units import unit_name, units_of
 from pipeline.errors import UserError
@@ -31,20 +33,8 @@ from pipeline.errors import UserError
 # Which setting says when a stage starts by itself.
 SCHEDULES = {STAGES[0]: "JAT_SCHEDULE", QUEUE: "JAT_QUEUE_SCHEDULE"}
 ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in ALL_STAGES}
-PARAMETERS = {
-    "task": ("*", "Task name, domain, glob, or comma list of these"),
-    "out": (
-        os.environ.get("JAT_OUT", str(Path.home() / "jat")),
-        "Output root: an absolute path, or a URL such as s3://",
-    ),
-    "recipe": ("", "Recipe of every stage that has recipes; each stage's own default if empty"),
-    "episodes": ("", "Training episodes per task; the recipe's if empty"),
-    "source": ("", "Where corpora come from instead of the Hub: corpus=folder, or a comma list of these"),
-    "expert": ("", "Who acts: best, a kind, a revision or a mix; best if empty"),
-    "queue": ("", "TOML file of long trainings, for jat_experts-queue; the list of its last run if empty"),
-    "workers": ("2", "Worker processes of a unit of work"),
-    "to": ("", "Where to publish: owner/name on the Hub, a URL or a folder; not published if empty"),
-}
+# Of the parameters that are not given.
+DEFAULTS = {"task": os.environ.get("JAT_TASK"), "out": os.environ.get("JAT_OUT", str(Path.home() / "jat"))}
 
 
 class StageOperator(BaseOperator):
@@ -79,15 +69,20 @@ class StageOperator(BaseOperator):
             self._launcher.stop()
 
 
-def runs_of(params: dict[str, str], handed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def runs_of(params: dict[str, Any], handed: list[dict[str, Any]], needs_task: bool = True) -> list[dict[str, Any]]:
     """What a run is about: for each set of options, the tasks.
 
     Args:
         params: of the run, used where nothing was handed on.
         handed: extras of the assets that started the run; several if the stage before ended several times meanwhile.
+        needs_task: whether the parameters must name tasks; else it is about all.
+
+    Raises:
+        UserError: nothing was handed on, and a parameter is unknown or wrong, or there is no task.
     """
     if not handed:
-        return [{"options": {name: value for name, value in params.items() if value and name != "task"}, "tasks": None}]
+        options = options_of(params, needs_task)
+        return [{"tasks": options.pop("task").split(","), "options": options}]
     merged: dict[str, dict[str, Any]] = {}
     for extra in handed:
         for run in extra["runs"]:
@@ -109,23 +104,23 @@ def stage_dag(stage: Stage) -> DAG:
         catchup=False,
         max_active_runs=1,
         tags=["jat"],
-        doc_md=f"`python -m {stage.module}`; a run again does only what is missing.",
-        params={name: Param(default, type="string", description=text) for name, (default, text) in PARAMETERS.items()},
+        doc_md=f"`jat {stage.name}`; a run again does only what is missing.",
+        params={name: Param(DEFAULTS.get(name), **each.schema) for name, each in PARAMETERS.items()},
     ) as dag:
 
         @task(retries=0)
-        def plan(params: dict[str, str], triggering_asset_events: Any) -> list[dict[str, Any]]:
+        def plan(params: dict[str, Any], dag_run: Any, triggering_asset_events: Any) -> list[dict[str, Any]]:
             """The units of work: of what the stage before handed on, else of the parameters."""
             handed = [event.extra for events in triggering_asset_events.values() for event in events]
             units = []
             try:
-                for run in runs_of(params, handed):
+                # Airflow itself lets through what no parameter is called.
+                for run in runs_of({**params, **(dag_run.conf or {})}, handed, "task" in stage.options):
                     options = run["options"]
                     if stage is PUBLISH and not options.get("to"):
                         continue
                     check_out(options["out"])
-                    chosen = ",".join(run["tasks"]) if run["tasks"] else params["task"]
-                    for names in units_of(stage, {**options, "task": chosen}):
+                    for names in units_of(stage, {**options, "task": ",".join(run["tasks"])}):
                         units.append({"name": unit_name(names), "tasks": names, "options": options})
             except UserError as error:
                 raise AirflowFailException(str(error)) from None

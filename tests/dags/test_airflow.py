@@ -77,6 +77,9 @@ def played(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         {"dag": "jat_publish", "conf": {"out": out}},
         {"dag": "jat_collect", "conf": {"task": "babyai", "out": "not/absolute"}},
         {"dag": "jat_experts-queue", "conf": {"queue": "/lists/atari.toml", "out": out}},
+        {"dag": "jat_collect", "conf": {"task": "babyai-open", "epsiodes": 7, "out": out}},
+        {"dag": "jat_experts", "conf": {"out": out}},
+        {"dag": "jat_collect", "conf": {"task": "babyai-open", "episodes": 5, "workers": 1, "out": out}},
     ]
     result = play(home, runs, FAKE)
     result["calls"] = [json.loads(line) for line in (Path(out) / "calls.jsonl").read_text().splitlines()]
@@ -133,6 +136,21 @@ def test_bad_parameters_fail_before_any_work(played: Any) -> None:
     for run in (played["runs"][2], played["runs"][5]):
         assert (run["state"], run["handed"], states(run)["plan"]) == ("failed", [], "failed")
     assert not any("metawrld" in str(call) or "not/absolute" in str(call) for call in played["calls"])
+
+
+@pytest.mark.timeout(600)
+def test_a_misspelt_parameter_and_no_task_fail_before_any_work(played: Any) -> None:
+    for run in (played["runs"][7], played["runs"][8]):
+        assert (run["state"], run["handed"], states(run)["plan"]) == ("failed", [], "failed")
+    assert not any(call["options"].get("--episodes") == "7" for call in played["calls"])
+    assert not any(call["module"] == "experts.prepare" for call in played["calls"])
+
+
+@pytest.mark.timeout(600)
+def test_numbers_are_taken_as_numbers(played: Any) -> None:
+    assert played["runs"][9]["state"] == "success"
+    (call,) = [call for call in played["calls"] if call["options"].get("--task") == "babyai-open"]
+    assert (call["options"]["--episodes"], call["options"]["--workers"]) == ("5", "1")
 
 
 @pytest.mark.timeout(600)
