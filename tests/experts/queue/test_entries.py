@@ -109,7 +109,9 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest
     entry = QueueEntry("mujoco-ant", "sac")
     with monkeypatch.context() as patch:
         patch.setattr("experts.algorithms.importlib.util.find_spec", lambda name: None)
-        with pytest.raises(UserError, match=r"training with sac needs stable_baselines3, .*run `make setup-experts`"):
+        with pytest.raises(
+            UserError, match=r"training with sac needs stable_baselines3, .*`make setup-experts` in a clone"
+        ):
             check_entries([entry], tmp_path)
 
     def version(name: str) -> str:
@@ -118,7 +120,9 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest
     import importlib.metadata
 
     monkeypatch.setattr("pipeline.tasks.importlib.metadata.version", version)
-    with pytest.raises(UserError, match=r"mujoco-ant needs the package \S+, which is not installed; run .*`make setup`"):
+    with pytest.raises(
+        UserError, match=r"mujoco-ant needs the package \S+, which is not installed; run .*`make setup`"
+    ):
         check_entries([entry], tmp_path)
 
 
