@@ -3,18 +3,19 @@
 The network keeps the pasts (``Memory``), with caches of keys and values, so that a step costs about the same whatever
 the episode's length. The agent prepares observations as training does, and draws actions.
 
-An episode does not depend on how many are played beside it, bit for bit: slots are computed in blocks of one fixed
-size, idle slots filling the last, so that the libraries take the same path for every row. That this path gives a row
-the same numbers at every place of the block, whatever the others hold, is checked on this processor when the agent is
-made; where it does not, every slot is a block of its own.
+An episode does not depend on how many are played beside it, bit for bit: slots are computed in blocks of a fixed size,
+idle slots filling the last, so that the libraries take the same path for every row. That this path gives a row the same
+numbers at every place of the block, whatever the others hold, is checked on this processor when the agent is made;
+where it does not, every slot is a block of its own. Blocks of other sizes are used where they give the same numbers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gymnasium as gym
 import numpy as np
@@ -31,9 +32,12 @@ from trainer.data.arrays import Normaliser
 from trainer.data.batches import prepare_observations, prepare_rewards
 from trainer.data.tokenizer import encode
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Memory
+from trainer.networks.model import Memory, Model
 
 log = logging.getLogger(__name__)
+
+# What was found out about a network, by layout and context: a worker plays many tasks with one.
+_STEADY_SIZES: WeakKeyDictionary[Model, dict[tuple[TaskLayout, int], tuple[int, ...]]] = WeakKeyDictionary()
 
 
 class Agent:
@@ -75,12 +79,14 @@ class Agent:
         if context_steps is not None and isinstance(config.model, BaseModelConfig):
             raise UserError(f"--contexts for {task.name}: this network looks back as in training, not {context_steps}")
         looks_back = context_steps or of_task(config.contexts, task.name, task.domain, config.context_steps)
-        self._rows = model.rows(layout)
         new_memory = partial(model.new_memory, layout=layout, context_steps=looks_back)
-        if self._rows > 1 and not self._is_steady(layout, lambda: new_memory([indices[0]] * 2 * self._rows)):
-            log.info("what the network says depends on a row's place here, so episodes are computed one by one")
-            self._rows = 1
-        self._memory = new_memory(indices + [indices[0]] * (self._rows - 1))  # those fill blocks
+        self._sizes = model.block_sizes(layout)
+        if self._sizes != (1,):
+            num_slots, known = 2 * max(self._sizes), _STEADY_SIZES.setdefault(model, {})
+            if (layout, looks_back) not in known:
+                known[layout, looks_back] = self._steady_sizes(layout, lambda: new_memory([indices[0]] * num_slots))
+            self._sizes = known[layout, looks_back]
+        self._memory = new_memory(indices + [indices[0]] * (self._sizes[-1] - 1))  # those fill blocks
         self._generators: dict[int, np.random.Generator] = {}
         self._tokens: dict[str, np.ndarray] = {}
 
@@ -126,23 +132,32 @@ class Agent:
         return torch.cat(outputs)[places_of_rows], torch.cat(actions)[places_of_rows]
 
     def _blocks(self, memory: Memory, slots: Sequence[int]) -> Iterator[list[int]]:
-        """The slots in blocks of ``rows``, ascending, idle ones among them."""
+        """The slots in blocks of one of the sizes, ascending, idle ones among them."""
         running = set(slots)
         idle = [slot for slot in range(memory.num_slots) if slot not in running]
-        paces: dict[int, list[int]] = {}
+        paces: dict[Hashable, list[int]] = {}
         for slot, pace in zip(slots, memory.paces(slots), strict=True):
             paces.setdefault(pace, []).append(slot)
         for alike in paces.values():
-            for first in range(0, len(alike), self._rows):
-                chosen = alike[first : first + self._rows]
-                others = idle[: self._rows - len(chosen)]
+            first = 0
+            while first < len(alike):
+                left = len(alike) - first
+                size = next((size for size in self._sizes if size >= left), self._sizes[-1])
+                chosen = alike[first : first + size]
+                others = idle[: size - len(chosen)]
                 memory.stand_in(others, chosen[0])
                 yield sorted(chosen + others)
+                first += size
 
     @torch.inference_mode()
-    def _is_steady(self, layout: TaskLayout, new_memory: Callable[[], Memory]) -> bool:
-        """Whether episodes are the same in any slots, beside any others and alone; of two blocks of slots."""
-        rows, generator = self._rows, np.random.default_rng(0)
+    def _steady_sizes(self, layout: TaskLayout, new_memory: Callable[[], Memory]) -> tuple[int, ...]:
+        """The sizes of blocks in which episodes are the same at any place, beside any others and alone, ascending.
+
+        Args:
+            layout: of what is observed.
+            new_memory: an empty one with twice as many slots as the largest block.
+        """
+        (rows, *_), generator = self._sizes, np.random.default_rng(0)
         steps = [
             (
                 torch.from_numpy(_random_observations(generator, rows, layout, self._task)),
@@ -157,14 +172,26 @@ class Agent:
             memory = new_memory()
             return [self._step(memory, slots, *(x[list(episodes)] for x in step))[0] for step in steps]
 
+        def is_steady(size: int) -> bool:
+            self._sizes = (size,)
+            others = [*range(1, rows), 0]
+            arrangements = [
+                (play(range(rows), range(rows)), list(range(rows))),
+                (play(range(1, 2 * rows, 2), others), others),
+                (play([rows // 2], [rows // 2]), [rows // 2]),
+            ]
+            return all(
+                torch.equal(step, wanted[episodes])
+                for found, episodes in arrangements
+                for step, wanted in zip(found, expected, strict=True)
+            )
+
+        candidates, self._sizes = self._sizes, (rows,)
         expected = play(range(rows), range(rows))
-        others = [*range(1, rows), 0]
-        apart = play(range(1, 2 * rows, 2), others)
-        alone = play([rows // 2], [rows // 2])
-        return all(
-            torch.equal(a, e[others]) and torch.equal(b, e[rows // 2 : rows // 2 + 1])
-            for e, a, b in zip(expected, apart, alone, strict=True)
-        )
+        if not is_steady(rows):
+            log.info("what the network says depends on a row's place here, so episodes are computed one by one")
+            return (1,)
+        return tuple(sorted({rows, *filter(is_steady, candidates[1:])}))
 
     def _normaliser_of(self, slots: Sequence[int]) -> Normaliser | None:
         chosen = [normaliser for slot in slots if (normaliser := self._normalisers[slot]) is not None]

@@ -15,8 +15,8 @@ from trainer.networks.model import Memory, StepBatch
 class PlainActingJat(JatModel):
     """JAT's network without a cache."""
 
-    def rows(self, layout: TaskLayout) -> int:
-        return 1
+    def block_sizes(self, layout: TaskLayout) -> tuple[int, ...]:
+        return (1,)
 
     def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> PlainMemory:
         """Of one episode at a time."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_where_a_row_depends_on_its_place_episodes_are_computed_one_by_one(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a library that rounds differently in some rows."""
-    assert Agent(checkpoint, [FAKE_COUNT])._rows == 32
+    assert 32 in Agent(checkpoint, [FAKE_COUNT])._sizes
+    monkeypatch.setattr("trainer.agent._STEADY_SIZES", WeakKeyDictionary())  # the network is another then
     observe = JatMemory.observe
 
     def place_dependent(self: JatMemory, *args: torch.Tensor) -> torch.Tensor:
@@ -123,7 +125,21 @@ def test_where_a_row_depends_on_its_place_episodes_are_computed_one_by_one(
         return outputs + 1e-6 * torch.arange(len(outputs))[:, None]
 
     monkeypatch.setattr(JatMemory, "observe", place_dependent)
-    assert Agent(checkpoint, [FAKE_COUNT])._rows == 1
+    assert Agent(checkpoint, [FAKE_COUNT])._sizes == (1,)
+    test_an_episode_does_not_depend_on_the_others_played_beside_it(checkpoint, FAKE_COUNT)
+
+
+def test_a_block_of_a_size_that_gives_other_numbers_is_not_used(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observe = JatMemory.observe
+
+    def size_dependent(self: JatMemory, *args: torch.Tensor) -> torch.Tensor:
+        outputs = observe(self, *args)
+        return outputs + 1e-6 * (len(outputs) == 64)
+
+    monkeypatch.setattr(JatMemory, "observe", size_dependent)
+    assert 64 not in Agent(checkpoint, [FAKE_COUNT])._sizes
     test_an_episode_does_not_depend_on_the_others_played_beside_it(checkpoint, FAKE_COUNT)
 
 

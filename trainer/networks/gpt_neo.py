@@ -48,15 +48,15 @@ class SelfAttention(nn.Module):
 
         Args:
             x: ``(n, k, hidden)``.
-            cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place. All of its positions are looked
-                at, what is not there yet with weight zero: the result must not depend on how far other rows are.
+            cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place.
             slots: ``(n,)`` rows of the cache.
-            positions: ``(n, k)`` positions of the new entries.
+            positions: ``(n, k)`` positions of the new entries. Rows whose last ones have the same ``width_of`` get the
+                same result together as apart: what is not there yet is looked at with weight zero.
         """
         query = self._split(self.q_proj(x))
         for kind, new in enumerate((self.k_proj(x), self.v_proj(x))):
             cache[kind, slots[:, None], :, positions] = self._split(new).transpose(1, 2)
-        past = cache[:, rows_of(slots)]
+        past = cache[:, rows_of(slots), :, : width_of(int(positions.max()) + 1, cache.shape[3])]
         key_positions = torch.arange(past.shape[3], device=x.device)
         mask = self._visible(positions[:, None, :, None], key_positions)
         mixed = attend(query, past[0], past[1], mask)
@@ -67,6 +67,11 @@ class SelfAttention(nn.Module):
         if self.window_size is not None:
             visible = visible & (query_positions - key_positions < self.window_size)
         return visible
+
+
+def width_of(num_positions: int, most: int) -> int:
+    """Positions that are looked at where ``num_positions`` are there: the next power of two, at least 64."""
+    return min(max(64, 2 ** (num_positions - 1).bit_length()), most)
 
 
 def rows_of(slots: Tensor) -> Tensor | slice:

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.tasks import CONTINUOUS, DISCRETE
 from trainer.config import ModelConfig
 from trainer.networks.encoders import CellEncoder, ImageDecoder, ImageEncoder, PatchEncoder, PerStep
-from trainer.networks.gpt_neo import Transformer
+from trainer.networks.gpt_neo import Transformer, width_of
 from trainer.networks.heads import Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Batch, Losses, Memory, Model, StepBatch, TextBatch
@@ -235,15 +235,21 @@ class JatMemory(Memory):
         self._cached[list(slots)] = 0
         self._cache[:, :, list(slots)] = 0  # weight zero does not hide what is not finite
 
-    def paces(self, slots: Sequence[int]) -> list[int]:
-        """Positions that the next step computes."""
-        positions, cached = self._positions[list(slots)], self._cached[list(slots)]
-        is_full = positions + 2 > self._max_positions
-        return torch.where(is_full, self._kept + 1, positions + 1 - cached).tolist()
+    def paces(self, slots: Sequence[int]) -> list[tuple[int, int]]:
+        """Positions that the next step computes, and looks at."""
+        return [
+            (position + 1 - cached, width_of(position + 1, self._max_positions))
+            for position, cached in map(self._before_next, slots)
+        ]
 
     def stand_in(self, slots: Sequence[int], like: int) -> None:
-        self._positions[list(slots)] = int(self._positions[like])
-        self._cached[list(slots)] = int(self._cached[like])
+        self._positions[list(slots)], self._cached[list(slots)] = self._before_next(like)
+
+    def _before_next(self, slot: int) -> tuple[int, int]:
+        """Positions of a slot, and those in the cache, when the next step begins; see ``_make_room``."""
+        position = int(self._positions[slot])
+        is_full = position + 2 > self._max_positions
+        return (self._kept, self._kept) if is_full else (position, int(self._cached[slot]))
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         self._make_room(slots)
@@ -275,11 +281,14 @@ class JatMemory(Memory):
         return hidden
 
     def _make_room(self, slots: Tensor) -> None:
-        """Keep only the newer half of the context where there is no room for another time step."""
-        full = slots[self._positions[slots] + 2 > self._max_positions]
-        if not len(full):
-            return
-        keep = self._kept
-        self._past[full, :keep] = self._past[full, self._max_positions - keep :]
-        self._positions[full] = keep
-        self._cached[full] = 0
+        """Keep only the newer half of the context where there is no room for another time step.
+
+        Slots are computed anew one by one: that takes many positions of each, and nothing may depend on how many slots
+        are full at once.
+        """
+        for slot in slots[self._positions[slots] + 2 > self._max_positions].tolist():
+            self._past[slot, : self._kept] = self._past[slot, self._max_positions - self._kept :].clone()
+            positions = torch.arange(self._kept)[None]
+            newer = self._past[slot : slot + 1, : self._kept]
+            self._model.transformer.extend(newer, self._cache, torch.tensor([slot]), positions)
+            self._positions[slot] = self._cached[slot] = self._kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Memory(ABC):
 
     num_slots: int
 
-    def paces(self, slots: Sequence[int]) -> list[int]:
+    def paces(self, slots: Sequence[int]) -> Sequence[Hashable]:
         """What decides the shape of the next step of each slot: only slots of one pace are computed together."""
         return [0] * len(slots)
 
@@ -110,12 +110,13 @@ class Model(nn.Module, ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks of the trunk in their order: most of the parameters, and all used by every batch."""
 
-    def rows(self, layout: TaskLayout) -> int:
-        """Slots that acting computes at once, no more and no fewer.
+    def block_sizes(self, layout: TaskLayout) -> tuple[int, ...]:
+        """How many slots acting computes at once, no more and no fewer; the first size sets the numbers.
 
-        As many as are usually played together; images are the same price one by one.
+        As many as are usually played together, and others that are used where they give the same numbers. Images are
+        the same price one by one.
         """
-        return 8 if layout.observation == IMAGE else 32
+        return (8,) if layout.observation == IMAGE else (32, 64)
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
