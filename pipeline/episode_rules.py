@@ -6,6 +6,7 @@ a file, not even its being no Parquet at all, raises anything but what ``report`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,12 @@ def ignore(column: str, values: np.ndarray) -> None:
 
 
 def scan_episodes(
-    task: Task, path: Path, report: Report, flagged: np.ndarray | None = None, take: Take = ignore
+    task: Task,
+    path: Path,
+    report: Report,
+    flagged: np.ndarray | None = None,
+    take: Take = ignore,
+    digests: list[bytes] | None = None,
 ) -> np.ndarray:
     """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64.
 
@@ -83,6 +89,8 @@ def scan_episodes(
             problem then as long as they are numbers; None for none of them.
         take: gets what was read of each column but texts, some steps at a time, where nothing is wrong with it: the
             column's name and ``(S,)`` or ``(S, size)`` numbers, or the pixels of S images.
+        digests: gets one of the content of each episode that is counted, nothing of one that is empty; None if nobody
+            asks.
     """
     flagged = np.zeros(0, bool) if flagged is None else flagged
     lengths: list[np.ndarray] = []
@@ -93,6 +101,8 @@ def scan_episodes(
             columns = _usable_columns(task, path, file.schema_arrow, report)
             for batch in _batches(task, path, file, columns):
                 lengths.append(_scan_batch(task, path, row, batch, report, flagged, take))
+                if digests is not None:
+                    digests += [_digest_of_row(batch, index) for index in range(len(batch))]
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
@@ -194,6 +204,30 @@ def _scan_batch(
         for kind, bad_steps, reason in _step_problems(task, name, steps, may_leave, take):
             tell(kind, np.unique(row_of_step[bad_steps]), reason)
     return np.maximum(lengths, 0)
+
+
+def _digest_of_row(batch: pa.RecordBatch, row: int) -> bytes:
+    """Tells the content of an episode: equal digests, equal steps, in whichever types of numbers they are stored."""
+    if not batch.num_columns or not len(batch.column(0)[row].values or ()):
+        return b""  # empty ones are alike, and told for what they are
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(batch.schema.names):
+        steps = batch.column(name)[row].values
+        found.update(f"{name} {-1 if steps is None else len(steps)}".encode())
+        if steps is not None:
+            found.update(_bytes_of(steps))
+    return found.digest()
+
+
+def _bytes_of(steps: pa.Array) -> bytes:
+    while _is_list(steps.type):
+        steps = steps.flatten()
+    if pa.types.is_struct(steps.type):
+        steps = steps.field("bytes")
+    if pa.types.is_integer(steps.type) or pa.types.is_floating(steps.type):
+        numbers = steps.to_numpy(zero_copy_only=False)
+        return bytes(numbers.astype(np.int64 if numbers.dtype.kind in "iu" else np.float32).tobytes())
+    return repr(steps.to_pylist()).encode(errors="surrogatepass")
 
 
 def _list_lengths(column: pa.Array) -> np.ndarray:

@@ -37,6 +37,7 @@ class Findings:
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     totals: dict[str, Totals] = field(default_factory=dict)
+    num_equal: int = 0  # episodes that equal an earlier one and are no fault
     num_flagged: int = 0  # imported episodes whose actions leave their range, as their side tables say
 
     def add(self, problem: Problem) -> None:

@@ -6,8 +6,8 @@ Writes ``OUT/imported/<task>/<source>/...``, shards like collected ones (``pipel
 takes beside them. Rows are read a few at a time, from the Hub too, and nothing of it is kept but the shards. A shard is
 a range of the source's rows: run the same command again after a kill and it goes on; ask for more and they are added.
 
-An imported episode has no seed, so it cannot be re-created. What is no data is rejected with its reason; actions out
-of range are kept as they are, and the side table flags them.
+An imported episode has no seed, so it cannot be re-created. What is no data is rejected with its reason, and so is a
+copy of an earlier episode of its shard; actions out of range are kept as they are, and the side table flags them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from collectors.dataset.findings import Findings
 from collectors.dataset.import_rows import EMPTY, OTHER_SIZE, Rows
 from collectors.dataset.import_sources import NotThereError, Source, num_tests, resolve_source, source_name
+from collectors.dataset.repeats import Repeats, reject_copies
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.episode_rules import scan_episodes
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, remove_leftovers
 from pipeline.jobs import Supervision, run_jobs
@@ -95,7 +100,8 @@ def import_shard(job: ImportJob) -> ShardManifest:
     """Read the rows of one shard and write it. A plain function: it needs no Ray."""
     shard = job.shard
     episodes = job.rows.read(shard.task, shard.first_seed - FIRST_SEED[shard.split], shard.num_seeds)
-    return write_shard(job.root, shard, job.origin.revision, episodes, origin=job.origin, folder=job.name)
+    unlike = reject_copies(shard.task, episodes)
+    return write_shard(job.root, shard, job.origin.revision, unlike, origin=job.origin, folder=job.name)
 
 
 def import_dataset(config: ImportConfig, tasks: Sequence[Task] | None = None) -> None:
@@ -125,6 +131,8 @@ def import_dataset(config: ImportConfig, tasks: Sequence[Task] | None = None) ->
                 index_shards(root / task.name, name)
         for task in chosen:
             _tell(task, root, name)
+            if any(job.shard.task == task for job in jobs):
+                _tell_repeats(task, root, name)
 
 
 def folder_of(source: str) -> str:
@@ -238,6 +246,21 @@ def _tell(task: Task, root: Path, name: str) -> None:
         f"; {flagged} flagged for actions out of range" if (flagged := sum(s.num_flagged for s in done)) else "",
         root / task.name / name,
     )
+
+
+def _tell_repeats(task: Task, root: Path, name: str) -> None:
+    """Which episodes of a source are in two of its shards; within one they are rejected."""
+    found = Findings()
+    repeats = Repeats(task, found)
+    done = finished_shards(root / task.name, name)
+    for shard in sorted(done, key=lambda shard: SPLITS.index(shard.split)):
+        path, digests = root / task.name / name / shard.data.name, list[bytes]()
+        scan_episodes(task, path, lambda problem: None, digests=digests)
+        repeats.add(path, shard.split, digests, np.zeros(len(digests), bool))
+    for kind, what in found.kinds.items():
+        log.warning("%s: %d times: %s, such as %s", task.name, what.count, kind, what.first)
+    if found.num_equal:
+        log.info("%s: %d episodes equal another one, as they may in a small world", task.name, found.num_equal)
 
 
 def main() -> None:

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
 from collectors.dataset.layout import UNPLACED, Layout, read_layout
+from collectors.dataset.repeats import Repeats
 from collectors.dataset.validate_corpora import scan_document_file, validate_corpus
 from pipeline.cli import parse, run
 from pipeline.corpora import CORPORA, corpora_named
@@ -125,11 +127,12 @@ def _validate_task(
 ) -> None:
     info = manifest.tasks[task.name]
     seeds: list[tuple[Path, np.ndarray]] = []
+    repeats = Repeats(task, findings)
     for split, of_split in info.splits.items():
         if split not in SPLITS:
             findings.add(Problem(SEEDS, dataset / DatasetManifest.FILE_NAME, f"{task.name} has a split {split!r}"))
             continue
-        seeds += _validate_split(dataset, task, split, of_split, info.versions, progress, findings)
+        seeds += _validate_split(dataset, task, split, of_split, info.versions, repeats, progress, findings)
     _scan_seeds(seeds, findings)
 
 
@@ -139,6 +142,7 @@ def _validate_split(
     split: str,
     info: SplitManifest,
     versions: dict[str, str],
+    repeats: Repeats,
     progress: Progress,
     findings: Findings,
 ) -> list[tuple[Path, np.ndarray]]:
@@ -157,7 +161,9 @@ def _validate_split(
         flagged = flagged_rows(side)
         findings.num_flagged += int(flagged.sum())
         if scan_file(dataset, data, findings.add):
-            lengths = scan_episodes(task, data_path, findings.add, flagged, rewards.take)
+            digests: list[bytes] = []
+            lengths = scan_episodes(task, data_path, findings.add, flagged, rewards.take, digests)
+            repeats.add(data_path, split, digests, _seeded_rows(side, len(digests)))
             findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), data.num_bytes)
         progress.advance(2)
         is_complete &= lengths is not None and side is not None
@@ -184,6 +190,14 @@ def _validate_split(
             reason = f"{whose}: mean return {info.mean_return:g}, the files have {total.mean_return:g}"
             findings.add(Problem(TOTALS, dataset / DatasetManifest.FILE_NAME, reason))
     return seeds
+
+
+def _seeded_rows(side: pa.Table | None, num_rows: int) -> np.ndarray:
+    """``(E,)`` bool: of which rows of its data file a side table knows the seed."""
+    if side is None:
+        return np.zeros(num_rows, bool)
+    known = side.filter(side["row"].is_valid())["seed"].is_valid().to_numpy()
+    return known if len(known) == num_rows else np.zeros(num_rows, bool)
 
 
 def _scan_seed_range(path: Path, split: str, seeds: np.ndarray, findings: Findings) -> None:
@@ -254,12 +268,13 @@ def _validate_foreign(
     progress = Progress("files checked", sum(len(files) for splits in wanted.values() for files in splits.values()))
     for config, splits in layout.files.items():
         if config in wanted:
+            repeats = Repeats(everything[config], findings) if config in everything else None
             for split, files in splits.items():
                 for path in files:
-                    if config in TEXT_SETS:
+                    if repeats is None:
                         scan_document_file(TEXT_SETS[config], split, path, findings)
                     else:
-                        _scan_foreign_file(everything[config], split, path, findings)
+                        _scan_foreign_file(everything[config], split, path, repeats, findings)
                     progress.advance()
             if config in chosen and config + EPISODES_SUFFIX not in layout.files:
                 for files in splits.values():
@@ -269,8 +284,10 @@ def _validate_foreign(
     _report_unplaced(layout.unplaced, findings)
 
 
-def _scan_foreign_file(task: Task, split: str, path: Path, findings: Findings) -> None:
-    lengths = scan_episodes(task, path, findings.add)
+def _scan_foreign_file(task: Task, split: str, path: Path, repeats: Repeats, findings: Findings) -> None:
+    digests: list[bytes] = []
+    lengths = scan_episodes(task, path, findings.add, digests=digests)
+    repeats.add(path, split, digests, np.zeros(len(digests), bool))
     findings.count(task.domain, task.name, split, len(lengths), int(lengths.sum()), path.stat().st_size)
 
 
@@ -287,6 +304,8 @@ def main() -> None:
     log.info("%s checked in %.1f s", config.dataset, time.monotonic() - started)
     if findings.num_flagged:
         log.info("%d imported episodes have actions out of range, as their side tables say", findings.num_flagged)
+    if findings.num_equal:
+        log.info("%d episodes equal another one, as they may where a world is small", findings.num_equal)
     if findings.kinds:
         count = sum(kind.count for kind in findings.kinds.values())
         raise JobsFailedError(

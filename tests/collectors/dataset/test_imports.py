@@ -181,7 +181,7 @@ def test_actions_that_do_not_exist_and_broken_images_are_rejected(tmp_path: Path
 def test_actions_out_of_range_are_kept_flagged_and_no_problem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = hopper_rows(6)
     rows[4] = continuous_row(4, 2, 11, 3, action=-9.04)
-    source = write_jat(tmp_path / "jat", {HOPPER.name: {"train": rows, "test": rows[:1]}})
+    source = write_jat(tmp_path / "jat", {HOPPER.name: {"train": rows, "test": hopper_rows(1, 20)}})
     with caplog.at_level(logging.INFO, "collectors"):
         run(source, HOPPER.name, tmp_path)
     assert "1 flagged for actions out of range" in caplog.text
@@ -263,7 +263,7 @@ def test_the_last_rows_of_a_source_without_a_test_split_are_it(tmp_path: Path) -
 def test_imported_and_collected_episodes_are_in_one_configuration(tmp_path: Path) -> None:
     collect(tmp_path, GRID)
     rows = [grid_row(number, 2) for number in range(3)]
-    source = write_jat(tmp_path / "jat", {GRID.name: {"train": rows, "test": rows[:1]}})
+    source = write_jat(tmp_path / "jat", {GRID.name: {"train": rows, "test": [grid_row(5, 2)]}})
     run(source, GRID.name, tmp_path)
     build_dataset(DatasetConfig("*", tmp_path))
     dataset = tmp_path / "dataset"
@@ -288,7 +288,8 @@ def test_imported_and_collected_episodes_are_in_one_configuration(tmp_path: Path
 
 def test_several_sources_of_a_task_stand_side_by_side(tmp_path: Path) -> None:
     for name, first in (("a", 0), ("b", 30)):
-        source = write_jat(tmp_path / name, {HOPPER.name: {"train": hopper_rows(3, first), "test": hopper_rows(1)}})
+        rows = {"train": hopper_rows(3, first), "test": hopper_rows(1, first + 20)}
+        source = write_jat(tmp_path / name, {HOPPER.name: rows})
         run(source, HOPPER.name, tmp_path)
     build_dataset(DatasetConfig(HOPPER.name, tmp_path))
     info = DatasetManifest.load(tmp_path / "dataset" / "manifest.json").tasks[HOPPER.name]
@@ -490,3 +491,31 @@ def test_an_observation_too_many_is_called_that_and_no_other_version(tmp_path: P
     with pytest.raises(UserError, match="fits: one more of observations than of rewards: leave out the obs") as caught:
         run(source, HOPPER.name, tmp_path)
     assert "version" not in str(caught.value)
+
+
+def test_a_copy_of_an_episode_is_rejected_and_one_in_both_splits_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = hopper_rows(4)
+    rows = [rows[0], rows[1], rows[0], rows[2], rows[1], rows[1], rows[3]]
+    source = write_jat(tmp_path / "jat", {HOPPER.name: {"train": rows, "test": [rows[3], *hopper_rows(1, 20)]}}, 3)
+    run(source, HOPPER.name, tmp_path)
+    train, test = shards_of(tmp_path, HOPPER, source)[::-1]
+    assert (train.num_episodes, train.rejected) == (4, {"repeats an earlier episode": 3})
+    assert (test.num_episodes, test.rejected) == (2, {})
+    assert "mujoco-hopper: 1 times: test episode that is a training episode, too, such as" in caplog.text
+    build_dataset(DatasetConfig(HOPPER.name, tmp_path))
+    found = validate(ValidateConfig(tmp_path / "dataset")).kinds
+    assert {name: kind.count for name, kind in found.items()} == {"test episode that is a training episode, too": 1}
+
+
+def test_equal_episodes_of_a_small_world_are_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [grid_row(number, 3) for number in (0, 1, 0, 0)]
+    source = write_jat(tmp_path / "jat", {GRID.name: {"train": rows, "test": [grid_row(5, 3)]}})
+    with caplog.at_level(logging.INFO, "collectors"):
+        run(source, GRID.name, tmp_path)
+    assert data_rows(tmp_path, GRID) == rows
+    assert "babyai-open-door: 2 episodes equal another one" in caplog.text
+    build_dataset(DatasetConfig(GRID.name, tmp_path))
+    findings = validate(ValidateConfig(tmp_path / "dataset"))
+    assert (findings.kinds, findings.num_equal) == ({}, 2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ from collectors.dataset.validate import ValidateConfig, main, validate
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, sha256_of, write_json
 from pipeline.plan import ShardJob
+from pipeline.shards import write_shard
 from pipeline.tasks import Task
-from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAKE_PIXELS, random_mix
+from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAKE_PIXELS, expected_episode, random_mix
+from tests.jat_sources import continuous_row, write_jat
 
 TEST = 1_000_000_000
 TABLE = (FAKE_COUNT, FAKE_NAN_REWARD, FAKE_GRID, FAKE_PIXELS)
@@ -182,10 +185,10 @@ def jat_like(folder: Path) -> Path:
         "discrete_actions": NUMBERS, "rewards": REWARDS,
     }  # fmt: skip
     game = {"image_observations": List(Image()), "discrete_actions": NUMBERS, "rewards": REWARDS}
-    for split in ("train", "test"):
+    for number, split in enumerate(("train", "test")):
         # Actions unclipped, up to 9 in size.
         rows = {
-            "continuous_observations": [[[0.5] * 17] * 3, [[0.5] * 17] * 2],
+            "continuous_observations": [[[0.5 + number] * 17] * 3, [[0.5 + number] * 17] * 2],
             "continuous_actions": [[[0.5] * 6] * 3, [[0.5] * 6, [-9.0] * 6]],
             "rewards": [[1.0] * 3, [1.0] * 2],
         }
@@ -193,13 +196,14 @@ def jat_like(folder: Path) -> Path:
         # Empty episodes.
         rows = {
             "text_observations": [["pick up"] * 2, [], []],
-            "discrete_observations": [[[1] * 148] * 2, [], []],
+            "discrete_observations": [[[number] * 148] * 2, [], []],
             "discrete_actions": [[2, 3], [], []],
             "rewards": [[0.0, 1.0], [], []],
         }
         write("babyai-pickup-dist", split, maze, rows)
         # Four frames as the channels of one PNG.
-        rows = {"image_observations": [[png(1), png(2)]], "discrete_actions": [[0, 5]], "rewards": [[0.0, 1.0]]}
+        images = [[png(number), png(number + 1)]]
+        rows = {"image_observations": images, "discrete_actions": [[0, 5]], "rewards": [[0.0, 1.0]]}
         write("atari-pong", split, game, rows)
         write("wikipedia", split, {"text": Value("string")}, {"text": ["a", "b"]})
     return folder
@@ -352,3 +356,26 @@ def test_the_command_ends_with_an_error_that_counts_if_anything_is_wrong(
     assert "empty episode" in printed
     table = problem_table(validate(ValidateConfig(folder)))
     assert len(table.rows) == len(JAT_FAULTS)
+
+
+def test_somebody_s_repeated_episodes_are_told_with_where_the_first_is(tmp_path: Path) -> None:
+    rows = [continuous_row(number, 2, 11, 3, 0.25) for number in range(3)]
+    splits = {"train": [*rows, rows[1]], "test": [rows[2], continuous_row(9, 2, 11, 3, 0.25)]}
+    found = validate(ValidateConfig(write_jat(tmp_path / "jat", {"mujoco-hopper": splits}, 1))).kinds
+    repeated, leaked = found["episode that is there twice"], found["test episode that is a training episode, too"]
+    assert (repeated.count, repeated.first.row, repeated.first.reason) == (
+        1, 3, "is row 1 of train-00000-of-00001.parquet (train), too",
+    )  # fmt: skip
+    assert (leaked.count, leaked.first.row, leaked.first.reason) == (
+        1, 0, "is row 2 of train-00000-of-00001.parquet (train), too",
+    )  # fmt: skip
+
+
+def test_equal_episodes_of_different_seeds_are_counted_and_no_problem(tmp_path: Path) -> None:
+    for split, first in (("train", 0), ("test", 1_000_000_000)):
+        same = expected_episode(FAKE_COUNT, 3)
+        episodes = [dataclasses.replace(same, seed=first + number) for number in range(3)]
+        write_shard(tmp_path / "shards", ShardJob(FAKE_COUNT, split, first, 3, "random"), "1", episodes)
+    build_dataset(DatasetConfig("*", tmp_path), [FAKE_COUNT])
+    findings = validate(ValidateConfig(tmp_path / "dataset"), [FAKE_COUNT])
+    assert (findings.kinds, findings.num_equal) == ({}, 5)

@@ -1,0 +1,108 @@
+"""Episodes that are in a dataset twice, found by a digest of everything that is stored of them.
+
+Equal episodes are no fault by themselves. In a small grid world, or a game with few starts, different seeds lead to the
+same one, and how often is part of the data. So of episodes that have seeds, which differ, only the number is told. Of
+others nobody knows why they are equal: measured numbers do not repeat themselves, so in tasks of such it is a copy;
+and a test episode that is a training episode, too, tests nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from collectors.dataset.findings import Findings
+from collectors.dataset.import_rows import unfit_episode
+from pipeline.episode import Episode
+from pipeline.episode_rules import Problem
+from pipeline.tasks import CONTINUOUS, Task
+
+REPEATED = "episode that is there twice"
+LEAKED = "test episode that is a training episode, too"
+REPEATS = "repeats an earlier episode"  # reason of a rejection
+
+
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    split: str
+    row: int
+    has_seed: bool
+
+
+class Repeats:
+    """Looks for equal episodes among all files of a task, given one after another.
+
+    Args:
+        task: whose they are.
+        findings: get the problems, and how many are equal and no fault.
+    """
+
+    def __init__(self, task: Task, findings: Findings) -> None:
+        self._task, self._findings = task, findings
+        self._first: dict[bytes, _Place] = {}
+
+    def add(self, path: Path, split: str, digests: Sequence[bytes], has_seed: np.ndarray) -> None:
+        """Look at the episodes of one more file.
+
+        Args:
+            path: of the file.
+            split: that it is of.
+            digests: of its episodes, as ``scan_episodes`` gives them.
+            has_seed: ``(E,)`` whether the seed of an episode is known.
+        """
+        problems: dict[str, list[tuple[int, _Place]]] = {}
+        for row, (digest, seeded) in enumerate(zip(digests, has_seed.tolist(), strict=True)):
+            if not digest:
+                continue
+            here = _Place(path, split, row, seeded)
+            first = self._first.setdefault(digest, here)
+            if first is here:
+                continue
+            kind = self._kind(here, first)
+            if kind is None:
+                self._findings.num_equal += 1
+            else:
+                problems.setdefault(kind, []).append((row, first))
+        for kind, found in problems.items():
+            self._findings.add(_problem(kind, path, found))
+
+    def _kind(self, here: _Place, first: _Place) -> str | None:
+        """Of the problem that two equal episodes are; None if they are none."""
+        if here.has_seed and first.has_seed:
+            return None
+        if here.split != first.split:
+            return LEAKED
+        return REPEATED if self._task.observation == CONTINUOUS else None
+
+
+def _problem(kind: str, path: Path, found: list[tuple[int, _Place]]) -> Problem:
+    row, first = found[0]
+    return Problem(kind, path, f"is row {first.row} of {first.path.name} ({first.split}), too", row, len(found))
+
+
+def digest_of_episode(episode: Episode) -> bytes:
+    """Tells the content of an episode: equal digests, equal steps."""
+    found = hashlib.blake2b(digest_size=16)
+    for values in (episode.observations, episode.actions, episode.rewards):
+        found.update(f"{values.shape} {values.dtype}".encode())
+        found.update(np.ascontiguousarray(values).data)
+    found.update("\0".join(episode.texts or ()).encode(errors="surrogatepass"))
+    return found.digest()
+
+
+def reject_copies(task: Task, episodes: Iterable[Episode]) -> Iterator[Episode]:
+    """Episodes, those of measured numbers that equal an earlier one as rejected ones."""
+    seen: set[bytes] = set()
+    for episode in episodes:
+        if not episode.rejected and task.observation == CONTINUOUS:
+            digest = digest_of_episode(episode)
+            if digest in seen:
+                yield unfit_episode(task, episode.seed, REPEATS)
+                continue
+            seen.add(digest)
+        yield episode
