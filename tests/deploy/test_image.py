@@ -41,7 +41,7 @@ def test_what_is_copied_is_there_and_is_not_left_out_of_the_context() -> None:
 
 
 def test_every_package_is_copied() -> None:
-    packages = {name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert packages <= set(re.findall(r"^COPY (\w+) ", TEXT, re.M))
     assert (ROOT / PROJECT["project"]["readme"]).name in TEXT
 
