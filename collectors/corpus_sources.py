@@ -23,6 +23,7 @@ from typing import Any
 from collectors.json_lines import columns_of_lines, read_lines
 from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
+from pipeline.foreign import leads_out
 from pipeline.hub import HUB, HUB_TIMEOUT_S, readable_errors
 from pipeline.parquet_limits import check_limits
 from pipeline.seeds import SPLITS
@@ -88,7 +89,8 @@ def _resolve_local(text: str) -> Source:
         base, found = path.absolute().parent, [path.absolute()]
     else:
         raise UserError(f"there is no file or folder {text}; give one, or hub:owner/name of a dataset on the Hub")
-    files = [str(file.relative_to(base)) for file in found if file.is_file()]
+    inside = [file for file in found if file.is_file() and (file == path.absolute() or not leads_out(file, base))]
+    files = [str(file.relative_to(base)) for file in inside]
     names = _data_files(text, [name for name in files if not any(part.startswith(".") for part in Path(name).parts)])
     revision = digest_of([(name, (base / name).stat().st_size, tail_digest(base / name)) for name in names])
     return Source(text, revision, _by_split(names, lambda name: str(base / name)))

@@ -40,6 +40,16 @@ def check_file(path: Path, most_bytes: int, root: Path | None = None) -> None:
         )
 
 
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a file of a folder is a link to one outside.
+
+    The Hub's cache is a folder of links to its files, beside it: what lies in the same repository's cache is inside.
+    """
+    root = root.resolve()
+    of_cache = [folder.parent for folder in root.parents if folder.name == "snapshots"]
+    return not path.resolve().is_relative_to(of_cache[0] if of_cache else root)
+
+
 def check_zip(source: Path | IO[bytes], origin: str, most_bytes: int) -> None:
     """Refuse a zip that would unpack to too much, as its own list of members says; no library reads more of one.
 

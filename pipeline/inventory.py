@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import is_local, sha256_of
-from pipeline.manifest import FileEntry
+from pipeline.foreign import leads_out
+from pipeline.manifest import FileEntry, is_relative
 from pipeline.progress import Progress
 from pipeline.text import format_count
 
@@ -27,6 +29,7 @@ CHECKSUMS = "SHA256SUMS"
 _MARK = "# Files published by jat-pipeline; to check them: sha256sum -c SHA256SUMS\n"
 # In a list of checksums: this file is being replaced, so nobody may take it for what it was.
 UNKNOWN = "0" * 64
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,11 @@ class Journal:
     def _read(self) -> Iterator[tuple[str, Any]]:
         if not self._path.exists():
             return
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 key, value = json.loads(line)
-            except ValueError:  # the process was killed while it wrote this line
+                hash(key)
+            except (ValueError, TypeError, RecursionError):  # the process was killed while it wrote this line
                 continue
             yield key, value
 
@@ -152,6 +156,8 @@ def _list_files(directory: Path) -> dict[str, os.stat_result]:
                 continue
             if not path.is_file():
                 raise UserError(f"{path} is neither a file nor a folder; remove it")
+            if leads_out(path, directory):
+                raise UserError(f"{path} is a link that leads out of {directory}, which is not published; remove it")
             found[relative] = path.stat()
     return found
 
@@ -177,7 +183,7 @@ def _item(directory: Path, name: str, stat: os.stat_result, entry: FileEntry | N
     path = directory / name
     key = f"{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
     checksum = journal.get(key)
-    if checksum is None:
+    if not isinstance(checksum, str) or not _SHA256.fullmatch(checksum):
         try:
             checksum = sha256_of(path)
         except OSError as error:
@@ -194,13 +200,16 @@ def format_checksums(checksums: Mapping[str, str]) -> str:
 
 
 def parse_checksums(text: str) -> dict[str, str]:
-    """Checksums by name; none if the list is not one of ours. Lines that make no sense are passed over."""
+    """Checksums by name; none if the list is not one of ours.
+
+    Lines that make no sense, or name what is not in the folder of the list, are passed over.
+    """
     found: dict[str, str] = {}
     if not text.startswith(_MARK):
         return found
     for line in text.splitlines():
         checksum, separator, name = line.partition("  ")
-        if separator and len(checksum) == 64 and name:
+        if separator and len(checksum) == 64 and name and is_relative(name):
             found[name] = checksum
     return found
 

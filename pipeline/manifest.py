@@ -306,10 +306,15 @@ def check_relative(what: str, name: str) -> None:
     Raises:
         RecordError: names it.
     """
+    if not is_relative(name):
+        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no path within its folder")
+
+
+def is_relative(name: str) -> bool:
+    """Whether a name is a path within a folder, and one on every system."""
     path = PurePosixPath(name)
     is_within = not path.is_absolute() and ".." not in path.parts and str(path) == name
-    if not is_within or "\\" in name or not name.isprintable() or len(name) > MAX_TEXT:
-        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no path within its folder")
+    return is_within and "\\" not in name and name.isprintable() and len(name) <= MAX_TEXT
 
 
 def _check_beside(file_name: str, **entries: FileEntry) -> None:

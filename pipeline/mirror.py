@@ -135,7 +135,9 @@ class Mirror:
         fs.invalidate_cache()
         found = fs.find(root + place, detail=True)
         names = {path.removeprefix(root): stamp_of(info) for path, info in found.items()}
-        return {name: stamp for name, stamp in names.items() if not any(part[0] == "." for part in name.split("/"))}
+        return {
+            name: stamp for name, stamp in names.items() if not any(part[:1] in ("", ".") for part in name.split("/"))
+        }
 
     def _list_of(self, place: str) -> dict[str, list[str]] | None:
         """Stamp and SHA-256 by name of the files that belong together; None of what others write, who list nothing."""

@@ -27,6 +27,7 @@ from pipeline.episode_rules import (
 )
 from pipeline.errors import UserError, first_line
 from pipeline.files import sha256_of
+from pipeline.foreign import leads_out
 from pipeline.manifest import FileEntry, ShardManifest
 from pipeline.outcomes import Rewards, count_outcomes, scan_outcomes
 from pipeline.parquet_limits import read_small
@@ -38,6 +39,7 @@ from pipeline.versions import format_versions
 
 MISSING_FILE = "file missing"
 CHECKSUM = "checksum"
+LINK = "link that leads out of its folder"
 OTHER_TASK = "shard of another task"
 SEEDS = "seeds"
 ROWS = "rows of the side table"
@@ -117,6 +119,9 @@ def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Proble
 def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
     """Whether a file is the one its manifest was written for; if not, tell why."""
     path = directory / entry.name
+    if leads_out(path, directory):
+        report(Problem(LINK, path, "is a link that leads out of the folder; put the file itself there"))
+        return False
     if not path.exists():
         report(Problem(MISSING_FILE, path, "the file is missing"))
         return False

@@ -18,6 +18,7 @@ from collectors.dataset.card_imported import imported_section
 from collectors.dataset.card_notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
 from collectors.dataset.card_rows import DOMAIN_HEADINGS, TASK_HEADINGS, DomainRow, TaskRow, domain_rows, reasons
 from collectors.dataset.layout import CARD
+from collectors.dataset.markdown import as_code, as_text
 from collectors.dataset.previews import FOLDER, Preview
 from pipeline.files import replacing
 from pipeline.manifest import DatasetManifest
@@ -96,9 +97,9 @@ def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Se
         notes=notes_on(domain.domain),
         num_tasks=len(domain.tasks),
         table=_table(TASK_HEADINGS, [[f"<nobr>{cell}</nobr>" for cell in row.cells] for row in domain.tasks]),
-        rejected=_listed([f"{count:,} because of `{why.strip()}`" for why, count in reasons(domain.tasks).items()]),
+        rejected=_listed([f"{count:,} because of {as_code(why)}" for why, count in reasons(domain.tasks).items()]),
         plot=name if _plot(dataset / name, domain) else None,
-        versions="; ".join(filter(None, versions)) or "not known: imported",
+        versions="; ".join(map(as_text, filter(None, versions))) or "not known: imported",
         weak=_listed([_weakness(row) for row in domain.tasks if row.is_weak]),
     )
 
@@ -195,7 +196,7 @@ def _actors(domain: DomainRow) -> str:
     """A line of which kinds of experts played how many tasks of a domain."""
     kinds = Counter(kind for row in domain.tasks for kind in row.expert_kinds)
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    tasks = [f"`{kind}` in {count} {'task' if count == 1 else 'tasks'}" for kind, count in ordered]
+    tasks = [f"{as_code(kind)} in {count} {'task' if count == 1 else 'tasks'}" for kind, count in ordered]
     return f"- {notes_on(domain.domain).title}: {', '.join(tasks) or 'unknown'}."
 
 
@@ -219,7 +220,7 @@ def _noise(rows: Sequence[TaskRow]) -> str:
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update({noise: count for noise, count in row.both.noise.items() if noise})
-    return _listed([f"`{noise}` in {format_count(count, 'episode')}" for noise, count in sorted(counts.items())])
+    return _listed([f"{as_code(noise)} in {format_count(count, 'episode')}" for noise, count in sorted(counts.items())])
 
 
 def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:

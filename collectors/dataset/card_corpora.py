@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from collectors.dataset.card_configs import table_pair
+from collectors.dataset.markdown import as_code, as_text
 from pipeline.corpora import CORPORA, Corpus
 from pipeline.manifest import CorpusManifest, CorpusSplit, DatasetManifest
 from pipeline.schema import DOCUMENTS_SUFFIX, document_features, document_side_features
@@ -74,8 +75,8 @@ def _row(corpus: Corpus, info: CorpusManifest) -> str:
         f"{sum(split.num_images for split in both):,}",
         f"{sum(entry.num_bytes for split in both for entry in split.data) / 1e6:,.2f}",
         f"{sum(reasons.values()):,}",
-        max(reasons, key=lambda reason: reasons[reason]) if reasons else "-",
-        f"`{info.source}` at `{info.revision[:12]}`",
+        as_text(max(reasons, key=lambda reason: reasons[reason])) if reasons else "-",
+        f"{as_code(info.source, in_table=True)} at {as_code(info.revision[:12], in_table=True)}",
     )
     return "| " + " | ".join(cells) + " |"
 

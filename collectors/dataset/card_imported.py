@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from collectors.dataset.markdown import as_code, as_text
 from pipeline.manifest import DatasetManifest
 from pipeline.shards import Origin
 from pipeline.tasks import Task
@@ -24,8 +25,8 @@ the source has them: where they leave the range of the environment, which then c
 def imported_section(manifest: DatasetManifest, tasks: Sequence[Task]) -> str:
     """A table of sources; empty if nothing is imported."""
     rows = [
-        f"| {task.name} | {environment} | {'the same' if environment == task.env_id else task.env_id} | {count:,} | "
-        f"`{Origin(source, environment).revision}` | `{source}` |"
+        f"| {task.name} | {as_text(environment)} | {'the same' if environment == task.env_id else task.env_id} | "
+        f"{count:,} | `{Origin(source, environment).revision}` | {as_code(source, in_table=True)} |"
         for task in tasks
         for source, counts in manifest.tasks[task.name].imported.items()
         for environment, count in counts.items()

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from collectors.dataset.markdown import as_code, as_text
 from pipeline.scores import jat_scale
 from pipeline.statistics import Moments, SplitStatistics, TaskStatistics
 from pipeline.tasks import Task
@@ -105,7 +106,7 @@ class DomainRow:
         kinds = {kind for row in self.tasks for kind in row.expert_kinds}
         return (
             f"{len(self.tasks)}",
-            ", ".join(sorted(kinds)),
+            ", ".join(map(as_text, sorted(kinds))),
             f"{sum(s.num_episodes for s in train):,} + {sum(row.test.num_episodes for row in self.tasks):,}",
             f"{sum(s.num_steps for s in both):,}",
             f"{sum(s.num_bytes for s in both) / 1e6:,.1f}",
@@ -161,4 +162,4 @@ def _experts(statistics: SplitStatistics) -> str:
 
 
 def _named(revision: str) -> str:
-    return f"`{revision}`" if revision else "unknown"
+    return as_code(revision, in_table=True) if revision else "unknown"

@@ -21,11 +21,17 @@ from collectors.dataset.import_rows import Ended, RawSteps, UnfitError, checked_
 from pipeline.episode import Episode
 from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
+from pipeline.foreign import check_file
 from pipeline.heartbeat import PULSE
 from pipeline.tasks import CONTINUOUS, DISCRETE, Task
 
 MINARI = "minari:"
 METADATA = "metadata.json"
+HDF5 = (".hdf5", ".h5")
+MAX_FILE_BYTES, MAX_METADATA_BYTES = 2**42, 2**28
+WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # what arrays of other types or shapes raise
+OTHER_ARRAYS = "arrays of other types or shapes"
+MAX_ARRAY_BYTES = 2**31  # of a column of an episode
 # A grid world's observation, which is a dictionary in Minari.
 DIRECTION, VIEW, MISSION = "direction", "image", "mission"
 
@@ -33,7 +39,10 @@ DIRECTION, VIEW, MISSION = "direction", "image", "mission"
 def data_folder(folder: Path) -> Path | None:
     """The folder with Minari's metadata in or below ``folder``, or None if that is no dataset of Minari's."""
     for path in (folder, folder / "data"):
-        if (path / METADATA).is_file() and '"data_format"' in (path / METADATA).read_text(encoding="utf-8"):
+        if not (path / METADATA).is_file():
+            continue
+        check_file(path / METADATA, MAX_METADATA_BYTES, folder)
+        if '"data_format"' in (path / METADATA).read_text(encoding="utf-8", errors="replace"):
             return path
     return None
 
@@ -58,12 +67,21 @@ class MinariRows:
 
         storage = MinariStorage.read(self.folder)
         indices = range(self.begin + first, self.begin + first + count)
-        for number, raw in enumerate(storage.get_episodes(indices), first):
+        episodes = iter(storage.get_episodes(indices))
+        for number in range(first, first + count):
             PULSE.beats += 1
+            try:
+                raw = next(episodes)
+            except StopIteration:
+                return
+            except (OSError, *WRONG) as error:
+                raise UserError(f"{self.folder}: episode {number} cannot be read ({first_line(error)})") from error
             try:
                 yield checked_episode(task, number, _steps(task, raw), _ended(raw))
             except UnfitError as error:
                 yield unfit_episode(task, number, str(error))
+            except WRONG:
+                yield unfit_episode(task, number, OTHER_ARRAYS)
 
 
 def find_minari(name: str) -> Path:
@@ -119,10 +137,11 @@ def describe_minari(folder: Path, task: Task) -> MinariInfo:
         UserError: it cannot be read, or its environment or sizes are not the task's.
     """
     minari = _import_minari()
+    _check_files(folder)
     try:
         dataset = minari.MinariDataset(folder)
-    except (ValueError, KeyError, AssertionError, ImportError, OSError) as error:
-        raise UserError(f"{folder} cannot be read as a Minari dataset ({error})") from error
+    except (*WRONG, AssertionError, ImportError, OSError, RecursionError) as error:
+        raise UserError(f"{folder} cannot be read as a Minari dataset ({first_line(error)})") from error
     environment = dataset.env_spec.id if dataset.env_spec else None
     if environment and _without_version(environment) != _without_version(task.env_id):
         raise UserError(f"{folder} is of the environment {environment}; {task.name} is {task.env_id}")
@@ -130,6 +149,47 @@ def describe_minari(folder: Path, task: Task) -> MinariInfo:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digest = digest_of([(str(f.relative_to(folder)), f.stat().st_size, tail_digest(f)) for f in files])
     return MinariInfo(digest, environment, int(dataset.total_episodes))
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a dataset that names what is not in its folder, or says that it is larger than anything is.
+
+    HDF5 can link to other files, and can say of any file on this machine that it is the content of an array.
+
+    Raises:
+        UserError: names the file and what is in it.
+    """
+    import h5py
+
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink()):
+        check_file(path, MAX_FILE_BYTES if path.suffix in HDF5 else MAX_METADATA_BYTES, folder)
+        if path.suffix not in HDF5:
+            continue
+        try:
+            with h5py.File(path, "r") as file:
+                _check_group(path, file)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} cannot be read ({first_line(error)})") from error
+
+
+def _check_group(path: Path, group: Any) -> None:
+    import h5py
+
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: {group.name}/{name} is a link, which is not followed; put the data itself there")
+        member = group[name]
+        if isinstance(member, h5py.Group):
+            _check_group(path, member)
+        elif member.external or member.is_virtual:
+            raise UserError(f"{path}: {member.name} is kept in other files, which are not read")
+        elif member.nbytes > MAX_ARRAY_BYTES:
+            raise UserError(
+                f"{path}: {member.name} has {member.nbytes / 2**30:,.1f} GiB, at most {MAX_ARRAY_BYTES / 2**30:g} are "
+                f"read of an episode's column"
+            )
 
 
 def _without_version(env_id: str) -> str:
@@ -165,13 +225,17 @@ def _steps(task: Task, raw: dict[str, Any]) -> RawSteps:
         observations = np.concatenate([np.asarray(observations[DIRECTION]).reshape(-1, 1), view], axis=1)
     dtype = np.float32 if task.observation == CONTINUOUS else np.int64
     discrete = task.action.kind == "discrete"
-    with np.errstate(over="ignore"):  # what is no finite float32 is found later
-        return RawSteps(
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no finite float32 is found later
+        steps = RawSteps(
             observations=np.asarray(observations)[:num_steps].astype(dtype),
             texts=texts,
             actions=np.asarray(raw["actions"]).astype(np.int64 if discrete else np.float32),
             rewards=np.asarray(raw["rewards"]).astype(np.float32),
         )
+    shapes = (steps.observations.shape[1:], steps.actions.shape[1:], steps.rewards.shape[1:])
+    if shapes != (task.observation_shape, () if discrete else (task.action.size,), ()):
+        raise UnfitError(OTHER_ARRAYS)
+    return steps
 
 
 def _ended(raw: dict[str, Any]) -> Ended:

@@ -27,6 +27,11 @@ from pipeline.tasks import Task, all_tasks
 from pipeline.text import format_count
 
 _REPOSITORY = re.compile(r"(?:hub:)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+LEROBOT = "meta/info.json"  # which every LeRobot dataset has
+NOT_LEROBOT = (
+    f"is a LeRobot dataset (it has {LEROBOT}), which is not imported: its rows are steps, in columns of its robot. "
+    "Write its episodes in JAT's columns, one row each, or as a Minari dataset"
+)
 # What may serve as the test split, best first.
 TESTS = ("test", "validation")
 
@@ -68,6 +73,8 @@ def source_name(text: str) -> str:
     if not text.startswith(HUB) and Path(text).expanduser().is_dir():
         return str(Path(text).expanduser().resolve())
     match = _REPOSITORY.fullmatch(text)
+    if Path(text).expanduser().exists():
+        raise UserError(f"--source {text!r} is a file; give the folder of the dataset that it is of")
     if not match or text.startswith((".", "/", "~")):
         raise UserError(
             f"--source {text!r} is neither a folder that is there, nor owner/name of a dataset on the Hub, nor "
@@ -134,6 +141,8 @@ def _refuse(problem: Problem) -> None:
 
 
 def _refuse_folder(folder: Path, task: Task, there: list[str]) -> None:
+    if (folder / LEROBOT).is_file():
+        raise UserError(f"{folder} {NOT_LEROBOT}")
     if there:
         raise NotThereError(f"{folder} has nothing of {task.name}; it has {', '.join(sorted(there))}")
     if any(folder.rglob("*.arrow")):
@@ -152,6 +161,8 @@ def _refuse_folder(folder: Path, task: Task, there: list[str]) -> None:
 def _hub_source(name: str, revision: str | None, task: Task, limit: int | None, test_share: float) -> Source:
     repository = name.removeprefix(HUB)
     commit, names = list_hub(repository, revision)
+    if LEROBOT in names:
+        raise UserError(f"{repository} {NOT_LEROBOT}")
     files = _hub_files(repository, commit, task)
     for file in (file for of_split in files.values() for file in of_split):
         if not file.endswith(".parquet"):
@@ -168,9 +179,18 @@ def _hub_files(repository: str, commit: str, task: Task) -> dict[str, list[str]]
         there: list[str] = get_dataset_config_names(repository, revision=commit)
         if task.name in there:
             found: Any = load_dataset_builder(repository, task.name, revision=commit).config.data_files
-            return {str(split): list(map(str, files)) for split, files in found.items()}
+            files = {str(split): list(map(str, of_split)) for split, of_split in found.items()}
+            _check_inside(repository, commit, files)
+            return files
     tasks = [config for config in there if not config.endswith("-episodes")]
     raise NotThereError(f"{repository} has nothing of {task.name}; it has {', '.join(tasks)}")
+
+
+def _check_inside(repository: str, commit: str, files: Mapping[str, list[str]]) -> None:
+    """Refuse a card that names files of other places, such as of this machine or its network."""
+    for file in (file for of_split in files.values() for file in of_split):
+        if not file.startswith(f"hf://datasets/{repository}@{commit}/") or ".." in file.split("/"):
+            raise UserError(f"the card of {repository} names {file}, which is not in the repository; it is not read")
 
 
 def _parquet_rows(

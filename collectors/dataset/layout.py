@@ -14,13 +14,16 @@ from typing import Any
 import yaml
 
 from pipeline.episode_rules import Problem, Report
-from pipeline.errors import first_line
+from pipeline.errors import UserError, first_line
+from pipeline.foreign import MIB, check_file, leads_out
+from pipeline.validate import LINK
 
 CARD = "README.md"
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 NO_FILE = "no file where the card says there are some"
 BAD_CARD = "card that cannot be read"
 UNPLACED = "file of no task or split"
+MAX_CARD_BYTES = 16 * MIB
 
 
 @dataclass
@@ -43,10 +46,15 @@ def read_layout(dataset: Path, names: Collection[str], report: Report) -> Layout
         names: of the configurations that folders may be named after, where no card says.
         report: gets why the card cannot be read.
     """
-    everything = sorted(path for path in dataset.rglob("*.parquet") if not _is_hidden(path, dataset))
+    everything = []
+    for path in sorted(path for path in dataset.rglob("*.parquet") if not _is_hidden(path, dataset)):
+        if leads_out(path, dataset):
+            report(Problem(LINK, path, "is a link that leads out of the folder; put the file itself there"))
+        else:
+            everything.append(path)
     layout = Layout()
     for config, split, pattern in _read_card(dataset, report):
-        found = _match(dataset, pattern)
+        found = [path for path in _match(dataset, pattern) if not leads_out(path, dataset)]
         if not found:
             reason = f"nothing matches {pattern!r} of {config}, {split}"
             layout.absent.append((config, Problem(NO_FILE, dataset / CARD, reason)))
@@ -76,13 +84,21 @@ def _match(dataset: Path, pattern: str) -> list[Path]:
     """Files below a folder that a pattern of its card means; a card that points out of it means none."""
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         return []
-    return sorted(path for path in dataset.glob(pattern) if path.is_file())
+    try:
+        return sorted(path for path in dataset.glob(pattern) if path.is_file())
+    except ValueError:  # what is no pattern
+        return []
 
 
 def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
     """Configuration, split and pattern of every entry in the front matter."""
     path = dataset / CARD
     if not path.exists():
+        return
+    try:
+        check_file(path, MAX_CARD_BYTES, None if not leads_out(path, dataset) else dataset)
+    except UserError as error:
+        report(Problem(BAD_CARD, path, first_line(error)))
         return
     parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
@@ -91,7 +107,9 @@ def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
         front = yaml.load(parts[1], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         configs = front.get("configs", []) if isinstance(front, dict) else []
         entries = [(str(config["config_name"]), *entry) for config in configs for entry in _data_files(config)]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        if not all(isinstance(word, str) for entry in entries for word in entry):
+            raise TypeError("names and paths are texts")
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         report(Problem(BAD_CARD, path, f"the front matter cannot be understood ({first_line(error)})"))
         return
     yield from entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -458,3 +459,32 @@ def test_a_directory_is_not_published_into_itself(directory: Path) -> None:
         with pytest.raises(UserError, match="lie in one another"):
             send(directory, str(to))
     assert json.loads((directory / LAST).read_text()) == {}
+
+
+def test_a_link_out_of_the_directory_is_not_published(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    (directory / "notes.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"notes.txt is a link that leads out of .*, which is not published; remove it"):
+        send(directory, str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_list_in_the_target_removes_nothing_outside_of_it(directory: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    send(directory, str(there))
+    outside = tmp_path / "important"
+    outside.write_text("x")
+    sums = there / CHECKSUMS
+    sums.write_text(sums.read_text() + f"{'a' * 64}  ../important\n{'a' * 64}  {outside}\n")
+    send(directory, str(there))
+    assert outside.read_text() == "x"
+
+
+@pytest.mark.parametrize("damage", ["3", "[]", "[[1], 2]", "[1, 2, 3]", "null", "[" * 100_000, "\xff"])
+def test_a_damaged_journal_is_passed_over(damage: str, directory: Path, tmp_path: Path) -> None:
+    send(directory, str(tmp_path / "a"))
+    for journal in (tmp_path / "out").rglob("*.jsonl"):
+        lines = [re.sub(r'"[0-9a-f]{64}"', "17", line) for line in journal.read_text().splitlines()]
+        journal.write_text("\n".join([*lines, damage]))
+    send(directory, str(tmp_path / "b"))
+    assert contents(str(tmp_path / "b")) == expected(directory)

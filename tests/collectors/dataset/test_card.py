@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -13,13 +14,17 @@ import yaml
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.card import write_card
 from collectors.dataset.card_plots import place_score, write_plot
 from collectors.dataset.card_rows import DomainRow, TaskRow
 from collectors.dataset.previews import Preview
 from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
+from pipeline.plan import ShardJob
+from pipeline.shards import Origin, write_shard
 from pipeline.statistics import Histogram, Moments, SplitStatistics, TaskStatistics
 from pipeline.tasks import select_tasks
+from tests.fakes import FAKE_COUNT, expected_episode
 
 TASKS = select_tasks("babyai-open,metaworld-reach,mujoco-ant")
 
@@ -324,3 +329,23 @@ def test_without_matplotlib_there_is_a_card_without_plots(
     assert "# Expert episodes of 3 tasks" in card
     assert ".png" not in card
     assert "no plots" in caplog.text
+
+
+def test_names_out_of_shards_cannot_become_markup(tmp_path: Path) -> None:
+    nasty = "a`|<img src=x onerror=alert(1)>|[b](javascript:c)"
+    for split, first in (("train", 0), ("test", 1_000_000_000)):
+        job = ShardJob(FAKE_COUNT, split, first, 2, nasty)
+        lost = dataclasses.replace(expected_episode(FAKE_COUNT, first), rejected=nasty, ended="rejected")
+        episodes = [lost, expected_episode(FAKE_COUNT, first + 1)]
+        origin = Origin(nasty, nasty)
+        write_shard(tmp_path / "imported" / FAKE_COUNT.name, job, nasty, episodes, origin=origin, folder="x")
+    build_dataset(DatasetConfig("*", tmp_path), [FAKE_COUNT])
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "onerror" in card
+    outside = re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", card.replace(r"\`", ""))  # no code spans
+    assert "<img src=x" not in outside and "[b](javascript" not in outside
+    num_bars = 0
+    for line in card.splitlines():
+        bars = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert not num_bars or bars in (0, num_bars), line  # every row has the cells of its heading
+        num_bars = bars

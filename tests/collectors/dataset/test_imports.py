@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.dataset import import_rows
+from collectors.dataset import import_rows, import_sources
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.imports import ImportConfig, folder_of, import_dataset
 from collectors.dataset.validate import ValidateConfig, validate
@@ -519,3 +521,102 @@ def test_equal_episodes_of_a_small_world_are_data(tmp_path: Path, caplog: pytest
     build_dataset(DatasetConfig(GRID.name, tmp_path))
     findings = validate(ValidateConfig(tmp_path / "dataset"))
     assert (findings.kinds, findings.num_equal) == ({}, 2)
+
+
+@pytest.fixture
+def minari_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A dataset of Minari's, and its file of episodes."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    folder = write_minari(gym.make("Hopper-v4"), "mujoco/hopper/test-v0", [3, 4, 5])
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (path,) = copy.rglob("*.hdf5")
+    return copy, path
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external file", "huge", "symlink"])
+def test_minari_s_files_are_not_followed_out_of_their_folder(
+    kind: str, minari_file: tuple[Path, Path], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(1000))
+    folder, path = minari_file
+    with h5py.File(path, "a") as file:
+        del file["episode_1/rewards"]
+        if kind == "external link":
+            file["episode_1/rewards"] = h5py.ExternalLink(str(secret), "/x")
+        elif kind == "soft link":
+            file["episode_1/rewards"] = h5py.SoftLink("/episode_0/rewards")
+        elif kind == "external file":
+            file.create_dataset("episode_1/rewards", (10,), "f4", external=[(str(secret), 0, 40)])
+        else:
+            file.create_dataset("episode_1/rewards", (2**40,) if kind == "huge" else (4,), "f4", chunks=(4,))
+    if kind == "symlink":
+        path.rename(tmp_path / "elsewhere.hdf5")
+        path.symlink_to(tmp_path / "elsewhere.hdf5")
+    with pytest.raises(
+        UserError, match=r"which is not followed|other files, which are not read|GiB, at most|leads out"
+    ):
+        run(folder, HOPPER.name, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_minari_s_arrays_of_other_shapes_are_rejections(minari_file: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, path = minari_file
+    with h5py.File(path, "a") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = np.zeros((3, 2), np.float32)
+    run(folder, HOPPER.name, tmp_path / "out")
+    assert [row["rejected"] for row in side_rows(tmp_path / "out", HOPPER)] == ["arrays of other types or shapes", None]
+
+
+def test_a_link_out_of_a_source_is_not_read(tmp_path: Path) -> None:
+    hidden = write_jat(tmp_path / "private", {HOPPER.name: {"train": hopper_rows(3), "test": hopper_rows(1, 9)}}, 1)
+    source = tmp_path / "jat"
+    shutil.copytree(hidden, source)
+    (train,) = (source / HOPPER.name).glob("train-*")
+    train.unlink()
+    train.symlink_to(next((hidden / HOPPER.name).glob("train-*")))
+    with pytest.raises(UserError, match="is a link that leads out of the folder; put the file itself there"):
+        run(source, HOPPER.name, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_a_source_that_is_a_file_is_called_one(tmp_path: Path) -> None:
+    source = write_jat(tmp_path / "jat", {HOPPER.name: {"train": hopper_rows(2), "test": hopper_rows(1)}}, 1)
+    (file,) = (source / HOPPER.name).glob("train-*")
+    with pytest.raises(UserError, match="is a file; give the folder of the dataset that it is of"):
+        run(file, HOPPER.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://169.254.169.254/latest/train.parquet",
+        "/etc/passwd",
+        "hf://datasets/somebody/private@main/train.parquet",
+        "hf://datasets/owner/jat@0123/../../private@main/train.parquet",
+    ],
+)
+def test_a_card_on_the_hub_cannot_lead_to_other_places(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Builder:
+        class config:  # noqa: N801
+            data_files = {"train": ["hf://datasets/owner/jat@0123/train.parquet", address]}  # noqa: RUF012
+
+    monkeypatch.setattr("datasets.get_dataset_config_names", lambda *args, **options: [HOPPER.name])
+    monkeypatch.setattr("datasets.load_dataset_builder", lambda *args, **options: Builder)
+    monkeypatch.setattr(import_sources, "list_hub", lambda repository, revision: ("0123", []))
+    with pytest.raises(UserError, match=r"the card of owner/jat names .*, which is not in the repository"):
+        import_sources.resolve_source("owner/jat", HOPPER, None, 0.1)
+
+
+def test_a_lerobot_folder_is_called_one_and_not_told_to_rename_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "aloha"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "meta" / "info.json").write_text('{"codebase_version": "v2.1"}')
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    steps = pa.table({"observation.state": [[0.0] * 11], "action": [[0.0] * 3], "episode_index": [0]})
+    pq.write_table(steps, folder / "data" / "chunk-000" / "episode_000000.parquet")
+    with pytest.raises(UserError, match=r"is a LeRobot dataset .* its rows are steps") as caught:
+        run(folder, HOPPER.name, tmp_path / "out")
+    assert "name them" not in str(caught.value)

@@ -379,3 +379,40 @@ def test_equal_episodes_of_different_seeds_are_counted_and_no_problem(tmp_path: 
     build_dataset(DatasetConfig("*", tmp_path), [FAKE_COUNT])
     findings = validate(ValidateConfig(tmp_path / "dataset"), [FAKE_COUNT])
     assert (findings.kinds, findings.num_equal) == ({}, 5)
+
+
+def test_files_that_are_links_out_of_their_folder_are_told_and_not_read(dataset: Path, tmp_path: Path) -> None:
+    path = next((dataset / "data" / FAKE_GRID.name).glob("train-00000*"))
+    path.rename(tmp_path / "elsewhere.parquet")
+    path.symlink_to(tmp_path / "elsewhere.parquet")
+    foreign = jat_like(tmp_path / "jat")
+    (foreign / "atari-pong" / "train-00001-of-00002.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    for folder in (dataset, foreign):
+        assert kinds(check(folder))["link that leads out of its folder"] >= 1
+
+
+def test_the_hub_s_cache_is_a_folder_of_links_and_read(tmp_path: Path) -> None:
+    repository = tmp_path / "datasets--somebody--jat"
+    snapshot = repository / "snapshots" / "0123"
+    jat_like(snapshot)
+    (repository / "blobs").mkdir()
+    for number, path in enumerate(sorted(snapshot.rglob("*.parquet"))):
+        path.rename(repository / "blobs" / str(number))
+        path.symlink_to(repository / "blobs" / str(number))
+    assert kinds(validate(ValidateConfig(snapshot))) == JAT_FAULTS
+
+
+@pytest.mark.parametrize(
+    "files",
+    ["[{split: [a], path: x}]", "[{split: train, path: 3}]", "[{split: train, path: ''}]", "'\\0'", "{a: b}", "[[a]]"],
+)
+def test_a_card_of_other_types_is_told(files: str, tmp_path: Path) -> None:
+    folder = jat_like(tmp_path / "jat")
+    (folder / "README.md").write_text(f"---\nconfigs: [{{config_name: wikipedia, data_files: {files}}}]\n---\n")
+    assert set(kinds(validate(ValidateConfig(folder)))) >= set(JAT_FAULTS)
+
+
+def test_a_card_nested_without_end_is_told(tmp_path: Path) -> None:
+    folder = jat_like(tmp_path / "jat")
+    (folder / "README.md").write_text(f"---\nconfigs: {'[' * 5_000}\n---\n")
+    assert "card that cannot be read" in kinds(validate(ValidateConfig(folder)))
