@@ -35,9 +35,8 @@ class CollectConfig:
     envs: int | None = None
     """Environments each worker steps in lockstep; what is fastest for each task if not given."""
     expert: str = BEST
-    """Who acts: `best`, `best-return` or `best-success` as measured, a kind, a revision, `released` for what JAT
-    published, the first there is of a comma list, or a mix such as `0.7*best+0.3*scripted`, in which each seed is
-    played by one of them."""
+    """Who acts: `best`, `best-return` or `best-success` as measured, a kind, a revision, the first there is of a comma
+    list, or a mix such as `0.7*best+0.3*scripted`, in which each seed is played by one of them."""
     noise: str = ""
     """Noise in the actions: `epsilon=0.05` replaces discrete ones by random ones with this probability, `gaussian=0.1`
     shifts continuous ones by this share of half their range (standard deviation); a comma list of both for tasks of

@@ -11,12 +11,14 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dags.stages import STAGES, Stage, command
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
+from pipeline.stopping import deferred_stop, raise_stop, stop_requested
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +72,27 @@ def run_chain(config: ChainConfig) -> None:
     for number, stage in enumerate(stages, 1):
         stage_started = time.monotonic()
         log.info("stage %d of %d: %s", number, len(stages), stage.name)
-        code = subprocess.run(command(stage, options(config)), check=False).returncode
+        code = _run_stage(command(stage, options(config)))
         if code:
             log.error("stage %s ended with exit code %d; run the same command again to go on", stage.name, code)
             sys.exit(code)
         now = time.monotonic()
         log.info("%s took %.0f s, %.0f s since the start", stage.name, now - stage_started, now - started)
+
+
+def _run_stage(words: Sequence[str]) -> int:
+    """The exit code of a command. A signal for this process is passed on, and the command may save its work first."""
+    process = subprocess.Popen(words)
+    try:
+        with deferred_stop(process.terminate):
+            code = process.wait()
+    except BaseException:  # a second Ctrl-C
+        process.kill()
+        process.wait()
+        raise
+    if stop_requested():
+        raise_stop()
+    return code
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ JOB_ACCEPTED = "submitted successfully"
 # When it does not know how the job goes on, because the head died or only the connection broke.
 JOB_LOST = "WebSocket connection closed unexpectedly"
 RESERVABLE = ("num-cpus", "num-gpus", "memory")
-GRACE_S = 30.0  # between asking a command to end and ending it
+GRACE_S = 50.0  # between asking a command to end and ending it; Airflow itself waits 60 s
 ASK_EVERY_S = 10.0  # whether a lost cluster is back
 MAX_SUBMISSIONS = 4  # of one command; a cluster that is lost more often may die of the command itself
 
@@ -154,7 +154,7 @@ class Launcher:
             return
         if self._address:
             self._stop_job()
-        signal_group(process, signal.SIGTERM)
+        process.terminate()  # it ends what it has started itself, when it has saved its work
         threading.Thread(target=_kill_later, args=(process,), daemon=True).start()
 
     def _stop_job(self) -> None:

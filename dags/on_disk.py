@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from pipeline.metrics import publish
 from pipeline.mirror import Mirror
 from pipeline.stage import STATUS_OUT
 from pipeline.status import read_statuses
+from pipeline.stopping import deferred_stop, raise_stop, stop_requested, stop_signals
 from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
@@ -108,24 +108,23 @@ def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mi
     environ = {name: value for name, value in os.environ.items() if name not in OF_THE_JOB}
     environ[STATUS_OUT] = str(out)
     words = [sys.executable, "-m", stage.module, "--out", str(root), *options]
-    is_told = _has_cluster()  # before the handler below: Ray sets its own
+    is_told = _has_cluster()
     process = subprocess.Popen(words, env=environ)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-    try:
-        sent = time.monotonic()
-        while (code := _wait(process, min(every_s, TELL_EVERY_S))) is None:
-            if is_told:
-                _tell(out, stage, process.pid, is_last=False)
-            if time.monotonic() - sent >= every_s:
-                _send_what_is_there(stage, mirror)
-                sent = time.monotonic()
-    finally:
-        process.kill()  # only if this process was interrupted
-        process.wait()
-        signal.signal(signal.SIGTERM, before)
-    if is_told:
-        _tell(out, stage, process.pid, is_last=True)
-    log.info("%s sent", format_count(_send(stage, mirror), "file"))
+    with stop_signals(), deferred_stop(process.terminate):
+        try:
+            sent = time.monotonic()
+            while (code := _wait(process, min(every_s, TELL_EVERY_S))) is None:
+                if is_told:
+                    _tell(out, stage, process.pid, is_last=False)
+                if time.monotonic() - sent >= every_s:
+                    _send_what_is_there(stage, mirror)
+                    sent = time.monotonic()
+        finally:
+            process.kill()  # only after a second Ctrl-C
+            process.wait()
+        if is_told:
+            _tell(out, stage, process.pid, is_last=True)
+        log.info("%s sent", format_count(_send(stage, mirror), "file"))
     return code if code >= 0 else 128 - code
 
 
@@ -172,6 +171,8 @@ def main() -> None:
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     code = run_on_disk(parse(OnDiskConfig, argv=words[:split]), words[split + 1 :])
+    if stop_requested():
+        raise_stop()
     if code:
         sys.exit(code)
 

@@ -5,7 +5,6 @@ best-return                 the highest measured mean return
 best-success                the most successes; nothing in tasks without a notion of success
 scripted                    a kind: the best of that kind
 sac-1a2b3c4d                a revision
-released                    what JAT published for the task, once `jat experts --expert released` has loaded it
 scripted,bot                for each task the first of these that it has
 0.7*best+0.3*scripted       a mix: each seed is played by one of them, drawn with these weights
 """
@@ -20,7 +19,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from experts.published import RELEASED, is_released
 from experts.ranking import (
     Standing,
     best_by_return,
@@ -75,9 +73,7 @@ def _parse_part(part: str, text: str) -> Part:
 
 
 def named(name: str, experts: Sequence[StoredExpert]) -> list[StoredExpert]:
-    """Those whose kind or revision is ``name``, or which were released by JAT."""
-    if name == RELEASED:
-        return [expert for expert in experts if is_released(expert.record)]
+    """Those whose kind or revision is ``name``."""
     return [expert for expert in experts if name in (expert.record.kind, expert.record.revision)]
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from experts.choice import BESTS
 from experts.network import build_network
-from experts.published import RELEASED, repository_and_commit, suggested_repositories
 from experts.registry import RULES
 from experts.spec import NetworkSpec
 from experts.store import (
@@ -32,7 +31,7 @@ from experts.store import (
 )
 from pipeline.errors import UserError
 from pipeline.foreign import check_file
-from pipeline.hub import HUB, Snapshot, download
+from pipeline.hub import HUB, download
 from pipeline.tasks import Task
 
 if TYPE_CHECKING:
@@ -55,6 +54,14 @@ _EXPECTED = (
     f"homework, or a linear policy in a {_LINEAR}"
 )
 
+# The games whose repository is named otherwise; there is none for surround.
+_GAMES = {
+    "asteroids": "asteroid",
+    "kungfumaster": "kongfumaster",
+    "montezumarevenge": "montezuma",
+    "privateeye": "privateye",
+}
+
 
 def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> StoredExpert:
     """Add the expert in ``source`` to the store of ``out``.
@@ -69,30 +76,31 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
         UserError: the source is missing, cannot be reached, damaged, of an unknown kind, or for another task.
     """
     if source.startswith(HUB):
-        return import_snapshot(task, fetch(task, source), out, sampled)
+        found = download(source, _WANTED, _UNWANTED, _suggestion(task))
+        origin = f"{found.repository} on the Hugging Face Hub, commit {found.commit}"
+        return _Importer(task, out, sampled, origin, found.root).run(found.folder)
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"{source} does not exist; {_EXPECTED}, or hub:owner/name{_suggestion(task)}")
     return _Importer(task, out, sampled, source, path if path.is_dir() else path.parent).run(path)
 
 
-def fetch(task: Task, source: str, only_cached: bool = False) -> Snapshot:
-    """Download from the Hub what ``import_snapshot`` reads.
-
-    Raises:
-        UserError: as ``pipeline.hub.download``.
-    """
-    return download(source, _WANTED, _UNWANTED, _suggestion(task), only_cached)
-
-
-def import_snapshot(task: Task, found: Snapshot, out: Path, sampled: bool = False) -> StoredExpert:
-    """Add the expert in a downloaded repository to the store of ``out``.
-
-    Raises:
-        UserError: damaged, of an unknown kind, or for another task.
-    """
-    origin = repository_and_commit(found.repository, found.commit)
-    return _Importer(task, out, sampled, origin, found.root).run(found.folder)
+def suggested_repositories(task: Task) -> tuple[str, ...]:
+    """Where experts of a task are likely to be found on the Hub; not checked."""
+    name = task.name.removeprefix(f"{task.domain}-")
+    if task.domain == "atari" and name != "surround":
+        return (f"edbeeching/atari_2B_atari_{_GAMES.get(name, name)}_1111",)
+    if task.domain == "metaworld":
+        return (f"qgallouedec/sample-factory-{name}-v2",)
+    if task.domain == "mujoco":
+        env = task.env_id.rpartition("-")[0]
+        found = [f"qgallouedec/sample-factory-{name}-v2"]
+        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 of these three observes other things
+            found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
+        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # in v3 as in v4
+            found.append(f"sb3/sac-{env}-v3")
+        return tuple(found)
+    return ()
 
 
 def _suggestion(task: Task) -> str:
@@ -179,7 +187,7 @@ class _Importer:
             raise UserError(f"{origin} is an expert of {record.task}, not of {task.name}; give --task {record.task}")
         if record.network is None:
             raise UserError(f"{origin} is a rule ({record.kind}) without a network; it comes with this package")
-        if record.kind in (*RULES, *BESTS, RELEASED):
+        if record.kind in (*RULES, *BESTS):
             raise UserError(f"{origin} is called {record.kind}, which is not the name of a network; rename its kind")
         record.network.check_fits(task, origin)
         arrays = read_arrays(expert)

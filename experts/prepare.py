@@ -16,7 +16,6 @@ from pathlib import Path
 
 from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
-from experts.published import RELEASED, released_repository
 from experts.ranking import Standing, standings
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import standings_table
@@ -49,8 +48,8 @@ class ExpertsConfig:
     """Root of all outputs of a run."""
     expert: str = BEST
     """Which experts to prepare: `best` for all there are; a kind, a revision or a mix as for collecting; an algorithm
-    to train with where nothing is stored of it; a folder, a .zip, .pkl or .npz file or hub:owner/name to load; or
-    `released` to load what JAT published for each task."""
+    to train with where nothing is stored of it; or a folder, a .zip, .pkl or .npz file or
+    hub:owner/name to load."""
     retrain: bool = False
     """Train even where there are experts."""
     episodes: int = 100
@@ -88,7 +87,7 @@ RECIPES = {"demo": demo}
 
 def _is_source(text: str) -> bool:
     """Whether ``--expert`` names something to load."""
-    return text == RELEASED or text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
+    return text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
 
 
 def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
@@ -100,12 +99,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     """
     out = config.out.absolute()  # workers may stand elsewhere
     failures: list[JobsFailedError] = []
-    unpublished: list[Task] = []
-    if config.expert == RELEASED:
-        unpublished = [task for task in tasks if released_repository(task.name) is None]
-        tasks = [task for task in tasks if task not in unpublished]
-        chosen = _load_released(config, out, tasks, failures)
-    elif _is_source(config.expert):
+    if _is_source(config.expert):
         chosen = _load(config, out, tasks)
     else:
         wanted = {task.name: _wanted(config, out, task) for task in tasks}
@@ -127,12 +121,8 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     for task, ranked in zip(tasks, found, strict=True):
         write_best(out, task, ranked)
     print_table(standings_table(found))
-    if unpublished:
-        names = ", ".join(task.name for task in unpublished)
-        log.info("JAT published no expert for %s: %s", format_count(len(unpublished), "task"), names)
-    if failures:
-        messages = "\n".join(str(error) for error in failures)
-        raise JobsFailedError(messages, [failure for error in failures for failure in error.failures])
+    for error in failures:
+        raise error
 
 
 def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, list[StoredExpert]]:
@@ -140,17 +130,6 @@ def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, 
 
     _check_options_matter(config, 0)
     return {task.name: [import_expert(task, config.expert, out, config.sampled)] for task in tasks}
-
-
-def _load_released(
-    config: ExpertsConfig, out: Path, tasks: Sequence[Task], failures: list[JobsFailedError]
-) -> dict[str, list[StoredExpert]]:
-    from experts.released import load_released
-
-    _check_options_matter(config, 0)
-    if not tasks:
-        raise UserError(f"JAT published no expert for --task {config.task}; choose other tasks, or --expert {BEST}")
-    return load_released(tasks, out, config.sampled, failures)
 
 
 def _check_options_matter(config: ExpertsConfig, num_trainings: int) -> None:

@@ -11,13 +11,18 @@ import importlib
 import inspect
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from traceback import format_exception
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 
 from pipeline.errors import JobsFailedError, UserError, how_to_install
-from pipeline.files import location
+from pipeline.files import explain_store_error, location, store_errors
+from pipeline.secrets import RedactingFormatter, check_no_credentials, redacted
+from pipeline.stopping import INTERRUPTED_CODE, STOPPED_CODE, stop_signals
 from pipeline.tables import JSON, TEXT, TSV, choose_format
 from pipeline.text import parse_count
 
@@ -49,6 +54,8 @@ def parse(
     import tyro
 
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for word in arguments:
+        check_no_credentials(word)  # before anything repeats it
     recipes = {"default": config_type, **(recipes or {})}
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--recipe", default="default")
@@ -137,7 +144,9 @@ def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
 
 def configure_logging(level: int | str) -> None:
     """Log to stderr, our own packages from ``level`` on, the others' warnings."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in LOGGERS:
         logging.getLogger(name).setLevel(level)
 
@@ -148,7 +157,7 @@ def run(module: str, program: str | None = None) -> None:
     The module is imported by its name although ``python -m`` has just executed it as ``__main__``: workers can
     only unpickle functions and classes of modules they can import.
 
-    Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt.
+    Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt, 143 after SIGTERM.
 
     Args:
         module: has a ``main`` without arguments, which reads ``sys.argv``.
@@ -159,23 +168,43 @@ def run(module: str, program: str | None = None) -> None:
     # Threads of a matrix product wait for each other. Awake they take the cores from whoever shares them, and where
     # cores are shared a training step then takes ten times as long. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.excepthook = _print_traceback
     try:
-        importlib.import_module(module).main()
+        with stop_signals():
+            importlib.import_module(module).main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error), 2)
     except JobsFailedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error), 1)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in LOGGERS:
             raise  # ours: a fault of the program
-        print(
-            f"error: the package {error.name.partition('.')[0]!r} is not installed for {sys.executable}; "
+        _fail(
+            f"the package {error.name.partition('.')[0]!r} is not installed for {sys.executable}; "
             f"run {how_to_install('all', 'setup')}",
-            file=sys.stderr,
+            2,
         )
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED_CODE)
+    except SystemExit as error:
+        if error.code == STOPPED_CODE:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not change the code while Python ends
+            print("stopped; run the same command again to go on", file=sys.stderr)
+        raise
+    except store_errors() as error:
+        explained = explain_store_error(error)
+        if explained is None:
+            raise
+        logging.getLogger("pipeline").debug("where it happened", exc_info=True)
+        _fail(*explained)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {redacted(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """For faults of the program, as Python prints them, without credentials."""
+    print(redacted("".join(format_exception(kind, error, traceback))), end="", file=sys.stderr)

@@ -24,9 +24,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.foreign import MIB, check_file
+from pipeline.secrets import raise_for_credentials, redacted
 
+CREDENTIALS_FIX = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the store wants"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what writing raises on a disk that takes no more
 
 
@@ -39,10 +41,12 @@ def location(text: str) -> Path:
     What a URL gives is a ``upath.UPath``: it does what is used of ``Path`` here, on any fsspec file system.
 
     Raises:
-        UserError: the scheme is unknown, or the package that speaks it is not installed.
+        UserError: the scheme is unknown, the package that speaks it is not installed, or the URL holds credentials.
     """
     if "://" not in text:
         return Path(text)
+    if redacted(text) != text:
+        raise_for_credentials(text)
     from upath import UPath
 
     try:
@@ -59,6 +63,60 @@ def store_errors() -> tuple[type[Exception], ...]:
     """What reading and writing raises where nothing is wrong with the program: OSError, and what S3's client adds."""
     module = sys.modules.get("botocore.exceptions")  # loaded if it has raised something
     return (OSError, module.BotoCoreError) if module is not None else (OSError,)
+
+
+def explain_store_error(error: Exception) -> tuple[str, int] | None:
+    """What to tell a user of one of ``store_errors``, and the exit code: 1 where the same command may work later.
+
+    None if the error says too little of its cause, so that whoever looks for it needs the traceback.
+    """
+    name = type(error).__name__
+    if "Credential" in name:
+        return f"the object store has no credentials of yours ({error}); {CREDENTIALS_FIX}", 2
+    if not isinstance(error, OSError):
+        return f"the object store cannot be reached ({first_line(error)}); correct AWS_ENDPOINT_URL, or try again", 1
+    if error.errno in NO_SPACE:
+        where = f" for {error.filename}" if error.filename else ""
+        return f"cannot write{where}: {error.strerror}; what was made stays: make room, run the same command again", 1
+    if isinstance(error, PermissionError) and error.filename is None:
+        return f"the object store gives no access ({first_line(error)}); {CREDENTIALS_FIX}", 2
+    if error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}; choose another path, or make this one usable", 2
+    return None
+
+
+def check_output_root(out: Path) -> None:
+    """Refuse an output root that cannot be written, before any work.
+
+    Raises:
+        UserError: names what is in the way and the fix.
+    """
+    if is_local(out):
+        there = next(path for path in (out.absolute(), *out.absolute().parents) if _exists(path))
+        if not there.is_dir():
+            raise UserError(f"the output root {out} cannot be a folder: {there} is a file; choose another")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(
+                f"the output root {out} cannot be written: {there} is not writable; choose another, or allow it"
+            )
+        return
+    remote: Any = out
+    if "s3" not in remote.protocol:
+        return
+    bucket = remote.path.split("/", 1)[0]
+    try:
+        remote.fs.ls(bucket, refresh=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no bucket {bucket!r} for the output root {out}; create it, or correct it") from error
+    except store_errors() as error:
+        raise UserError((explain_store_error(error) or (f"{out}: {first_line(error)}", 2))[0]) from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # so is its parent's content: that is what cannot be used
+        return False
 
 
 def is_local(path: Path) -> bool:

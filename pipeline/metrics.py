@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from pipeline.status import STATES, StageStatus
 
@@ -43,7 +44,7 @@ def samples(status: StageStatus) -> Iterator[Sample]:
     words = status.task.split(",")
     # The list of a scheduler's unit of work may have all tasks in it.
     task = words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"
-    labels = {"stage": status.stage, "task": task, "out": status.out}
+    labels = {"stage": status.stage, "task": _escaped(task), "out": _escaped(status.out)}
     for state in STATES:
         yield Sample("jat_stage_state", {**labels, "state": state}, float(state == status.state))
     for name in ("planned", "done", "rejected", "rate"):
@@ -58,6 +59,11 @@ def samples(status: StageStatus) -> Iterator[Sample]:
             yield Sample("jat_task_planned", of_task, float(count.planned))
             yield Sample("jat_task_done", of_task, float(count.done + sum(count.running.values())))
             yield Sample("jat_task_rejected", of_task, float(count.rejected))
+
+
+def _escaped(text: str) -> str:
+    """As in a URL, ``j%C3%BCrgen``, what is not printable ASCII: Ray takes nothing else in a label."""
+    return "".join(c if " " <= c <= "~" else quote(c, errors="surrogateescape") for c in text)
 
 
 def publish(status: StageStatus, is_last: bool) -> None:

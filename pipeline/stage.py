@@ -17,15 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from pipeline.errors import first_line
-from pipeline.files import is_local, location, store_errors, write_json
+from pipeline.files import is_local, location, write_json
 from pipeline.heartbeat import resident_bytes
 from pipeline.metrics import publish
 from pipeline.secrets import redacted
+from pipeline.side_effects import side_effect
 from pipeline.status import DONE, FAILED, FOLDER, RUNNING, STOPPED, StageStatus, TaskCount, read_statuses
+from pipeline.stopping import STOPPED_CODE, stop_requested, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ class Stage:
         self.ask: Callable[[], int] | None = None  # how many are done, if other processes count
         self._out, self._disk = out, disk
         self._folder = out / FOLDER / status.stage if out else None
+        self._failure = f"the status in {self._folder} cannot be written"
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._is_warned = False
         self._history = deque([(status.started, 0)])  # when and how many were done, back to the window's beginning
         self._knows_left = True
 
@@ -127,27 +127,25 @@ class Stage:
         What goes wrong is logged: a run need not end for its status.
         """
         with self._writing:
-            status = self._snapshot()
             if self._out is None or self._folder is None:
                 return
-            try:
+            status = self._snapshot()
+            with side_effect(self._failure):
                 # A folder that is not there yet is the stage's own to make, or to refuse.
                 if not is_local(self._out) or self._out.is_dir():
                     write_json(self._folder / status.file_name, status)
-            except store_errors() as error:
-                if not self._is_warned:
-                    log.warning("the status in %s cannot be written: %s", self._folder, redacted(first_line(error)))
-                self._is_warned = True
-            publish(status, is_last)
+            with side_effect(f"the metrics of {self.status.stage} cannot be told"):
+                publish(status, is_last)
 
     def _snapshot(self) -> StageStatus:
         """What to write, so that no work waits until that has been written."""
         with self.changing() as status:
-            if self.ask is not None:
-                status.done = self.ask()
-            status.driver_bytes = resident_bytes()
-            if self._disk is not None and self._disk.is_dir():
-                status.disk_free_bytes = shutil.disk_usage(self._disk).free
+            with side_effect(f"the progress of {status.stage} cannot be asked for"):
+                if self.ask is not None:
+                    status.done = self.ask()
+                status.driver_bytes = resident_bytes()
+                if self._disk is not None and self._disk.is_dir():
+                    status.disk_free_bytes = shutil.disk_usage(self._disk).free
         with self._lock:
             return copy.deepcopy(status)
 
@@ -164,8 +162,8 @@ class Stage:
 
         The times that those measured are carried on.
         """
-        earlier = []
-        with contextlib.suppress(*store_errors()):  # the stage itself will say what is wrong there
+        earlier: list[StageStatus] = []
+        with side_effect(self._failure):
             earlier = [run for run in self._runs() if run.task == self.status.task and not run.is_running]
         for before in earlier:
             for name, task in before.tasks.items():
@@ -173,7 +171,7 @@ class Stage:
                 mine.timed += task.timed
                 mine.busy_s += task.busy_s
         self.write()
-        with contextlib.suppress(*store_errors()):
+        with side_effect(self._failure):
             for before in earlier:
                 if self._folder and before.file_name != self.status.file_name:
                     (self._folder / before.file_name).unlink(missing_ok=True)
@@ -190,7 +188,8 @@ class Stage:
                 self.write()
                 written = time.monotonic()
             else:
-                publish(self._snapshot(), is_last=False)
+                with side_effect(f"the metrics of {self.status.stage} cannot be told"):
+                    publish(self._snapshot(), is_last=False)
 
 
 _current: list[Stage] = []  # at most one
@@ -223,9 +222,9 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[Stage]:
     stop = threading.Event()
     thread = threading.Thread(target=live.keep_writing, args=(stop,), name="status", daemon=True)
     state, text = DONE, ""
-    _current.append(live)
-    try:
-        with _terminated_as_exit():
+    with stop_signals():
+        _current.append(live)
+        try:
             live.start()
             thread.start()
             if os.environ.get("RAY_ADDRESS"):
@@ -233,38 +232,21 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[Stage]:
 
                 connect(1)
             yield live
-    except BaseException as error:
-        state, text = _end_of(error)
-        raise
-    finally:
-        _current.clear()
-        stop.set()
-        if thread.is_alive():
-            thread.join()
-        live.end(state, text)
+        except BaseException as error:
+            state, text = _end_of(error)
+            raise
+        finally:
+            _current.clear()
+            stop.set()
+            if thread.is_alive():
+                thread.join()
+            live.end(state, text)
 
 
 def _end_of(error: BaseException) -> tuple[str, str]:
     """State and line of a run that ended so."""
-    is_signal = isinstance(error, SystemExit) and error.code in (signal.SIGTERM, 128 + signal.SIGTERM)
-    if is_signal or isinstance(error, KeyboardInterrupt):
+    is_exit = isinstance(error, SystemExit) and error.code in (signal.SIGTERM, STOPPED_CODE)
+    if stop_requested() or is_exit or isinstance(error, KeyboardInterrupt):
         return STOPPED, ""
     line = first_line(error) if isinstance(error, Exception) else ""
     return FAILED, redacted(line or repr(error))
-
-
-@contextlib.contextmanager
-def _terminated_as_exit() -> Iterator[None]:
-    """Let SIGTERM, with which schedulers stop a stage, end the block as Ctrl-C does. Ray's own handler does so, too."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: Any = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from pipeline.cli import configure_logging
 from pipeline.cluster import connect
 from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import NO_SPACE
 from pipeline.jobs import MAX_ATTEMPTS
+from pipeline.stopping import deferred_stop, raise_stop, stop_requested
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def run_group(
     workers: int,
     progress: Callable[[], Any],
     scratch: Path,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> ResultT:
     """Run ``function(job)`` in ``workers`` processes at once that form a group of ``torch.distributed`` (Ray Train).
 
@@ -39,12 +42,14 @@ def run_group(
         workers: how many; the cluster must have room for all of them.
         progress: asked here after a loss; anything that differs once the function has saved more.
         scratch: a folder for Ray's own notes, which all nodes see; removed at the end.
+        on_stop: called when this command is asked to end while the processes run; must make the function return soon.
 
     Returns:
         what the function returned in the process of rank 0.
 
     Raises:
         UserError: the function raised one in some process, or the cluster has no room for all of them.
+        OSError: some process had no space left to write to.
         JobsFailedError: workers were lost, or raised anything else, ``MAX_ATTEMPTS`` times in a row without progress.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -57,8 +62,10 @@ def run_group(
         while True:
             before = progress()
             try:
-                return _run_group_once(function, job, workers, scratch)
+                return _run_group_once(function, job, workers, scratch, on_stop)
             except _LostError as error:
+                if stop_requested():
+                    raise_stop()
                 attempt = attempt + 1 if progress() == before else 1
                 if attempt > MAX_ATTEMPTS:
                     raise JobsFailedError(
@@ -78,11 +85,17 @@ def _check_room(workers: int) -> None:
         raise UserError(f"--workers is {workers}, the Ray cluster has {num_cpus} CPU; lower it, or add nodes")
 
 
+def _is_without_space(cause: BaseException) -> bool:
+    return isinstance(cause, OSError) and cause.errno in NO_SPACE
+
+
 class _LostError(RuntimeError):
     """A process of a group died, or raised what may be due to another's death."""
 
 
-def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int, scratch: Path) -> ResultT:
+def _run_group_once(
+    function: Callable[[JobT], ResultT], job: JobT, workers: int, scratch: Path, on_stop: Callable[[], None]
+) -> ResultT:
     import ray
     from ray.train import LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
     from ray.train.torch import TorchTrainer
@@ -96,6 +109,9 @@ def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int
             it asks the dashboard, of which there is none."""
             callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if not (is_embedded and isinstance(c, PlacementGroupCleanerCallback))]
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """None: Ray's would end the processes before they have saved anything."""
 
     log_level = log.getEffectiveLevel()
 
@@ -113,10 +129,12 @@ def _run_group_once(function: Callable[[JobT], ResultT], job: JobT, workers: int
         ),
     )
     try:
-        result: ResultT = trainer.fit().return_value
+        with deferred_stop(on_stop):
+            result: ResultT = trainer.fit().return_value
         return result
     except WorkerGroupError as error:
         causes = [getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()]
-        raise next((cause for cause in causes if isinstance(cause, UserError)), _LostError(str(causes[0]))) from error
+        known = (cause for cause in causes if isinstance(cause, UserError) or _is_without_space(cause))
+        raise next(known, _LostError(str(causes[0]))) from error
     except TrainingFailedError as error:
         raise _LostError(str(error)) from error

@@ -39,12 +39,6 @@ def test_a_value_reaches_the_command_as_it_is() -> None:
     assert "--out 'a b'" in result.stdout
 
 
-def test_released_experts_are_of_all_tasks_unless_told_otherwise() -> None:
-    assert "--task '*' --expert 'released'" in make("experts", "EXPERT=released").stdout
-    assert "--task 'atari' --expert 'released'" in make("experts", "EXPERT=released", "TASK=atari").stdout
-    assert "--task" not in make("experts", "EXPERT=best").stdout
-
-
 @pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/dataset.md", "docs/experts.md"])
 def test_documents_name_targets_and_variables_that_exist(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text()

@@ -1,5 +1,8 @@
 """Checkpoints: a directory per step, complete once it has its final name.
 
+``checkpoints/`` has those that are kept, at regular steps, so that they do not depend on when a run was interrupted;
+``resume/`` has at most one, of any step, where a later one is not kept yet.
+
 checkpoints/step-00001000/
     model.safetensors      parameters, under the released JAT's names
     normalisers.safetensors  per task: observation mean and standard deviation, reward standard deviation
@@ -14,8 +17,13 @@ more than this.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -43,10 +51,13 @@ from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model
 from trainer.networks.weights import read_weights
 
+log = logging.getLogger(__name__)
+
 PROGRESS = "training.json"
 MAX_NORMALISERS = 256 * MIB
 MAX_SIZE = 100_000_000  # of anything in a config.json: far more than any network has
 OBSERVATIONS, ACTIONS = (CONTINUOUS, DISCRETE, IMAGE), ("discrete", "continuous")
+CHECKPOINTS, RESUME = "checkpoints", "resume"
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,42 @@ def save_checkpoint(
     with temporary_beside(final) as temporary:
         temporary.mkdir()
         write_agent(temporary, checkpoint, weights)
-        torch.save(optimizer_state, temporary / "optimizer.pt")
+        with (temporary / "optimizer.pt").open("wb") as handle:  # given a path, torch hides why it cannot write
+            torch.save(optimizer_state, handle)
         write_json(temporary / PROGRESS, progress)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     return final
+
+
+def save_state(
+    directory: Path,
+    checkpoint: Checkpoint,
+    optimizer_state: dict[str, Any],
+    progress: Progress,
+    weights: dict[str, torch.Tensor],
+    keep: int,
+    is_kept: bool,
+) -> None:
+    """Write what a run in ``directory`` resumes from, and remove what is not needed any more.
+
+    Args:
+        directory: of the run.
+        checkpoint, optimizer_state, weights: see ``save_checkpoint``.
+        progress: with the validation loss of a checkpoint that is kept.
+        keep: checkpoints to keep, besides the best one.
+        is_kept: whether this is one of them.
+    """
+    if is_kept:
+        saved = save_checkpoint(directory / CHECKPOINTS, checkpoint, optimizer_state, progress, weights)
+        remove_old_checkpoints(directory / CHECKPOINTS, keep)
+    else:
+        progress = dataclasses.replace(progress, validation_loss=None)
+        saved = save_checkpoint(directory / RESUME, checkpoint, optimizer_state, progress, weights)
+        log.info("saved step %d, to resume from", progress.step)
+    for path in (directory / RESUME).glob("step-*"):
+        if path != saved:
+            shutil.rmtree(path)
 
 
 def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -136,15 +178,33 @@ def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torc
         checkpoint: what to write.
         weights: the network's state where the network itself holds only a part of it.
     """
-    save_file(checkpoint.model.state_dict() if weights is None else weights, directory / "model.safetensors")
+    with _os_errors(directory):
+        save_file(checkpoint.model.state_dict() if weights is None else weights, directory / "model.safetensors")
     arrays = {}
     for task, normaliser in checkpoint.normalisers.items():
         arrays[f"{task}/observation_mean"] = normaliser.observation_mean
         arrays[f"{task}/observation_std"] = normaliser.observation_std
         arrays[f"{task}/reward_std"] = torch.tensor([normaliser.reward_std], dtype=torch.float64).numpy()
-    save_arrays_file(arrays, directory / "normalisers.safetensors")
+    with _os_errors(directory):
+        save_arrays_file(arrays, directory / "normalisers.safetensors")
     save_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
     write_json(directory / "config.json", dataclasses.asdict(checkpoint.config))
+
+
+@contextlib.contextmanager
+def _os_errors(directory: Path) -> Iterator[None]:
+    """Raise what the system said when safetensors cannot write; it hides that in a text of its own.
+
+    Raises:
+        OSError: such as for a full disk.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(directory)) from error
 
 
 def load_agent_config(path: Path) -> AgentConfig:
@@ -260,6 +320,12 @@ def load_progress(path: Path) -> Progress:
 def latest_checkpoint(directory: Path) -> Path | None:
     """The checkpoint with the most steps, or None."""
     return max(directory.glob("step-*"), default=None)
+
+
+def newest_state(directory: Path) -> Path | None:
+    """What a run in a directory resumes from: the checkpoint with the most steps, kept or not; None for a new run."""
+    found = [latest_checkpoint(directory / name) for name in (CHECKPOINTS, RESUME)]
+    return max((path for path in found if path), key=lambda path: path.name, default=None)
 
 
 def best_checkpoint(directory: Path) -> Path | None:

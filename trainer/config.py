@@ -217,7 +217,10 @@ class TrainConfig:
     loader_threads: int = 1
     """Threads of each worker that read batches ahead."""
     checkpoint_every: int = 500
-    """Optimiser steps between checkpoints."""
+    """Optimiser steps between checkpoints that are kept and whose validation loss is measured."""
+    checkpoint_minutes: float = 5.0
+    """Minutes after which a checkpoint to resume from is written, whatever the step; there is one of these, and it goes
+    when the next one is kept."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep; the one with the least validation loss is kept too."""
     validation_steps: int = 256
@@ -244,6 +247,8 @@ class TrainConfig:
             self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
             "loader_threads", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
+        if not self.checkpoint_minutes > 0:
+            raise UserError(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; it must be above 0")
         if self.shard and self.workers == 1:
             raise UserError(
                 "--shard spreads the network over several workers, and --workers is 1; raise it, or leave --shard out"

@@ -160,11 +160,12 @@ def test_stages_run_in_order_and_the_first_failure_ends_the_chain(
 ) -> None:
     started: list[str] = []
 
-    def fake_run(words: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    def start(words: list[str]) -> subprocess.Popen[bytes]:
         started.append(words[2])
-        return subprocess.CompletedProcess(words, 3 if words[2] == "trainer.train" else 0)
+        return Popen([sys.executable, "-c", f"exit({3 if words[2] == 'trainer.train' else 0})"])
 
-    monkeypatch.setattr("dags.chain.subprocess.run", fake_run)
+    Popen = subprocess.Popen
+    monkeypatch.setattr("dags.chain.subprocess.Popen", start)
     with pytest.raises(SystemExit) as ended:
         run_chain(ChainConfig(out=tmp_path))
     assert ended.value.code == 3

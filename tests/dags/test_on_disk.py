@@ -49,7 +49,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
     monkeypatch.setenv("RAY_ADDRESS", "of-the-cluster:1")
     fake = Stage("dataset", "fake_stage", (), None, reads=("shards", "imported"), makes=("dataset",))
-    monkeypatch.setattr("dags.on_disk.STAGES", (fake,))
+    monkeypatch.setattr("dags.on_disk.ALL_STAGES", (fake,))
 
 
 def test_the_stage_finds_what_it_reads_and_what_it_makes_is_sent(store: Any, tmp_path: Path) -> None:

@@ -83,10 +83,17 @@ def test_all_that_is_counted_has_a_metric() -> None:
     ]
 
 
+def test_labels_are_ascii_whatever_the_folder_is_called() -> None:
+    for out, label in (("/home/j\u00fcrgen/runs", "/home/j%C3%BCrgen/runs"), ("/x\udcff\n", "/x%FF%0A")):
+        labels = [sample.labels for sample in samples(StageStatus("collect", "toy-a", out))]
+        assert {found["out"] for found in labels} == {label}
+
+
 @pytest.mark.usefixtures("one_worker", "nothing_embedded")
 def test_an_embedded_ray_says_what_the_file_says(tmp_path: Path) -> None:
     import ray
 
+    tmp_path = tmp_path / "j\u00fcrgen"
     config = CollectConfig("fake-*", tmp_path, "10", 0.1, "5", 1, 2, "random", max_rejected=1.0)
     with reported("collect", tmp_path, "fake-*"):
         collect(config, [FAKE_NAN_REWARD])

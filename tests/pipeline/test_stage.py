@@ -244,3 +244,39 @@ def test_the_rate_is_that_of_the_last_minute_and_after_the_end_of_all(
         progress.advance(990)
     assert only(tmp_path).rate == pytest.approx(2000 / 200)
     assert only(tmp_path).left_s is None
+
+
+def test_a_damaged_status_file_is_left_out_and_the_stage_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with reported("train", tmp_path):
+        pass
+    whole = tmp_path / "status" / "train" / only(tmp_path).file_name
+    for name, text in (
+        ("cut", '{"stage": "tr'),
+        ("list", "[1]"),
+        ("types", whole.read_text().replace('"done": 0', '"done": "many"')),
+        ("tasks", whole.read_text().replace('"tasks": {}', '"tasks": {"a": {"planned": "x"}}')),
+    ):
+        (whole.parent / f"{name}.json").write_text(text)
+    assert len(read_statuses(tmp_path)) == 1
+    assert {Path(record.args[0]).stem for record in caplog.records if record.args} == {"cut", "list", "types", "tasks"}  # type: ignore[index]
+    with reported("train", tmp_path):
+        pass
+    assert [status.state for status in read_statuses(tmp_path)] == ["done"]
+
+
+def test_metrics_that_cannot_be_told_and_a_status_that_cannot_be_asked_for_fail_no_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError("the library has a fault")
+
+    monkeypatch.setattr("pipeline.stage.publish", fail)
+    with reported("train", tmp_path) as live:
+        live.ask = fail  # type: ignore[assignment]
+        live.write()
+        live.ask = None
+        live.write()
+    assert only(tmp_path).state == "done"
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("the metrics of train cannot be told: the library has a fault") == 1
+    assert said.count("the progress of train cannot be asked for: the library has a fault") == 1

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.errors import UserError
-from pipeline.files import exclusive, read_json, write_json
+from pipeline.files import exclusive, explain_store_error, read_json, write_json
+from pipeline.stopping import stop_signals
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
@@ -70,6 +75,89 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
     resumed = load_file(run_dir / "train" / "checkpoints" / final.name / "model.safetensors")
     assert resumed.keys() == weights.keys()
     assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+
+@pytest.fixture
+def undisturbed(make_config: MakeConfig, run_dir: Path) -> Callable[[], None]:
+    """A run that nothing interrupts was trained; the function checks that the one in its place has ended like it."""
+    train(make_config(), FAKE_TASKS)
+    before = run_dir / "undisturbed"
+    before.mkdir()
+    (run_dir / "train").rename(before / "train")
+    expected = curve(before)
+
+    def check() -> None:
+        assert curve(run_dir) == expected
+        kept, other = (sorted((out / "train" / "checkpoints").iterdir()) for out in (before, run_dir))
+        assert [path.name for path in kept] == [path.name for path in other]
+        weights, resumed = (load_file(paths[-1] / "model.safetensors") for paths in (kept, other))
+        assert resumed.keys() == weights.keys()
+        assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+        assert not list((run_dir / "train" / "resume").iterdir())
+
+    return check
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_costs_no_step_and_the_resumed_run_equals_an_undisturbed_one_bit_for_bit(
+    make_config: MakeConfig,
+    run_dir: Path,
+    undisturbed: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    one_step = TrainingRun.one_step
+
+    def interrupted_step(run: TrainingRun) -> dict[str, Any]:
+        if run.progress.step == 5:
+            os.kill(os.getpid(), number)
+        return one_step(run)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)) as ended, stop_signals():
+        patch.setattr(TrainingRun, "one_step", interrupted_step)
+        train(make_config(), FAKE_TASKS)
+    assert ended.type is (KeyboardInterrupt if number == signal.SIGINT else SystemExit)
+    # Step 6 is none to keep, and is no point of the validation curve.
+    assert [path.name for path in (run_dir / "train" / "resume").iterdir()] == ["step-00000006"]
+    assert [path.name for path in (run_dir / "train" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert [row["step"] for row in curve(run_dir)] == [1, 2, 3, 4, 5, 6]
+    assert not train_manifest_path(run_dir).exists()
+    train(make_config(), FAKE_TASKS)
+    undisturbed()
+
+
+def test_a_kill_costs_no_more_than_the_minutes_between_two_checkpoints_whatever_the_step(
+    make_config: MakeConfig, run_dir: Path, undisturbed: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_and_die_at(make_config(checkpoint_minutes=1e-9), 7, monkeypatch)
+    assert [path.name for path in (run_dir / "train" / "resume").iterdir()] == ["step-00000007"]
+    steps: list[int] = []
+    one_step = TrainingRun.one_step
+
+    def noted_step(run: TrainingRun) -> dict[str, Any]:
+        steps.append(run.progress.step)
+        return one_step(run)
+
+    monkeypatch.setattr(TrainingRun, "one_step", noted_step)
+    train(make_config(), FAKE_TASKS)
+    assert steps[0] == 7
+    undisturbed()
+
+
+def test_a_full_disk_is_what_the_error_says_and_the_last_checkpoint_stays(
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    train_and_die_at(make_config(), 5, monkeypatch)
+    monkeypatch.setattr("trainer.checkpoint.save_file", full)
+    with pytest.raises(OSError) as raised:
+        train(make_config(), FAKE_TASKS)
+    assert raised.value.errno == errno.ENOSPC
+    explained = explain_store_error(raised.value)
+    assert explained is not None and "No space left on device; what was made stays: make room" in explained[0]
+    assert [path.name for path in (run_dir / "train" / "checkpoints").iterdir()] == ["step-00000004"]
 
 
 def test_the_loss_falls_on_data_that_can_be_learned(make_config: MakeConfig, run_dir: Path) -> None:

@@ -60,6 +60,11 @@ def train_manifest_path(out: Path) -> Path:
     return out / "train" / "manifest.json"
 
 
+def stop_path(directory: Path) -> Path:
+    """A file in the directory of a run whose being there asks its workers to save and stop."""
+    return directory / "ray" / "stop"
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The training curve: one dict per optimiser step. A line cut off by a kill is left out."""
     return list(_complete_rows(path)) if path.exists() else []

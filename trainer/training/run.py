@@ -24,16 +24,18 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.errors import UserError
 from pipeline.files import replacing
+from pipeline.stopping import deferred_stop, stop_requested
 from pipeline.tasks import Task
 from trainer.checkpoint import (
+    CHECKPOINTS,
     AgentConfig,
     Checkpoint,
     Progress,
     latest_checkpoint,
     load_optimizer_state,
     load_progress,
-    remove_old_checkpoints,
-    save_checkpoint,
+    newest_state,
+    save_state,
 )
 from trainer.config import TrainConfig
 from trainer.data.loader import Loader, MicroBatch, to_device
@@ -45,7 +47,7 @@ from trainer.networks.weights import read_weights
 from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.display import Display
 from trainer.training.group import current_group
-from trainer.training.logs import check_identity, read_log
+from trainer.training.logs import check_identity, read_log, stop_path
 from trainer.training.memory import bytes_held, explaining_out_of_memory
 from trainer.training.optimizer import adamw, choose_dtype, learning_rate
 from trainer.training.sharding import Shards, idle_batches
@@ -116,6 +118,8 @@ class TrainingRun:
             self.optimizer.load_state_dict(self._shards.own_part(state, self.optimizer) if self._shards else state)
         if config.compile:
             compile_blocks(self.model)
+        self._saved_at = time.monotonic()
+        self._is_saving = self._is_stopping = False
         self._shared = self._network if config.shard else self.group.share_gradients(self._network)
         self._loader = Loader(
             [source.batches for source in self.data.sources],
@@ -138,11 +142,11 @@ class TrainingRun:
 
     @property
     def checkpoints(self) -> Path:
-        return self.directory / "checkpoints"
+        return self.directory / CHECKPOINTS
 
     def _resume(self) -> Path | None:
         """Take progress and weights from the last checkpoint, and return it."""
-        found = latest_checkpoint(self.checkpoints)
+        found = newest_state(self.directory)
         if found is not None:
             progress = load_progress(found)
             check_identity(found, progress.identity, self.progress.identity)
@@ -161,7 +165,7 @@ class TrainingRun:
         self._loader.close()
 
     def to_the_end(self) -> None:
-        """Train what is left.
+        """Train what is left, or until somebody asks this process, or the one that started the workers, to stop.
 
         Raises:
             UserError: a loss is not finite, or memory is out.
@@ -182,7 +186,9 @@ class TrainingRun:
             stack.callback(self.close)
             started = time.monotonic() - self.progress.seconds
             waited, first_step = self.progress.waited_seconds, self.progress.step
-            while self.progress.step < config.steps:
+            stack.enter_context(deferred_stop())
+            self._agree_on_saving()
+            while self.progress.step < config.steps and not self._is_stopping:
                 row = self.one_step()
                 if leads and self.progress.step == first_step + 1:
                     held = bytes_held(self.model, self.optimizer)
@@ -192,8 +198,8 @@ class TrainingRun:
                 self.progress = replace(
                     self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self.waited_s
                 )
-                is_saved = self.progress.step % config.checkpoint_every == 0 or self.progress.step == config.steps
-                if is_saved:
+                is_kept = self.progress.step % config.checkpoint_every == 0 or self.progress.step == config.steps
+                if is_kept:
                     self.progress = replace(self.progress, validation_loss=self.validate())
                     if self.progress.validation_loss is not None:
                         row["validation_loss"] = self.progress.validation_loss
@@ -204,8 +210,16 @@ class TrainingRun:
                     for tracker in trackers:
                         tracker.log(self.progress.step, row)
                     display.update(row)
-                if is_saved:
-                    self._save()
+                self._agree_on_saving()
+                if is_kept or self._is_saving or self._is_stopping:
+                    self._save(is_kept)
+
+    def _agree_on_saving(self) -> None:
+        """Decide, all workers alike, whether to save now although the step is none to keep, and whether to stop."""
+        is_late = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+        is_asked = stop_requested() or stop_path(self.directory).exists()
+        own = [float(flag and self.group.leads) for flag in (is_late, is_asked)]
+        self._is_saving, self._is_stopping = (bool(flag) for flag in self.group.max(own))
 
     def one_step(self) -> dict[str, float]:
         """One optimiser step of all workers; what to log of it.
@@ -313,8 +327,9 @@ class TrainingRun:
         self.model.train()
         return loss
 
-    def _save(self) -> None:
-        """Write a checkpoint, in the worker that leads."""
+    def _save(self, is_kept: bool) -> None:
+        """Write a checkpoint, in the worker that leads: one that is kept, or one to resume from."""
+        self._saved_at = time.monotonic()
         weights = self._shards.weights() if self._shards else self.model.state_dict()
         optimizer_state = self._shards.optimizer_state(self.optimizer) if self._shards else self.optimizer.state_dict()
         if not self.group.leads:
@@ -333,8 +348,9 @@ class TrainingRun:
             text_boundaries=self.config.text_boundaries,
         )
         checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
-        save_checkpoint(self.checkpoints, checkpoint, optimizer_state, self.progress, weights)
-        remove_old_checkpoints(self.checkpoints, self.config.keep_checkpoints)
+        save_state(
+            self.directory, checkpoint, optimizer_state, self.progress, weights, self.config.keep_checkpoints, is_kept
+        )
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

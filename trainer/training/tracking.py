@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import UserError
+from pipeline.side_effects import side_effect
 
 # By the name that --track takes: the package it needs.
 PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
@@ -56,7 +58,32 @@ def open_trackers(names: Sequence[str], directory: Path, step: int, settings: Ma
         "trackio": _Trackio,
         "wandb": _Wandb,
     }
-    return [makers[name](directory, step, settings) for name in names]
+    return [_Guarded(name, partial(makers[name], directory, step, settings)) for name in names]
+
+
+class _Guarded:
+    """A tracker whose failures are logged, and end no training: without network, login or space there is only no curve.
+
+    Args:
+        name: of the tracker.
+        make: makes it; if that fails, nothing is told to it.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._failure = f"--track {name} failed"
+        self._tracker: Tracker | None = None
+        with side_effect(self._failure):
+            self._tracker = make()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self._tracker is not None:
+            with side_effect(self._failure):
+                self._tracker.log(step, values)
+
+    def close(self) -> None:
+        if self._tracker is not None:
+            with side_effect(self._failure):
+                self._tracker.close()
 
 
 class _TensorBoard:

@@ -27,7 +27,7 @@ from trainer.networks.jat_model import JatModel
 from trainer.networks.model import Batch, StepBatch, TextBatch
 from trainer.train import make_identity
 from trainer.training.group import Group, current_group
-from trainer.training.logs import read_log
+from trainer.training.logs import read_log, stop_path
 from trainer.training.memory import bytes_held
 from trainer.training.run import TrainingRun
 from trainer.training.sharding import Shards, idle_batches
@@ -179,6 +179,42 @@ def test_a_checkpoint_goes_on_with_any_number_of_workers_whole_or_spread(
     train_here(config, directory)
     assert_same_curve(directory, run_dir / "alone")
     assert_same_checkpoint(last(directory), last(run_dir / "alone"))
+
+
+def train_until_asked(config: TrainConfig, directory: Path, asked_at: int) -> int:
+    """Train as one of a group whose starter is asked to stop while its leader is at a step; the steps done."""
+    training = TrainingRun(config, FAKE_TASKS, directory, make_identity(config, FAKE_TASKS))
+    one_step = training.one_step
+
+    def stepping() -> dict[str, float]:
+        if current_group().leads and training.progress.step == asked_at:
+            stop_path(directory).parent.mkdir(exist_ok=True)
+            stop_path(directory).touch()
+        return one_step()
+
+    training.one_step = stepping  # type: ignore[method-assign]
+    training.to_the_end()
+    return training.progress.step
+
+
+def test_workers_that_share_a_network_save_and_stop_in_the_same_step_and_resume_bit_for_bit(
+    make_config: MakeConfig, run_dir: Path
+) -> None:
+    config = make_config(shard=True, workers=2, micro_batches=2, steps=8, checkpoint_every=8, checkpoint_minutes=1e-9)
+    whole, stopped = run_dir / "whole", run_dir / "stopped"
+    for directory in (whole, stopped):
+        directory.mkdir()
+    run_group(2, train_here, config, whole)
+    assert run_group(2, train_until_asked, config, stopped, 4) == [5, 5]
+    assert [path.name for path in (stopped / "resume").iterdir()] == ["step-00000005"]
+    stop_path(stopped).unlink()
+    run_group(2, train_here, config, stopped)
+    assert not list((stopped / "resume").iterdir())
+    drop = ("seconds", "waited_seconds")
+    curves = [[{k: v for k, v in row.items() if k not in drop} for row in curve(path)] for path in (whole, stopped)]
+    assert curves[0] == curves[1]
+    weights, resumed = (load_file(last(path) / "model.safetensors") for path in (whole, stopped))
+    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
 
 
 def test_a_loss_that_is_not_finite_ends_all_workers_with_the_same_words(make_config: MakeConfig, run_dir: Path) -> None:
