@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from trainer.config import RECIPES
 from trainer.reporting.commands import flat
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md"]
 EMBEDDED = ROOT / "experts" / "embedded"
 TITLES = {"BabyAI": "babyai", "Meta-World": "metaworld", "MuJoCo": "mujoco", "all": ""}
 
@@ -151,3 +152,24 @@ def test_every_test_that_the_page_on_security_names_is_there() -> None:
         assert f"\ndef {test}(" in text_of(file), f"{file}::{test}"
         named += 1
     assert named > 30
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_a_guide_names_is_there(document: str) -> None:
+    folders = "pipeline|experts|collectors|trainer|dags|tests|docs"
+    named = re.findall(rf"`((?:{folders})/[\w/.]*)`", text_of(document))
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_picture_of_the_architecture_names_files_that_are_there() -> None:
+    names = re.findall(r">([\w/]+\.py)<", text_of("docs/architecture.svg"))
+    folders = ("pipeline", "experts", "collectors", "trainer")
+    there = [str(path) for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert len(names) > 20
+    assert [name for name in names if not any(path.endswith(f"/{name}") for path in there)] == []
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    version = tomllib.loads(text_of("pyproject.toml"))["project"]["version"]
+    assert re.findall(r"^## (\S+)", text_of("CHANGELOG.md"), re.MULTILINE)[0] == version
