@@ -16,7 +16,11 @@ $(if $(UNKNOWN),$(error no target takes $(foreach name,$(UNKNOWN),$(name)$(call 
 IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)))
 $(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))
 
-PYTHON ?= python3.11
+PYTHON ?= python3
+# pip would say only that no version of a package fits.
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	{ echo "error: '$(PYTHON)' is $$($(PYTHON) -V 2>&1 | tail -1), and Python 3.11 to 3.13 is needed:" \
+	"name one, as in \`make setup PYTHON=python3.11\`" >&2; exit 2; }
 OUT ?= runs/default
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -42,7 +46,7 @@ STUDY = --out '$(OUT)' $(TASKS) $(call option,training,RECIPE) $(call option,sec
 STAGE := --out '$(OUT)' $(call option,recipe,RECIPE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-experts setup-dags setup-dev demo test chaos lint tasks experts experts-report plan collect \
+.PHONY: help setup setup-experts setup-dags setup-dev demo check test chaos lint tasks experts experts-report plan collect \
 	corpora rates status import replay video dataset validate publish train ablations evaluate compare play publish-agent \
 	generate film report experts-queue dags bench bench-train bench-eval bench-collect bench-parquet clean
 
@@ -58,7 +62,7 @@ setup-dags: $(VENV_DAGS)/.installed ## create .venv-dags with Airflow
 setup-dev: $(VENV)/.installed-dev $(VENV_DAGS)/.installed ## the same, with what tests and lint need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(PY) || { $(CHECK_PYTHON); $(PYTHON) -m venv $(VENV); }
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[all]'
 	@touch $@
 
@@ -74,7 +78,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-experts
 	@touch $@
 
 $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
-	@test -x $(VENV_DAGS)/bin/python || $(PYTHON) -m venv $(VENV_DAGS)
+	@test -x $(VENV_DAGS)/bin/python || { $(CHECK_PYTHON); $(PYTHON) -m venv $(VENV_DAGS); }
 	$(VENV_DAGS)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt \
 		-c dags/constraints.txt -e '.[dags]'
 	@touch $@
@@ -82,17 +86,21 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 demo: setup ## experts to report on six tasks, in about 14 minutes
 	$(JAT) demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
-test: setup-dev ## run the tests
+check: lint ## lint and the quick tests, in about three minutes
+	$(PY) -m pytest -m 'not slow and not chaos'
+
+test: setup-dev ## run all tests
 	$(PY) -m pytest
 
 chaos: setup-dev ## kill, break and fill everything while collecting (SEED=), about ten minutes
 	$(PY) -m pytest tests/chaos -n 0 -s -m chaos $(if $(SEED),--chaos-seed $(SEED))
 
-lint: setup-dev ## ruff, mypy, import contracts
+lint: setup-dev ## ruff, mypy, import contracts, the size of the project
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+	$(PY) -m tests.house
 
 tasks: setup ## print the task table (TASK=)
 	@$(JAT) tasks $(TASKS)

@@ -29,6 +29,14 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that starts Ray is slow, and left out by `make check`; others that take long are marked where they are."""
+    for item in items:
+        if "ray_ends_with_the_tests" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def ray_ends_with_the_tests() -> Iterator[None]:
     import ray

@@ -1,6 +1,8 @@
 import os
 import re
+import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,28 @@ def test_a_value_reaches_the_command_as_it_is() -> None:
     assert "--out 'a b'" in result.stdout
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/operations.md", "docs/dataset.md", "docs/experts.md"])
+def test_a_python_of_another_version_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\ntest "$1" = -V && echo Python 3.9.18\nexit 1\n')
+    old.chmod(0o755)
+    environ = {**os.environ, "MAKEFLAGS": ""}
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={old}"], check=False, cwd=tmp_path, capture_output=True, text=True, env=environ
+    )
+    assert done.returncode == 2
+    assert f"error: '{old}' is Python 3.9.18, and Python 3.11 to 3.13 is needed: name one, as in" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+    # The same versions that pip takes; types and style are checked for the oldest of them.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"] == ">=3.11,<3.14"
+    assert project["tool"]["mypy"]["python_version"] == "3.11" and project["tool"]["ruff"]["target-version"] == "py311"
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/dataset.md", "docs/experts.md"]
+)
 def test_documents_name_targets_and_variables_that_exist(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))

@@ -22,6 +22,8 @@ import pytest
 from pipeline.files import sha256_of
 from pipeline.shards import finished_shards
 
+pytestmark = pytest.mark.slow
+
 # A bot, a script, and networks trained with Stable-Baselines3 (PPO and SAC) from the embedded store.
 TASKS = "babyai-go-to-local,metaworld-reach,mujoco-pendulum,mujoco-reacher"
 LIMIT_S = 600

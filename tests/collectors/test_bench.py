@@ -17,6 +17,8 @@ from pipeline.errors import UserError
 from pipeline.plan import ShardJob
 from pipeline.tasks import select_tasks
 
+pytestmark = pytest.mark.slow
+
 
 def table_of(*words: str) -> str:
     result = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)

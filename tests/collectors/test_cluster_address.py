@@ -15,6 +15,8 @@ import pytest
 
 from pipeline.shards import finished_shards
 
+pytestmark = pytest.mark.slow
+
 # A cluster's members and drivers share a token; Ray refuses everybody else.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 

@@ -20,6 +20,8 @@ from pipeline.shards import finished_shards
 from pipeline.status import read_statuses
 from tests.collectors.test_cluster_address import TOKEN, free_port
 
+pytestmark = pytest.mark.slow
+
 TASK = "babyai-go-to-obj"
 S3 = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 

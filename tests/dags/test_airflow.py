@@ -16,6 +16,8 @@ from dags.stages import ALL_STAGES
 from pipeline.files import read_json
 from tests.dags.test_chain import COMMANDS, TASKS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 AIRFLOW_PYTHON = ROOT / ".venv-dags" / "bin" / "python"
 FAKE = Path(__file__).with_name("fake_python.py")

@@ -20,6 +20,8 @@ from pipeline.files import read_json, sha256_of
 from pipeline.status import read_statuses
 from trainer.training.logs import read_log
 
+pytestmark = pytest.mark.slow
+
 TASKS = "babyai-go-to-obj,metaworld-reach"
 WORKERS = ["--workers", "2"]
 COMMANDS = {

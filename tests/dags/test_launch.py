@@ -17,6 +17,8 @@ from dags.launch import Launcher, StageError, check_out
 from dags.stages import STAGES
 from pipeline.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 COLLECT = next(stage for stage in STAGES if stage.name == "collect")
 FAKE = str(Path(__file__).with_name("fake_python.py"))
 FAKE_CLIENT = str(Path(__file__).with_name("fake_client.py"))

@@ -20,6 +20,8 @@ from pipeline.errors import UserError
 from pipeline.files import location
 from pipeline.status import StageStatus, read_statuses
 
+pytestmark = pytest.mark.slow
+
 # What stands for a stage: notes what it was given, makes a file, and another if it is told to.
 MODULE = """
 import os, sys, time

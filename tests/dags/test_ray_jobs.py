@@ -25,6 +25,8 @@ from pipeline.shards import finished_shards
 from tests.collectors.test_cluster_address import TOKEN, free_port
 from tests.collectors.test_cluster_nodes import S3, background, end, wait_for
 
+pytestmark = pytest.mark.slow
+
 TASK = "babyai-go-to-obj"
 OUT = "s3://lab/run"
 EPISODES = {"train": 3000, "test": 300}

@@ -15,6 +15,8 @@ from pipeline.policy import Observations
 from pipeline.rollout import rollout
 from pipeline.tasks import Task, all_tasks
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = Path("no-run")
 TASKS = {task.name: task for task in all_tasks()}
 NETWORKS = [

@@ -12,7 +12,7 @@ from experts.store import CurvePoint
 from tests.browser import check_contrast, launched, needs_browser, quiet_pages
 from tests.fakes import FAKE_COUNT, store_network, store_random, write_measurement
 
-pytestmark = [needs_browser, pytest.mark.usefixtures("nothing_embedded")]
+pytestmark = [pytest.mark.slow, needs_browser, pytest.mark.usefixtures("nothing_embedded")]
 HOPPER = replace(FAKE_COUNT, name="mujoco-hopper", domain="mujoco", success=None)
 REACH = replace(FAKE_COUNT, name="metaworld-reach", domain="metaworld")
 

@@ -10,6 +10,8 @@ from tests.trainer.conftest import tiny_config
 from trainer.bench import bench_acting
 from trainer.config import BaseModelConfig
 
+pytestmark = pytest.mark.slow
+
 SMALL = BaseModelConfig(hidden_size=32, num_layers=1, vocab_size=320, discrete_encoder="flat")
 
 

@@ -12,6 +12,8 @@ from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent
 from trainer.bench_eval import BenchEvalConfig, bench_long, bench_task, bench_together, untrained
 
+pytestmark = pytest.mark.slow
+
 TINY = BenchEvalConfig(hidden_size=50, num_layers=2, num_heads=2, context_steps=8, envs=3, rounds=2, threads=1)
 
 

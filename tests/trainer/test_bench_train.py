@@ -14,6 +14,8 @@ from trainer.data.sources import open_sources
 from trainer.networks.jat_model import JatModel
 from trainer.plain import PlainJat, pad_rows, padded_windows, read_batches
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_plain_network_computes_the_same_numbers_from_padded_rows(run_dir: Path) -> None:
     data = open_sources(tiny_config(run_dir), FAKE_TASKS)

@@ -13,7 +13,7 @@ from tests.browser import check_contrast, launched, needs_browser, quiet_pages
 from tests.trainer.report_run import WITHOUT_FILM, write_run
 from trainer.report import ReportConfig, report
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 WEAK = "atari-boxing"  # one of the ten lowest scores of the made-up run
 
 

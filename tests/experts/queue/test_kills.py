@@ -19,6 +19,8 @@ from experts.training import read_progress
 from pipeline.files import process_exists, read_json
 from tests.experts.queue.fake.train import CORE_SECONDS_A_STEP
 
+pytestmark = pytest.mark.slow
+
 STEPS = 300
 QUEUE = f"""
 [[training]]

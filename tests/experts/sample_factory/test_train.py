@@ -30,6 +30,8 @@ from pipeline.tasks import select_tasks
 from tests.experts.sample_factory.small import SMALL, small_job
 from tests.experts.sample_factory.tasks import task_named
 
+pytestmark = pytest.mark.slow
+
 MARKER = "SAMPLE_FACTORY_TEST"
 
 

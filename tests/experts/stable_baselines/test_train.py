@@ -37,6 +37,8 @@ from pipeline.errors import UserError
 from pipeline.rollout import rollout
 from pipeline.tasks import CONTINUOUS, Task, select_tasks
 
+pytestmark = pytest.mark.slow
+
 SMALL = Recipe(
     "ppo", Budget(6000, 600), num_envs=8, batch_size=64, rollout_steps=64, epochs=2, warmup_steps=200, gradient_steps=1
 )

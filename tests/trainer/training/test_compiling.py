@@ -17,6 +17,8 @@ from trainer.train import train
 from trainer.training.compiling import check_compiler
 from trainer.training.logs import read_log
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrainConfig]
 
 HAS_COMPILER = bool(

@@ -32,6 +32,8 @@ from trainer.training.memory import bytes_held
 from trainer.training.run import TrainingRun
 from trainer.training.sharding import Shards, idle_batches
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrainConfig]
 
 # With noise: what counts nothing must not use up random numbers.

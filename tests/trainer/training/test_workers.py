@@ -22,6 +22,8 @@ from trainer.config import TrainConfig
 from trainer.train import deal_out, train
 from trainer.training.logs import read_log, train_manifest_path
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., TrainConfig]
 
 
