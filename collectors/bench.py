@@ -26,21 +26,22 @@ from collectors.plain import Begin, collect_plainly, rule_actor, sample_factory_
 from experts.choice import Mix
 from experts.registry import RANDOM, experts_of
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
-from pipeline.jobs import freeze_heap
-from pipeline.plan import ShardJob
-from pipeline.rollout import rollout
+from pipeline.runtime.pool import freeze_heap
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.validate import check_shard
 from pipeline.tables import Column, Table, print_table
-from pipeline.tasks import Task, select_tasks
-from pipeline.validate import check_shard
 
 ROUNDS_OF_LOCKSTEP = 3
 STEPPING, ACTING, COLLECTING, PLAIN = "stepping", "with expert", "to a checked shard", "plain way"
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class CollectBenchConfig:
     """Time stepping, stepping + expert, collection, and the plain way, side by side on one core."""
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
@@ -57,7 +58,7 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BenchResult:
     """What came of one task.
 
     Attributes:
@@ -76,7 +77,7 @@ class Measured:
         return median(a / b for a, b in zip(self.rates[way], self.rates[other], strict=True))
 
 
-def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
+def bench_task(config: CollectBenchConfig, task: Task, folder: Path) -> BenchResult:
     """Measure one task.
 
     Args:
@@ -128,7 +129,7 @@ def bench_task(config: BenchConfig, task: Task, folder: Path) -> Measured:
                 file = plain_file if name == PLAIN else folder / task.name / f"{shard.stem}.parquet"
                 sizes[name] = file.stat().st_size / done
     env.close()
-    return Measured(rates, (sizes[COLLECTING], sizes[PLAIN]))
+    return BenchResult(rates, (sizes[COLLECTING], sizes[PLAIN]))
 
 
 def _expert(task: Task, folder: Path) -> tuple[Begin, Mix]:
@@ -157,7 +158,7 @@ def main() -> None:
     import torch
     from datasets.utils.logging import disable_progress_bar
 
-    config = parse(BenchConfig, prints_tables=True)
+    config = parse(CollectBenchConfig, prints_tables=True)
     # One core for everything, threads of simulators and libraries included.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

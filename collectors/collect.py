@@ -2,8 +2,8 @@
 
     jat collect --task 'metaworld-*' --episodes 20 --out runs/default
 
-Writes ``OUT/shards/<task>/...`` (see ``pipeline/shards.py``). A shard that is there stays: run the same command again
-after a kill and it goes on with what is missing; ask for more episodes and it adds them.
+Writes ``OUT/shards/<task>/...`` (see ``pipeline/storage/shards.py``). A shard that is there stays: run the same command
+again after a kill and it goes on with what is missing; ask for more episodes and it adds them.
 
 What can go wrong costs no more than it must. A worker that dies or hangs is replaced and its shard begun again; a
 shard that goes through several workers is taken apart, and the seeds that do it alone are put into quarantine
@@ -28,19 +28,20 @@ from collectors.status import summarise
 from experts.choice import Mix, choose
 from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
 from pipeline.cli import parse, run
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.policy import Policy
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rejected_episode, rollout
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
-from pipeline.jobs import Resources, Running, Supervision, run_jobs
-from pipeline.manifest import ShardManifest
-from pipeline.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
-from pipeline.policy import Policy
 from pipeline.records import read_values
-from pipeline.rollout import rejected_episode, rollout
+from pipeline.runtime.pool import Resources, Running, Supervision, run_jobs
+from pipeline.runtime.stage import reported
 from pipeline.seeds import SPLITS
-from pipeline.shards import Actor, finished_shards, index_shards, write_shard
-from pipeline.stage import reported
-from pipeline.tasks import Task, select_tasks
+from pipeline.storage.manifest import ShardManifest
+from pipeline.storage.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
+from pipeline.storage.shards import Provenance, finished_shards, index_shards, write_shard
 from pipeline.text import format_count
 from pipeline.versions import format_versions, versions_of
 
@@ -76,9 +77,9 @@ def collect_shard(job: CollectJob) -> ShardManifest:
     """Play the seeds of one shard and write it. A plain function: it needs neither Ray nor other shards."""
     mix, noise = job.mix, job.noise
 
-    def actor(seed: int) -> Actor:
+    def actor(seed: int) -> Provenance:
         record = mix.actor(seed)
-        return Actor(record.kind, record.revision, noise.of_episode(seed) if noise else None)
+        return Provenance(record.kind, record.revision, noise.of_episode(seed) if noise else None)
 
     return write_shard(job.root, job.shard, mix.revision, _play(job), actor)
 

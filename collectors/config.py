@@ -10,8 +10,9 @@ from pathlib import Path
 from experts.choice import BEST, parse_choice
 from experts.noise import parse_noise
 from pipeline.cli import check_at_least_one
+from pipeline.envs.registry import DEMO_TASKS, all_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.tasks import DEMO_TASKS, Task, all_tasks
 from pipeline.text import nearest_name, parse_count
 
 

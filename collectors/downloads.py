@@ -20,7 +20,7 @@ from concurrent.futures import TimeoutError as WaitingTimeoutError
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from pipeline.heartbeat import PULSE
+from pipeline.runtime.heartbeat import WORKER_PROGRESS
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPConnection
@@ -114,7 +114,7 @@ def _read(response: Any, limit: _Deadline) -> bytes:
     """The body, unless it takes too long or is too large."""
     chunks, num_bytes = [], 0
     while chunk := response.read1(CHUNK_BYTES):
-        PULSE.beats += 1
+        WORKER_PROGRESS.beats += 1
         chunks.append(chunk)
         num_bytes += len(chunk)
         if num_bytes > MAX_DOWNLOAD_BYTES:

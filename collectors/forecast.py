@@ -27,12 +27,13 @@ from experts.choice import Mix
 from experts.registry import RANDOM, rule_record
 from experts.store import StoredExpert
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.manifest import FileEntry, ShardManifest
-from pipeline.plan import TaskPlan
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.seeds import SPLITS
-from pipeline.shards import index_shards
+from pipeline.storage.manifest import FileEntry, ShardManifest
+from pipeline.storage.plan import TaskPlan
+from pipeline.storage.shards import index_shards
 from pipeline.tables import Cell, Column, Table, print_table
-from pipeline.tasks import Task, select_tasks
 from pipeline.text import format_count, format_seconds
 
 FILES_PER_SHARD = 3  # data, side table, manifest

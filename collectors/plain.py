@@ -17,9 +17,9 @@ import numpy as np
 
 from experts.registry import make_policy
 from experts.store import StoredExpert, write_expert
-from pipeline.policy import Observations
-from pipeline.schema import REWARDS, TEXTS, action_column, features, observation_column
-from pipeline.tasks import IMAGE, TEXT, Task
+from pipeline.envs.policy import Observations
+from pipeline.envs.task import IMAGE, TEXT, Task
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
 
 # Told of a new episode's seed and environment, it decides on one observation at a time.
 Begin = Callable[[int, gym.Env[Any, Any]], Callable[[dict[str, Any]], Any]]

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from collectors.pace import JobProgress, Pace, UnitCost
-from pipeline.stage import current_stage
-from pipeline.status import StageStatus, TaskCount
+from pipeline.runtime.stage import current_stage
+from pipeline.runtime.status import StageStatus, TaskCount
 from pipeline.text import format_estimate, format_rate, format_seconds
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from statistics import fmean, harmonic_mean, median
 
 from collectors.status import COLLECT, summarise, task_counts
 from pipeline.cli import parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.plan import read_plan
-from pipeline.shards import finished_shards
-from pipeline.status import StageStatus, read_statuses
-from pipeline.tasks import Task, select_tasks
+from pipeline.runtime.status import StageStatus, read_statuses
+from pipeline.storage.plan import read_plan
+from pipeline.storage.shards import finished_shards
 from pipeline.text import format_count
 
 log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from collectors.stored import StoredEpisode, find_episode, naming_missing_packag
 from experts.noise import NoisyPolicy, noise_of_task
 from experts.registry import experts_of, make_policy
 from pipeline.cli import parse, run
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.policy import GiveUp, Observations, Policy
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError
-from pipeline.policy import GiveUp, Observations, Policy
-from pipeline.rollout import rollout
-from pipeline.schema import REWARDS, TEXTS, action_column, observation_column
-from pipeline.tasks import Task
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)

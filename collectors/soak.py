@@ -23,11 +23,12 @@ import numpy as np
 
 from collectors.status import COLLECT
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.shards import finished_shards
-from pipeline.status import read_statuses
+from pipeline.runtime.status import read_statuses
+from pipeline.storage.shards import finished_shards
 from pipeline.tables import Column, Table, print_tables
-from pipeline.tasks import Task, select_tasks
 
 SAMPLE_S = 2.0
 WARMUP_EPISODES = 1000
@@ -60,7 +61,7 @@ class SoakConfig:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SoakSample:
     """A collector at one moment: episodes done, bytes of the driver and of the largest worker."""
 
     episodes: int
@@ -80,7 +81,7 @@ class Run:
 
     finished_at: np.ndarray
     episodes: np.ndarray
-    samples: list[Sample]
+    samples: list[SoakSample]
 
     def rate(self, first: int = 0, last: int | None = None) -> float:
         """Episodes per second from episode ``first`` to episode ``last``."""
@@ -102,7 +103,7 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
         command += ["--episodes", str(episodes), "--workers", str(workers), "--expert", "scripted,bot"]
         command += ["--shard-episodes", str(config.shard_episodes)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        samples: list[Sample] = []
+        samples: list[SoakSample] = []
         is_over = False
         try:
             while not is_over:
@@ -111,7 +112,7 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
                 )  # before the last look: a short run tells of itself only at its end
                 for status in read_statuses(out, COLLECT):
                     if status.worker_bytes:
-                        samples.append(Sample(status.done, status.driver_bytes, status.worker_bytes))
+                        samples.append(SoakSample(status.done, status.driver_bytes, status.worker_bytes))
                 if not is_over:
                     time.sleep(SAMPLE_S)
         finally:

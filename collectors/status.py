@@ -3,7 +3,7 @@
     jat status --out runs/default
 
 Works while stages run, from any machine that sees the output, and after they have ended: what they tell of themselves
-(``pipeline/status.py``) says what is under way, plans what is wanted of a collection, shards what is there.
+(``pipeline/runtime/status.py``) says what is under way, plans what is wanted of a collection, shards what is there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from experts.queue.states import read_reports
 from experts.queue.table import queue_table
 from pipeline import cli
 from pipeline.cli import parse
-from pipeline.corpora import CORPORA
-from pipeline.documents import finished_documents
 from pipeline.errors import UserError
-from pipeline.manifest import ShardManifest
-from pipeline.plan import TaskPlan, read_plan
+from pipeline.runtime.status import DONE, SILENT, StageStatus, TaskCount, read_statuses
 from pipeline.seeds import SPLITS
-from pipeline.shards import finished_shards
-from pipeline.status import DONE, SILENT, StageStatus, TaskCount, read_statuses
+from pipeline.storage.corpora import CORPORA
+from pipeline.storage.documents import finished_documents
+from pipeline.storage.manifest import ShardManifest
+from pipeline.storage.plan import TaskPlan, read_plan
+from pipeline.storage.shards import finished_shards
 from pipeline.tables import Cell, Column, Table, print_tables
 from pipeline.text import format_count, format_estimate, format_rate, format_seconds
 

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from collectors.dataset.sources import shards_of
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.manifest import DatasetManifest
-from pipeline.schema import EpisodeBlock, read_episode
-from pipeline.tasks import Task, select_tasks
-from pipeline.validate import read_side, refuse
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.schema import EpisodeBlock, read_episode
+from pipeline.storage.validate import read_side, refuse
 
 MAX_RANGES = 5  # of seeds shown in an error
 

@@ -20,12 +20,12 @@ import gymnasium as gym
 from collectors.replay import StoredActions, first_difference, warn_of_versions
 from collectors.stored import StoredEpisode, find_episode, naming_missing_packages, one_task
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.render import render_frame
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.render import render_frame
-from pipeline.rollout import rollout
-from pipeline.tasks import Task
-from pipeline.video import mp4_writer
+from pipeline.media.video import mp4_writer
 
 log = logging.getLogger(__name__)
 

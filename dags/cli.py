@@ -38,12 +38,12 @@ STAGES = (
     Command("experts", "experts.prepare", "find, train or load the expert of each task, and measure it"),
     Command("experts-queue", "experts.queue.run", "train many experts in the order of a file, resumed after any kill"),
     Command("collect", "collectors.collect", "collect episodes of the experts into shards"),
-    Command("corpora", "collectors.corpora", "collect documents (texts, images with captions) into shards"),
+    Command("corpora", "collectors.documents.collect", "collect documents (texts, images with captions) into shards"),
     Command("dataset", "collectors.dataset.build", "build the dataset from the shards; more in `dataset --help`"),
     Command("train", "trainer.train", "train one agent on the dataset"),
-    Command("evaluate", "trainer.evaluate", "play unseen seeds with the trained agent"),
+    Command("evaluate", "trainer.evaluation.evaluate", "play unseen seeds with the trained agent"),
     Command("film", "experts.film", "film the experts on the seeds that the agent was filmed on"),
-    Command("report", "trainer.report", "write the report: scores, plots, videos"),
+    Command("report", "trainer.reporting.report", "write the report: scores, plots, videos"),
     Command("publish", "collectors.dataset.publish", "publish the dataset to the Hub, an object store or a folder"),
 )
 RUNS = (
@@ -53,7 +53,7 @@ RUNS = (
     Command("on-disk", "dags.on_disk", "a stage that needs a disk, for an output root in an object store"),
 )
 FACTS = (
-    Command("tasks", "pipeline.tasks", "print the task table"),
+    Command("tasks", "pipeline.envs.registry", "print the task table"),
     Command("plan", "collectors.forecast", "estimate what a collection takes"),
     Command("status", "collectors.status", "how far the stages of a run are"),
     Command("rates", "collectors.rates", "measure what a collection has cost, for `jat plan`"),
@@ -62,7 +62,9 @@ FACTS = (
 DATASET = (
     Command("dataset build", "collectors.dataset.build", "build the dataset from the shards, as `jat dataset`"),
     Command("dataset validate", "collectors.dataset.validate", "check a dataset and list all its problems"),
-    Command("dataset import", "collectors.dataset.imports", "import episodes of the Hub, of Minari or of a folder"),
+    Command(
+        "dataset import", "collectors.dataset.importing.imports", "import episodes of the Hub, of Minari or of a folder"
+    ),
     Command("dataset replay", "collectors.replay", "play a stored episode again and compare"),
     Command("dataset video", "collectors.video", "render a stored episode to mp4"),
     Command("dataset publish", "collectors.dataset.publish", "publish the dataset, as `jat publish`"),
@@ -70,8 +72,8 @@ DATASET = (
 AGENT = (
     Command("agent play", "trainer.play", "show the trained agent in a task, step by step"),
     Command("agent generate", "trainer.generate", "continue a text with the trained network"),
-    Command("agent compare", "trainer.compare", "how likely one evaluation beats another"),
-    Command("agent curve", "trainer.curve", "evaluate the checkpoints of a training"),
+    Command("agent compare", "trainer.evaluation.compare", "how likely one evaluation beats another"),
+    Command("agent curve", "trainer.evaluation.curve", "evaluate the checkpoints of a training"),
     Command("agent publish", "trainer.publish", "publish the trained network"),
 )
 BENCH = (

@@ -28,13 +28,13 @@ from pathlib import Path
 
 from dags.stages import ALL_STAGES, Stage
 from pipeline.cli import parse, run
-from pipeline.cluster import connect
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, exclusive, is_local, store_errors
-from pipeline.metrics import publish
-from pipeline.mirror import Mirror
-from pipeline.stage import STATUS_OUT
-from pipeline.status import read_statuses
+from pipeline.publishing.mirror import Mirror
+from pipeline.runtime.cluster import connect
+from pipeline.runtime.metrics import publish
+from pipeline.runtime.stage import STATUS_OUT
+from pipeline.runtime.status import read_statuses
 from pipeline.stopping import deferred_stop, raise_stop, stop_requested, stop_signals
 from pipeline.text import format_count
 

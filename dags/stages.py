@@ -48,7 +48,7 @@ STAGES = (
     ),
     Stage("train", "trainer.train", ("recipe", "task"), "dataset", reads=("dataset",), makes=("train",)),
     Stage(
-        "evaluate", "trainer.evaluate", ("recipe", "task", "workers"), "train",
+        "evaluate", "trainer.evaluation.evaluate", ("recipe", "task", "workers"), "train",
         reads=("train", "experts", *FACTS), makes=("evaluation",),
     ),
     Stage(
@@ -56,12 +56,12 @@ STAGES = (
         reads=("evaluation", "experts", *FACTS), makes=("experts",),
     ),
     Stage(
-        "report", "trainer.report", (), "film",
+        "report", "trainer.reporting.report", (), "film",
         reads=("experts", "shards/config.json", *FACTS, "train", "evaluation"), makes=("report",),
     ),
 )  # fmt: skip
 # Beside the others: texts and images, which come from elsewhere,
-CORPORA = Stage("corpora", "collectors.corpora", ("task", "workers", "episodes", "source"), None)
+CORPORA = Stage("corpora", "collectors.documents.collect", ("task", "workers", "episodes", "source"), None)
 # long trainings, which nobody waits for (of the chain's options it takes the number of workers alone),
 QUEUE = Stage(
     "experts-queue", "experts.queue.run", ("queue", "workers"), None,

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dags.stages import CORPORA, PUBLISH, Stage
-from pipeline.corpora import CORPORA as CORPUS_TABLE
-from pipeline.corpora import select_corpora
-from pipeline.tasks import Task, select_tasks
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
+from pipeline.storage.corpora import CORPORA as CORPUS_TABLE
+from pipeline.storage.corpora import select_corpora
 
 UNIT_SECONDS = 120.0  # of one core
 MEASURED_EPISODES = 100  # of each expert, by `jat experts`

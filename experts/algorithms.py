@@ -10,9 +10,9 @@ from typing import Any
 
 from experts.store import StoredExpert
 from experts.training import TrainJob
+from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.files import exclusive
-from pipeline.tasks import Task
 
 # Processes of a training whose driver was killed end within seconds; one that resumes it waits for that.
 LOCK_S = 60.0

@@ -19,16 +19,17 @@ import gymnasium as gym
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.spec import NetworkSpec
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.policy import Observations, Policy
-from pipeline.rollout import rollout
+from pipeline.envs.policy import Observations, Policy
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.tables import Column, Table, print_table
-from pipeline.tasks import Task, select_tasks
 
 BATCHES = (1, 16, 64)
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class ActingBenchConfig:
     """Time the decisions of every kind of expert."""
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-hopper,atari-pong"
@@ -83,7 +84,7 @@ def bench_policy(task: Task, policy: Policy, num_envs: int, num_calls: int) -> f
     return timed.num_decisions / timed.seconds
 
 
-def policies(config: BenchConfig, task: Task) -> Iterator[tuple[str, Policy]]:
+def policies(config: ActingBenchConfig, task: Task) -> Iterator[tuple[str, Policy]]:
     """One expert per kind that the task has; without any, the network that Sample Factory would train, untrained."""
     from experts.network import NetworkPolicy, PolicyNetwork
 
@@ -115,7 +116,7 @@ def untrained_spec(task: Task) -> NetworkSpec:
 def main() -> None:
     import torch
 
-    config = parse(BenchConfig, prints_tables=True)
+    config = parse(ActingBenchConfig, prints_tables=True)
     torch.set_num_threads(1)
     batches = [Column(f"batch {size}", ",.0f") for size in BATCHES]
     table = Table("task", "expert", *batches, title="decisions per second on one core, environments left out")

@@ -20,20 +20,20 @@ import gymnasium as gym
 import numpy as np
 
 from experts.ranking import (
-    Standing,
+    ExpertResult,
     best_by_return,
     best_by_success,
     best_of,
     is_better_than_random,
     random_among,
-    standings,
+    rank_experts,
 )
 from experts.registry import RANDOM, experts_of, make_policy
-from experts.store import ExpertRecord, StoredExpert, keep_expert
+from experts.store import ExpertRecord, StoredExpert, ensure_in_store
+from pipeline.envs.policy import Observations, Policy
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.measurement import load_measurement
-from pipeline.policy import Observations, Policy
-from pipeline.tasks import Task
+from pipeline.scoring.measurement import load_measurement
 
 BEST, BEST_RETURN, BEST_SUCCESS = "best", "best-return", "best-success"
 # The measured expert that each of these names means; None where there is none.
@@ -41,14 +41,14 @@ BESTS = {BEST: best_of, BEST_RETURN: best_by_return, BEST_SUCCESS: best_by_succe
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedNames:
     """A share of a choice: its weight, and names in order of preference."""
 
     weight: float
     names: tuple[str, ...]
 
 
-def parse_choice(text: str) -> tuple[Part, ...]:
+def parse_choice(text: str) -> tuple[WeightedNames, ...]:
     """The parts of what ``--expert`` says.
 
     Raises:
@@ -57,7 +57,7 @@ def parse_choice(text: str) -> tuple[Part, ...]:
     return tuple(_parse_part(part, text) for part in text.split("+"))
 
 
-def _parse_part(part: str, text: str) -> Part:
+def _parse_part(part: str, text: str) -> WeightedNames:
     weight, _, names = part.rpartition("*")
     found = tuple(name.strip() for name in names.split(","))
     try:
@@ -69,7 +69,7 @@ def _parse_part(part: str, text: str) -> Part:
             f"--expert {text!r}: {part.strip()!r} is neither a name, names such as scripted,bot, nor a weight above 0 "
             f"and these, such as 0.3*scripted"
         )
-    return Part(number, found)
+    return WeightedNames(number, found)
 
 
 def named(name: str, experts: Sequence[StoredExpert]) -> list[StoredExpert]:
@@ -182,7 +182,7 @@ def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) ->
         UserError: malformed, not there, not measured, or too weak.
     """
     parts = parse_choice(text)
-    there, measured = experts_of(out, task), standings(out, task)
+    there, measured = experts_of(out, task), rank_experts(out, task)
     total = sum(part.weight for part in parts)
     weights: dict[str, float] = {}
     for part in parts:
@@ -190,10 +190,10 @@ def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) ->
         weights[revision] = weights.get(revision, 0.0) + part.weight / total
     random = random_among(measured)
     if random is not None:
-        keep_expert(out, random.expert)  # later stages compare with it
+        ensure_in_store(out, random.expert)  # later stages compare with it
     # In a fixed order and with the digits that `Mix.revision` shows, so that the same text is the same mix.
     experts = [expert for expert in there if expert.record.revision in weights]
-    kept = tuple(keep_expert(out, expert) for expert in sorted(experts, key=lambda e: e.record.revision))
+    kept = tuple(ensure_in_store(out, expert) for expert in sorted(experts, key=lambda e: e.record.revision))
     return Mix(kept, tuple(float(f"{weights[expert.record.revision]:g}") for expert in kept))
 
 
@@ -202,7 +202,7 @@ def _choose_one(
     task: Task,
     names: Sequence[str],
     there: Sequence[StoredExpert],
-    measured: Sequence[Standing],
+    measured: Sequence[ExpertResult],
     allow_weak: bool,
 ) -> str:
     """The revision that the first possible one of ``names`` means."""
@@ -229,7 +229,7 @@ def _choose_one(
     )
 
 
-def _check_worth(found: Standing, random: Standing | None, prepare: str) -> None:
+def _check_worth(found: ExpertResult, random: ExpertResult | None, prepare: str) -> None:
     name = found.task.name
     if random is None:
         raise UserError(f"{name}: the random policy is not measured, so nothing is known to be better; run {prepare}")

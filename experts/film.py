@@ -2,9 +2,9 @@
 
     jat film --out runs/default
 
-Reads which episodes ``trainer.evaluate`` filmed, and writes ``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with
-what it shows, ``<seed>.json``. The report reads these files: the trainer's code knows no expert. What is filmed already
-stays.
+Reads which episodes ``trainer.evaluation.evaluate`` filmed, and writes
+``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with what it shows, ``<seed>.json``. The report reads these files:
+the trainer's code knows no expert. What is filmed already stays.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.ranking import best_of, standings
+from experts.ranking import best_of, rank_experts
 from experts.registry import experts_of, make_policy
-from experts.store import StoredExpert, keep_expert
+from experts.store import StoredExpert, ensure_in_store
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.film import Film, agent_films, evaluation_folder, expert_films, films_in
-from pipeline.jobs import run_jobs
-from pipeline.manifest import collected_by
-from pipeline.progress import Progress
-from pipeline.rollout import rollout
-from pipeline.stage import reported
-from pipeline.tasks import Task, select_tasks
+from pipeline.media.film import Film, agent_films, evaluation_folder, expert_films, films_in
+from pipeline.runtime.pool import run_jobs
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.stage import reported
+from pipeline.storage.manifest import collected_by
 from pipeline.text import format_count
 from pipeline.versions import versions_of
 
@@ -85,7 +86,7 @@ def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> li
         seeds = [seed for seed in wanted if seed not in found or found[seed].versions != versions]
         if seeds:
             # The folder of a rule may not be there yet, and that of an embedded expert is not to be written to.
-            expert = keep_expert(config.out.absolute(), expert)
+            expert = ensure_in_store(config.out.absolute(), expert)
             jobs.append(FilmJob(task, expert, config.out.absolute(), tuple(seeds)))
     return jobs
 
@@ -119,7 +120,7 @@ def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
     This is the expert that the evaluation normalises with.
     """
     named = next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
-    best = None if named else best_of(standings(out, task))
+    best = None if named else best_of(rank_experts(out, task))
     return named or (best.expert if best else None)
 
 

@@ -23,16 +23,16 @@ from experts.store import (
     MAX_WEIGHTS,
     RECORD,
     WEIGHTS,
-    CurvePoint,
     StoredExpert,
+    TrainingPoint,
     read_arrays,
     read_expert,
     write_expert,
 )
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.foreign import check_file
-from pipeline.hub import HUB, download
-from pipeline.tasks import Task
+from pipeline.publishing.hub import HUB, download
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,7 +193,7 @@ class _Importer:
         arrays = read_arrays(expert)
         build_network(record.network, arrays, origin)
         spec = dataclasses.replace(record.network, sampled=self.sampled or record.network.sampled)
-        curve: list[CurvePoint] = read_curve(folder / CURVE)
+        curve: list[TrainingPoint] = read_curve(folder / CURVE)
         return write_expert(
             self.out, task.name, record.kind, spec, arrays, record.origin, record.training, record.versions, curve
         )

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from experts.spec import NetworkSpec as NetworkSpec
 from experts.spec import dims
-from pipeline.domains.metaworld import goal_of
+from pipeline.envs.metaworld import goal_of
+from pipeline.envs.policy import Observations
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
-from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
 

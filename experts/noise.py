@@ -19,9 +19,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.envs.policy import GiveUp, Observations, Policy
+from pipeline.envs.task import Action, Task
 from pipeline.errors import UserError
-from pipeline.policy import GiveUp, Observations, Policy
-from pipeline.tasks import Action, Task
 
 # Kind of action a name is for.
 NAMES = {"epsilon": "discrete", "gaussian": "continuous"}

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from experts.network import NetworkSpec, build_network
 from experts.pickles import DAMAGED, MOST_BYTES, array_of, loads, objects_of, read_pickle
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.foreign import check_file, check_zip
-from pipeline.tasks import Task
 
 _HOMEWORK = "an expert of cs285's homework"
 _LINEAR = "a linear policy: weights, or weights, mean and deviation"

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experts.ranking import Standing
+from experts.ranking import ExpertResult
 from experts.registry import experts_of
-from experts.store import CURVE, CurvePoint
+from experts.store import CURVE, TrainingPoint
 from experts.training import read_curve
+from pipeline.envs.task import Task
 from pipeline.pages.figures import INK, LINE, PAGE, SERIES, colour_of, new_figure
 from pipeline.pages.page import title
-from pipeline.scores import jat_scores
-from pipeline.tasks import Task
+from pipeline.scoring.scores import jat_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class Plot:
     caption: str
 
 
-def draw_bars(found: Sequence[Sequence[Standing]]) -> list[Plot]:
+def draw_bars(found: Sequence[Sequence[ExpertResult]]) -> list[Plot]:
     """Normalised score of every expert with its interval, one figure per domain.
 
     Bars are cut, their numbers beside them are not.
@@ -121,7 +121,7 @@ def draw_overviews(out: Path, tasks: Sequence[Task]) -> list[Plot]:
     return plots
 
 
-def _curves_of(out: Path, task: Task) -> dict[str, list[CurvePoint]]:
+def _curves_of(out: Path, task: Task) -> dict[str, list[TrainingPoint]]:
     """Training curves of the experts of a task that have one, by revision."""
     found = {expert.record.revision: read_curve(expert.folder / CURVE) for expert in experts_of(out, task)}
     return {revision: points for revision, points in found.items() if points}

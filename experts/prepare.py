@@ -16,22 +16,23 @@ from pathlib import Path
 
 from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
-from experts.ranking import Standing, standings
+from experts.ranking import ExpertResult, rank_experts
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import standings_table
-from experts.store import StoredExpert, keep_expert, read_expert
+from experts.store import StoredExpert, ensure_in_store, read_expert
 from experts.training import TrainJob
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.registry import DEMO_TASKS, select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, read_json, write_json
-from pipeline.jobs import Resources, run_jobs
-from pipeline.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
-from pipeline.progress import Progress
-from pipeline.rollout import rollout
+from pipeline.runtime.pool import Resources, run_jobs
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.stage import reported
+from pipeline.scoring.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
 from pipeline.seeds import seeds_of
-from pipeline.stage import reported
 from pipeline.tables import print_table
-from pipeline.tasks import DEMO_TASKS, Task, select_tasks
 from pipeline.text import format_count
 from pipeline.versions import versions_of
 
@@ -114,10 +115,10 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
             chosen[job.task.name].append(expert)
     for task in tasks:
         for expert in experts_of(out, task):
-            keep_expert(out, expert)  # embedded ones and rules: later stages need nothing but OUT
+            ensure_in_store(out, expert)  # embedded ones and rules: later stages need nothing but OUT
     _measure_missing(config, out, tasks, chosen, failures)
     write_json(out / "experts" / "config.json", config)
-    found = [standings(out, task) for task in tasks]
+    found = [rank_experts(out, task) for task in tasks]
     for task, ranked in zip(tasks, found, strict=True):
         write_best(out, task, ranked)
     print_table(standings_table(found))
@@ -281,7 +282,7 @@ def is_measured(job: MeasureJob) -> bool:
     return found is not None and len(found.seeds) >= job.num_episodes
 
 
-def write_best(out: Path, task: Task, ranked: Sequence[Standing]) -> None:
+def write_best(out: Path, task: Task, ranked: Sequence[ExpertResult]) -> None:
     """Note the best experts for readers of the folder; the collectors compare the measurements themselves."""
     path = experts_directory(out, task.name) / "best.json"
     best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}

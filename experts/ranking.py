@@ -11,16 +11,16 @@ import numpy as np
 
 from experts.registry import RANDOM, experts_of
 from experts.store import StoredExpert
-from pipeline.measurement import Measurement, load_measurement
-from pipeline.scores import Interval, jat_scale, normalise
-from pipeline.tasks import Task
+from pipeline.envs.task import Task
+from pipeline.scoring.measurement import Measurement, load_measurement
+from pipeline.scoring.scores import Interval, jat_scale, normalise
 
 # The best expert of a task succeeds about as often as any: at most this much less.
 SUCCESS_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Standing:
+class ExpertResult:
     """An expert and its valid measurement."""
 
     task: Task
@@ -55,17 +55,17 @@ class Standing:
         return Interval(*scores.tolist())
 
 
-def standings(out: Path, task: Task) -> list[Standing]:
+def rank_experts(out: Path, task: Task) -> list[ExpertResult]:
     """Validly measured experts of a task, by mean return, the random policy last."""
     found = [
-        Standing(task, expert, measurement)
+        ExpertResult(task, expert, measurement)
         for expert in experts_of(out, task)
         if (measurement := load_measurement(expert.folder, task)) is not None
     ]
     return sorted(found, key=lambda s: (s.is_random, -s.mean_return.mean))
 
 
-def best_of(found: Sequence[Standing]) -> Standing | None:
+def best_of(found: Sequence[ExpertResult]) -> ExpertResult | None:
     """The highest mean return among experts whose success rate is within ``SUCCESS_MARGIN`` of the best one.
 
     A few tasks of Meta-World pay more for staying beside the goal than for reaching it; the highest return alone would
@@ -78,27 +78,27 @@ def best_of(found: Sequence[Standing]) -> Standing | None:
     return best_by_return([standing for standing in found if _success_rate(standing) >= least])
 
 
-def _success_rate(standing: Standing) -> float:
+def _success_rate(standing: ExpertResult) -> float:
     rate = standing.measurement.success_rate
     return -1.0 if rate is None else rate
 
 
-def best_by_return(found: Sequence[Standing]) -> Standing | None:
+def best_by_return(found: Sequence[ExpertResult]) -> ExpertResult | None:
     """The expert, not the random policy, of the highest mean return."""
     experts = [standing for standing in found if not standing.is_random]
     return max(experts, key=lambda s: s.mean_return.mean, default=None)
 
 
-def best_by_success(found: Sequence[Standing]) -> Standing | None:
+def best_by_success(found: Sequence[ExpertResult]) -> ExpertResult | None:
     """The expert that succeeds most often, of equal ones that of the higher return; None without such a notion."""
     experts = [s for s in found if not s.is_random and s.measurement.success_rate is not None]
     return max(experts, key=lambda s: (s.measurement.success_rate, s.mean_return.mean), default=None)
 
 
-def random_among(found: Sequence[Standing]) -> Standing | None:
+def random_among(found: Sequence[ExpertResult]) -> ExpertResult | None:
     return next((standing for standing in found if standing.is_random), None)
 
 
-def is_better_than_random(standing: Standing, random: Standing) -> bool:
+def is_better_than_random(standing: ExpertResult, random: ExpertResult) -> bool:
     """Whether the 95 % interval of the expert's mean return lies above that of the random policy's."""
     return standing.mean_return.low > random.mean_return.high

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.babyai_bot import BabyAIBotPolicy
-from experts.metaworld_scripted import ScriptedPolicy
-from experts.random_policy import RandomPolicy
+from experts.scripted.babyai import BabyAIBotPolicy
+from experts.scripted.metaworld import ScriptedPolicy
+from experts.scripted.random_policy import RandomPolicy
 from experts.store import ExpertRecord, StoredExpert, read_arrays, stored_experts
-from pipeline.measurement import experts_directory
-from pipeline.policy import Policy
-from pipeline.tasks import Task
+from pipeline.envs.policy import Policy
+from pipeline.envs.task import Task
+from pipeline.scoring.measurement import experts_directory
 from pipeline.versions import versions_of
 
 RANDOM = "random"

@@ -2,8 +2,8 @@
 
     jat experts-report --task 'mujoco-*' --out runs/default
 
-Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the look of ``trainer.report``; ``table.md``,
-the best expert of each task with what its training cost; and the figures as PNG files, for documents.
+Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the look of ``trainer.reporting.report``;
+``table.md``, the best expert of each task with what its training cost; and the figures as PNG files, for documents.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from pathlib import Path
 
 from experts import plots
 from experts.ranking import (
-    Standing,
+    ExpertResult,
     best_by_return,
     best_by_success,
     best_of,
     is_better_than_random,
     random_among,
-    standings,
+    rank_experts,
 )
 from pipeline.cli import parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.pages.figures import to_svg, write_png
 from pipeline.pages.page import render_page
-from pipeline.scores import jat_scale, jat_scores
+from pipeline.scoring.scores import jat_scale, jat_scores
 from pipeline.tables import Column, Table, interval_cell, print_note, print_table
-from pipeline.tasks import Task, select_tasks
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 NOT_BETTER = "not better than random"
@@ -51,7 +52,7 @@ HEADINGS = tuple(column.heading for column in COLUMNS)
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ExpertsReportConfig:
     """Print the table of all stored experts and write it with plots."""
 
     task: str = "*"
@@ -60,12 +61,12 @@ class ReportConfig:
     """Root of all outputs of a run."""
 
 
-def table_rows(ranked: Sequence[Standing]) -> list[tuple[str, ...]]:
+def table_rows(ranked: Sequence[ExpertResult]) -> list[tuple[str, ...]]:
     """The table's cells for the experts of one task, in the order given, as people see them."""
     return standings_table([ranked]).texts()
 
 
-def standings_table(tasks: Sequence[Sequence[Standing]]) -> Table:
+def standings_table(tasks: Sequence[Sequence[ExpertResult]]) -> Table:
     """The measured experts of each task, best first."""
     table = Table(*COLUMNS, title="Experts; normalised: 0 is JAT's random policy, 1 is JAT's expert")
     for ranked in tasks:
@@ -92,13 +93,13 @@ def standings_table(tasks: Sequence[Sequence[Standing]]) -> Table:
     return table
 
 
-def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
+def report(config: ExpertsReportConfig, tasks: Sequence[Task]) -> Path:
     """Write the page with its pictures and return its path.
 
     Raises:
         UserError: no expert is measured.
     """
-    found = [ranked for task in tasks if (ranked := standings(config.out, task))]
+    found = [ranked for task in tasks if (ranked := rank_experts(config.out, task))]
     if not found:
         raise UserError(
             f"no expert of {config.task} is measured in {config.out}; run `jat experts --task '{config.task}'` first"
@@ -116,7 +117,7 @@ def report(config: ReportConfig, tasks: Sequence[Task]) -> Path:
     return directory / "index.html"
 
 
-def markdown_table(found: Sequence[Sequence[Standing]]) -> str:
+def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
     """The best expert of each task that has one, and the steps and minutes of its training if known."""
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
@@ -158,7 +159,7 @@ class DomainSummary:
     num_compared: int
 
 
-def summaries(found: Sequence[Sequence[Standing]]) -> list[DomainSummary]:
+def summaries(found: Sequence[Sequence[ExpertResult]]) -> list[DomainSummary]:
     """The tiles of the page."""
     made = []
     for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
@@ -175,7 +176,7 @@ def summaries(found: Sequence[Sequence[Standing]]) -> list[DomainSummary]:
 class ExpertRow:
     """A line of the page's table; ``marks`` are the words by which it is filtered."""
 
-    standing: Standing
+    standing: ExpertResult
     marks: str
     jat_expert: float | None
     best_by: str
@@ -183,7 +184,7 @@ class ExpertRow:
     seconds: float | None
 
 
-def _rows(ranked: Sequence[Standing]) -> Iterator[ExpertRow]:
+def _rows(ranked: Sequence[ExpertResult]) -> Iterator[ExpertRow]:
     best = best_of(ranked)
     for standing, cells in zip(ranked, table_rows(ranked), strict=True):
         row = dict(zip(HEADINGS, cells, strict=True))
@@ -199,7 +200,9 @@ def _rows(ranked: Sequence[Standing]) -> Iterator[ExpertRow]:
         )
 
 
-def _page(found: Sequence[Sequence[Standing]], overviews: Sequence[plots.Plot], curves: Sequence[plots.Plot]) -> str:
+def _page(
+    found: Sequence[Sequence[ExpertResult]], overviews: Sequence[plots.Plot], curves: Sequence[plots.Plot]
+) -> str:
     num_experts = sum(not standing.is_random for ranked in found for standing in ranked)
     episodes = sorted({len(s.measurement.accepted_returns) for ranked in found for s in ranked})
     return render_page(
@@ -220,7 +223,7 @@ def _page(found: Sequence[Sequence[Standing]], overviews: Sequence[plots.Plot], 
 
 
 def main() -> None:
-    config = parse(ReportConfig, prints_tables=True)
+    config = parse(ExpertsReportConfig, prints_tables=True)
     page = report(config, select_tasks(config.task))
     print_note(f"report: {page.absolute()}")
 

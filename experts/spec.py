@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.tasks import Task
 
 # More than any policy has that a processor acts with.
 MAX_LAYERS, MAX_SIZE = 100, 100_000

@@ -5,7 +5,7 @@ Each revision is a folder:
 - ``weights.safetensors``: the arrays of a network; absent for experts that are rules (scripted, bot, random).
 - ``expert.json``: an ``ExpertRecord``, written last, so a folder with one is complete.
 - ``curve.csv``: one row per report of its training: ``steps,seconds,return``.
-- ``measurement.json``: 100 episodes or more on the measuring seeds (``pipeline/measurement.py``).
+- ``measurement.json``: 100 episodes or more on the measuring seeds (``pipeline/scoring/measurement.py``).
 
 The embedded store, ``experts/embedded/``, has the same layout and is only read.
 """
@@ -27,9 +27,9 @@ from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import digest_of, is_local, read_json, replacing, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
-from pipeline.manifest import check_name, is_one_line
-from pipeline.measurement import experts_directory
 from pipeline.records import RecordError, record_of
+from pipeline.scoring.measurement import experts_directory
+from pipeline.storage.manifest import check_name, is_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ _KIND = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class TrainingPoint:
     """One report of a training: environment steps and seconds so far, and the mean return of recent episodes."""
 
     steps: int
@@ -93,7 +93,7 @@ def write_expert(
     origin: str,
     training: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
-    curve: Sequence[CurvePoint] = (),
+    curve: Sequence[TrainingPoint] = (),
 ) -> StoredExpert:
     """Add a network to the store of ``out``; the same spec and weights are the same revision and written once.
 
@@ -127,7 +127,7 @@ def write_expert(
     return StoredExpert(record, folder)
 
 
-def keep_expert(out: Path, expert: StoredExpert) -> StoredExpert:
+def ensure_in_store(out: Path, expert: StoredExpert) -> StoredExpert:
     """The same expert in the store of ``out``: an embedded one is copied, a rule that stands nowhere is written.
 
     What is in ``out`` already is never written again.

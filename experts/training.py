@@ -32,12 +32,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experts.store import CurvePoint, StoredExpert
+from experts.store import StoredExpert, TrainingPoint
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, replacing, write_json
 from pipeline.foreign import MIB, check_file
-from pipeline.heartbeat import PULSE, STOP
-from pipeline.tasks import Task
+from pipeline.runtime.heartbeat import STOP, WORKER_PROGRESS
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class TrainingMonitor:
         self._core_started = core_clock()
         self._start_steps = self._steps = start_steps
         self._mean_return = self.curve[-1].mean_return if self.curve else None
-        self._improved = CurvePoint(0, 0.0, -math.inf)
+        self._improved = TrainingPoint(0, 0.0, -math.inf)
         for point in self.curve:
             self._note_improvement(point)
         self._is_finished = False
@@ -217,11 +217,11 @@ class TrainingMonitor:
             success_rate: of the same episodes; None where the task has no notion of it.
         """
         now = time.monotonic()
-        PULSE.beats += 1
+        WORKER_PROGRESS.beats += 1
         self._steps = steps
         if mean_return is not None:
             self._mean_return = mean_return
-            self._note_improvement(CurvePoint(steps, self.seconds, mean_return))
+            self._note_improvement(TrainingPoint(steps, self.seconds, mean_return))
         self._is_finished = self._is_used_up(steps) or self._is_good_enough(mean_return, success_rate)
         over = self._is_finished or STOP.is_set()
         if not (force or over or now - self._last >= self._interval_s):
@@ -229,7 +229,7 @@ class TrainingMonitor:
         self._last = now
         self._log(steps, mean_return, success_rate)
         if mean_return is not None:
-            self.curve.append(CurvePoint(steps, self.seconds, mean_return))
+            self.curve.append(TrainingPoint(steps, self.seconds, mean_return))
             with self._path.open("a", encoding="utf-8") as handle:
                 handle.write(f"{self.curve[-1].row}\n")
             self._board.add_scalar("return", mean_return, steps)
@@ -272,7 +272,7 @@ class TrainingMonitor:
     def _rate(self, steps: int) -> float:
         return (steps - self._start_steps) / max(time.monotonic() - self._started, 1e-9)
 
-    def _note_improvement(self, point: CurvePoint) -> None:
+    def _note_improvement(self, point: TrainingPoint) -> None:
         best = self._improved.mean_return
         if not math.isfinite(best) or point.mean_return > best + 0.01 * abs(best):
             self._improved = point
@@ -300,7 +300,7 @@ class TrainingMonitor:
             temporary.write_text("".join(f"{point.row}\n" for point in self.curve), encoding="utf-8")
 
 
-def read_curve(path: Path) -> list[CurvePoint]:
+def read_curve(path: Path) -> list[TrainingPoint]:
     """Points of a ``curve.csv``; none if there is no file.
 
     Raises:
@@ -311,6 +311,6 @@ def read_curve(path: Path) -> list[CurvePoint]:
     check_file(path, MAX_CURVE)
     try:
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        return [CurvePoint(int(r[0]), float(r[1]), float(r[2])) for r in rows if len(r) == 3 and r[0].isdecimal()]
+        return [TrainingPoint(int(r[0]), float(r[1]), float(r[2])) for r in rows if len(r) == 3 and r[0].isdecimal()]
     except ValueError as error:
         raise UserError(f"{path} is not the curve of a training ({str(error)[:200]}); remove it") from error

@@ -169,7 +169,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def take_place(temporary: Path, folder: Path) -> None:
+def rename_unless_exists(temporary: Path, folder: Path) -> None:
     """Move a complete local folder to its name, unless another process has put the same there meanwhile."""
     try:
         temporary.rename(folder)

@@ -202,7 +202,7 @@ def _write(text: str) -> None:
 
 
 class _Interval(Protocol):
-    """As ``pipeline.scores.Interval``, which this module does without for its imports."""
+    """As ``pipeline.scoring.scores.Interval``, which this module does without for its imports."""
 
     @property
     def mean(self) -> float: ...

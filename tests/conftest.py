@@ -51,7 +51,7 @@ def one_worker(ray_ends_with_the_tests: None) -> None:
 
     It is kept for the next test, unless one in between has ended it to start its own.
     """
-    from pipeline.cluster import connect
+    from pipeline.runtime.cluster import connect
 
     connect(1)
 

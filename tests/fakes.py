@@ -19,13 +19,13 @@ import numpy as np
 from experts.choice import Mix
 from experts.registry import rule_record
 from experts.spec import NetworkSpec
-from experts.store import CurvePoint, StoredExpert, keep_expert, write_expert
-from pipeline.episode import Episode
+from experts.store import StoredExpert, TrainingPoint, ensure_in_store, write_expert
+from pipeline.envs.episode import Episode
+from pipeline.envs.policy import GiveUp, Observations
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, TEXT, Action, Task
 from pipeline.files import write_json
-from pipeline.measurement import MEASUREMENT, Measurement
-from pipeline.policy import GiveUp, Observations
+from pipeline.scoring.measurement import MEASUREMENT, Measurement
 from pipeline.seeds import seeds_of
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, TEXT, Action, Task
 from pipeline.versions import versions_of
 
 MAX_STEPS = 6
@@ -274,7 +274,7 @@ def assert_same_episode(found: Episode, expected: Episode) -> None:
 
 
 def store_network(
-    out: Path, task: Task = FAKE_COUNT, action: float = 0.5, kind: str = "ppo", curve: Sequence[CurvePoint] = ()
+    out: Path, task: Task = FAKE_COUNT, action: float = 0.5, kind: str = "ppo", curve: Sequence[TrainingPoint] = ()
 ) -> StoredExpert:
     """A network in the store of ``out`` that acts ``action``, in every dimension, whatever it sees."""
     import torch  # workers import this module, too
@@ -291,7 +291,7 @@ def store_network(
 
 def store_random(out: Path, task: Task = FAKE_COUNT) -> StoredExpert:
     """The random policy in the store of ``out``."""
-    return keep_expert(out, StoredExpert(rule_record("random", task), out / "nowhere"))
+    return ensure_in_store(out, StoredExpert(rule_record("random", task), out / "nowhere"))
 
 
 def random_mix(out: Path, task: Task) -> Mix:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experts.ranking import best_by_return, best_of, standings
+from experts.ranking import best_by_return, best_of, rank_experts
 from experts.report import markdown_table
-from pipeline.measurement import Measurement
-from pipeline.scores import jat_scale, jat_scores
-from pipeline.tasks import select_tasks
+from pipeline.envs.registry import select_tasks
+from pipeline.scoring.measurement import Measurement
+from pipeline.scoring.scores import jat_scale, jat_scores
 from trainer.config import RECIPES
 from trainer.reporting.commands import flat
 
@@ -45,14 +45,14 @@ def measured(task: str, kind: str) -> Measurement:
 
 
 def test_the_table_of_experts_is_that_of_the_embedded_measurements(tmp_path: Path) -> None:
-    found = [standings(tmp_path, task) for task in select_tasks("atari,metaworld,mujoco")]
+    found = [rank_experts(tmp_path, task) for task in select_tasks("atari,metaworld,mujoco")]
     table = markdown_table([ranked for ranked in found if best_of(ranked)])
     said = text_of("docs/experts.md").split("<!-- table -->\n")[1].split("<!-- end of table -->")[0]
     assert said == table, "docs/experts.md: take the lines of OUT/experts/report/table.md, by `jat experts-report`"
 
 
 def test_what_is_said_of_meta_world_in_sum_is_what_the_table_gives(tmp_path: Path) -> None:
-    found = [standings(tmp_path, task) for task in select_tasks("metaworld")]
+    found = [rank_experts(tmp_path, task) for task in select_tasks("metaworld")]
     text = " ".join(text_of("docs/experts.md").split())
     for choose, mean_words, rate_words in (
         (best_of, "clipped at 1.2, is {}; {} of them reach 0.95", "The mean success rate over all 50 is {}"),

@@ -1,7 +1,7 @@
 """The trained network as a policy: many episodes at once, each with its own past.
 
-The network keeps the pasts (``Memory``), with caches of keys and values, so that a step costs about the same whatever
-the episode's length. The agent prepares observations as training does, and draws actions.
+The network keeps the pasts (``RolloutCache``), with caches of keys and values, so that a step costs about the same
+whatever the episode's length. The agent prepares observations as training does, and draws actions.
 
 An episode does not depend on how many are played beside it, bit for bit: slots are computed in blocks of a fixed size,
 idle slots filling the last, so that the libraries take the same path for every row. That this path gives a row the same
@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.envs.policy import Observations
+from pipeline.envs.task import DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations
 from pipeline.seeds import policy_generator
-from pipeline.tasks import DISCRETE, IMAGE, Task
 from trainer.checkpoint import Checkpoint
-from trainer.config import BaseModelConfig, Choose, of_task
+from trainer.config import ActionSelection, BaseModelConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser
 from trainer.data.batches import prepare_observations, prepare_rewards
 from trainer.data.tokenizer import encode
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Memory, Model
+from trainer.networks.model import Model, RolloutCache
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Agent:
         tasks: Sequence[Task],
         temperature: float = 1.0,
         context_steps: int | None = None,
-        continuous: Choose = "mean",
+        continuous: ActionSelection = "mean",
     ) -> None:
         config = checkpoint.config
         for name in dict.fromkeys(task.name for task in tasks):
@@ -71,14 +71,16 @@ class Agent:
         if any(config.layouts[index] != layout for index in indices):
             raise ValueError(f"not of one layout: {', '.join(dict.fromkeys(task.name for task in tasks))}")
         self._task, self._temperature = task, temperature
-        self._choose: Choose = "sample" if task.action.kind == "discrete" else continuous
+        self._choose: ActionSelection = "sample" if task.action.kind == "discrete" else continuous
         self._tokenizer, self._text_tokens = checkpoint.tokenizer, config.text_tokens
         self._normalisers = [checkpoint.normalisers.get(task.name) for task in tasks]
         model = checkpoint.model.eval()
         self._head = model.head(layout)
         if context_steps is not None and isinstance(config.model, BaseModelConfig):
             raise UserError(f"--contexts for {task.name}: this network looks back as in training, not {context_steps}")
-        looks_back = context_steps or of_task(config.contexts, task.name, task.domain, config.context_steps)
+        looks_back = context_steps or lookup_by_task_or_domain(
+            config.contexts, task.name, task.domain, config.context_steps
+        )
         new_memory = partial(model.new_memory, layout=layout, context_steps=looks_back)
         self._sizes = model.block_sizes(layout)
         if self._sizes != (1,):
@@ -108,7 +110,7 @@ class Agent:
         return actions.numpy()
 
     def _step(
-        self, memory: Memory, slots: Sequence[int], values: Tensor, rewards: Tensor, draws: Tensor
+        self, memory: RolloutCache, slots: Sequence[int], values: Tensor, rewards: Tensor, draws: Tensor
     ) -> tuple[Tensor, Tensor]:
         """What the network says of each slot, and what is done; both become part of the memory."""
         row_of = {slot: row for row, slot in enumerate(slots)}
@@ -131,7 +133,7 @@ class Agent:
         places_of_rows = torch.tensor(order).argsort()
         return torch.cat(outputs)[places_of_rows], torch.cat(actions)[places_of_rows]
 
-    def _blocks(self, memory: Memory, slots: Sequence[int]) -> Iterator[list[int]]:
+    def _blocks(self, memory: RolloutCache, slots: Sequence[int]) -> Iterator[list[int]]:
         """The slots in blocks of one of the sizes, ascending, idle ones among them."""
         running = set(slots)
         idle = [slot for slot in range(memory.num_slots) if slot not in running]
@@ -150,7 +152,7 @@ class Agent:
                 first += size
 
     @torch.inference_mode()
-    def _steady_sizes(self, layout: TaskLayout, new_memory: Callable[[], Memory]) -> tuple[int, ...]:
+    def _steady_sizes(self, layout: TaskLayout, new_memory: Callable[[], RolloutCache]) -> tuple[int, ...]:
         """The sizes of blocks in which episodes are the same at any place, beside any others and alone, ascending.
 
         Args:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.cli import parse, run
-from pipeline.policy import Observations
-from pipeline.tasks import CONTINUOUS, Task
+from pipeline.envs.policy import Observations
+from pipeline.envs.task import CONTINUOUS, Task
 from trainer.config import RECIPES, BaseModelConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.policy import Observations, Policy
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import RolloutPart, rollout, rollout_parts
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations, Policy
-from pipeline.rollout import Part, rollout, rollout_parts
 from pipeline.seeds import seeds_of
 from pipeline.tables import Column, Table, print_table
-from pipeline.tasks import Task, select_tasks
 from trainer.bench import checkpoint_of
 from trainer.config import RECIPES, ModelConfig
+from trainer.evaluation.playing import MAX_ENVS
 from trainer.networks.layout import layout_of
-from trainer.playing import MAX_ENVS
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -183,7 +184,7 @@ def bench_together(config: BenchEvalConfig, tasks: Sequence[Task]) -> list[float
 
     def seconds(together: Sequence[Task]) -> float:
         timed = Timed(Agent(checkpoint, [task for task in together for _ in seeds]))
-        parts = [Part(task, seeds, len(seeds)) for task in together]
+        parts = [RolloutPart(task, seeds, len(seeds)) for task in together]
         for _ in rollout_parts(parts, timed, keep_observations=False):
             pass
         return time.process_time() - timed.began

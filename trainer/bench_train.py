@@ -19,9 +19,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.tables import Column, Table, print_tables
-from pipeline.tasks import IMAGE, Task
 from trainer.config import RECIPES, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class BenchTrainConfig:
 
 
 @dataclass
-class Rates:
+class StepRates:
     """Of one way to train: per turn its real time steps per second, and shares of padding and of waiting for data."""
 
     name: str
@@ -211,7 +211,7 @@ class PlainTraining:
         return int(batch.mask.sum()), batch.mask.numel()
 
 
-def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rates]:
+def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[StepRates]:
     """The plain way first, then each recipe; all in turns."""
     from trainer.data.sources import open_sources
     from trainer.train import make_identity
@@ -225,8 +225,8 @@ def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Rate
             recipe = recipe_config(config, name, tasks)
             runs.append(TrainingRun(recipe, tasks, Path(directory, name), make_identity(recipe, tasks)))
         plain = PlainTraining(jat, open_sources(jat, tasks))
-        results = [Rates("plain", _num_parameters(plain.model, plain.one_step))]
-        results += [Rates(n, _num_parameters(r.model, r.one_step)) for n, r in zip(names, runs, strict=True)]
+        results = [StepRates("plain", _num_parameters(plain.model, plain.one_step))]
+        results += [StepRates(n, _num_parameters(r.model, r.one_step)) for n, r in zip(names, runs, strict=True)]
         for _ in range(config.rounds):
             _time_plain(plain, results[0], config.steps)
             for run_, rates in zip(runs, results[1:], strict=True):
@@ -245,7 +245,7 @@ def _num_parameters(model: Any, one_step: Callable[[], Any], warm_up: int = 6) -
     return sum(p.numel() for name, p in model.named_parameters() if name in trained)
 
 
-def _time_plain(plain: PlainTraining, rates: Rates, num_steps: int) -> None:
+def _time_plain(plain: PlainTraining, rates: StepRates, num_steps: int) -> None:
     started = time.perf_counter()
     counts = [plain.one_step() for _ in range(num_steps)]
     seconds = time.perf_counter() - started
@@ -255,7 +255,7 @@ def _time_plain(plain: PlainTraining, rates: Rates, num_steps: int) -> None:
     rates.waiting.append(0.0)  # its batches are cut from our arrays, in no time beside the rest
 
 
-def _time_run(trained: TrainingRun, rates: Rates, num_steps: int) -> None:
+def _time_run(trained: TrainingRun, rates: StepRates, num_steps: int) -> None:
     before, waited = trained.progress, trained.waited_s
     started = time.perf_counter()
     for _ in range(num_steps):
@@ -267,7 +267,7 @@ def _time_run(trained: TrainingRun, rates: Rates, num_steps: int) -> None:
     rates.waiting.append((trained.waited_s - waited) / seconds)
 
 
-def goals_of(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> list[Goal]:
+def goals_of(loading: Loading, results: Sequence[StepRates], on_gpu: bool) -> list[Goal]:
     """The goals, of every way to train but the plain one, which comes first in ``results``."""
     plain = results[0]
     goals = [Goal("windows/s beside JAT's loader", 50, loading.ours / loading.plain, "x", is_least=True)]
@@ -279,12 +279,12 @@ def goals_of(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> list[G
     return goals
 
 
-def _speed(rates: Rates, plain: Rates) -> float:
+def _speed(rates: StepRates, plain: StepRates) -> float:
     """How many times as fast, turn by turn."""
     return median(a / b for a, b in zip(rates.timesteps_per_s, plain.timesteps_per_s, strict=True))
 
 
-def print_report(loading: Loading, results: Sequence[Rates], on_gpu: bool) -> None:
+def print_report(loading: Loading, results: Sequence[StepRates], on_gpu: bool) -> None:
     log.info(
         "loading with one thread: %s windows/s, JAT's way %s (after datasets.map at %s)",
         *(f"{rate:,.0f}" for rate in dataclasses.astuple(loading)),

@@ -37,12 +37,12 @@ from safetensors.numpy import save_file as save_arrays_file
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
 from pipeline.errors import UserError, first_line
 from pipeline.files import read_json, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
-from pipeline.manifest import check_name
 from pipeline.records import RecordError, read_record, record_of
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
+from pipeline.storage.manifest import check_name
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
@@ -91,7 +91,7 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
-class Progress:
+class CheckpointProgress:
     """How far a run is, and what it is.
 
     Attributes:
@@ -124,7 +124,7 @@ def save_checkpoint(
     directory: Path,
     checkpoint: Checkpoint,
     optimizer_state: dict[str, Any],
-    progress: Progress,
+    progress: CheckpointProgress,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint below ``directory`` and return its path; see ``write_agent`` for ``weights``."""
@@ -144,7 +144,7 @@ def save_state(
     directory: Path,
     checkpoint: Checkpoint,
     optimizer_state: dict[str, Any],
-    progress: Progress,
+    progress: CheckpointProgress,
     weights: dict[str, torch.Tensor],
     keep: int,
     is_kept: bool,
@@ -308,13 +308,13 @@ def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     return state
 
 
-def load_progress(path: Path) -> Progress:
+def load_progress(path: Path) -> CheckpointProgress:
     """How far the training of a checkpoint was.
 
     Raises:
         UserError: the file is damaged.
     """
-    return read_record(path / PROGRESS, Progress, "the progress of a training", f"remove {path}")
+    return read_record(path / PROGRESS, CheckpointProgress, "the progress of a training", f"remove {path}")
 
 
 def latest_checkpoint(directory: Path) -> Path | None:

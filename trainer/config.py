@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pipeline.cli import by_name, check_at_least_one
+from pipeline.envs.registry import DEMO_TASKS
 from pipeline.errors import UserError
-from pipeline.tasks import DEMO_TASKS
 
 Value = TypeVar("Value")
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 Counts = Annotated[dict[str, int], by_name(int)]
 Weights = Annotated[dict[str, float], by_name(float)]
 # Which continuous action is taken, of those that the network finds likely.
-Choose = Literal["mean", "likeliest", "sample"]
+ActionSelection = Literal["mean", "likeliest", "sample"]
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class TrainConfig:
             raise UserError(f"--contexts {self.contexts}: each must be at least 1")
 
 
-def of_task(values: Mapping[str, Value], name: str, domain: str, default: Value) -> Value:
+def lookup_by_task_or_domain(values: Mapping[str, Value], name: str, domain: str, default: Value) -> Value:
     """A setting given by task or by domain name: that of the task, else of its domain, else the default."""
     return values.get(name, values.get(domain, default))
 

@@ -137,7 +137,7 @@ def main() -> None:
     from rich.console import Console
 
     from trainer.data.text_data import prepare_picture
-    from trainer.networks.pretrained import from_pretrained
+    from trainer.pretrained.load import from_pretrained
 
     if config.image is not None and not config.image.is_file():
         raise UserError(f"--image {config.image} is not a file")

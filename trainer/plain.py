@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.schema import REWARDS, TEXTS, action_column, observation_column
-from pipeline.tasks import DISCRETE, Task
+from pipeline.envs.task import DISCRETE, Task
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import encode
 from trainer.networks.gpt_neo import SelfAttention

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainer.networks.jat_model import JatModel
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Memory, StepBatch
+from trainer.networks.model import RolloutCache, StepBatch
 
 
 class PlainActingJat(JatModel):
@@ -24,7 +24,7 @@ class PlainActingJat(JatModel):
         return PlainMemory(self, task, layout, context_steps)
 
 
-class PlainMemory(Memory):
+class PlainMemory(RolloutCache):
     """The last time steps of one episode, as they were seen."""
 
     num_slots = 1

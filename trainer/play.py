@@ -21,13 +21,14 @@ import gymnasium as gym
 import numpy as np
 
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.policy import Observations, Policy
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.film import draw, pace
-from pipeline.policy import Observations, Policy
+from pipeline.media.film import draw, pace
 from pipeline.seeds import FIRST_SEED
-from pipeline.tasks import Task, select_tasks
-from trainer.config import Choose
+from trainer.config import ActionSelection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ class PlayConfig:
     """Episodes, of consecutive seeds."""
     temperature: float = 1.0
     """Of sampled discrete actions; 0 takes the likeliest."""
-    continuous: Choose = "mean"
+    continuous: ActionSelection = "mean"
     """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
     to: Path | None = None
     """Write this mp4 instead of drawing in the terminal."""
@@ -112,9 +113,9 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
     """
     from rich.console import Console
 
-    from pipeline.rollout import rollout
+    from pipeline.envs.rollout import rollout
     from trainer.agent import Agent
-    from trainer.networks.pretrained import checkpoint_folder, from_pretrained
+    from trainer.pretrained.load import checkpoint_folder, from_pretrained
 
     found = select_tasks(config.task, tasks)
     if len(found) > 1:
@@ -141,7 +142,7 @@ def _screen(
 ) -> Iterator[tuple[Callable[[int, gym.Env[Any, Any]], None] | None, Callable[[str], None]]]:
     """Where steps are shown: a listener for the rollout, if anything is drawn, and what to call with a step's line."""
     if config.to is not None:
-        from pipeline.video import mp4_writer
+        from pipeline.media.video import mp4_writer
 
         stride, frames_per_s = pace(task.domain)
         with mp4_writer(config.to, frames_per_s) as add_frame:

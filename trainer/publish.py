@@ -2,7 +2,7 @@
 
     jat agent publish --out runs/default --to owner/name
 
-Whoever loads it runs none of its content: ``trainer.networks.pretrained.from_pretrained("owner/name")``. Killed and
+Whoever loads it runs none of its content: ``trainer.pretrained.load.from_pretrained("owner/name")``. Killed and
 started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
 """
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli import parse, run
 from pipeline.files import sha256_of, write_json
-from pipeline.inventory import Plan
-from pipeline.manifest import FileEntry
-from pipeline.publish import Options, publish
-from trainer.scores.results import Evaluation, find_evaluation
+from pipeline.publishing.inventory import Plan
+from pipeline.publishing.publish import Options, publish
+from pipeline.storage.manifest import FileEntry
+from trainer.evaluation.results import Evaluation, find_evaluation
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ CONFIG = "config.json"  # the file that says that a folder is complete
 
 
 @dataclass(frozen=True)
-class PublishConfig(Options):
+class PublishAgentConfig(Options):
     """Publish a trained network."""
 
     to: str = ""
@@ -43,14 +43,14 @@ class PublishConfig(Options):
     """Checkpoint folder; the one `jat train` finished with if not given."""
 
 
-def publish_network(config: PublishConfig) -> Plan:
+def publish_network(config: PublishAgentConfig) -> Plan:
     """Publish a checkpoint of a run with a card that has its scores, as far as it is evaluated, and a video of it.
 
     Raises:
         UserError: bad input, or a checkpoint, place or right that is not as it must be; nothing was published.
         JobsFailedError: the place failed for longer than retries last; what arrived stays.
     """
-    from trainer.networks.pretrained import checkpoint_folder, from_pretrained
+    from trainer.pretrained.load import checkpoint_folder, from_pretrained
 
     folder = checkpoint_folder(config.out, config.checkpoint)
     records = config.out / "publish" / "network"
@@ -100,7 +100,7 @@ def push_to_hub(
         UserError: as ``publish_network``.
         JobsFailedError: likewise.
     """
-    from trainer.networks.pretrained import save_pretrained
+    from trainer.pretrained.load import save_pretrained
     from trainer.reporting.model_card import model_card
 
     folder = records / "files"
@@ -122,7 +122,7 @@ def push_to_hub(
 
 
 def main() -> None:
-    publish_network(parse(PublishConfig))
+    publish_network(parse(PublishAgentConfig))
 
 
 if __name__ == "__main__":

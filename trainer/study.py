@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.cli import check_at_least_one
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.jobs import run_jobs
-from pipeline.progress import Progress
-from pipeline.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
-from pipeline.tasks import Task
+from pipeline.runtime.pool import run_jobs
+from pipeline.runtime.progress import Progress
+from pipeline.scoring.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
 from pipeline.text import format_count
 from trainer.config import RECIPES, TrainConfig
 
@@ -192,7 +192,7 @@ def run_study(
 
 def run_training(job: StudyJob) -> float:
     """Train and evaluate in this process; the mean score."""
-    from trainer.evaluate import EvaluateConfig, evaluate
+    from trainer.evaluation.evaluate import EvaluateConfig, evaluate
     from trainer.train import train
 
     train(job.config, job.tasks, is_worker=True)
@@ -297,7 +297,7 @@ def _is_done(out: Path) -> bool:
 
 def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
     """Results of the variants with all seeds done."""
-    from trainer.scores.results import load_scores
+    from trainer.evaluation.results import load_scores
     from trainer.training.logs import TrainManifest, train_manifest_path
 
     results: list[Result] = []

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli import parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, read_json, write_json
-from pipeline.hardware import this_machine
-from pipeline.manifest import DatasetManifest
-from pipeline.plan import describe_missing
-from pipeline.stage import current_stage, reported
+from pipeline.runtime.hardware import this_machine
+from pipeline.runtime.stage import current_stage, reported
 from pipeline.stopping import raise_stop
-from pipeline.tasks import IMAGE, Task, select_tasks
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.plan import describe_missing
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.corpora import choose_corpora
 from trainer.networks.build import check_model_fits
@@ -47,7 +48,7 @@ FREE_TO_CHANGE = (
 
 
 @dataclass(frozen=True)
-class TrainJob:
+class AgentTrainJob:
     """What every worker of a run is told."""
 
     config: TrainConfig
@@ -84,17 +85,17 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     with exclusive(directory / "lock", "wait for it, or train in another OUT"):
         write_json(directory / "identity.json", identity)
         write_json(directory / "config.json", config)
-        job = TrainJob(_absolute(config), chosen, directory, identity)
+        job = AgentTrainJob(_absolute(config), chosen, directory, identity)
         _finish(config, directory, identity, train_worker(job) if is_worker else _run(job))
 
 
-def _run(job: TrainJob) -> int:
+def _run(job: AgentTrainJob) -> int:
     """Train in this process or in several; the number of parameters."""
     config = job.config
     _lay_out_images(config, job.tasks)
     if config.workers == 1 and not os.environ.get("RAY_ADDRESS"):
         return train_worker(job)
-    from pipeline.worker_group import run_group
+    from pipeline.runtime.train_group import run_group
     from trainer.checkpoint import load_progress, newest_state
 
     before = newest_state(job.directory)
@@ -115,12 +116,12 @@ def _run(job: TrainJob) -> int:
     )
 
 
-def train_worker(job: TrainJob) -> int:
+def train_worker(job: AgentTrainJob) -> int:
     """The whole training, as one of the workers; the number of parameters."""
     from trainer.training.run import TrainingRun
 
     training = TrainingRun(job.config, job.tasks, job.directory, job.identity)
-    training.to_the_end()
+    training.fit()
     return training.num_parameters
 
 

@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 
 from pipeline.chunks import new_bytes
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
-from pipeline.schema import features, lengths_of
-from pipeline.shards import finished_shards
+from pipeline.storage.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
+from pipeline.storage.schema import features, lengths_of
+from pipeline.storage.shards import finished_shards
 from pipeline.tables import Column, Table, print_tables
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task, select_tasks
 
 KIB = 2**10
 NUMBER_BYTES = {CONTINUOUS: 4, DISCRETE: 8, IMAGE: 1}
@@ -36,7 +37,7 @@ DATASETS_OWN = "Dataset.to_parquet"
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class ParquetBenchConfig:
     """Write collected episodes in many ways and measure size, reading and re-publishing of each."""
 
     out: Path = Path("runs/default")
@@ -57,7 +58,7 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParquetLayout:
     """One way to write a file: bytes of observations per row group (0: an episode each), and the writer's options."""
 
     name: str
@@ -66,7 +67,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LayoutResult:
     """What one layout gave for one task.
 
     Attributes:
@@ -86,7 +87,7 @@ class Measured:
     moved: tuple[float, float]
 
 
-def layouts_of(task: Task) -> list[Layout]:
+def layouts_of(task: Task) -> list[ParquetLayout]:
     """Ours, and what is one choice away from it."""
     ours = parquet_options(task)
     size = ROW_GROUP_BYTES[task.observation]
@@ -109,12 +110,12 @@ def layouts_of(task: Task) -> list[Layout]:
     ]
     sizes = [count * KIB for count in (64, 128, 256, 1024, 4096, 8192, 32768)]
     return [
-        Layout("ours", size),
-        Layout(DATASETS_OWN, 0),
-        Layout("a row group per episode", 0),
-        *(Layout(f"row groups of {other // KIB:,} KiB", other) for other in sizes if other != size),
+        ParquetLayout("ours", size),
+        ParquetLayout(DATASETS_OWN, 0),
+        ParquetLayout("a row group per episode", 0),
+        *(ParquetLayout(f"row groups of {other // KIB:,} KiB", other) for other in sizes if other != size),
         *(
-            Layout(name, size, changes)
+            ParquetLayout(name, size, changes)
             for name, changes in varied
             if any(ours.get(key) != value for key, value in changes.items())
         ),
@@ -140,7 +141,7 @@ def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Tabl
     return pa.concat_tables(tables).combine_chunks()
 
 
-def write(task: Task, layout: Layout, table: pa.Table, path: Path) -> None:
+def write(task: Task, layout: ParquetLayout, table: pa.Table, path: Path) -> None:
     """Write episodes in one way, as a collection would."""
     if layout.name == DATASETS_OWN:
         from datasets import Dataset
@@ -214,7 +215,9 @@ class Reader:
             yield [pa.concat_arrays([c.chunk(0).flatten().slice(start, WINDOW_STEPS)]) for c in episode.columns]
 
 
-def measure(config: BenchConfig, task: Task, layout: Layout, table: pa.Table, again: Sequence[pa.Table]) -> Measured:
+def measure(
+    config: ParquetBenchConfig, task: Task, layout: ParquetLayout, table: pa.Table, again: Sequence[pa.Table]
+) -> LayoutResult:
     """Write and read a task's episodes in one way."""
     num_steps = int(lengths_of(table).sum())
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +228,7 @@ def measure(config: BenchConfig, task: Task, layout: Layout, table: pa.Table, ag
         for episodes in again:
             write(task, layout, episodes, changed)
             moved.append(new_bytes([path], [changed]) / changed.stat().st_size)
-        return Measured(
+        return LayoutResult(
             path.stat().st_size / num_steps,
             num_steps / seconds,
             num_steps * rate(config.seconds, iter(reader.scan, None)),
@@ -251,7 +254,7 @@ def rate(seconds: float, work: Iterator[Any]) -> float:
     return count / (time.process_time() - started)
 
 
-def bench_task(config: BenchConfig, task: Task) -> dict[str, Measured]:
+def bench_task(config: ParquetBenchConfig, task: Task) -> dict[str, LayoutResult]:
     """Every layout of one task, by name."""
     root = config.out / "shards"
     table = load_episodes(root, task, "train", config.steps)
@@ -261,7 +264,7 @@ def bench_task(config: BenchConfig, task: Task) -> dict[str, Measured]:
     return {layout.name: measure(config, task, layout, table, again) for layout in layouts_of(task)}
 
 
-def result_table(task: Task, results: dict[str, Measured]) -> Table:
+def result_table(task: Task, results: dict[str, LayoutResult]) -> Table:
     """One row per layout."""
     speeds = (Column(heading, ",.0f") for heading in ("write", "scan", "episodes/s", "windows/s"))
     shares = (Column(heading, ".1%") for heading in ("moved", "scattered"))
@@ -272,7 +275,7 @@ def result_table(task: Task, results: dict[str, Measured]) -> Table:
 
 
 def main() -> None:
-    config = parse(BenchConfig, prints_tables=True)
+    config = parse(ParquetBenchConfig, prints_tables=True)
     print_tables({task.name: result_table(task, bench_task(config, task)) for task in select_tasks(config.task)})
 
 

@@ -19,18 +19,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.dataset.card import write_card
+from collectors.dataset.card.card import write_card
+from collectors.dataset.card.previews import FOLDER as PICTURES
+from collectors.dataset.card.previews import write_previews
 from collectors.dataset.checks import check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
 from collectors.dataset.layout import CARD
-from collectors.dataset.previews import FOLDER as PICTURES
-from collectors.dataset.previews import write_previews
 from collectors.dataset.sources import Shard, check_environments, check_root, find_shards, missing_of
 from pipeline.cli import parse, run
-from pipeline.corpora import Corpus
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import NO_SPACE, digest_of, exclusive, link_or_copy, sha256_of, write_json
-from pipeline.manifest import (
+from pipeline.runtime.stage import reported
+from pipeline.seeds import SPLITS
+from pipeline.storage.corpora import Corpus
+from pipeline.storage.manifest import (
     DatasetManifest,
     DocumentShard,
     FileEntry,
@@ -38,13 +41,10 @@ from pipeline.manifest import (
     SplitManifest,
     TaskManifest,
 )
-from pipeline.plan import describe_missing
-from pipeline.seeds import SPLITS
-from pipeline.shards import IMPORTED
-from pipeline.stage import reported
-from pipeline.statistics import FOLDER as STATISTICS
-from pipeline.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
-from pipeline.tasks import Task
+from pipeline.storage.plan import describe_missing
+from pipeline.storage.shards import IMPORTED
+from pipeline.storage.statistics import FOLDER as STATISTICS
+from pipeline.storage.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
 from pipeline.text import format_count
 
 log = logging.getLogger(__name__)

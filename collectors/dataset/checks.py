@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from collectors.dataset.sources import Shard
+from pipeline.envs.task import Task
 from pipeline.files import digest_of, list_sizes, update_json
-from pipeline.manifest import FileEntry
-from pipeline.parquet_limits import read_small
-from pipeline.progress import Progress
 from pipeline.records import RecordError
-from pipeline.shards import read_cache
-from pipeline.statistics import SplitStatistics, StepStatistics, split_statistics
-from pipeline.tasks import Task
-from pipeline.validate import check_shard, refuse, scan_together
+from pipeline.runtime.progress import Progress
+from pipeline.storage.manifest import FileEntry
+from pipeline.storage.parquet_limits import read_small
+from pipeline.storage.shards import read_cache
+from pipeline.storage.statistics import SplitStatistics, StepStatistics, split_statistics
+from pipeline.storage.validate import check_shard, refuse, scan_together
 
 CHECKED = "checked.json"
 RULES = 4  # raise it when what `visit` checks or finds changes, so that every shard is visited again

@@ -10,15 +10,16 @@ from typing import Any
 
 from collectors.dataset.checks import ToCheck, check_once
 from collectors.dataset.sources import check_all_there, check_splits
-from pipeline.corpora import CORPORA, Corpus, corpora_named
-from pipeline.document_rules import scan_document_shard, scan_documents_together
-from pipeline.documents import finished_documents
+from pipeline.envs.registry import all_tasks
+from pipeline.envs.task import Task
 from pipeline.files import digest_of, link_or_copy
-from pipeline.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
-from pipeline.progress import Progress
+from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS
-from pipeline.tasks import Task, all_tasks
-from pipeline.validate import refuse
+from pipeline.storage.corpora import CORPORA, Corpus, corpora_named
+from pipeline.storage.document_rules import scan_document_shard, scan_documents_together
+from pipeline.storage.documents import finished_documents
+from pipeline.storage.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
+from pipeline.storage.validate import refuse
 
 RULES = 1  # raise it when what is checked of a document changes
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.episode_rules import Problem
+from pipeline.storage.episode_rules import Problem
+from pipeline.storage.validate import TOTALS
 from pipeline.tables import Column, Table
-from pipeline.validate import TOTALS
 
 
 @dataclass

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from pipeline.episode_rules import Problem, Report
 from pipeline.errors import UserError, first_line
 from pipeline.foreign import MIB, check_file, leads_out
-from pipeline.validate import LINK
+from pipeline.storage.episode_rules import Problem, Report
+from pipeline.storage.validate import LINK
 
 CARD = "README.md"
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
@@ -27,7 +27,7 @@ MAX_CARD_BYTES = 16 * MIB
 
 
 @dataclass
-class Layout:
+class DatasetFiles:
     """Files by configuration and split, training first, each list in order; and those that belong nowhere."""
 
     files: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Layout:
         self.files.setdefault(config, {}).setdefault(split, []).append(path)
 
 
-def read_layout(dataset: Path, names: Collection[str], report: Report) -> Layout:
+def read_layout(dataset: Path, names: Collection[str], report: Report) -> DatasetFiles:
     """Find the Parquet files of a folder.
 
     Args:
@@ -52,7 +52,7 @@ def read_layout(dataset: Path, names: Collection[str], report: Report) -> Layout
             report(Problem(LINK, path, "is a link that leads out of the folder; put the file itself there"))
         else:
             everything.append(path)
-    layout = Layout()
+    layout = DatasetFiles()
     for config, split, pattern in _read_card(dataset, report):
         found = [path for path in _match(dataset, pattern) if not leads_out(path, dataset)]
         if not found:

@@ -15,13 +15,13 @@ from pathlib import Path
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import is_local, write_json
-from pipeline.manifest import DatasetManifest
-from pipeline.publish import Options, publish
-from pipeline.stage import reported
+from pipeline.publishing.publish import Options, publish
+from pipeline.runtime.stage import reported
+from pipeline.storage.manifest import DatasetManifest
 
 
 @dataclass(frozen=True)
-class PublishConfig(Options):
+class PublishDatasetConfig(Options):
     """Publish OUT/dataset."""
 
     to: str = ""
@@ -31,7 +31,7 @@ class PublishConfig(Options):
     """Root of all outputs of a run."""
 
 
-def publish_dataset(config: PublishConfig) -> None:
+def publish_dataset(config: PublishDatasetConfig) -> None:
     """Publish the dataset of a run.
 
     Raises:
@@ -51,7 +51,7 @@ def publish_dataset(config: PublishConfig) -> None:
 
 
 def main() -> None:
-    config = parse(PublishConfig)
+    config = parse(PublishDatasetConfig)
     with reported("publish", config.out):
         publish_dataset(config)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from collectors.dataset.findings import Findings
-from collectors.dataset.import_rows import unfit_episode
-from pipeline.episode import Episode
-from pipeline.episode_rules import Problem
-from pipeline.tasks import CONTINUOUS, Task
+from collectors.dataset.importing.rows import unfit_episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.task import CONTINUOUS, Task
+from pipeline.storage.episode_rules import Problem
 
 REPEATED = "episode that is there twice"
 LEAKED = "test episode that is a training episode, too"

@@ -18,16 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from collectors.dataset.bench_parquet import Layout, replace_rows, write
+from collectors.dataset.bench_parquet import ParquetLayout, replace_rows, write
 from pipeline.chunks import new_bytes
 from pipeline.cli import parse, run
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.parquet import ROW_GROUP_BYTES
-from pipeline.progress import Progress
+from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS
-from pipeline.shards import finished_shards
+from pipeline.storage.parquet import ROW_GROUP_BYTES
+from pipeline.storage.shards import finished_shards
 from pipeline.tables import Column, Table, print_table
-from pipeline.tasks import Task, select_tasks
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def measure_task(task: Task, shards: Sequence[pa.Table], others: pa.Table, share
     rng = np.random.default_rng(0)
     neighbours = int(rng.integers(num - count + 1)) + np.arange(count)
     anywhere = rng.choice(num, count, replace=False)
-    layout = Layout("ours", ROW_GROUP_BYTES[task.observation])
+    layout = ParquetLayout("ours", ROW_GROUP_BYTES[task.observation])
     first = 0
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "before.parquet"), Path(folder, "after.parquet")

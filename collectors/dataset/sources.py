@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import is_local
-from pipeline.manifest import ShardManifest
-from pipeline.plan import count_missing, read_plan
 from pipeline.seeds import SPLITS
-from pipeline.shards import IMPORTED, finished_shards
-from pipeline.tasks import Task, select_tasks
+from pipeline.storage.manifest import ShardManifest
+from pipeline.storage.plan import count_missing, read_plan
+from pipeline.storage.shards import IMPORTED, finished_shards
 
 
 @dataclass(frozen=True)

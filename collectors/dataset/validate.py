@@ -20,23 +20,33 @@ import pyarrow as pa
 
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
-from collectors.dataset.layout import UNPLACED, Layout, read_layout
+from collectors.dataset.layout import UNPLACED, DatasetFiles, read_layout
 from collectors.dataset.repeats import Repeats
 from collectors.dataset.validate_corpora import scan_document_file, validate_corpus
 from pipeline.cli import parse, run
-from pipeline.corpora import CORPORA, corpora_named
-from pipeline.episode_rules import Problem, scan_episodes
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import is_local
-from pipeline.manifest import CorpusSplit, DatasetManifest, SplitManifest
-from pipeline.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes, scan_outcomes
-from pipeline.progress import Progress
-from pipeline.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
+from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS, seed_range
+from pipeline.storage.corpora import CORPORA, corpora_named
+from pipeline.storage.episode_rules import Problem, scan_episodes
+from pipeline.storage.manifest import CorpusSplit, DatasetManifest, SplitManifest
+from pipeline.storage.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes, scan_outcomes
+from pipeline.storage.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
+from pipeline.storage.validate import (
+    OVERLAP,
+    SEEDS,
+    TOTALS,
+    flagged_rows,
+    read_side,
+    scan_file,
+    scan_rows,
+    scan_versions,
+)
 from pipeline.tables import print_tables
-from pipeline.tasks import Task, select_tasks
 from pipeline.text import format_count
-from pipeline.validate import OVERLAP, SEEDS, TOTALS, flagged_rows, read_side, scan_file, scan_rows, scan_versions
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +240,7 @@ def _compare_with_card(
     name: str,
     suffix: str,
     splits: Mapping[str, SplitManifest] | Mapping[str, CorpusSplit],
-    layout: Layout,
+    layout: DatasetFiles,
     findings: Findings,
 ) -> None:
     """What ``load_dataset`` will find by the card must be what the manifest names.
@@ -257,7 +267,7 @@ def _compare_with_card(
 
 
 def _validate_foreign(
-    layout: Layout,
+    layout: DatasetFiles,
     chosen: Mapping[str, Task],
     everything: Mapping[str, Task],
     findings: Findings,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from collectors.dataset.findings import Findings
-from pipeline.corpora import Corpus
-from pipeline.document_rules import DocumentCounts, scan_document_side, scan_documents
-from pipeline.episode_rules import Problem
-from pipeline.manifest import CorpusManifest, CorpusSplit, DatasetManifest
-from pipeline.progress import Progress
-from pipeline.validate import OVERLAP, TOTALS, scan_file
+from pipeline.runtime.progress import Progress
+from pipeline.storage.corpora import Corpus
+from pipeline.storage.document_rules import DocumentCounts, scan_document_side, scan_documents
+from pipeline.storage.episode_rules import Problem
+from pipeline.storage.manifest import CorpusManifest, CorpusSplit, DatasetManifest
+from pipeline.storage.validate import OVERLAP, TOTALS, scan_file
 
 DOMAIN = "texts and pictures"  # where the totals count them
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.domains.atari import FRAME_SHAPE, STACK_SIZE
-from pipeline.tasks import IMAGE, Task
+from pipeline.envs.atari import FRAME_SHAPE, STACK_SIZE
+from pipeline.envs.task import IMAGE, Task
 
 BLOCK = 4
 GRID = FRAME_SHAPE[0] // BLOCK

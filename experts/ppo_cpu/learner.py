@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experts.ppo_cpu.games import TrainingGames
 from experts.ppo_cpu.network import EPSILON, MAX_PIXEL, ActorCritic
-from experts.ppo_cpu.recipes import Recipe
+from experts.ppo_cpu.recipes import PPORecipe
 
 # Pixels' moments are taken from every so many steps of the games: successive frames are much alike.
 MOMENTS_EVERY = 8
@@ -27,7 +27,7 @@ class Learner:
         use_bfloat16: compute layers in bfloat16; weights, values and losses stay in float32.
     """
 
-    def __init__(self, recipe: Recipe, num_actions: int, seed: int, use_bfloat16: bool) -> None:
+    def __init__(self, recipe: PPORecipe, num_actions: int, seed: int, use_bfloat16: bool) -> None:
         self._recipe, self._use_bfloat16 = recipe, use_bfloat16
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from experts.network import CONVOLUTIONS
 from experts.ppo_cpu.games import BLOCK, CHANNELS, GRID
-from experts.ppo_cpu.recipes import Recipe
+from experts.ppo_cpu.recipes import PPORecipe
 from experts.spec import NetworkSpec
-from pipeline.domains.atari import STACK_SIZE
-from pipeline.tasks import Task
+from pipeline.envs.atari import STACK_SIZE
+from pipeline.envs.task import Task
 
 MAX_PIXEL = 255.0
 # Of normalised pixels: added to the variance, and the largest magnitude.
@@ -59,7 +59,7 @@ class ActorCritic(nn.Module):
         num_actions: size of the action set.
     """
 
-    def __init__(self, recipe: Recipe, num_actions: int) -> None:
+    def __init__(self, recipe: PPORecipe, num_actions: int) -> None:
         super().__init__()
         (width, kernel, stride), *others = CONVOLUTIONS[recipe.encoder]
         if (kernel, stride) != (2 * BLOCK, BLOCK):

@@ -15,7 +15,7 @@ SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PPORecipe:
     """How an Atari expert is trained on one core.
 
     Attributes:
@@ -46,17 +46,17 @@ class Recipe:
     hidden: int = 256
 
 
-ATARI = Recipe()
+ATARI = PPORecipe()
 # A step is one decision, which is four emulator frames.
 BUDGET = Budget(steps=10_000_000, seconds=24 * HOUR_S)
 
 
-def settings_of(job: TrainJob, recipe: Recipe) -> dict[str, Any]:
+def settings_of(job: TrainJob, recipe: PPORecipe) -> dict[str, Any]:
     """What a checkpoint can be resumed with; not the budget, for a larger one continues."""
     return {"task": job.task.name, "seed": job.seed, "recipe": asdict(recipe)}
 
 
-def check(job: TrainJob, recipe: Recipe = ATARI) -> None:
+def check(job: TrainJob, recipe: PPORecipe = ATARI) -> None:
     """Refuse a training that was begun with other settings.
 
     Raises:

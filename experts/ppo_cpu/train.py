@@ -20,7 +20,7 @@ from torch import Tensor
 from experts.bfloat16 import is_fast
 from experts.ppo_cpu.games import TrainingGames
 from experts.ppo_cpu.learner import Learner
-from experts.ppo_cpu.recipes import ATARI, BUDGET, SETTINGS, Recipe, check, settings_of
+from experts.ppo_cpu.recipes import ATARI, BUDGET, SETTINGS, PPORecipe, check, settings_of
 from experts.store import StoredExpert, write_expert
 from experts.training import (
     CHECKPOINT_SECONDS,
@@ -116,7 +116,7 @@ class Training:
             ) from error
 
 
-def train(job: TrainJob, recipe: Recipe = ATARI, save_every_s: float = CHECKPOINT_SECONDS) -> StoredExpert:
+def train(job: TrainJob, recipe: PPORecipe = ATARI, save_every_s: float = CHECKPOINT_SECONDS) -> StoredExpert:
     """Train until the budget is used up or the target reached, and store the best policy seen.
 
     Raises:
@@ -144,7 +144,7 @@ def train(job: TrainJob, recipe: Recipe = ATARI, save_every_s: float = CHECKPOIN
     return stored
 
 
-def export(job: TrainJob, recipe: Recipe = ATARI) -> StoredExpert:
+def export(job: TrainJob, recipe: PPORecipe = ATARI) -> StoredExpert:
     """Put the best policy of the last checkpoint into the store; the training may be running.
 
     Raises:
@@ -159,7 +159,7 @@ def export(job: TrainJob, recipe: Recipe = ATARI) -> StoredExpert:
     return _store(job, recipe, training)
 
 
-def _resume(job: TrainJob, recipe: Recipe) -> Training:
+def _resume(job: TrainJob, recipe: PPORecipe) -> Training:
     """The training as its last checkpoint has it, or one that has not begun."""
     training = Training(Learner(recipe, job.task.action.size, job.seed, is_fast(torch.device("cpu"))))
     path = job.folder / CHECKPOINT
@@ -169,7 +169,12 @@ def _resume(job: TrainJob, recipe: Recipe) -> Training:
 
 
 def _run(
-    job: TrainJob, recipe: Recipe, total_steps: int, training: Training, monitor: TrainingMonitor, save_every_s: float
+    job: TrainJob,
+    recipe: PPORecipe,
+    total_steps: int,
+    training: Training,
+    monitor: TrainingMonitor,
+    save_every_s: float,
 ) -> None:
     """Iterate until the monitor says stop, with a checkpoint every ``save_every_s`` seconds and at the end."""
     # A resumed training plays other games than those it began with.
@@ -187,7 +192,7 @@ def _run(
             saved = time.monotonic()
 
 
-def _store(job: TrainJob, recipe: Recipe, training: Training) -> StoredExpert:
+def _store(job: TrainJob, recipe: PPORecipe, training: Training) -> StoredExpert:
     """The best policy seen, or that of now if no window of games has ended."""
     if training.best is not None:
         training.learner.network.load_state_dict(training.best)

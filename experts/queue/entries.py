@@ -22,8 +22,8 @@ from typing import Any
 
 from experts.algorithms import check_can_resume, check_can_train, default_algorithm
 from experts.training import TrainJob
+from pipeline.envs.registry import check_can_play, select_tasks
 from pipeline.errors import UserError
-from pipeline.tasks import check_can_play, select_tasks
 
 TRAINING = "training"
 

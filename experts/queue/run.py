@@ -43,18 +43,18 @@ from experts.queue.states import (
     write_list,
 )
 from experts.queue.table import queue_table
-from experts.ranking import standings
+from experts.ranking import rank_experts
 from experts.store import StoredExpert, read_expert
 from experts.training import TrainingStoppedError, read_progress
-from pipeline import heartbeat
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.cluster import connect
 from pipeline.errors import JobFailure, UserError
 from pipeline.files import exclusive, is_local, list_folders
-from pipeline.jobs import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
-from pipeline.measurement import experts_directory, load_measurement
-from pipeline.progress import Progress
-from pipeline.stage import current_stage, reported
+from pipeline.runtime import heartbeat
+from pipeline.runtime.cluster import connect
+from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.stage import current_stage, reported
+from pipeline.scoring.measurement import experts_directory, load_measurement
 from pipeline.tables import print_table
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
                 log.info("%s is %s: %s", job.entry.name, state, read_state(out, job.entry).revision)
                 if state == DONE:
                     task = job.entry.job(out).task
-                    write_best(out, task, standings(out, task))
+                    write_best(out, task, rank_experts(out, task))
         finally:
             for entry in todo if stop.is_set() else ():
                 if read_state(out, entry).state in (TRAINING, MEASURING):
@@ -286,7 +286,7 @@ def export_unfinished(config: QueueConfig) -> None:
             measurement = load_measurement(experts_directory(out, task.name) / revision, task)
             mean = "" if measurement is None else f", return {measurement.mean_return.mean:.2f}"
             progress.advance(1, f"{job.entry.name}: {revision}{mean}")
-            write_best(out, task, standings(out, task))
+            write_best(out, task, rank_experts(out, task))
 
 
 def export_and_measure(job: QueueJob) -> str:

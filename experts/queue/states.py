@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from experts.queue.entries import QueueEntry
-from experts.store import RECORD, CurvePoint
+from experts.store import RECORD, TrainingPoint
 from experts.training import CURVE, TrainingProgress, read_curve, read_progress
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.measurement import experts_directory
-from pipeline.status import read_statuses
+from pipeline.runtime.status import read_statuses
+from pipeline.scoring.measurement import experts_directory
 
 STAGE = "experts-queue"  # its name, as in `jat NAME`
 WAITING, TRAINING, MEASURING, DONE, FAILED, STOPPED = (
@@ -99,7 +99,7 @@ class EntryReport:
     entry: QueueEntry
     state: EntryState
     progress: TrainingProgress
-    curve: Sequence[CurvePoint]
+    curve: Sequence[TrainingPoint]
     pace: float | None = None
 
     @property

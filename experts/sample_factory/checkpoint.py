@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experts.network import ACTIVATIONS, CONVOLUTIONS, NetworkSpec, build_network
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.foreign import MIB, check_file
-from pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from pipeline.domains.metaworld import goal_of
-from pipeline.tasks import Task
+from pipeline.envs.metaworld import goal_of
+from pipeline.envs.task import Task
 
 
 class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -101,7 +101,7 @@ def make_training_env(
     name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None
 ) -> gym.Env[Any, Any]:
     """What Sample Factory calls, in every process that steps environments."""
-    from pipeline.tasks import select_tasks
+    from pipeline.envs.registry import select_tasks
 
     (task,) = select_tasks(name)
     return TrainingEnv(task, seed=1000 * cfg.seed)

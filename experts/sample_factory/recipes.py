@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from experts.training import Budget, TrainJob
-from pipeline.domains.atari import FRAME_SKIP
+from pipeline.envs.atari import FRAME_SKIP
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.tasks import Task
 
 DAY_S = 24 * 3600.0
 # Where Sample Factory keeps its state, below the folder of a training.
@@ -75,7 +75,7 @@ class Hyperparameters:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleFactoryRecipe:
     """How the experts of one domain are trained.
 
     Attributes:
@@ -92,7 +92,7 @@ class Recipe:
 
 
 # sf_examples/atari/atari_params.py. Greedy play can get stuck in a loop of frames, so the expert samples.
-ATARI = Recipe(
+ATARI = SampleFactoryRecipe(
     Hyperparameters(
         nonlinearity="relu",
         learning_rate=0.00025,
@@ -117,7 +117,7 @@ ATARI = Recipe(
 )
 
 # sf_examples/mujoco/mujoco_params.py. Its published scores are of the mean action.
-MUJOCO = Recipe(
+MUJOCO = SampleFactoryRecipe(
     Hyperparameters(
         nonlinearity="tanh",
         learning_rate=0.00295,
@@ -145,7 +145,7 @@ METAWORLD = dataclasses.replace(MUJOCO, budget=Budget(steps=10_000_000, seconds=
 RECIPES = {"atari": ATARI, "mujoco": MUJOCO, "metaworld": METAWORLD}
 
 
-def recipe_of(task: Task) -> Recipe:
+def recipe_of(task: Task) -> SampleFactoryRecipe:
     """The recipe of a task's domain.
 
     Raises:
@@ -157,7 +157,14 @@ def recipe_of(task: Task) -> Recipe:
 
 
 def settings_of(
-    recipe: Recipe, task: Task, folder: Path, seed: int, steps: int, num_cpus: int, gpu: bool, niceness: int
+    recipe: SampleFactoryRecipe,
+    task: Task,
+    folder: Path,
+    seed: int,
+    steps: int,
+    num_cpus: int,
+    gpu: bool,
+    niceness: int,
 ) -> dict[str, Any]:
     """Every argument of Sample Factory that differs from its default, as JSON can say it.
 

@@ -17,8 +17,8 @@ from experts.network import NetworkSpec, build_network
 from experts.spec import dims
 from experts.stable_baselines.saved_model import DATA, EXPECTED, About, about_settings, as_dict, read_model
 from experts.stable_baselines.vec_normalize import Statistics, read_statistics
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.tasks import Task
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

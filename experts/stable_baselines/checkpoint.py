@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from experts.network import NetworkSpec
 from experts.stable_baselines.archive import export_model
-from experts.stable_baselines.recipes import ABOUT, Recipe, check_settings, newest_checkpoint
+from experts.stable_baselines.recipes import ABOUT, StableBaselinesRecipe, check_settings, newest_checkpoint
 from experts.training import TrainJob
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, sync_folder, temporary_beside, write_json
 from pipeline.records import record_of
-from pipeline.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class TrainingState:
         if self.best is None or self.best.score is None or score > self.best.score:
             self.best = Best(*self.export(), score)
 
-    def save(self, job: TrainJob, recipe: Recipe) -> None:
+    def save(self, job: TrainJob, recipe: StableBaselinesRecipe) -> None:
         """Write a checkpoint, and only when it is on the disk remove the one before."""
         final = _unused(job.folder / f"checkpoint-{self.model.num_timesteps:012d}")
         with temporary_beside(final) as temporary:
@@ -114,7 +114,7 @@ class TrainingState:
             if other != final:
                 shutil.rmtree(other)
 
-    def _write(self, temporary: Path, recipe: Recipe) -> None:
+    def _write(self, temporary: Path, recipe: StableBaselinesRecipe) -> None:
         self.model.save(temporary / "model.zip")
         self.env.save(str(temporary / "vec_normalize.pkl"))
         if self.averaged is not None:
@@ -130,7 +130,7 @@ class TrainingState:
             about["best"] = {"spec": dataclasses.asdict(self.best.spec), "score": self.best.score}
         write_json(temporary / ABOUT, about)
 
-    def resume(self, job: TrainJob, recipe: Recipe) -> int:
+    def resume(self, job: TrainJob, recipe: StableBaselinesRecipe) -> int:
         """Take over the newest checkpoint; the steps it had done, 0 if there is none.
 
         Raises:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from experts.stable_baselines.recipes import Recipe
+from experts.stable_baselines.recipes import StableBaselinesRecipe
 from experts.stable_baselines.teachers import Teacher
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Exploration(BaseCallback):
     and rose again with more noise.
     """
 
-    def __init__(self, recipe: Recipe, total_steps: int) -> None:
+    def __init__(self, recipe: StableBaselinesRecipe, total_steps: int) -> None:
         super().__init__()
         self._recipe, self._total_steps = recipe, total_steps
 

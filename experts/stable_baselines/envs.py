@@ -13,9 +13,9 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from pipeline.domains.metaworld import goal_of
+from pipeline.envs.metaworld import goal_of
+from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
-from pipeline.tasks import CONTINUOUS, Task
 
 # Their rewards or their success in EnvPool 1.2.5 are not metaworld's: the scripted policy, which gets the same return
 # in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in three of these. The lever of

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from experts.training import Budget, TrainJob
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json
-from pipeline.scores import jat_scores
-from pipeline.tasks import Task
+from pipeline.scoring.scores import jat_scores
 
 # In a checkpoint, what it is.
 ABOUT = "about.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StableBaselinesRecipe:
     """Hyperparameters of one training.
 
     Attributes:
@@ -87,8 +87,10 @@ class Recipe:
     demonstration_noise: tuple[float, ...] = (0.0, 0.1, 0.3)
 
 
-_ppo = functools.partial(Recipe, "ppo")
-_sac = functools.partial(Recipe, "sac", num_envs=128, hidden=(256, 256), learning_rate=1e-3, final_learning_rate=1e-3)
+_ppo = functools.partial(StableBaselinesRecipe, "ppo")
+_sac = functools.partial(
+    StableBaselinesRecipe, "sac", num_envs=128, hidden=(256, 256), learning_rate=1e-3, final_learning_rate=1e-3
+)
 
 HOUR = 3600.0
 MUJOCO = {
@@ -166,7 +168,7 @@ def own_algorithm(task: Task) -> str:
     return (METAWORLD_SAC if task.name.removeprefix("metaworld-") in STEERED else METAWORLD).algorithm
 
 
-def recipe_of(task: Task, algorithm: str) -> Recipe:
+def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
     """The recipe of ``algorithm`` for a task: the tuned one if it is the task's own, else the same with the
     algorithm's usual widths and learning rate.
 
@@ -208,7 +210,7 @@ def check(job: TrainJob) -> None:
         check_settings(job, folder, recipe_of(job.task, job.algorithm))
 
 
-def check_settings(job: TrainJob, folder: Path, recipe: Recipe) -> dict[str, Any]:
+def check_settings(job: TrainJob, folder: Path, recipe: StableBaselinesRecipe) -> dict[str, Any]:
     """What a checkpoint says about itself.
 
     Raises:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from experts.network import NetworkPolicy
-from experts.ranking import best_by_return, standings
+from experts.ranking import best_by_return, rank_experts
 from experts.store import read_arrays
+from pipeline.envs.policy import Observations
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations
-from pipeline.tasks import Task
 
 SCRIPTED = "scripted"
 
@@ -42,7 +42,7 @@ def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
     """
     if kind == SCRIPTED:
         return Teacher(SCRIPTED, _script(task))
-    best = best_by_return([s for s in standings(out, task) if s.expert.record.kind == kind])
+    best = best_by_return([s for s in rank_experts(out, task) if s.expert.record.kind == kind])
     if best is None or best.expert.record.network is None:
         raise UserError(
             f"{task.name} learns from a {kind} expert, and there is none; train one first: "

@@ -28,7 +28,13 @@ from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingSta
 from experts.stable_baselines.cloning import Exploration, clone
 from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
 from experts.stable_baselines.envs import make_vec_env
-from experts.stable_baselines.recipes import OFF_POLICY, Recipe, check_settings, newest_checkpoint, recipe_of
+from experts.stable_baselines.recipes import (
+    OFF_POLICY,
+    StableBaselinesRecipe,
+    check_settings,
+    newest_checkpoint,
+    recipe_of,
+)
 from experts.stable_baselines.teachers import Teacher, teacher_of
 from experts.store import StoredExpert, write_expert
 from experts.training import (
@@ -58,7 +64,7 @@ class NormReLU(nn.Module):
         return F.relu(F.layer_norm(x, x.shape[-1:]))
 
 
-def train(job: TrainJob, recipe: Recipe | None = None) -> StoredExpert:
+def train(job: TrainJob, recipe: StableBaselinesRecipe | None = None) -> StoredExpert:
     """Train by the task's recipe and put the best policy seen into the store.
 
     Raises:
@@ -122,7 +128,9 @@ def export(job: TrainJob) -> StoredExpert:
     raise UserError(f"{job.folder} holds no checkpoint to export; wait for the first, {CHECKPOINT_SECONDS:.0f} s in")
 
 
-def _store(job: TrainJob, recipe: Recipe, best: Best, steps: int, teacher: Teacher | None) -> StoredExpert:
+def _store(
+    job: TrainJob, recipe: StableBaselinesRecipe, best: Best, steps: int, teacher: Teacher | None
+) -> StoredExpert:
     progress = read_progress(job.folder)
     training = {
         "recipe": recipe,
@@ -142,7 +150,7 @@ def _store(job: TrainJob, recipe: Recipe, best: Best, steps: int, teacher: Teach
     )
 
 
-def make_state(job: TrainJob, recipe: Recipe) -> TrainingState:
+def make_state(job: TrainJob, recipe: StableBaselinesRecipe) -> TrainingState:
     """A training that has not begun."""
     env = _make_env(job, recipe)
     model = _make_model(job, recipe, env)
@@ -150,7 +158,7 @@ def make_state(job: TrainJob, recipe: Recipe) -> TrainingState:
     return TrainingState(job.task, model, env, averaged)
 
 
-def _make_env(job: TrainJob, recipe: Recipe) -> VecNormalize:
+def _make_env(job: TrainJob, recipe: StableBaselinesRecipe) -> VecNormalize:
     env = VecMonitor(make_vec_env(job.task, recipe.num_envs, seed=job.seed * 1_000_003))
     off_policy = recipe.algorithm in OFF_POLICY
     return ScaledRewards(env, recipe.reward_scale) if off_policy else VecNormalize(env, gamma=recipe.gamma)
@@ -167,7 +175,7 @@ class ScaledRewards(VecNormalize):
         return reward * self._reward_scale
 
 
-def _make_model(job: TrainJob, recipe: Recipe, env: VecNormalize) -> BaseAlgorithm:
+def _make_model(job: TrainJob, recipe: StableBaselinesRecipe, env: VecNormalize) -> BaseAlgorithm:
     shared: dict[str, Any] = {
         "learning_rate": _Linear(recipe.learning_rate, recipe.final_learning_rate),
         "policy": "MlpPolicy",
@@ -276,7 +284,9 @@ def _in_bfloat16(network: nn.Module, hidden: nn.Module, output: nn.Module) -> No
 class _Progress(BaseCallback):
     """Averages, reports, saves checkpoints, keeps the best policy seen, and stops at the budget's end."""
 
-    def __init__(self, job: TrainJob, recipe: Recipe, monitor: TrainingMonitor, state: TrainingState) -> None:
+    def __init__(
+        self, job: TrainJob, recipe: StableBaselinesRecipe, monitor: TrainingMonitor, state: TrainingState
+    ) -> None:
         super().__init__()
         self._job, self._recipe, self._monitor, self._state = job, recipe, monitor, state
         self._saved = self._looked = time.monotonic()
@@ -314,7 +324,7 @@ class _Progress(BaseCallback):
             self._succeeds &= ~dones
 
 
-def _fill(job: TrainJob, recipe: Recipe, model: Any, teacher: Teacher | None, resumed: bool) -> None:
+def _fill(job: TrainJob, recipe: StableBaselinesRecipe, model: Any, teacher: Teacher | None, resumed: bool) -> None:
     """Put into the replay buffer what training starts on, besides random actions.
 
     Demonstrations if there is a teacher, made again in a resumed run; a resumed run's own transitions.

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from experts.training import PROGRESS, TrainJob, read_progress
-from pipeline.domains.atari import FRAME_SKIP
-from pipeline.tasks import select_tasks
+from pipeline.envs.atari import FRAME_SKIP
+from pipeline.envs.registry import select_tasks
 
 # Environment steps of Sample Factory are emulator frames.
 STEPS_PER_DECISION = {"ppo-cpu": 1, "sample-factory": FRAME_SKIP}

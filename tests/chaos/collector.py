@@ -10,9 +10,10 @@ import sys
 from collectors.collect import collect
 from collectors.config import CollectConfig
 from pipeline.cli import configure_logging
+from pipeline.envs.registry import all_tasks, select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import location
-from pipeline.tasks import Task, all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT, FAULTY
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.files import sha256_of
-from pipeline.shards import finished_shards
+from pipeline.storage.shards import finished_shards
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from collectors.plain import collect_plainly, rule_actor
 from collectors.soak import Run, SoakConfig
 from experts.choice import Mix
 from experts.registry import experts_of
+from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
-from pipeline.plan import ShardJob
-from pipeline.tasks import select_tasks
+from pipeline.storage.plan import ShardJob
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards import finished_shards
+from pipeline.storage.shards import finished_shards
 
 pytestmark = pytest.mark.slow
 

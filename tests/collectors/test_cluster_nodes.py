@@ -16,8 +16,8 @@ import pytest
 
 from collectors.status import statuses
 from pipeline.files import location, read_json
-from pipeline.shards import finished_shards
-from pipeline.status import read_statuses
+from pipeline.runtime.status import read_statuses
+from pipeline.storage.shards import finished_shards
 from tests.collectors.test_cluster_address import TOKEN, free_port
 
 pytestmark = pytest.mark.slow

@@ -14,20 +14,21 @@ import pytest
 
 from collectors.collect import CollectJob, collect, collect_shard
 from collectors.config import RECIPES, CollectConfig, check_amounts
-from experts.babyai_bot import BabyAIBotPolicy
 from experts.choice import Mix
 from experts.noise import parse_noise
 from experts.registry import experts_of
-from experts.store import keep_expert
+from experts.scripted.babyai import BabyAIBotPolicy
+from experts.store import ensure_in_store
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.manifest import ShardManifest
-from pipeline.plan import ShardJob, read_plan
-from pipeline.rollout import rollout
-from pipeline.schema import read_blocks
-from pipeline.shards import finished_shards
-from pipeline.tasks import Task, select_tasks
-from pipeline.validate import check_shard
+from pipeline.storage.manifest import ShardManifest
+from pipeline.storage.plan import ShardJob, read_plan
+from pipeline.storage.schema import read_blocks
+from pipeline.storage.shards import finished_shards
+from pipeline.storage.validate import check_shard
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_GRID,
@@ -60,7 +61,7 @@ def config(out: Path, episodes: str = "10", **changes: Any) -> CollectConfig:
 
 def rule_mix(out: Path, task: Task) -> Mix:
     """The rule of a domain, alone."""
-    return Mix((keep_expert(out, experts_of(out, task)[0]),), (1.0,))
+    return Mix((ensure_in_store(out, experts_of(out, task)[0]),), (1.0,))
 
 
 def side_table(out: Path, task: Task, split: str = "train") -> list[dict[str, Any]]:
@@ -207,8 +208,8 @@ def test_real_experts_collect_real_tasks(name: str, max_length: int, tmp_path: P
     (task,) = select_tasks(name)
     # What a measurement would say.
     expert, random = experts_of(tmp_path, task)
-    write_measurement(keep_expert(tmp_path, expert), task, [9.0] * 3)
-    write_measurement(keep_expert(tmp_path, random), task, [0.0] * 3)
+    write_measurement(ensure_in_store(tmp_path, expert), task, [9.0] * 3)
+    write_measurement(ensure_in_store(tmp_path, random), task, [0.0] * 3)
     collect(config(tmp_path, "3", shard_episodes="2", expert="best"), [task])
     assert shards_of(tmp_path, task) == [("test", TEST, 1), ("train", 0, 2), ("train", 2, 1)]
     for shard in finished_shards(tmp_path / "shards", task.name):

@@ -10,11 +10,11 @@ import pytest
 
 from collectors.collect import collect
 from collectors.config import CollectConfig
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json
-from pipeline.shards import finished_shards
-from pipeline.tasks import Task
-from pipeline.validate import check_shard
+from pipeline.storage.shards import finished_shards
+from pipeline.storage.validate import check_shard
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAULTY
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded", "one_worker")

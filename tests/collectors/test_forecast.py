@@ -10,9 +10,9 @@ from rich.console import Console
 from collectors.config import RECIPES, CollectConfig
 from collectors.forecast import Cost, ForecastConfig, costs, forecast, time_planning
 from collectors.rates import Rate, Rates, load_rates
+from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
-from pipeline.shards import finished_shards
-from pipeline.tasks import select_tasks
+from pipeline.storage.shards import finished_shards
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
 
 RATES = Rates(

@@ -8,11 +8,11 @@ import pytest
 from collectors.collect import collect
 from collectors.config import CollectConfig
 from collectors.rates import Rate, Rates, RatesConfig, load_rates, measure, measure_start, read_rates, update_rates
+from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.stage import reported
-from pipeline.status import StageStatus
-from pipeline.tasks import all_tasks, select_tasks
+from pipeline.runtime.stage import reported
+from pipeline.runtime.status import StageStatus
 from tests.fakes import FAKE_COUNT, FAKE_GRID, num_steps
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")

@@ -16,10 +16,11 @@ from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.replay import ReplayConfig, replay
 from experts.choice import Mix
 from experts.registry import rule_record
-from experts.store import StoredExpert, keep_expert
+from experts.store import StoredExpert, ensure_in_store
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.plan import ShardJob
-from pipeline.tasks import Task, select_tasks
+from pipeline.storage.plan import ShardJob
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_GRID,
@@ -91,7 +92,7 @@ def test_the_expert_of_the_seed_acts_with_the_noise_of_the_seed(tmp_path: Path, 
 
 def test_a_real_task_comes_out_again_with_its_bot(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-open-door")
-    bot = keep_expert(tmp_path, StoredExpert(rule_record("bot", task), tmp_path / "nowhere"))
+    bot = ensure_in_store(tmp_path, StoredExpert(rule_record("bot", task), tmp_path / "nowhere"))
     write(tmp_path, task, Mix((bot,), (1.0,)), num_seeds=2)
     replay(config(tmp_path, task, 1))
     replay(config(tmp_path, task, 1, actions=True))

@@ -15,10 +15,10 @@ from collectors.progress import Monitor
 from collectors.status import COLLECT, StatusConfig, show, stages_table, status_table, statuses
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.plan import ShardJob, TaskPlan, extend_plan, read_plan
-from pipeline.progress import Progress
-from pipeline.stage import reported
-from pipeline.status import StageStatus, TaskCount, read_statuses
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.stage import reported
+from pipeline.runtime.status import StageStatus, TaskCount, read_statuses
+from pipeline.storage.plan import ShardJob, TaskPlan, extend_plan, read_plan
 from tests.fakes import FAKE_GRID, FAKE_NAN_REWARD, random_mix
 
 PLAN = TaskPlan("random", "random-1", {"numpy": "2"}, 4, {"train": 8, "test": 2})

@@ -12,9 +12,10 @@ import pytest
 
 from collectors.collect import CollectJob, collect_shard
 from collectors.video import VideoConfig, make_video
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.plan import ShardJob
-from pipeline.tasks import Task, select_tasks
+from pipeline.storage.plan import ShardJob
 from tests.fakes import FAKE_COUNT, random_mix
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")

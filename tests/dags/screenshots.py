@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from tests.trainer.test_report_browser import EXECUTABLE
+from tests.trainer.reporting.test_report_browser import EXECUTABLE
 
 SETTLE_MS = 4000  # after the last request: pages draw their tables by and by
 

@@ -17,7 +17,7 @@ from dags.chain import ChainConfig, options, run_chain, stages_between
 from dags.stages import STAGES, command
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
-from pipeline.status import read_statuses
+from pipeline.runtime.status import read_statuses
 from trainer.training.logs import read_log
 
 pytestmark = pytest.mark.slow
@@ -35,9 +35,9 @@ COMMANDS = {
         "--context-steps", "100", "--text-tokens", "8", "--threads", "1", "--model.hidden-size", "48",
         "--model.num-layers", "1", "--model.num-heads", "2",
     ],
-    "evaluate": ["trainer.evaluate", "--episodes", "3", "--video-episodes", "1", *WORKERS],
+    "evaluate": ["trainer.evaluation.evaluate", "--episodes", "3", "--video-episodes", "1", *WORKERS],
     "film": ["experts.film", *WORKERS],
-    "report": ["trainer.report"],
+    "report": ["trainer.reporting.report"],
 }  # fmt: skip
 # What each stage has visibly done when it is killed, always before its end.
 KILL_WHEN: dict[str, Callable[[Path, str], bool]] = {

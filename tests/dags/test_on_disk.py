@@ -18,7 +18,7 @@ from dags.on_disk import OnDiskConfig, run_on_disk
 from dags.stages import Stage
 from pipeline.errors import UserError
 from pipeline.files import location
-from pipeline.status import StageStatus, read_statuses
+from pipeline.runtime.status import StageStatus, read_statuses
 
 pytestmark = pytest.mark.slow
 
@@ -69,8 +69,8 @@ def test_the_status_is_that_of_the_store_and_the_cluster_is_told_it(
     reporting = """
     import sys
     from pathlib import Path
-    from pipeline.progress import Progress
-    from pipeline.stage import reported
+    from pipeline.runtime.progress import Progress
+    from pipeline.runtime.stage import reported
     with reported("dataset", Path(sys.argv[2])):
         Progress("shards checked", 3).advance(3)
     """

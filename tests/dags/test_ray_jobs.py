@@ -20,8 +20,8 @@ import pytest
 from dags.launch import Launcher, StageError
 from dags.stages import STAGES
 from pipeline.files import location, read_json
-from pipeline.manifest import DatasetManifest
-from pipeline.shards import finished_shards
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.shards import finished_shards
 from tests.collectors.test_cluster_address import TOKEN, free_port
 from tests.collectors.test_cluster_nodes import S3, background, end, wait_for
 

@@ -7,9 +7,9 @@ import pytest
 from dags import serve
 from dags.stages import ALL_STAGES, CORPORA, PUBLISH, QUEUE, STAGES, Stage, command
 from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
+from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
 from pipeline.files import read_json
-from pipeline.tasks import select_tasks
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.metrics import METRICS
+from pipeline.runtime.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "alerts.yml"
 CASES = Path(__file__).with_name("alerts_cases.yml")
 PROMTOOL = shutil.which("promtool", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-# Prometheus's own, and what Ray tells of its nodes; tests/pipeline/test_metrics.py finds the latter at the endpoint.
+# Prometheus's own, and what Ray tells of its nodes; tests/pipeline/runtime/test_metrics.py finds the latter at the
+# endpoint.
 OTHERS = {"up", "ray_node_disk_utilization_percentage"}
 
 

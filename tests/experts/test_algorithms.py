@@ -10,8 +10,9 @@ import pytest
 
 from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
 from experts.training import TrainJob
+from pipeline.envs.registry import all_tasks, select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.tasks import Task, all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experts.bench import BenchConfig, bench_policy, policies
+from experts.bench import ActingBenchConfig, bench_policy, policies
 from experts.registry import experts_of, make_policy
-from pipeline.policy import Observations
-from pipeline.tasks import select_tasks
+from pipeline.envs.policy import Observations
+from pipeline.envs.registry import select_tasks
 from tests.fakes import FAKE_COUNT, AssertingPolicy, CountingEnv, store_network
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")
@@ -49,7 +49,7 @@ def test_every_kind_that_a_task_has_is_timed_once(tmp_path: Path) -> None:
     store_network(tmp_path, FAKE_COUNT, 0.1)
     store_network(tmp_path, FAKE_COUNT, 0.2)
     store_network(tmp_path, FAKE_COUNT, 0.3, "sac")
-    found = [name.split("-")[0] for name, _ in policies(BenchConfig(out=tmp_path), FAKE_COUNT)]
+    found = [name.split("-")[0] for name, _ in policies(ActingBenchConfig(out=tmp_path), FAKE_COUNT)]
     assert found == ["ppo", "sac"]
 
 
@@ -65,7 +65,7 @@ def test_a_task_without_networks_is_timed_with_rules_or_an_untrained_one(
     name: str, expected: str, tmp_path: Path
 ) -> None:  # fmt: skip
     (task,) = select_tasks(name)
-    ((found, policy),) = policies(BenchConfig(out=tmp_path), task)
+    ((found, policy),) = policies(ActingBenchConfig(out=tmp_path), task)
     assert found.startswith(expected)
     if "untrained" in found:
         observations = Observations(np.zeros((3, *task.observation_shape), np.float32), None, np.zeros(3, np.float32))

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experts.choice import Mix, Part, choose, parse_choice
+from experts.choice import Mix, WeightedNames, choose, parse_choice
 from experts.store import StoredExpert
+from pipeline.envs.rollout import rollout
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.rollout import rollout
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_PIXELS,
@@ -42,14 +42,17 @@ def out(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("best", (Part(1.0, ("best",)),)),
-        ("scripted,bot", (Part(1.0, ("scripted", "bot")),)),
-        ("sample-factory", (Part(1.0, ("sample-factory",)),)),
-        ("0.7*best+0.3*scripted", (Part(0.7, ("best",)), Part(0.3, ("scripted",)))),
-        (" 2 * best-success , best + random", (Part(2.0, ("best-success", "best")), Part(1.0, ("random",)))),
+        ("best", (WeightedNames(1.0, ("best",)),)),
+        ("scripted,bot", (WeightedNames(1.0, ("scripted", "bot")),)),
+        ("sample-factory", (WeightedNames(1.0, ("sample-factory",)),)),
+        ("0.7*best+0.3*scripted", (WeightedNames(0.7, ("best",)), WeightedNames(0.3, ("scripted",)))),
+        (
+            " 2 * best-success , best + random",
+            (WeightedNames(2.0, ("best-success", "best")), WeightedNames(1.0, ("random",))),
+        ),
     ],
 )
-def test_a_choice_is_parts_with_weights_and_preferences(text: str, expected: tuple[Part, ...]) -> None:
+def test_a_choice_is_parts_with_weights_and_preferences(text: str, expected: tuple[WeightedNames, ...]) -> None:
     assert parse_choice(text) == expected
 
 

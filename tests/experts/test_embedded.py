@@ -11,9 +11,10 @@ import pytest
 
 from experts.registry import make_policy
 from experts.store import EMBEDDED, StoredExpert, stored_experts
-from pipeline.policy import Observations
-from pipeline.rollout import rollout
-from pipeline.tasks import Task, all_tasks
+from pipeline.envs.policy import Observations
+from pipeline.envs.registry import all_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 
 pytestmark = pytest.mark.slow
 

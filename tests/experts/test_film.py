@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from experts.film import FilmConfig, film, film_expert, missing_films
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.film import Film, agent_films, expert_films, films_in
-from pipeline.rollout import rollout
+from pipeline.media.film import Film, agent_films, expert_films, films_in
 from pipeline.seeds import seeds_of
-from pipeline.tasks import Task
 from tests.fakes import DRAWN, store_network, store_random, write_measurement
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")
@@ -18,7 +18,7 @@ SEEDS = seeds_of("evaluate", 2)
 
 
 def film_agent(out: Path, task: Task = DRAWN) -> None:
-    from experts.random_policy import RandomPolicy
+    from experts.scripted.random_policy import RandomPolicy
 
     film = Film(task, SEEDS, agent_films(out, task.name))
     list(film.of(rollout(task, RandomPolicy(task), SEEDS, 2, film.listen), "agent", {}))

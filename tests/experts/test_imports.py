@@ -20,9 +20,9 @@ import torch
 from experts.imports import import_expert, suggested_repositories
 from experts.network import NetworkPolicy
 from experts.store import StoredExpert, read_arrays, stored_experts
+from pipeline.envs.policy import Observations
+from pipeline.envs.registry import all_tasks
 from pipeline.errors import UserError
-from pipeline.policy import Observations
-from pipeline.tasks import all_tasks
 from tests.experts.stable_baselines.models import bomb, make_model, predictions, some_observations, task_named
 from tests.hub import client_environment
 from tests.web import Pages, served
@@ -390,9 +390,9 @@ RUN = """
 import json, sys
 from pathlib import Path
 from experts import imports
-from pipeline import hub
+from pipeline.publishing import hub
 from pipeline.errors import UserError
-from pipeline.tasks import select_tasks
+from pipeline.envs.registry import select_tasks
 
 job = json.load(sys.stdin)
 hub.HUB_TIMEOUT_S = job["timeout_s"]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from experts.network import NetworkPolicy, PolicyNetwork, _Rows, build_network
 from experts.spec import NetworkSpec
+from pipeline.envs.policy import Observations
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Action, Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.policy import Observations
 from pipeline.records import record_of
-from pipeline.rollout import rollout
 from pipeline.seeds import policy_generator
-from pipeline.tasks import Action, Task, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_PIXELS, CountingEnv
 
 # Two hidden layers of two, from two numbers to one, with weights that can be followed on paper.

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experts.noise import NAMES, Noise, NoisyPolicy, check_noise, noise_of_task, parse_noise
-from experts.random_policy import RandomPolicy
+from experts.scripted.random_policy import RandomPolicy
+from pipeline.envs.policy import GiveUp, Observations
+from pipeline.envs.rollout import rollout
 from pipeline.errors import UserError
-from pipeline.policy import GiveUp, Observations
-from pipeline.rollout import rollout
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy, assert_same_episode, expected_episode
 
 SHARES = st.floats(0, 1, exclude_min=True)

@@ -11,8 +11,8 @@ import pytest
 from experts.imports import import_expert
 from experts.network import NetworkPolicy
 from experts.store import StoredExpert, read_arrays
+from pipeline.envs.policy import Observations
 from pipeline.errors import UserError
-from pipeline.policy import Observations
 from tests.experts.stable_baselines.models import Bomb, some_observations, task_named
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")

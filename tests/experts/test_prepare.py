@@ -15,13 +15,14 @@ from experts.algorithms import Algorithm
 from experts.choice import choose
 from experts.prepare import ExpertsConfig, MeasureJob, measure, prepare
 from experts.registry import experts_of
-from experts.store import CurvePoint, StoredExpert, keep_expert
+from experts.store import StoredExpert, TrainingPoint, ensure_in_store
 from experts.training import TrainJob
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, write_json
-from pipeline.jobs import Resources
-from pipeline.measurement import Measurement, load_measurement
-from pipeline.tasks import Task, select_tasks
+from pipeline.runtime.pool import Resources
+from pipeline.scoring.measurement import Measurement, load_measurement
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, CountingEnv, store_network, store_random, write_measurement
 
 FIRST = 1_500_000_000
@@ -58,7 +59,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("experts.prepare.run_jobs", here)
-    monkeypatch.setattr("pipeline.jobs.connect", start)
+    monkeypatch.setattr("pipeline.runtime.pool.connect", start)
     return jobs
 
 
@@ -70,7 +71,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainJob]:
     def train(job: TrainJob) -> StoredExpert:
         started.append(job)
         action = {"ppo": 0.5, "sac": 0.25}[job.algorithm]
-        return store_network(job.out, job.task, action, job.algorithm, [CurvePoint(100, 1.0, 2.0)])
+        return store_network(job.out, job.task, action, job.algorithm, [TrainingPoint(100, 1.0, 2.0)])
 
     module: Any = ModuleType("fake_algorithm")
     module.train = train
@@ -362,7 +363,7 @@ def test_retraining_that_was_interrupted_does_not_train_again_what_it_had_finish
 def test_as_a_command_what_is_measured_takes_seconds_and_no_ray(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-open")
     for expert in experts_of(tmp_path, task):
-        write_measurement(keep_expert(tmp_path, expert), task, [0.5] * 100)
+        write_measurement(ensure_in_store(tmp_path, expert), task, [0.5] * 100)
     # Whoever imports Ray here fails.
     source = "import sys, runpy; sys.modules['ray'] = None; runpy.run_module('experts.prepare', run_name='__main__')"
     words = ["--task", "babyai-open", "--expert", "bot", "--out", str(tmp_path)]

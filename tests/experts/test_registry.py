@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from experts.babyai_bot import BabyAIBotPolicy
-from experts.metaworld_scripted import ScriptedPolicy
 from experts.network import NetworkPolicy
-from experts.random_policy import RandomPolicy
 from experts.registry import experts_of, make_policy, rule_record
-from experts.store import StoredExpert, keep_expert
+from experts.scripted.babyai import BabyAIBotPolicy
+from experts.scripted.metaworld import ScriptedPolicy
+from experts.scripted.random_policy import RandomPolicy
+from experts.store import StoredExpert, ensure_in_store
+from pipeline.envs.registry import all_tasks, select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.rollout import rollout
-from pipeline.tasks import Task, all_tasks, select_tasks
 from tests.fakes import FAKE_COUNT, FAKE_GRID, store_network
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")
@@ -54,7 +55,7 @@ def test_a_rule_s_revision_names_the_version_that_defines_it() -> None:
 def test_a_rule_of_another_version_cannot_act_any_more(tmp_path: Path) -> None:
     task = task_named("babyai-open")
     bot = experts_of(tmp_path, task)[0]
-    folder = keep_expert(tmp_path, bot).folder
+    folder = ensure_in_store(tmp_path, bot).folder
     old = folder.with_name("bot-0.1")
     write_json(old / "expert.json", {**read_json(folder / "expert.json"), "revision": "bot-0.1"})
     assert [expert.record.revision for expert in experts_of(tmp_path, task)] == [folder.name, "random-1"]

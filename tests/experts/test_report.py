@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from experts import plots
-from experts.ranking import standings
-from experts.report import ReportConfig, report, summaries, table_rows
-from experts.store import CurvePoint
+from experts.ranking import rank_experts
+from experts.report import ExpertsReportConfig, report, summaries, table_rows
+from experts.store import TrainingPoint
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.pages.page import TEMPLATES
@@ -22,7 +22,11 @@ pytestmark = pytest.mark.usefixtures("nothing_embedded")
 # Names that JAT has figures for: random 18.3802, expert 1858.7284; and -43.002, -5.6784.
 HOPPER = replace(FAKE_COUNT, name="mujoco-hopper", domain="mujoco", success=None)
 REACHER = replace(HOPPER, name="mujoco-reacher")
-CURVE = [CurvePoint(1_000_000, 60.0, 20.0), CurvePoint(2_000_000, 150.0, 900.0), CurvePoint(3_000_000, 180.0, 1900.0)]
+CURVE = [
+    TrainingPoint(1_000_000, 60.0, 20.0),
+    TrainingPoint(2_000_000, 150.0, 900.0),
+    TrainingPoint(3_000_000, 180.0, 1900.0),
+]
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def rows(out: Path, task: Any) -> list[tuple[str, ...]]:
-    return list(table_rows(standings(out, task)))
+    return list(table_rows(rank_experts(out, task)))
 
 
 def test_a_row_says_how_good_an_expert_is_on_jat_s_scale(out: Path) -> None:
@@ -61,7 +65,7 @@ def test_a_task_that_jat_does_not_know_has_no_scale_but_successes(out: Path) -> 
 
 
 def test_the_markdown_table_has_the_best_expert_of_each_task(out: Path) -> None:
-    page = report(ReportConfig(out=out), [FAKE_COUNT, HOPPER])
+    page = report(ExpertsReportConfig(out=out), [FAKE_COUNT, HOPPER])
     _, _, count, hopper = (page.parent / "table.md").read_text().splitlines()
     assert count.startswith(f"| {FAKE_COUNT.name} | `ppo-")
     assert re.match(r"\| mujoco-hopper \| `sac-[0-9a-f]{8}` ", hopper)
@@ -69,7 +73,7 @@ def test_the_markdown_table_has_the_best_expert_of_each_task(out: Path) -> None:
 
 
 def test_the_page_shows_every_expert_and_needs_no_other_file(out: Path) -> None:
-    page = report(ReportConfig(out=out), [FAKE_COUNT, HOPPER, REACHER, FAKE_PIXELS])
+    page = report(ExpertsReportConfig(out=out), [FAKE_COUNT, HOPPER, REACHER, FAKE_PIXELS])
     assert page == out / "experts" / "report" / "index.html"
     text = page.read_text()
     assert text.count("<tr data-task=") == 5
@@ -82,7 +86,7 @@ def test_the_page_shows_every_expert_and_needs_no_other_file(out: Path) -> None:
 
 
 def test_the_page_has_the_look_of_the_agent_s_report(out: Path) -> None:
-    text = report(ReportConfig(out=out), [HOPPER]).read_text()
+    text = report(ExpertsReportConfig(out=out), [HOPPER]).read_text()
     for name in ("page.css", "page.js"):
         assert (TEMPLATES / name).read_text() in text
 
@@ -90,7 +94,7 @@ def test_the_page_has_the_look_of_the_agent_s_report(out: Path) -> None:
 def test_the_page_says_what_is_weak_and_what_has_no_scale(out: Path) -> None:
     disassemble = replace(HOPPER, name="metaworld-disassemble", domain="metaworld")
     write_measurement(store_network(out, disassemble, 0.5, "sac"), disassemble, [444.0] * 4)
-    text = report(ReportConfig(out=out), [REACHER, disassemble]).read_text()
+    text = report(ExpertsReportConfig(out=out), [REACHER, disassemble]).read_text()
     assert re.search(r"mujoco-reacher: ppo-[0-9a-f]{8} is not better than random", text)
     assert "hardly better than random there: metaworld-disassemble." in text
     assert "no scale" in text and "160" not in text
@@ -103,12 +107,12 @@ def test_names_from_files_cannot_become_markup(out: Path) -> None:
     raw = read_json(record)
     raw["origin"] = "<script>alert(1)</script>"
     write_json(record, raw)
-    text = report(ReportConfig(out=out), [FAKE_COUNT]).read_text()
+    text = report(ExpertsReportConfig(out=out), [FAKE_COUNT]).read_text()
     assert "&lt;script&gt;alert(1)" in text and "<script>alert" not in text
 
 
 def test_the_tiles_count_the_best_experts_that_jat_has_a_scale_for(out: Path) -> None:
-    found = [standings(out, task) for task in (FAKE_COUNT, HOPPER, REACHER)]
+    found = [rank_experts(out, task) for task in (FAKE_COUNT, HOPPER, REACHER)]
     fake, mujoco = summaries(found)
     assert (fake.num_tasks, fake.median, fake.num_compared) == (1, None, 0)
     assert (mujoco.num_tasks, mujoco.median, mujoco.num_as_good, mujoco.num_compared) == (2, 0.5, 1, 2)
@@ -123,7 +127,7 @@ def test_the_figures_show_the_curve_and_the_scores(out: Path) -> None:
         assert curve.get_ydata() == pytest.approx([20.0, 900.0, 1900.0])
         assert level(jat_expert) == pytest.approx(1858.7284)
         assert level(jat_random) == pytest.approx(18.3802)
-    (plot,) = plots.draw_bars([standings(out, task) for task in (HOPPER, REACHER)])
+    (plot,) = plots.draw_bars([rank_experts(out, task) for task in (HOPPER, REACHER)])
     (bars,) = plot.figure.axes
     assert [patch.get_width() for patch in bars.patches] == pytest.approx([1.0, 0.0], abs=1e-9)
     assert [text.get_text() for text in bars.texts] == ["1.00", "0.00"]
@@ -132,7 +136,7 @@ def test_the_figures_show_the_curve_and_the_scores(out: Path) -> None:
 
 
 def test_a_domain_with_several_trained_tasks_has_all_curves_in_one_figure(out: Path) -> None:
-    curve = [CurvePoint(1_000_000, 60.0, -30.0), CurvePoint(2_000_000, 120.0, -4.0)]
+    curve = [TrainingPoint(1_000_000, 60.0, -30.0), TrainingPoint(2_000_000, 120.0, -4.0)]
     store_network(out, REACHER, 0.9, curve=curve)
     (plot,) = plots.draw_overviews(out, [HOPPER, REACHER])
     shown = {axes.get_title(): axes for axes in plot.figure.axes if axes.get_visible()}
@@ -145,7 +149,7 @@ def test_a_domain_with_several_trained_tasks_has_all_curves_in_one_figure(out: P
 def test_a_score_far_beyond_leaves_room_for_the_others(out: Path) -> None:
     write_measurement(store_network(out, HOPPER, 0.7, "sac"), HOPPER, [100_000.0] * 4)
     write_measurement(store_network(out, HOPPER, 0.8, "sac"), HOPPER, [-100_000.0] * 4)
-    (plot,) = plots.draw_bars([standings(out, HOPPER)])
+    (plot,) = plots.draw_bars([rank_experts(out, HOPPER)])
     (bars,) = plot.figure.axes
     assert bars.get_xlim() == (-1.0, 3.0)
     assert [text.get_text() for text in bars.texts] == ["54.33", "1.00", "-54.35"]
@@ -160,4 +164,4 @@ def level(line: Any) -> float:
 def test_nothing_measured_is_an_error_with_the_fix(tmp_path: Path) -> None:
     store_network(tmp_path, FAKE_COUNT)
     with pytest.raises(UserError, match=r"no expert of \* is measured in .*run `jat experts --task '\*'`"):
-        report(ReportConfig(out=tmp_path), [FAKE_COUNT])
+        report(ExpertsReportConfig(out=tmp_path), [FAKE_COUNT])

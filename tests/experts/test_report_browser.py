@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from experts.report import ReportConfig, report
-from experts.store import CurvePoint
+from experts.report import ExpertsReportConfig, report
+from experts.store import TrainingPoint
 from tests.browser import check_contrast, launched, needs_browser, quiet_pages
 from tests.fakes import FAKE_COUNT, store_network, store_random, write_measurement
 
@@ -20,12 +20,12 @@ REACH = replace(FAKE_COUNT, name="metaworld-reach", domain="metaworld")
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[Any]:
     """A function that opens the page of three experts of two tasks."""
-    curve = [CurvePoint(1_000_000, 60.0, 20.0), CurvePoint(2_000_000, 150.0, 900.0)]
+    curve = [TrainingPoint(1_000_000, 60.0, 20.0), TrainingPoint(2_000_000, 150.0, 900.0)]
     write_measurement(store_network(tmp_path, HOPPER, 0.5, "sac", curve), HOPPER, [1858.7] * 4)
     write_measurement(store_network(tmp_path, HOPPER, 0.7, "ppo"), HOPPER, [900.0] * 4)
     write_measurement(store_random(tmp_path, HOPPER), HOPPER, [18.4] * 4)
     write_measurement(store_network(tmp_path, REACH, 0.5, "sac"), REACH, [700.0, 800.0], [True, False])
-    page = report(ReportConfig(out=tmp_path), [HOPPER, REACH])
+    page = report(ExpertsReportConfig(out=tmp_path), [HOPPER, REACH])
     with launched() as browser, quiet_pages(browser, page) as open_one:
         yield open_one
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from experts.store import (
-    CurvePoint,
     StoredExpert,
-    keep_expert,
+    TrainingPoint,
+    ensure_in_store,
     read_arrays,
     read_expert,
     stored_experts,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("nothing_embedded")
 @pytest.fixture
 def embedded(nothing_embedded: Path, tmp_path: Path) -> Path:
     """An embedded store with one measured network."""
-    expert = store_network(tmp_path / "elsewhere", action=0.75, curve=[CurvePoint(10, 1.5, -2.25)])
+    expert = store_network(tmp_path / "elsewhere", action=0.75, curve=[TrainingPoint(10, 1.5, -2.25)])
     write_measurement(expert, FAKE_COUNT, [1, 2])
     (tmp_path / "elsewhere" / "experts").rename(nothing_embedded)
     return nothing_embedded
@@ -42,7 +42,7 @@ def states(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_network_comes_back_with_its_arrays_and_curve(tmp_path: Path) -> None:
-    points = [CurvePoint(100, 1.5, -2.25), CurvePoint(200, 3.0, 7.5)]
+    points = [TrainingPoint(100, 1.5, -2.25), TrainingPoint(200, 3.0, 7.5)]
     expert = store_network(tmp_path, action=0.5, curve=points)
     assert re.fullmatch(r"ppo-[0-9a-f]{8}", expert.record.revision)
     assert expert.folder == tmp_path / "experts" / "fake-count" / expert.record.revision
@@ -70,7 +70,7 @@ def test_a_longer_training_with_the_same_best_network_renews_its_record_and_not_
     def store(steps: int) -> StoredExpert:
         network = first.record.network
         assert network is not None
-        training, curve = {"steps": steps}, [CurvePoint(steps, 1.0, 2.0)]
+        training, curve = {"steps": steps}, [TrainingPoint(steps, 1.0, 2.0)]
         return write_expert(tmp_path, "fake-count", "ppo", network, arrays, f"{steps} steps", training, None, curve)
 
     before = states(tmp_path)
@@ -94,7 +94,7 @@ def test_the_run_s_own_folder_shadows_the_embedded_one(tmp_path: Path, embedded:
 
 def test_an_embedded_expert_is_copied_whole_and_only_once(tmp_path: Path, embedded: Path) -> None:
     (there,) = stored_experts(tmp_path, "fake-count")
-    kept = keep_expert(tmp_path, there)
+    kept = ensure_in_store(tmp_path, there)
     assert kept.folder == tmp_path / "experts" / "fake-count" / there.record.revision
     names = ["curve.csv", "expert.json", "measurement.json", "weights.safetensors"]
     assert sorted(path.name for path in kept.folder.iterdir()) == names
@@ -102,7 +102,7 @@ def test_an_embedded_expert_is_copied_whole_and_only_once(tmp_path: Path, embedd
         assert (kept.folder / name).read_bytes() == (there.folder / name).read_bytes()
     before = states(tmp_path / "experts")
     write_json(there.folder / "measurement.json", {})
-    assert keep_expert(tmp_path, there) == keep_expert(tmp_path, kept) == kept
+    assert ensure_in_store(tmp_path, there) == ensure_in_store(tmp_path, kept) == kept
     assert states(tmp_path / "experts") == before
 
 
@@ -118,9 +118,9 @@ def test_a_copy_that_was_interrupted_is_not_an_expert_and_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", killed)
         with pytest.raises(KeyboardInterrupt):
-            keep_expert(tmp_path, there)
+            ensure_in_store(tmp_path, there)
     assert stored_experts(tmp_path, "fake-count") == [there]
-    assert read_arrays(keep_expert(tmp_path, there)).keys() == read_arrays(there).keys()
+    assert read_arrays(ensure_in_store(tmp_path, there)).keys() == read_arrays(there).keys()
     assert [path.name for path in (tmp_path / "experts" / "fake-count").iterdir()] == [there.record.revision]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experts.store import CurvePoint
+from experts.store import TrainingPoint
 from experts.training import (
     Budget,
     TrainingMonitor,
@@ -98,7 +98,7 @@ def test_reports_are_a_line_and_a_point_at_most_every_interval(
         clock.now = 1000 + now
         monitor.report(steps, mean_return)
     monitor.close()
-    expected = [CurvePoint(1000, 10.0, 1.25), CurvePoint(3000, 30.0, 3.5)]
+    expected = [TrainingPoint(1000, 10.0, 1.25), TrainingPoint(3000, 30.0, 3.5)]
     assert monitor.curve == read_curve(job.folder / "curve.csv") == expected
     assert caplog.messages == [
         "fake-count ppo: 1,000 of 10,000 steps, return 1.25 of 9, 100 steps/s, at most 90 s left",
@@ -182,4 +182,4 @@ def test_a_curve_is_read_without_its_heading_and_a_half_written_line(tmp_path: P
     path = tmp_path / "curve.csv"
     assert read_curve(path) == []
     path.write_text("steps,seconds,return\n100,1.5,-2.25\n200,3")
-    assert read_curve(path) == [CurvePoint(100, 1.5, -2.25)]
+    assert read_curve(path) == [TrainingPoint(100, 1.5, -2.25)]

@@ -13,9 +13,9 @@ from pipeline.files import (
     digest_of,
     read_json,
     remove_leftovers,
+    rename_unless_exists,
     replacing,
     sha256_of,
-    take_place,
     temporary_beside,
     write_json,
 )
@@ -113,6 +113,6 @@ def test_of_two_who_make_the_same_folder_the_first_stays(tmp_path: Path) -> None
         with temporary_beside(target) as temporary:
             temporary.mkdir()
             (temporary / "file").write_text(text)
-            take_place(temporary, target)
+            rename_unless_exists(temporary, target)
     assert (target / "file").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]

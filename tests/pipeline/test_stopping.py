@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.status import read_statuses
+from pipeline.runtime.status import read_statuses
 from pipeline.stopping import deferred_stop, raise_stop, stop_requested, stop_signals
 
 # A stage that has a pool of Ray at work when it is asked to end; Ray sets signal handlers of its own.
@@ -17,8 +17,8 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 from pipeline.cli import run
-from pipeline.jobs import run_jobs
-from pipeline.stage import reported
+from pipeline.runtime.pool import run_jobs
+from pipeline.runtime.stage import reported
 
 def work(job):
     print("at work", flush=True)

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import parse
+from pipeline.envs.registry import TasksConfig, all_tasks, tasks_table
 from pipeline.errors import UserError
 from pipeline.tables import Column, Table, choose_format, print_note, print_table, print_tables
-from pipeline.tasks import TasksConfig, all_tasks, tasks_table
 
 ROOT = Path(__file__).parents[2]
 

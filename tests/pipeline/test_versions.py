@@ -5,7 +5,7 @@ import importlib.metadata
 import numpy as np
 import pytest
 
-from pipeline.tasks import all_tasks
+from pipeline.envs.registry import all_tasks
 from pipeline.versions import format_versions, versions_of
 
 

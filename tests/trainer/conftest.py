@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from collectors.dataset.build import DatasetConfig, build_dataset
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.task import Task
 from pipeline.files import write_json
-from pipeline.measurement import Measurement
-from pipeline.plan import ShardJob
+from pipeline.scoring.measurement import Measurement
 from pipeline.seeds import seeds_of
-from pipeline.shards import write_shard
-from pipeline.tasks import Task
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import write_shard
 from pipeline.versions import versions_of
 from tests.fakes import FAKE_TASKS, assert_same_episode, expected_episode
 from trainer.config import ModelConfig, TrainConfig

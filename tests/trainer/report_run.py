@@ -14,19 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.files import write_json
-from pipeline.film import Filmed, agent_films, expert_films
-from pipeline.hardware import Hardware
-from pipeline.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
-from pipeline.measurement import Measurement
-from pipeline.scores import jat_scores
+from pipeline.media.film import Filmed, agent_films, expert_films
+from pipeline.media.video import write_mp4
+from pipeline.runtime.hardware import Hardware
+from pipeline.scoring.measurement import Measurement
+from pipeline.scoring.scores import jat_scores
 from pipeline.seeds import seeds_of
-from pipeline.tasks import Task, select_tasks
+from pipeline.storage.manifest import DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.versions import versions_of
-from pipeline.video import write_mp4
 from trainer.config import TrainConfig
-from trainer.scores.results import Curve, CurvePoint, Settings, TaskScore, write_evaluation
-from trainer.scores.scoring import evaluation_of, score_task
+from trainer.evaluation.results import CheckpointPoint, Curve, Settings, TaskScore, write_evaluation
+from trainer.evaluation.scoring import evaluation_of, score_task
 from trainer.training.logs import TrainManifest
 
 EPISODES = 8
@@ -63,7 +64,7 @@ def write_run(out: Path, filmed: str = "*", pattern: str = "*") -> None:
         result = evaluation_of(SETTINGS, part)
         domains = {domain.domain: domain.expert for domain in (*result.domains, result.overall) if domain.expert}
         steps = 6000 * number
-        points.append(CurvePoint(f"step-{steps:08d}", steps, steps * 4000, steps / 2.0, steps * 1e12, domains))
+        points.append(CheckpointPoint(f"step-{steps:08d}", steps, steps * 4000, steps / 2.0, steps * 1e12, domains))
     write_json(out / "evaluation" / "curve.json", Curve([t.name for t in tasks], EPISODES, "temperature 1", points))
     films = {domain: _film(out, size) for domain, size in SIZES.items()}
     for task in select_tasks(filmed):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.envs.policy import Observations
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations
-from pipeline.rollout import rollout
-from pipeline.tasks import Task
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_TASKS, observation_at, text_at
 from trainer.agent import Agent
 from trainer.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tasks import Task
+from pipeline.envs.task import Task
 from tests.fakes import FAKE_COUNT, FAKE_GRID
 from tests.trainer.conftest import tiny_config
 from trainer.bench import bench_acting

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.rollout import rollout
-from pipeline.tasks import Task
 from tests.fakes import FAKE_COUNT, FAKE_GRID, CountingEnv
 from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent

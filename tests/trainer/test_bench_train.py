@@ -9,7 +9,7 @@ import torch
 
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
 from tests.trainer.conftest import TINY, tiny_config
-from trainer.bench_train import BenchTrainConfig, Goal, Loading, Rates, bench, goals_of
+from trainer.bench_train import BenchTrainConfig, Goal, Loading, StepRates, bench, goals_of
 from trainer.data.sources import open_sources
 from trainer.networks.jat_model import JatModel
 from trainer.plain import PlainJat, pad_rows, padded_windows, read_batches
@@ -60,9 +60,9 @@ GOALS = {
 
 
 def test_every_goal_stands_beside_what_was_reached() -> None:
-    plain = Rates("plain", 1, [100.0, 10.0, 100.0], [0.8] * 3, [0.0] * 3)
+    plain = StepRates("plain", 1, [100.0, 10.0, 100.0], [0.8] * 3, [0.0] * 3)
     # The machine was slow in the second turn, for both.
-    ours = Rates("ours", 1, [300.0, 30.0, 290.0], [0.05, 0.01, 0.06], [0.02, 0.9, 0.04])
+    ours = StepRates("ours", 1, [300.0, 30.0, 290.0], [0.05, 0.01, 0.06], [0.02, 0.9, 0.04])
     goals = goals_of(Loading(ours=4_900, plain=100, mapping=7), [plain, ours], on_gpu=False)
     assert [(goal.wanted, goal.reached, goal.is_reached) for goal in goals] == [
         (50, pytest.approx(49), False),

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
+from pipeline.media.video import read_mp4
 from pipeline.seeds import FIRST_SEED
-from pipeline.tasks import Task, select_tasks
-from pipeline.video import read_mp4
 from tests.fakes import FAKE_TASKS, CountingEnv, num_steps, reward_at
 from trainer.bench_eval import BenchEvalConfig, untrained
-from trainer.networks.pretrained import save_pretrained
 from trainer.play import UPPER_HALF_BLOCK, PlayConfig, half_blocks, play
+from trainer.pretrained.load import save_pretrained
 
 SEED = FIRST_SEED["evaluate"]
 

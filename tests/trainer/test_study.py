@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 from tests.fakes import FAKE_TASKS
 from tests.trainer.conftest import tiny_config
-from tests.trainer.test_evaluate import write_references
+from tests.trainer.evaluation.test_evaluate import write_references
 from trainer import ablations, study, sweep
 from trainer.config import RECIPES, BaseModelConfig, TrainConfig
 from trainer.study import StudyConfig, StudyJob, Variant, bootstrap, run_study, run_training, write_between

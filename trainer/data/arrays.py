@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.envs.frames import CHANNELS
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, take_place, temporary_beside, write_json
-from pipeline.frames import CHANNELS
-from pipeline.manifest import DatasetManifest, FileEntry
-from pipeline.schema import read_blocks, read_lengths
+from pipeline.files import digest_of, read_json, rename_unless_exists, temporary_beside, write_json
 from pipeline.seeds import SPLITS
-from pipeline.statistics import load_statistics
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE, Task
+from pipeline.storage.manifest import DatasetManifest, FileEntry
+from pipeline.storage.schema import read_blocks, read_lengths
+from pipeline.storage.statistics import load_statistics
 
 LAYOUT_VERSION = 2  # of what is written below; another one is laid out anew
 
@@ -141,7 +141,7 @@ def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str
     if not directory.exists():
         with temporary_beside(directory) as temporary:
             _lay_out(task, [dataset / entry.name for entry in _entries(dataset, manifest, task, split)], temporary)
-            take_place(temporary, directory)  # several workers begin at the same time
+            rename_unless_exists(temporary, directory)  # several workers begin at the same time
     is_image = task.observation == IMAGE
     return TaskArrays(
         task=task,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.tasks import CONTINUOUS, DISCRETE, Task
+from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from trainer.data.arrays import Normaliser, TaskArrays
 from trainer.networks.model import StepBatch
 

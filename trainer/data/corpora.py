@@ -7,17 +7,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.corpora import Corpus, select_corpora
 from pipeline.errors import UserError
 from pipeline.files import digest_of
-from pipeline.manifest import DatasetManifest, FileEntry
-from pipeline.schema import read_documents
+from pipeline.storage.corpora import Corpus, select_corpora
+from pipeline.storage.manifest import DatasetManifest, FileEntry
+from pipeline.storage.schema import read_documents
 from trainer.config import ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from trainer.data.text_data import Document, TextArrays
+    from trainer.data.text_data import TextArrays, TokenizedDocument
 
 # Documents of each corpus that a tokenizer is trained on: more would change few of its words.
 TOKENIZER_DOCUMENTS = 20_000
@@ -77,13 +77,13 @@ def _entries(manifest: DatasetManifest, corpus: Corpus, split: str) -> tuple[Fil
     return manifest.corpora[corpus.name].splits[split].data
 
 
-def _documents(dataset: Path, entries: Sequence[FileEntry]) -> Iterator[Document]:
-    from trainer.data.text_data import Document
+def _documents(dataset: Path, entries: Sequence[FileEntry]) -> Iterator[TokenizedDocument]:
+    from trainer.data.text_data import TokenizedDocument
 
     for entry in entries:
         for block in read_documents(dataset / entry.name):
             if block.images is None:
-                yield from (Document(text.as_py()) for text in block.texts)
+                yield from (TokenizedDocument(text.as_py()) for text in block.texts)
             else:
                 for text, image in zip(block.texts, block.images, strict=True):
-                    yield Document(text.as_py(), image.as_py())
+                    yield TokenizedDocument(text.as_py(), image.as_py())

@@ -33,7 +33,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceShare:
     """A batch of the model, with its real and its padded time steps (of texts: tokens)."""
 
     batch: Any
@@ -53,7 +53,7 @@ class MicroBatch:
 
     source: int
     index: int
-    parts: tuple[Part, ...]
+    parts: tuple[SourceShare, ...]
 
     @property
     def num_steps(self) -> int:
@@ -137,9 +137,9 @@ class Loader:
         return MicroBatch(source, index, as_parts(self._sources[source].parts(index)))
 
 
-def as_parts(batches: Sequence[Any]) -> tuple[Part, ...]:
+def as_parts(batches: Sequence[Any]) -> tuple[SourceShare, ...]:
     """Batches of the model with their sizes."""
-    return tuple(Part(batch, int(batch.mask.sum()), batch.mask.numel()) for batch in batches)
+    return tuple(SourceShare(batch, int(batch.mask.sum()), batch.mask.numel()) for batch in batches)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

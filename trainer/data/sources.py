@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.corpora import Corpus
-from pipeline.manifest import DatasetManifest
-from pipeline.tasks import Task
+from pipeline.envs.task import Task
+from pipeline.storage.corpora import Corpus
+from pipeline.storage.manifest import DatasetManifest
 from pipeline.text import format_count
-from trainer.config import ModelConfig, TrainConfig, of_task
+from trainer.config import ModelConfig, TrainConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches
 from trainer.data.corpora import choose_corpora, load_corpus, sample_texts
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """One task, or one set of texts.
 
     Attributes:
@@ -53,7 +53,7 @@ class TrainingData:
     Tasks come first, in their order, then the corpora named.
     """
 
-    sources: list[Source]
+    sources: list[TrainingSource]
     tokenizer: Tokenizer
     normalisers: dict[str, Normaliser]
     corpora: list[str]
@@ -82,7 +82,7 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
 
     def batches(index: int, a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
-        context_steps = of_task(config.contexts, a.task.name, a.task.domain, config.context_steps)
+        context_steps = lookup_by_task_or_domain(config.contexts, a.task.name, a.task.domain, config.context_steps)
         return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index)
 
     def validation(index: int, task: Task) -> MicroBatch | None:
@@ -97,11 +97,11 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         return MicroBatch(index, 0, as_parts(few.parts(0)))
 
     sources = [
-        Source(
+        TrainingSource(
             name=task.name,
             domain=task.domain,
-            loss_weight=of_task(config.loss_weights, task.name, task.domain, 1.0),
-            sampling_weight=of_task(config.sampling_weights, task.name, task.domain, 1.0),
+            loss_weight=lookup_by_task_or_domain(config.loss_weights, task.name, task.domain, 1.0),
+            sampling_weight=lookup_by_task_or_domain(config.sampling_weights, task.name, task.domain, 1.0),
             batches=batches(index, a, config.batch_steps, config.seed),
             validation=validation(index, task),
         )
@@ -118,7 +118,7 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
 
 def _open_corpus(
     config: TrainConfig, manifest: DatasetManifest, corpus: Corpus, tokenizer: Tokenizer, cache: Path, index: int
-) -> Source:
+) -> TrainingSource:
     model = config.model
     assert isinstance(model, ModelConfig), "choose_corpora has refused others"
     domain = "captions" if corpus.has_images else "texts"
@@ -134,17 +134,17 @@ def _open_corpus(
     if config.validation_steps:
         few = batches("test", config.validation_steps, seed=0)  # the same for all runs
         validation = MicroBatch(index, 0, as_parts(few.parts(0)))
-    return Source(
+    return TrainingSource(
         name=corpus.name,
         domain=domain,
-        loss_weight=of_task(config.loss_weights, corpus.name, domain, 1.0),
-        sampling_weight=of_task(config.sampling_weights, corpus.name, domain, 1.0),
+        loss_weight=lookup_by_task_or_domain(config.loss_weights, corpus.name, domain, 1.0),
+        sampling_weight=lookup_by_task_or_domain(config.sampling_weights, corpus.name, domain, 1.0),
         batches=batches("train", config.batch_steps, config.seed),
         validation=validation,
     )
 
 
-def sampling_shares(sources: Sequence[Source]) -> np.ndarray:
+def sampling_shares(sources: Sequence[TrainingSource]) -> np.ndarray:
     """``(len(sources),)``: how much each counts in the objective, summing to 1."""
     weights = np.array([source.sampling_weight for source in sources], np.float64)
     shares: np.ndarray = weights / weights.sum()

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, take_place, temporary_beside, write_json
+from pipeline.files import read_json, rename_unless_exists, temporary_beside, write_json
 from pipeline.images import TOO_LARGE, BadImageError, opened
 from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
@@ -32,7 +32,7 @@ _CHUNK = 1000  # documents tokenised at once
 
 
 @dataclass(frozen=True)
-class Document:
+class TokenizedDocument:
     """A text, and the file of a picture (PNG, JPEG, ...) that it belongs to, if there is one."""
 
     text: str
@@ -64,7 +64,7 @@ class TextArrays:
 
 
 def lay_out(
-    name: str, documents: Iterable[Document], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
+    name: str, documents: Iterable[TokenizedDocument], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
 ) -> TextArrays:
     """Tokenise a corpus into ``directory``, unless that is done already.
 
@@ -82,7 +82,7 @@ def lay_out(
         with temporary_beside(directory) as temporary:
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
-            take_place(temporary, directory)  # several workers begin at the same time
+            rename_unless_exists(temporary, directory)  # several workers begin at the same time
     has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
     return TextArrays(
         name,
@@ -94,7 +94,7 @@ def lay_out(
 
 
 def _write(
-    name: str, documents: Iterable[Document], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
+    name: str, documents: Iterable[TokenizedDocument], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
 ) -> None:
     starts, picture_starts = [0], [0]
     boundary = [end_id(tokenizer)] if has_boundaries else []

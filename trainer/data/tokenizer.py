@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pipeline.errors import UserError
 from pipeline.foreign import MIB, check_file
-from pipeline.hub import readable_errors
+from pipeline.publishing.hub import readable_errors
 
 NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
 BPE = "bpe"  # the choice that needs nothing from elsewhere

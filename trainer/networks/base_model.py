@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.tasks import CONTINUOUS, IMAGE
+from pipeline.envs.task import CONTINUOUS, IMAGE
 from trainer.config import BaseModelConfig
 from trainer.networks.encoders import CellEncoder, ImageEncoder, PerStep
-from trainer.networks.heads import Bins, Categorical, Head, Mixture, Scale, Squared
+from trainer.networks.heads import ActionMixture, Bins, Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Batch, Losses, Memory, Model, StepBatch
+from trainer.networks.model import Batch, Losses, Model, RolloutCache, StepBatch
 from trainer.networks.trunk import Trunk
 
 NUM_GRID_INTEGERS = 148  # direction and 7 x 7 x 3 view
@@ -128,7 +128,7 @@ class BaseModel(Model):
             return Squared(size, scale)
         if config.continuous_head == "bins":
             return Bins(size, config.num_bins, scale)
-        return Mixture(size, config.num_components, scale)
+        return ActionMixture(size, config.num_components, scale)
 
     def embed_observations(
         self, layout: TaskLayout, observations: Tensor, previous_rewards: Tensor, tasks: Tensor
@@ -205,7 +205,7 @@ class BaseModel(Model):
         return BaseMemory(self, tasks, layout)
 
 
-class BaseMemory(Memory):
+class BaseMemory(RolloutCache):
     """Keys and values of the last ``window`` positions of each slot."""
 
     def __init__(self, model: BaseModel, tasks: Sequence[int], layout: TaskLayout) -> None:

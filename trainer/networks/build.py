@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from pipeline.errors import UserError
 from pipeline.records import RecordError, record_of
-from pipeline.tasks import CONTINUOUS, DISCRETE, Task
 from trainer.config import BaseModelConfig, ModelConfig
 
 if TYPE_CHECKING:

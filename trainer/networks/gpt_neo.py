@@ -86,7 +86,7 @@ def _penalty(visible: Tensor) -> Tensor:
     return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
 
 
-class Attention(nn.Module):
+class GPTNeoAttention(nn.Module):
     """Only there for the released parameter names (``attn.attention.*``)."""
 
     def __init__(self, config: ModelConfig, is_local: bool) -> None:
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         self.attention = SelfAttention(config, is_local)
 
 
-class FeedForward(nn.Module):
+class GPTNeoFeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.hidden_size, 4 * config.hidden_size)
@@ -104,13 +104,13 @@ class FeedForward(nn.Module):
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
 
 
-class Block(nn.Module):
+class GPTNeoBlock(nn.Module):
     def __init__(self, config: ModelConfig, is_local: bool) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.hidden_size)
-        self.attn = Attention(config, is_local)
+        self.attn = GPTNeoAttention(config, is_local)
         self.ln_2 = nn.LayerNorm(config.hidden_size)
-        self.mlp = FeedForward(config)
+        self.mlp = GPTNeoFeedForward(config)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         x = x + self.attn.attention(self.ln_1(x), real)
@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
         self.wpe = nn.Embedding(config.max_positions, config.hidden_size)
-        self.h = nn.ModuleList(Block(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
+        self.h = nn.ModuleList(GPTNeoBlock(config, is_local=layer % 2 == 1) for layer in range(config.num_layers))
         self.ln_f = nn.LayerNorm(config.hidden_size)
 
     def new_cache(self, num_slots: int, num_positions: int) -> Tensor:
@@ -155,6 +155,6 @@ class Transformer(nn.Module):
     def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
         """As ``forward`` for k new positions ``(n, k)`` of some slots; see ``new_cache``."""
         x = embeddings + self.wpe(positions)
-        for layer, block in enumerate(cast(Iterable[Block], self.h)):
+        for layer, block in enumerate(cast(Iterable[GPTNeoBlock], self.h)):
             x = block.extend(x, cache[layer], slots, positions)
         return self.ln_f(x)

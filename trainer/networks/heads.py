@@ -1,7 +1,8 @@
 """Hidden states to actions: what is minimised in training, and what can be drawn from when acting.
 
 The numbers for continuous actions are on the scale where an action's bounds are -1 and 1. ``Squared`` gives one
-answer, the mean of all that the expert might do; ``Bins`` and ``Mixture`` can say "left or right, not the middle".
+answer, the mean of all that the expert might do; ``Bins`` and ``ActionMixture`` can say "left or right, not the
+middle".
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import Choose
+from trainer.config import ActionSelection
 
 # Of a mixture's components: below it, the density of an action that saturates would grow without bound.
 MIN_LOG_STD = -4.0
@@ -36,7 +37,7 @@ class Head(ABC):
         """Per step ``(n,)``, of outputs ``(n, num_outputs)`` and the expert's actions ``(n,)`` or ``(n, size)``."""
 
     @abstractmethod
-    def choose(self, outputs: Tensor, how: Choose, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
         """Actions ``(n,)`` or ``(n, size)``; sampled ones follow from ``draws`` ``(n, num_draws)`` in (0, 1)."""
 
 
@@ -49,7 +50,7 @@ class Categorical(Head):
     def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
         return F.cross_entropy(outputs.float(), actions, reduction="none")
 
-    def choose(self, outputs: Tensor, how: Choose, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
         if how != "sample" or temperature == 0:
             return outputs.argmax(dim=-1)
         return _pick(outputs / temperature, draws[:, 0])
@@ -78,7 +79,7 @@ class Squared(Head):
     def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
         return F.mse_loss(outputs.float(), self.scale.to_unit(actions), reduction="none").mean(dim=-1)
 
-    def choose(self, outputs: Tensor, how: Choose, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
         return self.scale.from_unit(outputs)
 
 
@@ -100,7 +101,7 @@ class Bins(Head):
         below_p, above_p = log_p.gather(-1, index)[..., 0], log_p.gather(-1, index + 1)[..., 0]
         return -((1 - above_weight) * below_p + above_weight * above_p).mean(dim=-1)
 
-    def choose(self, outputs: Tensor, how: Choose, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
         logits = self._logits(outputs)
         if how == "mean":
             centres = torch.linspace(-1, 1, self.num_bins, device=outputs.device)
@@ -112,7 +113,7 @@ class Bins(Head):
         return outputs.unflatten(-1, (self.size, self.num_bins))
 
 
-class Mixture(Head):
+class ActionMixture(Head):
     """A mixture of Gaussians with diagonal covariance over the whole action."""
 
     def __init__(self, size: int, num_components: int, scale: Scale) -> None:
@@ -126,7 +127,7 @@ class Mixture(Head):
         log_densities = (-0.5 * errors.square() - log_stds - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
         return -torch.logsumexp(logits.log_softmax(dim=-1) + log_densities, dim=-1) / self.size
 
-    def choose(self, outputs: Tensor, how: Choose, draws: Tensor, temperature: float = 1.0) -> Tensor:
+    def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
         """``likeliest`` is the mean of the component with the most weight."""
         logits, means, log_stds = self._split(outputs)
         if how == "mean":

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.envs.task import CONTINUOUS, DISCRETE
 from pipeline.errors import UserError
-from pipeline.tasks import CONTINUOUS, DISCRETE
 from trainer.config import ModelConfig
 from trainer.networks.encoders import CellEncoder, ImageDecoder, ImageEncoder, PatchEncoder, PerStep
 from trainer.networks.gpt_neo import Transformer, width_of
 from trainer.networks.heads import Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Batch, Losses, Memory, Model, StepBatch, TextBatch
+from trainer.networks.model import Batch, Losses, Model, RolloutCache, StepBatch, TextBatch
 
 
 class JatModel(Model):
@@ -188,7 +188,7 @@ class JatModel(Model):
         size = layout.action_size
         return Categorical(size) if layout.action == "discrete" else Squared(size, Scale())
 
-    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> Memory:
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> RolloutCache:
         if 2 * context_steps > self.config.max_positions:
             raise UserError(
                 f"--contexts of {context_steps} needs {2 * context_steps} positions; the checkpoint has "
@@ -212,7 +212,7 @@ def _masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (per_step * mask).sum() / mask.sum().clamp(min=1)
 
 
-class JatMemory(Memory):
+class JatMemory(RolloutCache):
     """Keys and values of past positions, two per time step; a step costs two positions whatever the episode's length.
 
     An action is kept until the observation after it and both are computed at once, which is faster than one by one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from pipeline.tasks import IMAGE, Task
+from pipeline.envs.task import IMAGE, Task
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pipeline.tasks import IMAGE
+from pipeline.envs.task import IMAGE
 from trainer.networks.heads import Head
 from trainer.networks.layout import TaskLayout
 
@@ -65,7 +65,7 @@ class Losses:
     action: Tensor
 
 
-class Memory(ABC):
+class RolloutCache(ABC):
     """The pasts of some episodes in slots, as one network keeps them; all of tasks of one layout.
 
     Each time step is one ``observe`` and then one ``act``.
@@ -127,7 +127,7 @@ class Model(nn.Module, ABC):
         """How to read the network's action outputs for tasks of a layout."""
 
     @abstractmethod
-    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> Memory:
+    def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> RolloutCache:
         """An empty memory to act with.
 
         Args:

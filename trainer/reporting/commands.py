@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
+from pipeline.runtime.stage import STATUS_OUT
 from pipeline.secrets import redacted
-from pipeline.stage import STATUS_OUT
 
 # Folder of a stage's output in a run, and the stage's name as in ``jat NAME``, in the order in which they run.
 STAGES = {
@@ -44,7 +44,7 @@ def stage_runs(out: Path) -> list[StageRun]:
     Of a run in an object store they name its URL, not the folder of the disk on which a stage worked in its place.
     """
     from trainer import config as training
-    from trainer import evaluate
+    from trainer.evaluation import evaluate
 
     recipes: dict[str, Mapping[str, Callable[[], Any]]] = {
         "train": {"default": training.TrainConfig, **training.RECIPES},

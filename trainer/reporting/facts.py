@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.envs.registry import all_tasks
 from pipeline.files import read_json
-from pipeline.hardware import Hardware, this_machine
-from pipeline.manifest import DatasetManifest, FileEntry, TaskManifest
-from pipeline.measurement import Measurement
-from pipeline.scores import jat_scale
+from pipeline.runtime.hardware import Hardware, this_machine
+from pipeline.scoring.measurement import Measurement
+from pipeline.scoring.scores import jat_scale
 from pipeline.seeds import FIRST_SEED
-from pipeline.tasks import all_tasks
+from pipeline.storage.manifest import DatasetManifest, FileEntry, TaskManifest
 from pipeline.versions import versions_of
-from trainer.reporting.commands import StageRun, stage_runs
-from trainer.scores.results import (
+from trainer.evaluation.results import (
     OVERALL,
     Curve,
     DomainScore,
@@ -32,6 +31,7 @@ from trainer.scores.results import (
     load_measurement_of,
     weights_of,
 )
+from trainer.reporting.commands import StageRun, stage_runs
 from trainer.training.logs import TrainManifest, read_log, train_manifest_path
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
@@ -42,7 +42,7 @@ JAT_IQMS = {"atari": 0.14, "babyai": 0.99, "metaworld": 0.65, "mujoco": 0.85}
 
 
 @dataclass(frozen=True)
-class TaskRow:
+class ReportRow:
     """One task: its scores, who played, and its data."""
 
     score: TaskScore
@@ -102,7 +102,7 @@ class Facts:
     """
 
     evaluation: Evaluation
-    rows: list[TaskRow]
+    rows: list[ReportRow]
     training: TrainManifest | None
     log: list[dict[str, Any]]
     curve: Curve | None
@@ -116,17 +116,17 @@ class Facts:
     not_evaluated: list[str]
 
     @cached_property
-    def weakest(self) -> list[TaskRow]:
+    def weakest(self) -> list[ReportRow]:
         """The lowest scores, worst first."""
         scored = [row for row in self.rows if row.score.score is not None]
         return sorted((row for row in scored if row.is_weak), key=_mean_score)[:NUM_WEAKEST]
 
     @cached_property
-    def not_scorable(self) -> list[TaskRow]:
+    def not_scorable(self) -> list[ReportRow]:
         return [row for row in self.rows if row.score.score is None]
 
     @cached_property
-    def rejected(self) -> list[TaskRow]:
+    def rejected(self) -> list[ReportRow]:
         """Tasks of which some of the agent's episodes do not count."""
         return [row for row in self.rows if row.score.rejected]
 
@@ -168,7 +168,8 @@ def gather(out: Path, name: str = "") -> Facts:
     dataset = DatasetManifest.find(out / "dataset")
     tasks = dataset.tasks if dataset else {}
     rows = [
-        TaskRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task)) for score in evaluation.tasks
+        ReportRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task))
+        for score in evaluation.tasks
     ]
     evaluated = {row.score.task for row in rows}
     training = _training(out, evaluation)
@@ -190,7 +191,7 @@ def gather(out: Path, name: str = "") -> Facts:
     )
 
 
-def expert_revisions(out: Path, row: TaskRow) -> list[str]:
+def expert_revisions(out: Path, row: ReportRow) -> list[str]:
     """Experts of a task whose films may stand beside the agent's: who collected the data, else the best measured."""
     measured = []
     for path in sorted((out / "experts" / row.score.task).glob("[!.]*/measurement.json")):
@@ -210,18 +211,18 @@ def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
     return TrainManifest.read(path)
 
 
-def _mean_score(row: TaskRow) -> float:
+def _mean_score(row: ReportRow) -> float:
     return row.score.score.mean if row.score.score else 0.0
 
 
-def _data_summaries(rows: Sequence[TaskRow]) -> list[DataSummary]:
+def _data_summaries(rows: Sequence[ReportRow]) -> list[DataSummary]:
     domains = dict.fromkeys(row.score.domain for row in rows if row.data)
     return [
         _data_summary(domain, [row for row in rows if row.data and row.score.domain == domain]) for domain in domains
     ]
 
 
-def _data_summary(domain: str, rows: Sequence[TaskRow]) -> DataSummary:
+def _data_summary(domain: str, rows: Sequence[ReportRow]) -> DataSummary:
     manifests = [row.data for row in rows if row.data]
     train = [manifest.splits["train"] for manifest in manifests if "train" in manifest.splits]
     test = [manifest.splits["test"] for manifest in manifests if "test" in manifest.splits]

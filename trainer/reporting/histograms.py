@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.scores.results import TaskScore
+from trainer.evaluation.results import TaskScore
 
 NUM_BINS = 40
 BIN_WIDTH, ROW_HEIGHT, GAP = 5, 20, 4  # in the figure's own units
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Histogram:
+class ReturnHistogram:
     """The rows of a task, and the returns at both ends of their axis."""
 
     rows: tuple[Row, ...]
@@ -50,7 +50,7 @@ class Histogram:
         return NUM_BINS * BIN_WIDTH, len(self.rows) * (ROW_HEIGHT + GAP)
 
 
-def returns_histogram(score: TaskScore) -> Histogram | None:
+def returns_histogram(score: TaskScore) -> ReturnHistogram | None:
     """The figure of a task; None where no return of its is known.
 
     Bars of one policy are as high as the share of its episodes, the highest of each fills its row.
@@ -69,7 +69,7 @@ def returns_histogram(score: TaskScore) -> Histogram | None:
         mean = float(values.mean())
         mean_at = round((mean - low) / (high - low) * NUM_BINS * BIN_WIDTH, 1)
         rows.append(Row(who, _bars(counts, top + ROW_HEIGHT), top, mean_at, mean, len(values)))
-    return Histogram(tuple(rows), float(low), float(high))
+    return ReturnHistogram(tuple(rows), float(low), float(high))
 
 
 def _bars(counts: np.ndarray, bottom: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.scores import Interval
-from trainer.scores.results import DomainScore, Evaluation, TaskScore
+from pipeline.scoring.scores import Interval
+from trainer.evaluation.results import DomainScore, Evaluation, TaskScore
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -18,9 +18,9 @@ One transformer, {parameters:.1f} M parameters, that acts in {num_tasks} tasks{d
 pipeline, in which it loads:
 
 ```python
-from pipeline.tasks import select_tasks
+from pipeline.envs.registry import select_tasks
 from trainer.agent import Agent
-from trainer.networks.pretrained import from_pretrained
+from trainer.pretrained.load import from_pretrained
 
 checkpoint = from_pretrained("{name}")
 (task,) = select_tasks("{example}")

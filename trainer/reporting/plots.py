@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.pages.figures import INK, LINE, SOFT, add_legend, colour_of, new_axes, new_figure, to_svg
 from pipeline.pages.page import title
-from trainer.scores.results import Curve, Evaluation
+from trainer.evaluation.results import Curve, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import digest_of, read_json, sha256_of, update_json
-from pipeline.film import Filmed, agent_films, expert_films, films_in, missing_failure, pace
-from pipeline.progress import Progress
-from pipeline.video import read_mp4, write_mp4
+from pipeline.media.film import Filmed, agent_films, expert_films, films_in, missing_failure, pace
+from pipeline.media.video import read_mp4, write_mp4
+from pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 

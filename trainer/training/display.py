@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.progress import Progress
+from pipeline.runtime.progress import Progress
 from pipeline.text import format_estimate
 
 # Of the rates and losses shown; older steps count less and less.

@@ -1,7 +1,7 @@
 """The workers of one training: who this process is among them, and what they tell one another.
 
 A process that was not started as one of several is a group of one, and nothing is sent. Several are started by
-``pipeline/worker_group.py``, or by anything else that sets up
+``pipeline/runtime/train_group.py``, or by anything else that sets up
 ``torch.distributed`` and ``LOCAL_RANK``, such as torchrun.
 """
 
@@ -29,7 +29,7 @@ class Group:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes what one has to write for all."""
         return self.rank == 0
 

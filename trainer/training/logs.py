@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.hardware import Hardware
-from pipeline.manifest import check_relative
 from pipeline.records import RecordError, read_record
+from pipeline.runtime.hardware import Hardware
+from pipeline.storage.manifest import check_relative
 
 LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
 

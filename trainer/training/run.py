@@ -22,15 +22,15 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.stopping import deferred_stop, stop_requested
-from pipeline.tasks import Task
 from trainer.checkpoint import (
     CHECKPOINTS,
     AgentConfig,
     Checkpoint,
-    Progress,
+    CheckpointProgress,
     latest_checkpoint,
     load_optimizer_state,
     load_progress,
@@ -104,7 +104,7 @@ class TrainingRun:
         torch.manual_seed(config.seed)
         self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
         self.model = build_model(config.model, self.layouts)
-        self.progress = Progress(identity)
+        self.progress = CheckpointProgress(identity)
         found = self._resume()
         self._shards: Shards | None = None
         self._network = _Losses(self.model)
@@ -153,7 +153,7 @@ class TrainingRun:
             self.model.load_state_dict(read_weights(found, self.model, str(found)))
             self.progress = progress
             log.info("going on from %s", found)
-        if self.group.leads:
+        if self.group.is_main_process:
             # What was logged after the checkpoint will be logged again.
             rows = [row for row in read_log(self.directory / "log.jsonl") if row["step"] <= self.progress.step]
             with replacing(self.directory / "log.jsonl") as temporary:
@@ -161,23 +161,23 @@ class TrainingRun:
         return found
 
     def close(self) -> None:
-        """End the threads that load; ``to_the_end`` does so itself."""
+        """End the threads that load; ``fit`` does so itself."""
         self._loader.close()
 
-    def to_the_end(self) -> None:
+    def fit(self) -> None:
         """Train what is left, or until somebody asks this process, or the one that started the workers, to stop.
 
         Raises:
             UserError: a loss is not finite, or memory is out.
         """
-        config, leads = self.config, self.group.leads
+        config, is_main_process = self.config, self.group.is_main_process
         log.info(
             "%.1f M parameters, %s on %d x %s, steps %d to %d",
             self.num_parameters / 1e6, self.dtype, self.group.world_size, self.group.device.type,
             self.progress.step, config.steps,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
-            if leads:
+            if is_main_process:
                 trackers = open_trackers(config.trackers, self.directory, self.progress.step, self.progress.identity)
                 display = Display({name: getattr(self.progress, name) for name in Display.TOTALS}, config.steps)
                 for tracker in trackers:
@@ -190,7 +190,7 @@ class TrainingRun:
             self._agree_on_saving()
             while self.progress.step < config.steps and not self._is_stopping:
                 row = self.one_step()
-                if leads and self.progress.step == first_step + 1:
+                if is_main_process and self.progress.step == first_step + 1:
                     held = bytes_held(self.model, self.optimizer)
                     log.info(
                         "each worker holds %s", ", ".join(f"{n / 1e6:.1f} MB of {name}" for name, n in held.items())
@@ -203,7 +203,7 @@ class TrainingRun:
                     self.progress = replace(self.progress, validation_loss=self.validate())
                     if self.progress.validation_loss is not None:
                         row["validation_loss"] = self.progress.validation_loss
-                if leads:
+                if is_main_process:
                     row |= {name: getattr(self.progress, name) for name in Display.TOTALS}
                     with (self.directory / "log.jsonl").open("a", encoding="utf-8") as handle:
                         handle.write(json.dumps(row) + "\n")
@@ -218,7 +218,7 @@ class TrainingRun:
         """Decide, all workers alike, whether to save now although the step is none to keep, and whether to stop."""
         is_late = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         is_asked = stop_requested() or stop_path(self.directory).exists()
-        own = [float(flag and self.group.leads) for flag in (is_late, is_asked)]
+        own = [float(flag and self.group.is_main_process) for flag in (is_late, is_asked)]
         self._is_saving, self._is_stopping = (bool(flag) for flag in self.group.max(own))
 
     def one_step(self) -> dict[str, float]:
@@ -332,7 +332,7 @@ class TrainingRun:
         self._saved_at = time.monotonic()
         weights = self._shards.weights() if self._shards else self.model.state_dict()
         optimizer_state = self._shards.optimizer_state(self.optimizer) if self._shards else self.optimizer.state_dict()
-        if not self.group.leads:
+        if not self.group.is_main_process:
             return
         config = AgentConfig(
             model=self.config.model,

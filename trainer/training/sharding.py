@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from trainer.data.loader import Part
+from trainer.data.loader import SourceShare
 from trainer.networks.model import Model
 from trainer.training.group import Group
 
@@ -97,7 +97,7 @@ class Shards:
         whole = {}
         for name, value in values:
             full = value.full_tensor() if isinstance(value, DTensor) else value
-            if self._group.leads:
+            if self._group.is_main_process:
                 # A copy: what is gathered of uneven parts has room for more behind it, which would be saved, too.
                 whole[name] = full.to("cpu", copy=True, memory_format=torch.contiguous_format)
         return whole
@@ -128,7 +128,7 @@ class Shards:
         }
 
 
-def idle_batches(group: Group, parts: Sequence[Part], other: Part | None = None) -> list[Any]:
+def idle_batches(group: Group, parts: Sequence[SourceShare], other: SourceShare | None = None) -> list[Any]:
     """What this worker has to compute, and count nothing of, to have computed as often as the others.
 
     To be asked by all workers at once, before they compute.

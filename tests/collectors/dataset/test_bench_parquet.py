@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from collectors.dataset.bench_parquet import (
-    BenchConfig,
-    Layout,
+    ParquetBenchConfig,
+    ParquetLayout,
     Reader,
     bench_task,
     group_bounds,
@@ -18,11 +18,11 @@ from collectors.dataset.bench_parquet import (
     result_table,
     write,
 )
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.parquet import ROW_GROUP_BYTES
-from pipeline.plan import ShardJob
-from pipeline.shards import finished_shards, write_shard
-from pipeline.tasks import Task
+from pipeline.storage.parquet import ROW_GROUP_BYTES
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import finished_shards, write_shard
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode
 
 TASKS = pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID, FAKE_PIXELS], ids=lambda task: task.name)
@@ -37,7 +37,7 @@ def collect(out: Path, task: Task) -> None:
 @TASKS
 def test_every_layout_is_measured_and_holds_the_same_episodes(task: Task, tmp_path: Path) -> None:
     collect(tmp_path, task)
-    results = bench_task(BenchConfig(tmp_path, steps=60, seconds=0.001), task)
+    results = bench_task(ParquetBenchConfig(tmp_path, steps=60, seconds=0.001), task)
     assert list(results)[:3] == ["ours", "Dataset.to_parquet", "a row group per episode"]
     assert len(results) > 10
     for measured in results.values():
@@ -55,7 +55,9 @@ def test_ours_is_what_the_collection_writes(task: Task, tmp_path: Path) -> None:
     collect(tmp_path, task)
     _, shard, _ = finished_shards(tmp_path / "shards", task.name)  # of seeds 0 to 19
     path = tmp_path / "shards" / task.name / shard.data.name
-    write(task, Layout("ours", ROW_GROUP_BYTES[task.observation]), pq.read_table(path), tmp_path / "again.parquet")
+    write(
+        task, ParquetLayout("ours", ROW_GROUP_BYTES[task.observation]), pq.read_table(path), tmp_path / "again.parquet"
+    )
     assert (tmp_path / "again.parquet").read_bytes() == path.read_bytes()
 
 
@@ -91,6 +93,6 @@ def test_only_as_many_episodes_as_asked_for_are_taken(tmp_path: Path) -> None:
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(UserError, match="--steps"):
-        BenchConfig(steps=0)
+        ParquetBenchConfig(steps=0)
     with pytest.raises(UserError, match="--changed is 2"):
-        BenchConfig(changed=2)
+        ParquetBenchConfig(changed=2)

@@ -16,17 +16,18 @@ from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.checks import visit
 from collectors.dataset.sources import Shard
-from pipeline.episode_rules import Take, scan_episodes
+from pipeline.envs.frames import decode_stacks
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, location, read_json, sha256_of, write_json
-from pipeline.frames import decode_stacks
-from pipeline.manifest import DatasetManifest, ShardManifest
-from pipeline.plan import ShardJob, TaskPlan, extend_plan
-from pipeline.schema import EpisodeBlock, read_blocks
-from pipeline.shards import index_shards
-from pipeline.statistics import load_statistics
-from pipeline.tasks import Task, select_tasks
-from pipeline.validate import check_shard
+from pipeline.storage.episode_rules import Take, scan_episodes
+from pipeline.storage.manifest import DatasetManifest, ShardManifest
+from pipeline.storage.plan import ShardJob, TaskPlan, extend_plan
+from pipeline.storage.schema import EpisodeBlock, read_blocks
+from pipeline.storage.shards import index_shards
+from pipeline.storage.statistics import load_statistics
+from pipeline.storage.validate import check_shard
 from tests.fakes import (
     FAKE_COUNT,
     FAKE_GRID,
@@ -442,7 +443,7 @@ def test_shards_of_different_package_versions_are_refused(tmp_path: Path, monkey
     write_task(tmp_path, FAKE_COUNT)
     dataset = build(tmp_path)
     before = states(dataset)
-    monkeypatch.setattr("pipeline.shards.versions_of", lambda _: {"numpy": "1.0.0"})
+    monkeypatch.setattr("pipeline.storage.shards.versions_of", lambda _: {"numpy": "1.0.0"})
     write(tmp_path, FAKE_COUNT, "train", 5, 1)
     with pytest.raises(
         UserError, match=r"train-0000000005-000001.json: made with numpy 1.0.0, but train-0000000000-0000"
@@ -603,7 +604,7 @@ def test_a_shard_that_is_known_is_not_counted_again(tmp_path: Path, monkeypatch:
         read.append(path.name)
         return scan_episodes(task, path, *args)
 
-    monkeypatch.setattr("pipeline.validate.scan_episodes", counting)
+    monkeypatch.setattr("pipeline.storage.validate.scan_episodes", counting)
     assert load_statistics(build(tmp_path), FAKE_COUNT).splits["train"].num_episodes == 6
     assert read == ["train-0000000005-000001.parquet"]
 

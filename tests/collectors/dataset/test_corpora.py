@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from collectors.corpora import collect_stream, stream_jobs
-from collectors.corpora_config import CorporaConfig
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.validate import ValidateConfig, validate
-from pipeline.corpora import select_corpora
+from collectors.documents.collect import collect_stream, stream_jobs
+from collectors.documents.config import CorporaConfig
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.manifest import DatasetManifest
-from pipeline.plan import ShardJob
-from pipeline.shards import write_shard
+from pipeline.storage.corpora import select_corpora
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import write_shard
 from tests.corpora_sources import IMAGE_TYPE, article, picture, write_questions, write_wikipedia
 from tests.fakes import FAKE_COUNT, FAKE_TASKS, expected_episode
 

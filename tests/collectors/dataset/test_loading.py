@@ -11,7 +11,7 @@ from datasets import Features, Image, List, Value, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
-from pipeline.plan import ShardJob
+from pipeline.storage.plan import ShardJob
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, num_steps, observation_at, random_mix
 
 TEST = 1_000_000_000

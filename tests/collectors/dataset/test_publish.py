@@ -328,7 +328,7 @@ def test_a_model_is_published_by_the_same_code(tmp_path: Path) -> None:
     (folder / "weights.safetensors").write_bytes(bytes(range(256)) * 40)
     (folder / "manifest.json").write_text("{}")
     code = (
-        "from pathlib import Path; from pipeline.publish import Options, publish; "
+        "from pathlib import Path; from pipeline.publishing.publish import Options, publish; "
         f"publish(Path({str(folder)!r}), [], 'manifest.json', 'hf://owner/agent', 'model', "
         f"Path({str(tmp_path / 'records')!r}), Options(tag='v1'))"
     )

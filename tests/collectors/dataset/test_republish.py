@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from collectors.dataset.republish import RepublishConfig, measure_collection, share_of_shards
-from pipeline.episode import Episode
+from pipeline.envs.episode import Episode
+from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
-from pipeline.plan import ShardJob
-from pipeline.shards import write_shard
-from pipeline.tasks import select_tasks
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import write_shard
 
 (HOPPER,) = select_tasks("mujoco-hopper")
 (MAZE,) = select_tasks("babyai-go-to")

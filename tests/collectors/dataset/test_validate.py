@@ -18,11 +18,11 @@ from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.findings import Findings, problem_table
 from collectors.dataset.validate import ValidateConfig, main, validate
+from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, sha256_of, write_json
-from pipeline.plan import ShardJob
-from pipeline.shards import write_shard
-from pipeline.tasks import Task
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import write_shard
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_NAN_REWARD, FAKE_PIXELS, expected_episode, random_mix
 from tests.jat_sources import continuous_row, write_jat
 

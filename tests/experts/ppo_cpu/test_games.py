@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experts.ppo_cpu.games import BLOCK, CHANNELS_PER_FRAME, GRID, TrainingGames, to_blocks
-from pipeline.domains.atari import STACK_SIZE
-from pipeline.tasks import IMAGE, Task, select_tasks
+from pipeline.envs.atari import STACK_SIZE
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import IMAGE, Task
 
 
 def from_blocks(blocks: np.ndarray) -> np.ndarray:

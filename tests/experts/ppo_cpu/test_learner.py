@@ -14,7 +14,7 @@ from experts.ppo_cpu.games import CHANNELS, GRID, StepResult, to_blocks
 from experts.ppo_cpu.learner import Learner, advantages_of
 from experts.ppo_cpu.network import ActorCritic, RunningMoments
 from experts.ppo_cpu.recipes import ATARI
-from pipeline.tasks import select_tasks
+from pipeline.envs.registry import select_tasks
 
 SMALL = dataclasses.replace(ATARI, num_envs=16, rollout_steps=8, batch_size=32, learning_rate=1e-3)
 

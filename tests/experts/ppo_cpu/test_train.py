@@ -14,10 +14,10 @@ from experts.ppo_cpu.recipes import ATARI
 from experts.ppo_cpu.train import CHECKPOINT, export, train
 from experts.registry import make_policy
 from experts.training import TrainingStoppedError, TrainJob
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
 from pipeline.errors import UserError
-from pipeline.heartbeat import STOP
-from pipeline.rollout import rollout
-from pipeline.tasks import select_tasks
+from pipeline.runtime.heartbeat import STOP
 
 TINY = dataclasses.replace(ATARI, num_envs=4, rollout_steps=16, batch_size=32, epochs=1)
 

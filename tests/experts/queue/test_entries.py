@@ -8,9 +8,9 @@ from experts import queue
 from experts.algorithms import ALGORITHMS
 from experts.queue.entries import QueueEntry, check_entries, read_entries
 from experts.training import TrainJob
+from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.tasks import select_tasks
 from tests.experts.queue.command import FAKE
 
 
@@ -119,7 +119,7 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest
 
     import importlib.metadata
 
-    monkeypatch.setattr("pipeline.tasks.importlib.metadata.version", version)
+    monkeypatch.setattr("pipeline.envs.registry.importlib.metadata.version", version)
     with pytest.raises(
         UserError, match=r"mujoco-ant needs the package \S+, which is not installed; run .*`make setup`"
     ):

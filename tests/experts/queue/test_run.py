@@ -31,12 +31,12 @@ from experts.queue.states import (
     write_list,
 )
 from experts.queue.table import ASCII, queue_table, sparkline
-from experts.store import CurvePoint, read_expert
+from experts.store import TrainingPoint, read_expert
 from experts.training import Budget, TrainingProgress, TrainJob, read_progress
 from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import exclusive, read_json, write_json
-from pipeline.jobs import Control
-from pipeline.status import read_statuses
+from pipeline.runtime.pool import Control
+from pipeline.runtime.status import read_statuses
 from tests.experts.queue.command import FAKE
 from tests.experts.queue.fake import recipes
 from tests.experts.queue.fake import train as fake
@@ -50,7 +50,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """What a worker is told to stop with."""
     stop = threading.Event()
     monkeypatch.setattr("experts.training.STOP", stop)
-    monkeypatch.setattr("pipeline.heartbeat.STOP", stop)
+    monkeypatch.setattr("pipeline.runtime.heartbeat.STOP", stop)
     return stop
 
 
@@ -359,7 +359,7 @@ def test_a_curve_is_drawn_from_its_lowest_to_its_highest_value() -> None:
 
 def test_a_terminal_that_knows_only_ascii_is_shown_only_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rich.console.Console.encoding", "ascii")
-    curve = [CurvePoint(step, 0.0, float(step)) for step in range(8)]
+    curve = [TrainingPoint(step, 0.0, float(step)) for step in range(8)]
     console = Console(file=io.StringIO(), width=200)
     console.print(queue_table([EntryReport(QueueEntry("a", "b"), EntryState(), TrainingProgress(), curve)]))
     shown = console.file.getvalue()  # type: ignore[attr-defined]

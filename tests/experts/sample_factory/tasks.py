@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.tasks import Action, Task, select_tasks
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Action, Task
 from tests.fakes import FAKE_COUNT
 
 FAKE_DISCRETE = dataclasses.replace(FAKE_COUNT, name="fake-discrete", action=Action("discrete", 5))

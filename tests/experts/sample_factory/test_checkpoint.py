@@ -17,8 +17,8 @@ import torch
 from experts.bfloat16 import is_fast
 from experts.network import NetworkPolicy, build_network
 from experts.sample_factory.checkpoint import choose_checkpoint, find_checkpoints, load_checkpoint, newest_checkpoint
+from pipeline.envs.rollout import rollout
 from pipeline.errors import UserError
-from pipeline.rollout import rollout
 from tests.experts.sample_factory.reference import CASES
 from tests.experts.sample_factory.tasks import task_named
 

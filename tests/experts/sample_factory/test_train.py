@@ -23,10 +23,10 @@ from experts.sample_factory.recipes import RECIPES
 from experts.sample_factory.train import train
 from experts.store import read_arrays, read_expert
 from experts.training import read_curve
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.rollout import rollout
-from pipeline.tasks import select_tasks
 from tests.experts.sample_factory.small import SMALL, small_job
 from tests.experts.sample_factory.tasks import task_named
 

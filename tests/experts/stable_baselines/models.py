@@ -17,7 +17,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from pipeline.tasks import Task, select_tasks
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import Task
 
 ALGORITHMS: dict[str, Any] = {
     "ppo": PPO, "trpo": TRPO, "a2c": A2C, "sac": SAC, "tqc": TQC, "crossq": CrossQ, "td3": TD3,

@@ -17,10 +17,10 @@ from torch import nn
 from experts.network import NetworkPolicy, build_network
 from experts.stable_baselines.archive import export_model, load_archive
 from experts.stable_baselines.vec_normalize import read_statistics
+from pipeline.envs.policy import Observations
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.policy import Observations
-from pipeline.rollout import rollout
-from pipeline.tasks import Task
 from tests.experts.stable_baselines.models import (
     Bomb,
     NormReLU,

@@ -26,20 +26,21 @@ from experts.stable_baselines.recipes import (
     MUJOCO,
     OFF_POLICY,
     STEERED,
-    Recipe,
+    StableBaselinesRecipe,
     own_algorithm,
     recipe_of,
 )
 from experts.stable_baselines.teachers import teacher_of
 from experts.store import read_arrays, read_expert, stored_experts
 from experts.training import Budget, TrainingStoppedError, TrainJob, read_curve, read_progress
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.rollout import rollout
+from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
-from pipeline.rollout import rollout
-from pipeline.tasks import CONTINUOUS, Task, select_tasks
 
 pytestmark = pytest.mark.slow
 
-SMALL = Recipe(
+SMALL = StableBaselinesRecipe(
     "ppo", Budget(6000, 600), num_envs=8, batch_size=64, rollout_steps=64, epochs=2, warmup_steps=200, gradient_steps=1
 )
 
@@ -49,7 +50,7 @@ def task_named(name: str) -> Task:
     return task
 
 
-def small(algorithm: str, **changes: Any) -> Recipe:
+def small(algorithm: str, **changes: Any) -> StableBaselinesRecipe:
     return replace(SMALL, algorithm=algorithm, **changes)
 
 

@@ -12,10 +12,10 @@ import torch
 
 from collectors.dataset.build import DatasetConfig, build_dataset
 from pipeline.errors import UserError
-from pipeline.manifest import DatasetManifest
-from pipeline.plan import ShardJob
-from pipeline.shards import write_shard
-from pipeline.statistics import statistics_path
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.plan import ShardJob
+from pipeline.storage.shards import write_shard
+from pipeline.storage.statistics import statistics_path
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, observation_at, reward_at
 from trainer.data.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches, _cut_into_parts, plan_cuts

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from collectors.dataset.build import DatasetConfig, build_dataset
-from pipeline.corpora import Document, select_corpora
-from pipeline.documents import DocumentRange, Progress, write_documents
 from pipeline.errors import UserError
+from pipeline.storage.corpora import Document, select_corpora
+from pipeline.storage.documents import DocumentProgress, DocumentRange, write_documents
 from tests.fakes import FAKE_TASKS
 from tests.trainer.conftest import TINY, make_dataset, tiny_config
 from trainer.agent import Agent
@@ -24,7 +24,7 @@ from trainer.data.corpora import choose_corpora
 from trainer.data.sources import open_sources
 from trainer.data.text_data import prepare_picture
 from trainer.generate import generate
-from trainer.networks.pretrained import checkpoint_folder, from_pretrained
+from trainer.pretrained.load import checkpoint_folder, from_pretrained
 from trainer.train import train
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
@@ -47,7 +47,7 @@ def write_corpus(out: Path, name: str, documents: list[tuple[str, bytes | None]]
     for split in ("train", "test"):
         rows = [Document(i, text, image) for i, (text, image) in enumerate(documents)]
         wanted = DocumentRange(corpus, split, "here", "1", 0, len(rows))
-        end = Progress(len(rows), 0, len(rows))
+        end = DocumentProgress(len(rows), 0, len(rows))
         write_documents(out / "shards", wanted, rows, lambda end=end: end, {})  # type: ignore[misc]
 
 

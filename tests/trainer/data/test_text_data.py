@@ -14,9 +14,9 @@ from pipeline.errors import UserError
 from trainer.data.text_data import (
     PICTURE_MEAN,
     PICTURE_STD,
-    Document,
     TextArrays,
     TextBatches,
+    TokenizedDocument,
     lay_out,
     prepare_picture,
 )
@@ -39,12 +39,12 @@ def png(width: int, height: int, colour: tuple[int, int, int], mode: str = "RGB"
 
 
 def corpus(tokenizer: Tokenizer, folder: Path, texts: Iterable[str] = TEXTS, boundaries: bool = True) -> TextArrays:
-    return lay_out("words", map(Document, texts), tokenizer, boundaries, folder / "words")
+    return lay_out("words", map(TokenizedDocument, texts), tokenizer, boundaries, folder / "words")
 
 
 def captions(tokenizer: Tokenizer, folder: Path) -> TextArrays:
     """Document i has a picture of one shade of red, 10 * i."""
-    documents = [Document(text, png(20, 20, (10 * i, 0, 0))) for i, text in enumerate(TEXTS)]
+    documents = [TokenizedDocument(text, png(20, 20, (10 * i, 0, 0))) for i, text in enumerate(TEXTS)]
     return lay_out("captions", documents, tokenizer, True, folder / "captions")
 
 
@@ -140,7 +140,7 @@ def test_a_corpus_cut_short_while_it_is_laid_out_leaves_nothing(tokenizer: Token
 def test_a_corpus_without_texts_or_half_with_pictures_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing has no text"):
         lay_out("nothing", [], tokenizer, True, tmp_path / "a")
-    mixed = [Document("with", png(4, 4, (0, 0, 0))), Document("without")]
+    mixed = [TokenizedDocument("with", png(4, 4, (0, 0, 0))), TokenizedDocument("without")]
     with pytest.raises(UserError, match="mixed has documents with and without a picture"):
         lay_out("mixed", mixed, tokenizer, True, tmp_path / "b")
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.cli import parse
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
 from pipeline.errors import UserError
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
 from trainer.config import RECIPES, BaseModelConfig, TrainConfig
 from trainer.networks.base_model import BaseModel
 from trainer.networks.build import read_model_config

@@ -15,9 +15,9 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from tests.fakes import FAKE_COUNT
 from tests.trainer.conftest import TINY
-from tests.trainer.test_playing import make_checkpoint
+from tests.trainer.evaluation.test_playing import make_checkpoint
 from trainer.checkpoint import load_optimizer_state, load_progress
-from trainer.networks.pretrained import checkpoint_folder, from_pretrained, locate, save_pretrained
+from trainer.pretrained.load import checkpoint_folder, from_pretrained, locate, save_pretrained
 
 
 @pytest.fixture(scope="module")

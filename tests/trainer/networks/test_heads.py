@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.networks.heads import Bins, Categorical, Head, Mixture, Scale, Squared
+from trainer.networks.heads import ActionMixture, Bins, Categorical, Head, Scale, Squared
 
 SCALE = Scale(-2.0, 2.0)
-CONTINUOUS_HEADS = [Squared(2, SCALE), Bins(2, 21, SCALE), Mixture(2, 3, SCALE)]
+CONTINUOUS_HEADS = [Squared(2, SCALE), Bins(2, 21, SCALE), ActionMixture(2, 3, SCALE)]
 
 
 def fit(head: Head, actions: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.tasks import CONTINUOUS, DISCRETE, IMAGE
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
 from trainer.config import ModelConfig
 from trainer.networks.jat_model import JatModel
 from trainer.networks.model import StepBatch, TextBatch

@@ -12,7 +12,7 @@ from experts.prepare import ExpertsConfig
 from pipeline.cli import parse
 from pipeline.files import read_json, write_json
 from trainer import config as training
-from trainer import evaluate
+from trainer.evaluation import evaluate
 from trainer.reporting.commands import command_of, report_commands, stage_runs
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.measurement import Measurement
+from pipeline.scoring.measurement import Measurement
+from trainer.evaluation.results import TaskScore
+from trainer.evaluation.scoring import score_task
 from trainer.reporting.histograms import BIN_WIDTH, NUM_BINS, ROW_HEIGHT, returns_histogram
-from trainer.scores.results import TaskScore
-from trainer.scores.scoring import score_task
 
 
 def measured(policy: str, returns: list[float]) -> Measurement:

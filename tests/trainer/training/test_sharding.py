@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
+from pipeline.envs.task import CONTINUOUS
 from pipeline.errors import UserError
-from pipeline.tasks import CONTINUOUS
 from tests.fakes import FAKE_TASKS
 from tests.trainer.conftest import TINY
 from tests.trainer.training.local_group import run_group
 from tests.trainer.training.test_compiling import HAS_COMPILER
 from trainer.checkpoint import latest_checkpoint, load_checkpoint, load_optimizer_state, load_progress
 from trainer.config import BaseModelConfig, ModelConfig, TrainConfig
-from trainer.data.loader import Part
+from trainer.data.loader import SourceShare
 from trainer.networks.jat_model import JatModel
 from trainer.networks.model import Batch, StepBatch, TextBatch
 from trainer.train import make_identity
@@ -76,7 +76,7 @@ def train_here(config: TrainConfig, directory: Path, steps: int | None = None) -
 
     training.one_step = stepping  # type: ignore[method-assign]
     try:
-        training.to_the_end()
+        training.fit()
     except InterruptedError:
         pass
     except UserError as error:
@@ -189,13 +189,13 @@ def train_until_asked(config: TrainConfig, directory: Path, asked_at: int) -> in
     one_step = training.one_step
 
     def stepping() -> dict[str, float]:
-        if current_group().leads and training.progress.step == asked_at:
+        if current_group().is_main_process and training.progress.step == asked_at:
             stop_path(directory).parent.mkdir(exist_ok=True)
             stop_path(directory).touch()
         return one_step()
 
     training.one_step = stepping  # type: ignore[method-assign]
-    training.to_the_end()
+    training.fit()
     return training.progress.step
 
 
@@ -252,7 +252,7 @@ def gradients_of_text_and_steps(config: ModelConfig) -> tuple[dict[str, torch.Te
     rewards, tasks = torch.rand(2, 3), torch.zeros(2, dtype=torch.int64)
     side = config.picture_size
     batch: Batch = TextBatch(torch.randint(0, 99, (2, 3)), mask, torch.rand(2, 3, side, side))
-    if group.leads:
+    if group.is_main_process:
         batch = StepBatch(CONTINUOUS, torch.rand(2, 3, 4), rewards, torch.rand(2, 3, 2), mask, tasks)
     results = []
     for spread in (False, True):
@@ -293,7 +293,7 @@ def test_idle_batches_are_a_row_of_ones_own_or_of_another() -> None:
     mask = torch.ones(3, 4, dtype=torch.bool)
     steps = StepBatch("x", torch.rand(3, 4, 2), torch.rand(3, 4), torch.rand(3, 4, 1), mask, torch.tensor([1, 1, 2]))
     texts = TextBatch(torch.ones(3, 4, dtype=torch.int64), mask)
-    own = [Part(texts, 12, 12), Part(steps, 12, 12)]
+    own = [SourceShare(texts, 12, 12), SourceShare(steps, 12, 12)]
     idle = idle_batches(group, own)
     assert len(idle) == 3
     assert torch.equal(idle[0].observations, steps.observations[:1])

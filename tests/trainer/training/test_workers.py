@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import connect
 from pipeline.errors import UserError
-from pipeline.stage import reported
-from pipeline.status import read_statuses
+from pipeline.runtime.cluster import connect
+from pipeline.runtime.stage import reported
+from pipeline.runtime.status import read_statuses
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
 from trainer.train import deal_out, train

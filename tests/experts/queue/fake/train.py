@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from experts.store import CurvePoint, StoredExpert
+from experts.store import StoredExpert, TrainingPoint
 from experts.training import Budget, TrainingMonitor, TrainJob, read_curve
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
@@ -64,7 +64,7 @@ def export(job: TrainJob) -> StoredExpert:
 def _store(job: TrainJob) -> StoredExpert:
     """Acts as far from zero as the training got."""
     total = read_json(job.folder / "checkpoint.json")["total"]
-    curve: list[CurvePoint] = read_curve(job.folder / "curve.csv")
+    curve: list[TrainingPoint] = read_curve(job.folder / "curve.csv")
     return store_network(job.out, job.task, total / 1e6, "fake", curve)
 
 

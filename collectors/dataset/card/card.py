@@ -1,0 +1,249 @@
+"""The dataset card: a README.md whose front matter tells ``datasets`` and the Hub what is where, and whose text tells
+people what it is, with plots and moving pictures beside it in ``card/``."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from collectors.dataset.card.configs import table_pair
+from collectors.dataset.card.corpora import corpus_categories, corpus_configs, corpus_section
+from collectors.dataset.card.imported import imported_section
+from collectors.dataset.card.notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
+from collectors.dataset.card.previews import FOLDER, Preview
+from collectors.dataset.card.rows import DOMAIN_HEADINGS, TASK_HEADINGS, CardRow, DomainRow, domain_rows, reasons
+from collectors.dataset.layout import CARD
+from collectors.dataset.markdown import as_code, as_text
+from pipeline.envs.task import Task
+from pipeline.files import replacing
+from pipeline.seeds import FIRST_SEED
+from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.plan import describe_missing
+from pipeline.storage.schema import EPISODES_SUFFIX, episode_features, features
+from pipeline.storage.statistics import TaskStatistics
+from pipeline.text import format_count
+from pipeline.versions import format_versions
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = "card.md.j2"
+MAX_PREVIEWS_PER_LINE = 4
+LEFT_COLUMNS = ("", "task", "expert", "experts")  # of tables; numbers stand to the right
+# The Hub's words for how many rows there are.
+SIZES = (
+    (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"), (10**9, "100M<n<1B"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the card shows of a domain; ``plot`` is the picture's path in the dataset, or None."""
+
+    notes: DomainNotes
+    num_tasks: int
+    table: str
+    plot: str | None
+    versions: str
+    rejected: str  # why, and how often; empty if never
+    weak: str  # tasks to be taken with care, and why; empty if there is none
+
+
+def write_card(
+    dataset: Path,
+    manifest: DatasetManifest,
+    tasks: Sequence[Task],
+    statistics: Sequence[TaskStatistics],
+    previews: Sequence[Preview] = (),
+) -> None:
+    """Write the card of a dataset and its plots.
+
+    Args:
+        dataset: its folder.
+        manifest: what is in it.
+        tasks: those of the dataset.
+        statistics: of each of these tasks.
+        previews: moving pictures that are in the folder already.
+    """
+    domains = domain_rows(tasks, statistics)
+    sections = [_section(dataset, manifest, domain) for domain in domains]
+    body = _body(domains, sections, previews) if tasks else ""
+    front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
+    with replacing(dataset / CARD) as temporary:
+        temporary.write_text(
+            f"---\n{front}---\n\n{body}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
+            f"{corpus_section(manifest)}",
+            encoding="utf-8",
+        )
+
+
+def _missing_section(manifest: DatasetManifest) -> str:
+    """What was planned and is not here; empty if all of it is."""
+    if not manifest.missing:
+        return ""
+    return f"\n## Planned and not collected\n\n{describe_missing(manifest.missing, manifest.tasks)}.\n"
+
+
+def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Section:
+    name = f"{FOLDER}/{domain.domain}.png"
+    versions = {format_versions(manifest.tasks[row.task.name].versions): None for row in domain.tasks}
+    return _Section(
+        notes=notes_on(domain.domain),
+        num_tasks=len(domain.tasks),
+        table=_table(TASK_HEADINGS, [[f"<nobr>{cell}</nobr>" for cell in row.cells] for row in domain.tasks]),
+        rejected=_listed([f"{count:,} because of {as_code(why)}" for why, count in reasons(domain.tasks).items()]),
+        plot=name if _plot(dataset / name, domain) else None,
+        versions="; ".join(map(as_text, filter(None, versions))) or "not known: imported",
+        weak=_listed([_weakness(row) for row in domain.tasks if row.is_weak]),
+    )
+
+
+def _plot(path: Path, domain: DomainRow) -> bool:
+    """Whether there was something to plot, and something to plot with."""
+    if not any(row.train.num_episodes for row in domain.tasks):
+        return False
+    try:
+        from collectors.dataset.card.plots import write_plot
+
+        write_plot(path, domain)
+    except ImportError as error:
+        log.warning("the card of the dataset has no plots: %s", error)
+        return False
+    return True
+
+
+def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: Sequence[Preview]) -> str:
+    import jinja2
+
+    rows = [row for domain in domains for row in domain.tasks]
+    example = rows[0]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # it is Markdown
+    )
+    used = [section.notes for section in sections]
+    titles = [notes.title for notes in used]
+    return environment.get_template(TEMPLATE).render(
+        num_tasks=len(rows),
+        num_episodes=sum(row.both.num_episodes for row in rows),
+        num_steps=sum(row.both.num_steps for row in rows),
+        size=_size(sum(row.both.num_bytes for row in rows)),
+        titles=_listed(titles),
+        no_scale=_listed([f"`{row.task.name}`" for row in rows if row.jat_range is None]),
+        previews=_gallery(previews),
+        summary=_table(
+            DOMAIN_HEADINGS, [(title, *domain.cells) for title, domain in zip(titles, domains, strict=True)]
+        ),
+        domains=sections,
+        example=example.task,
+        example_seed=FIRST_SEED["train"],
+        columns=", ".join(features(example.task)),
+        suffix=EPISODES_SUFFIX,
+        first_seeds=FIRST_SEED,
+        actors="\n".join(map(_actors, domains)),
+        kinds=_kinds(domains),
+        mixed=_listed([f"`{row.task.name}`" for row in rows if len(row.both.experts) > 1]),
+        noise=_noise(rows),
+        citations="\n\n".join(dict.fromkeys([JAT_CITATION, *(entry for notes in used for entry in notes.citations)])),
+    )
+
+
+def _gallery(previews: Sequence[Preview]) -> str:
+    """Moving pictures in lines of a few, one domain after another, each line followed by their names.
+
+    The lines are about equally long, so that no column is empty and only the last line may have gaps.
+    """
+    if not previews:
+        return ""
+    num_lines = -(-len(previews) // MAX_PREVIEWS_PER_LINE)
+    num_columns = -(-len(previews) // num_lines)
+    lines: list[tuple[str, ...]] = []
+    for begin in range(0, len(previews), num_columns):
+        part = previews[begin : begin + num_columns]
+        empty = ("",) * (num_columns - len(part))
+        lines.append((*(f"![{preview.task.name}]({preview.name})" for preview in part), *empty))
+        lines.append((*map(_caption, part), *empty))
+    return _table(lines[0], lines[1:], centred=True)
+
+
+def _caption(preview: Preview) -> str:
+    return f"`{preview.task.name}`" + ("" if preview.seed is None else f"<br>seed {preview.seed}")
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], centred: bool = False) -> str:
+    marks = [":---:" if centred else "---" if heading in LEFT_COLUMNS else "---:" for heading in headings]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, marks, *rows))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _actors(domain: DomainRow) -> str:
+    """A line of which kinds of experts played how many tasks of a domain."""
+    kinds = Counter(kind for row in domain.tasks for kind in row.expert_kinds)
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    tasks = [f"{as_code(kind)} in {count} {'task' if count == 1 else 'tasks'}" for kind, count in ordered]
+    return f"- {notes_on(domain.domain).title}: {', '.join(tasks) or 'unknown'}."
+
+
+def _kinds(domains: Sequence[DomainRow]) -> str:
+    """What the kinds of experts are, in a sentence each."""
+    kinds = sorted({kind for domain in domains for row in domain.tasks for kind in row.expert_kinds})
+    return " ".join(f"`{kind}` is {EXPERT_KINDS[kind]}." for kind in kinds if kind in EXPERT_KINDS)
+
+
+def _weakness(row: CardRow) -> str:
+    parts = [] if row.train.success_rate is None else [f"success {row.train.success_rate:.2f}"]
+    if row.on_jat_scale is not None:
+        parts.append(f"{row.on_jat_scale:.2f} on JAT's scale")
+    if row.rejected_share:
+        parts.append(f"{row.rejected_share:.0%} of its seeds rejected")
+    return f"`{row.task.name}` ({', '.join(parts)})"
+
+
+def _noise(rows: Sequence[CardRow]) -> str:
+    """Which noise is in how many episodes; empty if there is none."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update({noise: count for noise, count in row.both.noise.items() if noise})
+    return _listed([f"{as_code(noise)} in {format_count(count, 'episode')}" for noise, count in sorted(counts.items())])
+
+
+def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:
+    configs, infos = [], []
+    for task in tasks:
+        splits = manifest.tasks[task.name].splits
+        of_task = table_pair(task.name, EPISODES_SUFFIX, features(task), episode_features(), splits)
+        configs += of_task[0]
+        infos += of_task[1]
+    of_corpora = corpus_configs(manifest)
+    configs += of_corpora[0]
+    infos += of_corpora[1]
+    configs[0]["default"] = True
+    num_rows = sum(split.num_episodes for task in manifest.tasks.values() for split in task.splits.values())
+    num_rows += sum(split.num_documents for corpus in manifest.corpora.values() for split in corpus.splits.values())
+    of_tasks = ["reinforcement-learning", "robotics"] if tasks else []
+    return {
+        "pretty_name": "Expert episodes",
+        "license": "other" if manifest.corpora else "apache-2.0",  # texts and images have licences of their own
+        "task_categories": of_tasks + corpus_categories(manifest),
+        "size_categories": [next((name for limit, name in SIZES if num_rows < limit), "n>1B")],
+        "tags": sorted({task.domain for task in tasks} | {"imitation-learning", "expert trajectories"}),
+        **({"language": ["en"]} if any(task.has_text for task in tasks) else {}),
+        "configs": configs,
+        "dataset_info": infos,
+    }

@@ -1,0 +1,1 @@
+"""Other people's episodes as shards."""

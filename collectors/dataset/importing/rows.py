@@ -1,0 +1,309 @@
+"""Somebody else's rows as episodes: read a few at a time, from this machine or the Hub, and checked one by one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.envs.episode import Episode
+from pipeline.envs.frames import read_stacks
+from pipeline.envs.rollout import rejected_episode
+from pipeline.envs.task import CONTINUOUS, IMAGE, Task
+from pipeline.errors import UserError, first_line
+from pipeline.images import BadImageError
+from pipeline.runtime.heartbeat import WORKER_PROGRESS
+from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
+
+BATCH_BYTES = 16 * 2**20  # of rows in memory at a time, as the footer counts them; one row at least
+BUFFER_BYTES = 2**20  # of a column read ahead
+NUM_FOOTERS = 8  # read at a time, where each is a question to the Hub
+EMPTY = "empty episode"
+OTHER_SIZE = "numbers in a step of"
+
+Ended = Literal["terminated", "truncated", "unknown"]
+
+
+class Rows(Protocol):
+    """The episodes of one split of a source, by number."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def read(self, task: Task, first: int, count: int) -> Iterator[Episode]:
+        """Episodes ``first .. first + count - 1``, rejected ones included; their ``seed`` is that number."""
+
+
+class UnfitError(ValueError):
+    """A row that cannot be an episode of the task; the message says why."""
+
+
+@dataclass(frozen=True)
+class RawSteps:
+    """Steps as a source has them, sizes right: what ``Episode`` holds, but lengths and values not checked yet."""
+
+    observations: np.ndarray
+    texts: tuple[str, ...] | None
+    actions: np.ndarray
+    rewards: np.ndarray
+
+
+def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> Episode:
+    """An episode of these steps.
+
+    Args:
+        task: whose.
+        number: of its row.
+        steps: what is known of it.
+        ended: how it ended.
+
+    Raises:
+        UnfitError: no steps, columns of different lengths, a value that is not finite, an action that there is not.
+    """
+    lengths = {"rewards": len(steps.rewards), "observations": len(steps.observations), "actions": len(steps.actions)}
+    if steps.texts is not None:
+        lengths["texts"] = len(steps.texts)
+    if not any(lengths.values()):
+        raise UnfitError(EMPTY)
+    if len(set(lengths.values())) > 1:
+        raise UnfitError(_unequal(lengths))
+    for name in ("reward", "action", "observation"):
+        values = getattr(steps, f"{name}s")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UnfitError(f"{name} not finite")
+    return Episode(
+        seed=number,
+        observations=steps.observations,
+        texts=steps.texts,
+        actions=steps.actions,
+        rewards=steps.rewards,
+        ended=ended,
+        success=bool(steps.rewards[-1] > 0) if task.success == "reward" else None,
+        flagged=_flag(task, steps.actions),
+    )
+
+
+def _unequal(lengths: dict[str, int]) -> str:
+    """Why columns of these lengths are no episode, the same for every episode of its kind."""
+    num_steps = lengths["rewards"]
+    differ = [name for name, length in lengths.items() if length != num_steps]
+    if differ[0] == "observations" and all(lengths[name] == num_steps + 1 for name in differ) and num_steps:
+        return f"one more of {' and '.join(differ)} than of rewards: leave out the observation after the last action"
+    return f"not as many {' and '.join(differ)} as rewards"
+
+
+def _flag(task: Task, actions: np.ndarray) -> str | None:
+    """That continuous actions leave their range: what a policy asked for, which the environment clipped."""
+    action = task.action
+    if action.kind == "discrete":
+        wrong = actions[(actions < 0) | (actions >= action.size)]
+        if len(wrong):
+            raise UnfitError(f"an action is none of the {action.size} there are")
+        return None
+    if ((actions >= action.low) & (actions <= action.high)).all():
+        return None
+    return f"actions outside [{action.low:g}, {action.high:g}], up to {float(np.abs(actions).max()):.4g}"
+
+
+def unfit_episode(task: Task, number: int, reason: str) -> Episode:
+    """A rejected episode; of its success nothing is known."""
+    return replace(rejected_episode(task, number, reason), success=None)
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Rows of Parquet files in JAT's columns.
+
+    Attributes:
+        files: paths or addresses that fsspec opens, in order.
+        file_rows: rows of each.
+        begin: the first row that belongs to this split, counted over all files.
+        num_rows: how many do.
+    """
+
+    files: tuple[str, ...]
+    file_rows: tuple[int, ...]
+    begin: int
+    num_rows: int
+
+    def read(self, task: Task, first: int, count: int) -> Iterator[Episode]:
+        """See ``Rows``. Row groups before the first row are not read; nor are columns that are not needed.
+
+        Raises:
+            UserError: a file cannot be read any further.
+        """
+        number, start, left = first, self.begin + first, count
+        for file, num_rows in zip(self.files, self.file_rows, strict=True):
+            if start >= num_rows:
+                start -= num_rows
+                continue
+            for row in _rows_of_file(task, file, start, min(left, num_rows - start)):
+                WORKER_PROGRESS.beats += 1
+                yield _episode_of_row(task, number, row)
+                number, left = number + 1, left - 1
+            if not left:
+                return
+            start = 0
+
+
+def count_rows(files: Sequence[str], wanted: int | None) -> tuple[int, ...]:
+    """Rows of each file, from its footer; only of as many files as hold ``wanted`` rows, if that is given.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    if wanted is None:
+        with ThreadPoolExecutor(NUM_FOOTERS) as threads:
+            return tuple(threads.map(_count_rows_of_file, files))
+    counts: list[int] = []
+    for file in files:
+        if sum(counts) >= wanted:
+            break
+        counts.append(_count_rows_of_file(file))
+    return tuple(counts)
+
+
+def _count_rows_of_file(file: str) -> int:
+    with _opened(file) as (parquet, _):
+        return int(parquet.metadata.num_rows)
+
+
+def schema_of(file: str) -> pa.Schema:
+    """Columns of a Parquet file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with _opened(file) as (parquet, _):
+        return parquet.schema_arrow
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
+    """A Parquet file on this machine or the Hub within the limits, whose errors tell its name, and its bytes."""
+    import fsspec
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        with (
+            fsspec.open(file, "rb") as handle,
+            open_parquet(handle, buffer_size=BUFFER_BYTES, pre_buffer=False) as parquet,
+        ):
+            check_steps(parquet.metadata, REWARDS)
+            yield parquet, handle
+    except (OSError, pa.ArrowException, HTTPError) as error:
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}); what was imported stays: run the same command again to go on"
+        ) from error
+
+
+def check_columns(task: Task, file: str, found: pa.Schema) -> None:
+    """Refuse a file that lacks a column of the task, or has something else under its name.
+
+    Raises:
+        UserError: names the columns that are there and those that should be.
+    """
+    for field in features(task).arrow_schema:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise UserError(
+                f"{file} has no column {field.name}, which {task.name} needs; it has {', '.join(found.names)}. "
+                f"JAT's columns of this task are {', '.join(features(task))}"
+            )
+        kind = found.field(index).type
+        if _outline(kind) != _outline(field.type):
+            raise UserError(f"{file}: {field.name} is {kind}; {task.name} needs {field.type}")
+
+
+def _outline(kind: pa.DataType) -> tuple[int, str]:
+    """How deep lists are nested, and what is inside: a number, a string or an image."""
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return depth, "number"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return depth, "string"
+    return depth, "image" if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else str(kind)
+
+
+def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dict[str, pa.Array | None]]:
+    """Rows ``first .. first + count - 1`` of a file: the steps by column, None where there is a null."""
+    with _opened(file) as (parquet, handle):
+        check_columns(task, file, parquet.schema_arrow)
+        names = list(features(task))
+        for group in range(parquet.num_row_groups):
+            metadata = parquet.metadata.row_group(group)
+            if first >= metadata.num_rows:
+                first -= metadata.num_rows
+                continue
+            size = max(1, BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size))
+            size = 1 if task.observation == IMAGE else size  # a game is compressed many times over
+            check_step_texts(handle, parquet.metadata, group)
+            for batch in parquet.iter_batches(size, row_groups=[group], columns=names):
+                for row in range(min(first, len(batch)), len(batch)):
+                    yield {name: batch.column(name)[row].values for name in names}
+                    count -= 1
+                    if not count:
+                        return
+                first = max(0, first - len(batch))
+
+
+def _episode_of_row(task: Task, number: int, row: dict[str, pa.Array | None]) -> Episode:
+    try:
+        return checked_episode(task, number, _steps_of_row(task, row), "unknown")
+    except UnfitError as error:
+        return unfit_episode(task, number, str(error))
+
+
+def _steps_of_row(task: Task, row: dict[str, pa.Array | None]) -> RawSteps:
+    for name, steps in row.items():
+        if steps is None or steps.null_count:
+            raise UnfitError(f"{name} is null" if steps is None else f"a step of {name} is null")
+    column = observation_column(task)
+    if task.observation == IMAGE:
+        observations = _images(task, row[column])
+    else:
+        dtype = np.float32 if task.observation == CONTINUOUS else np.int64
+        observations = _matrix(column, row[column], task.observation_shape[0], dtype)
+    column = action_column(task)
+    if task.action.kind == "discrete":
+        actions = _vector(row[column], np.int64)
+    else:
+        actions = _matrix(column, row[column], task.action.size, np.float32)
+    texts = tuple(row[TEXTS].to_pylist()) if task.has_text else None  # type: ignore[union-attr]
+    return RawSteps(observations, texts, actions, _vector(row[REWARDS], np.float32))
+
+
+def _vector(steps: Any, dtype: Any) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no finite float32 is found later
+        values: np.ndarray = steps.to_numpy(zero_copy_only=False).astype(dtype)
+    return values
+
+
+def _matrix(name: str, steps: Any, size: int, dtype: Any) -> np.ndarray:
+    lengths = steps.value_lengths().to_numpy(zero_copy_only=False)
+    wrong = lengths[lengths != size]
+    if len(wrong):
+        raise UnfitError(f"{wrong[0]} {OTHER_SIZE} {name}, expected {size}")
+    flat = steps.flatten()
+    if flat.null_count:
+        raise UnfitError(f"a number in {name} is null")
+    return _vector(flat, dtype).reshape(len(steps), size)
+
+
+def _images(task: Task, steps: Any) -> np.ndarray:
+    files = steps.field("bytes").to_pylist()
+    if None in files:
+        raise UnfitError("an image has no bytes")
+    try:
+        return read_stacks(files, task.observation_shape)
+    except BadImageError as error:
+        raise UnfitError(error.reason) from error

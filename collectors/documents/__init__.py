@@ -1,0 +1,1 @@
+"""Texts and images with captions: sources, downloads and shards."""

@@ -1,1 +1,0 @@
-"""One file per domain: its table of tasks and how its environments are made."""

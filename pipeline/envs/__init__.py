@@ -1,0 +1,1 @@
+"""The simulated world: tasks, environments, policies and the one environment loop."""

@@ -1,0 +1,365 @@
+"""The only environment loop. It serves collection, measurement, evaluation and videos.
+
+N environments advance in lockstep; each takes the next seed of a static list when its episode ends. Because every
+listed seed is played to its end, short episodes are not over-represented, and the result does not depend on N. They may
+be of several tasks whose observations and actions are alike: a network then decides for all of them at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pipeline.envs.episode import Episode
+from pipeline.envs.frames import stacked
+from pipeline.envs.policy import GiveUp, Observations, Policy
+from pipeline.envs.task import IMAGE, TEXT, Task
+from pipeline.errors import reason_of
+from pipeline.runtime.heartbeat import WORKER_PROGRESS
+
+# An environment that raises this often in one episode, each time freshly made, makes the episode a rejected one.
+MAX_ENV_ERRORS = 2
+
+# Environments of the last rollout, for the next one: a worker plays shard after shard of the same task, and making an
+# environment takes up to 0.1 s. A reset makes no difference between a new one and one that has been played in.
+_IDLE: dict[Task, list[gym.Env[Any, Any]]] = {}
+
+# Called with (seed, environment) after a reset and after every step, e.g. to draw a frame.
+StepListener = Callable[[int, gym.Env[Any, Any]], None]
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RolloutPart:
+    """What a rollout plays of one task.
+
+    Attributes:
+        task: where to play; its ``make_env`` is called at most ``num_envs`` times, plus once per error.
+        seeds: one episode each.
+        num_envs: environments in lockstep.
+        listener: called after each reset and step.
+    """
+
+    task: Task
+    seeds: Sequence[int]
+    num_envs: int
+    listener: StepListener | None = None
+
+    @property
+    def num_slots(self) -> int:
+        """How many slots of the policy it takes."""
+        return min(self.num_envs, len(self.seeds))
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        return self.task.make_env(drawable=self.listener is not None)
+
+    def take_env(self) -> gym.Env[Any, Any]:
+        """One that an earlier rollout has left, or a new one."""
+        idle = _IDLE.get(self.task) if self.listener is None else None
+        return idle.pop() if idle else self.make_env()
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment raised ``cause`` in a step. Errors of policies and of this loop are not of this kind."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(repr(cause))
+        self.cause = cause
+
+
+@dataclass
+class _Slot:
+    """An environment and the episode it is in.
+
+    Attributes:
+        waiting: seeds of its part that no slot has taken yet, shared by the part's slots.
+    """
+
+    part: RolloutPart
+    env: gym.Env[Any, Any]
+    waiting: deque[int]
+    keep_observations: bool = True
+    seed: int = -1
+    observation: dict[str, Any] = field(default_factory=dict)
+    observations: list[np.ndarray] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    is_finite: bool = True
+    success: bool = False
+
+    def begin(self, seed: int) -> None:
+        self.seed = seed
+        self.observation, _ = self.env.reset(seed=seed)
+        self.observations, self.texts, self.actions, self.rewards = [], [], [], []
+        self.is_finite, self.success = True, False
+
+    def note_observation(self) -> None:
+        """Before each action: keep what is seen, or at least whether it was finite."""
+        task = self.part.task
+        observation = self.observation[task.observation]
+        if not self.keep_observations:
+            self.is_finite = self.is_finite and (observation.dtype.kind != "f" or bool(np.isfinite(observation).all()))
+            return
+        self.observations.append(observation)
+        if task.has_text:
+            self.texts.append(self.observation[TEXT])
+
+
+def rollout(
+    task: Task,
+    policy: Policy,
+    seeds: Sequence[int],
+    num_envs: int | None = None,
+    listener: StepListener | None = None,
+    keep_observations: bool = True,
+) -> Iterator[Episode]:
+    """Play one episode per seed and yield them in the order of ``seeds``; see ``rollout_parts``.
+
+    Args:
+        task: where to play.
+        policy: who plays; it sees at most ``num_envs`` slots.
+        seeds: one episode each.
+        num_envs: environments in lockstep; the task's own number if None.
+        listener: called after each reset and step.
+        keep_observations: as in ``rollout_parts``.
+
+    Raises:
+        ValueError: a seed is listed twice, or there is no environment to play in.
+    """
+    part = RolloutPart(task, seeds, task.lockstep if num_envs is None else num_envs, listener)
+    finished: dict[int, Episode] = {}
+    to_yield = deque(seeds)
+    with contextlib.closing(rollout_parts([part], policy, keep_observations)) as episodes:
+        for _, episode in episodes:
+            finished[episode.seed] = episode
+            while to_yield and to_yield[0] in finished:
+                yield finished.pop(to_yield.popleft())
+
+
+def rollout_parts(
+    parts: Sequence[RolloutPart], policy: Policy, keep_observations: bool = True
+) -> Generator[tuple[Task, Episode]]:
+    """Play all parts in one lockstep and yield the episodes as they finish, each with its task.
+
+    Args:
+        parts: of tasks whose observations and actions have the same kinds and sizes. Where an environment raises, the
+            episode is played once more in a new environment, then rejected with the error as its reason.
+        policy: who plays; the first slots are those of the first part, and so on.
+        keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
+            750 MB. The episodes' ``observations`` and ``texts`` are then empty.
+
+    Raises:
+        ValueError: a seed is listed twice, there is no environment to play in, or the tasks are not alike.
+    """
+    _check(parts)
+    queues = [(part, deque(part.seeds)) for part in parts]
+    slots = [
+        _Slot(part, part.take_env(), waiting, keep_observations)
+        for part, waiting in queues
+        for _ in range(part.num_slots)
+    ]
+    finished: deque[tuple[Task, Episode]] = deque()
+    env_errors: Counter[tuple[str, int]] = Counter()
+
+    def fail(slot: _Slot, error: Exception) -> None:
+        """After an environment raised: a new one, and the episode once more or never."""
+        task, seed = slot.part.task, slot.seed
+        env_errors[task.name, seed] += 1
+        with contextlib.suppress(Exception):  # it is broken already
+            slot.env.close()
+        slot.env = slot.part.make_env()
+        if env_errors[task.name, seed] < MAX_ENV_ERRORS:
+            slot.waiting.appendleft(seed)
+        else:
+            reason = f"environment: {reason_of(error)}"
+            log.warning("%s, seed %d: %s", task.name, seed, reason)
+            finished.append((task, rejected_episode(task, seed, reason)))
+
+    def begin(indices: Sequence[int]) -> list[int]:
+        """Start the next waiting seeds; the slots that have one."""
+        begun = []
+        for index in indices:
+            slot = slots[index]
+            while slot.waiting:
+                try:
+                    slot.begin(slot.waiting.popleft())
+                except Exception as error:  # noqa: BLE001  simulators raise anything; counted, never hidden
+                    fail(slot, error)
+                    continue
+                if slot.part.listener:
+                    slot.part.listener(slot.seed, slot.env)
+                begun.append(index)
+                break
+        if begun:
+            policy.reset(begun, [slots[i].seed for i in begun], [slots[i].env for i in begun])
+        return begun
+
+    def advance(slot: _Slot, action: Any) -> bool:
+        """One step; True when the slot's episode is over, or was given up because the environment raised."""
+        try:
+            episode = _advance(slot, action)
+        except EnvironmentFailedError as error:
+            fail(slot, error.cause)
+            return True
+        if episode is not None:
+            finished.append((slot.part.task, episode))
+        return episode is not None
+
+    try:
+        running = begin(range(len(slots)))
+        yield from _taken_from(finished)  # where every environment broke at once
+        while running:
+            task = slots[0].part.task
+            actions = _executable(task, policy.act(running, _observe(task, slots, running)))
+            done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
+            WORKER_PROGRESS.beats += 1
+            WORKER_PROGRESS.steps += len(running)
+            if done:
+                WORKER_PROGRESS.episodes += len(done)
+                running = sorted(set(running).difference(done).union(begin(done)))
+            yield from _taken_from(finished)
+    except Exception:
+        # Among them may be one that is broken and that no new one could be made for.
+        for slot in slots:
+            slot.env.close()
+        slots = []
+        raise
+    finally:
+        _leave(slots)
+
+
+def _leave(slots: Sequence[_Slot]) -> None:
+    """Keep the environments of a rollout that is over, and close those that it has not used."""
+    for env in itertools.chain.from_iterable(_IDLE.values()):
+        env.close()
+    _IDLE.clear()
+    for slot in slots:
+        if slot.part.listener is None:
+            _IDLE.setdefault(slot.part.task, []).append(slot.env)
+        else:
+            slot.env.close()
+
+
+def _check(parts: Sequence[RolloutPart]) -> None:
+    for part in parts:
+        if part.num_envs < 1 or len(set(part.seeds)) != len(part.seeds):
+            raise ValueError(
+                f"{part.num_envs} environments and {len(part.seeds)} seeds, {len(set(part.seeds))} of them different"
+            )
+    kinds = {(t.observation, t.observation_shape, t.has_text, t.action) for t in (part.task for part in parts)}
+    if len(kinds) > 1 or len({part.task.name for part in parts}) != len(parts):
+        raise ValueError(f"not different tasks of one layout: {', '.join(part.task.name for part in parts)}")
+
+
+def _taken_from(finished: deque[tuple[Task, Episode]]) -> Iterator[tuple[Task, Episode]]:
+    while finished:
+        yield finished.popleft()
+
+
+def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Observations:
+    chosen = [slots[index] for index in running]
+    return Observations(
+        values=_stack([slot.observation[task.observation] for slot in chosen]),
+        texts=[slot.observation[TEXT] for slot in chosen] if task.has_text else None,
+        rewards=np.array([slot.rewards[-1] if slot.rewards else 0.0 for slot in chosen], np.float32),
+    )
+
+
+def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
+    """One array of them all. Images keep their channels apart in memory, as they come and as convolutions want them."""
+    if observations[0].ndim != 3:
+        return np.concatenate(observations).reshape(len(observations), *observations[0].shape)
+    return np.stack([observation.transpose(2, 0, 1) for observation in observations]).transpose(0, 2, 3, 1)
+
+
+def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
+    """Actions as the environments are given them and as they are stored: in range; None for one that is not finite."""
+    if task.action.kind == "discrete":
+        return [action if isinstance(action, GiveUp) else int(action) for action in actions]
+    if isinstance(actions, np.ndarray):
+        return _in_range(task, actions)
+    chosen = list(actions)
+    rows = [row for row, action in enumerate(chosen) if not isinstance(action, GiveUp)]
+    if rows:
+        for row, action in zip(rows, _in_range(task, np.array([chosen[row] for row in rows])), strict=True):
+            chosen[row] = action
+    return chosen
+
+
+def _in_range(task: Task, actions: np.ndarray) -> list[np.ndarray | None]:
+    """Continuous actions ``(n, size)``, which the environments clip as they execute them but not as they charge."""
+    given = actions.astype(np.float32).clip(task.action.low, task.action.high)
+    is_finite = np.isfinite(given).all(axis=1).tolist()
+    return [action if good else None for action, good in zip(given, is_finite, strict=True)]
+
+
+def _advance(slot: _Slot, action: Any) -> Episode | None:
+    """Step one environment; the episode when it is over."""
+    task, listener = slot.part.task, slot.part.listener
+    if action is None or isinstance(action, GiveUp):
+        reason = "action not finite" if action is None else f"policy: {action.reason}"
+        return _episode(slot, "rejected", reason)
+    slot.note_observation()
+    slot.actions.append(action)
+    try:
+        slot.observation, reward, terminated, truncated, info = slot.env.step(action)
+    except Exception as error:
+        raise EnvironmentFailedError(error) from error
+    slot.rewards.append(float(reward))
+    if task.success == "info":
+        slot.success = slot.success or bool(info["success"])
+    elif task.success == "reward":
+        slot.success = float(reward) > 0
+    if listener:
+        listener(slot.seed, slot.env)
+    if not (terminated or truncated or len(slot.rewards) >= task.max_steps):
+        return None
+    return _episode(slot, "terminated" if terminated else "truncated", None)
+
+
+def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
+    """An episode of no steps that says why there is none."""
+    discrete = task.action.kind == "discrete"
+    return Episode(
+        seed=seed,
+        observations=np.empty((0, *task.observation_shape), np.float32),
+        texts=() if task.has_text else None,
+        actions=np.empty((0,), np.int64) if discrete else np.empty((0, task.action.size), np.float32),
+        rewards=np.empty(0, np.float32),
+        ended="rejected",
+        success=None if task.success is None else False,
+        rejected=reason,
+    )
+
+
+def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
+    task = slot.part.task
+    discrete = task.action.kind == "discrete"
+    observations = (stacked if task.observation == IMAGE else np.array)(slot.observations)
+    rewards = np.array(slot.rewards, np.float32)
+    if rejected is None and not np.isfinite(rewards).all():
+        ended, rejected = "rejected", "reward not finite"
+    is_finite = slot.is_finite and (observations.dtype.kind != "f" or np.isfinite(observations).all())
+    if rejected is None and not is_finite:
+        ended, rejected = "rejected", "observation not finite"
+    return Episode(
+        seed=slot.seed,
+        observations=observations,
+        texts=tuple(slot.texts) if task.has_text else None,
+        actions=np.array(slot.actions, np.int64 if discrete else np.float32),
+        rewards=rewards,
+        ended=ended,
+        success=None if task.success is None else slot.success,
+        rejected=rejected,
+    )

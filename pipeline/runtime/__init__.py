@@ -1,0 +1,1 @@
+"""What runs where: Ray, the worker pool, training groups, stages, status and metrics."""

@@ -1,0 +1,254 @@
+"""Connecting to Ray, and its metrics.
+
+``RAY_ADDRESS`` names a cluster; without it an embedded Ray is started here and ends with this process. Only this file,
+``jobs.py`` (a pool of actors) and ``worker_group.py`` (processes that train together) say ``import ray``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import JobsFailedError, UserError, first_line
+from pipeline.runtime.stage import current_stage
+from pipeline.stopping import handle_stop_signals
+
+log = logging.getLogger(__name__)
+
+# How long Ray may take to start or to connect.
+START_S = 120.0
+LONGEST_SOCKET = 107  # bytes of the name of a socket on Linux, see unix(7)
+# How long the last numbers of a run may take to reach the cluster, which may have to start a process for them first.
+GAUGES_S = 30.0
+REPEAT_S = 1.0  # less than the shortest time after which Ray forgets a number
+
+
+def connect(workers: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs, unless connected.
+
+    An embedded one can be reached from this machine only, and with a token that only this process and Ray's know.
+
+    Raises:
+        UserError: nothing answers at ``RAY_ADDRESS``, or Ray cannot start with these settings of the machine.
+        JobsFailedError: Ray did not start.
+    """
+    # Read when Ray is imported: lines that differ only in their numbers, as progress does, are not repetitions.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if not sys.stderr.isatty():  # codes for colours have no place in files
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    # Token authentication is on by default and stays on; the line that says so is not news.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning in every worker
+    # Ray starts idle workers with the cluster and lets the driver wait for them. If one is killed before it has
+    # reported, the driver waits for ever, in C++.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    _protect_token()
+    try:
+        address = os.environ.get("RAY_ADDRESS")
+        activity = "connecting to Ray" if address else "starting Ray"
+        log.info(activity)
+        with current_stage().doing(activity):
+            if address:
+                _join(address)
+            else:
+                _start_embedded(workers)
+    finally:
+        handle_stop_signals()  # Ray has set handlers of its own: they exit with other codes, and print C++ stacks
+
+
+def _join(address: str) -> None:
+    import ray
+
+    _check_answers(address)
+    with _no_longer_than(START_S):
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ray.exceptions.AuthenticationError, ConnectionError) as error:
+            raise UserError(
+                f"the Ray cluster at RAY_ADDRESS={address} refuses this process; put the cluster's token into "
+                f"RAY_AUTH_TOKEN (or its file into RAY_AUTH_TOKEN_PATH), set RAY_AUTH_MODE=token, and let it run "
+                f"Ray {ray.__version__}, too"
+            ) from error
+
+
+def _start_embedded(workers: int) -> None:
+    """Start a Ray of this process's own, once more if it was only slow."""
+    import ray
+
+    folder = _check_temporary_folder()
+    for is_last in (False, True):
+        try:
+            with _no_longer_than(START_S), _private_ray():
+                ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
+            return
+        except Exception as error:  # Ray raises this very class when one of its processes does not come up in time
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+                raise UserError(f"Ray cannot start below {folder} ({error}); set TMPDIR to another folder") from error
+            ray.shutdown()
+            if is_last:
+                raise JobsFailedError(
+                    f"Ray did not start, twice ({first_line(error)}); is the machine out of memory or very busy? "
+                    f"What its processes said is in {folder}/ray/session_latest/logs"
+                ) from error
+            log.warning("Ray did not start (%s); trying once more", first_line(error))
+
+
+def _check_temporary_folder() -> str:
+    """The folder below which an embedded Ray keeps its sockets and logs.
+
+    Raises:
+        UserError: a socket there would have too long a name, or one that Ray cannot say.
+    """
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(variable, "/tmp")
+    size, longest = len(os.fsencode(folder)), LONGEST_SOCKET - len(_SOCKET.format(process=os.getpid()))
+    if size > longest:
+        raise UserError(
+            f"{variable}={folder} has {size} bytes; Ray keeps sockets below it, whose names have {LONGEST_SOCKET} at "
+            f"most, so it may have {longest}: set {variable} to a shorter path, such as /tmp"
+        )
+    if not folder.isascii():
+        raise UserError(f"{variable}={folder} is not ASCII, which Ray needs; set {variable} to another path, e.g. /tmp")
+    return folder
+
+
+@contextlib.contextmanager
+def _private_ray() -> Iterator[None]:
+    """What ``ray.init`` does in the block listens on 127.0.0.1 alone, knows a token, and gets no signals of this group.
+
+    Ray has no options for this. It listens on the address that it takes for that of the machine, which is 127.0.0.1
+    where there are no clusters, as on macOS; that can be set, in the environment for its processes and, if Ray is
+    imported already, here. Ray's own token would lie in the home folder, for all to read. A signal for a whole process
+    group, as ``timeout`` and terminals send it, would end Ray before this process has ended what it does.
+    """
+    from ray._private import ray_constants, services
+
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | ({} if has_token else {"RAY_AUTH_TOKEN": _token})
+    before = {name: os.environ.get(name) for name in settings}
+    popen, has_clusters = services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(settings)
+    services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER = partial(popen, process_group=0), False
+    try:
+        yield
+    finally:
+        services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER = popen, has_clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _protect_token() -> None:
+    """Let only its owner read the token of clusters that Ray keeps in the home folder; it leaves it to all."""
+    with contextlib.suppress(OSError, RuntimeError):  # none there, somebody else's, or no home folder
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+            log.info("%s can be read by its owner alone from now on", path)
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float) -> Iterator[None]:
+    """End this process with exit code 1 and a traceback if the block takes longer.
+
+    Now and then Ray waits for ever for a process of its own, in C++, where no Python can interrupt it (seen once, with
+    several clusters on one machine). A process that has ended can be started again; one that hangs must be noticed.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto": Ray looks for a cluster on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster at RAY_ADDRESS={address} ({error}); start one there, or unset it") from error
+
+
+class Gauges:
+    """Numbers on the metrics endpoint of the Ray node that the process with this object runs on.
+
+    Ray passes on what it is told once. As an actor this repeats it, for as long as it lives.
+    """
+
+    def __init__(self, is_repeating: bool = False) -> None:
+        self._gauges: dict[str, Any] = {}
+        self._values: dict[tuple[str, ...], tuple[str, dict[str, str], float]] = {}
+        if is_repeating:
+            threading.Thread(target=self._repeat, daemon=True).start()
+
+    def set(self, values: Sequence[tuple[str, str, dict[str, str], float]]) -> None:
+        """Take values, each with its name, description and labels."""
+        from ray.util.metrics import Gauge
+
+        for name, description, labels, value in values:
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, description, tuple(labels))
+            self._values[name, *labels.values()] = (name, labels, value)
+            self._gauges[name].set(value, labels)
+
+    def _repeat(self) -> None:
+        while True:
+            time.sleep(REPEAT_S)
+            for name, labels, value in list(self._values.values()):
+                self._gauges[name].set(value, labels)
+
+
+# How the names of Ray's sockets end.
+_SOCKET = "/ray/session_2026-11-30_17-55-23_253047_{process}/sockets/plasma_store"
+_token = secrets.token_hex(32)  # of embedded Rays
+_own_gauges = Gauges()
+
+
+def set_gauges(values: Sequence[tuple[str, str, dict[str, str], float]], is_waiting: bool) -> None:
+    """Set gauges (see ``Gauges``) of the cluster this process is connected to, if it is; a failure is logged.
+
+    On a cluster that lasts, an actor on its head keeps them as long as that lasts: Ray forgets what a process told
+    seconds after its end, and alerts are about those that have ended, too.
+
+    Args:
+        values: what to set.
+        is_waiting: whether to return only when they have arrived.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        _own_gauges.set(values)
+        return
+    try:
+        actor = ray.remote(Gauges).options(
+            name="gauges", namespace="jat", lifetime="detached", get_if_exists=True, max_restarts=-1,
+            num_cpus=0, resources={"node:__internal_head__": 0.001},
+        ).remote(is_repeating=True)  # fmt: skip
+        arrived = actor.set.remote(values)
+        if is_waiting:
+            ray.get(arrived, timeout=GAUGES_S)
+    except ray.exceptions.RayError as error:
+        log.warning("the metrics of this run did not reach the cluster: %s", first_line(error))

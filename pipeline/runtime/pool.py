@@ -1,0 +1,357 @@
+"""A pool of Ray actors that runs jobs and survives the loss of some of them.
+
+An actor holds nothing between jobs, so a dead one is replaced and its job handed to another. Only small records come
+back: whatever is large, a job writes to files itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pipeline.cli import configure_logging
+from pipeline.errors import JobFailure, JobsFailedError, UserError
+from pipeline.files import NO_SPACE
+from pipeline.runtime import heartbeat
+from pipeline.runtime.cluster import connect
+from pipeline.runtime.heartbeat import WorkerProgress
+
+log = logging.getLogger(__name__)
+
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
+
+# A job whose worker died this often is a job that kills workers.
+MAX_ATTEMPTS = 3
+# How often supervised workers are asked for their pulse.
+POLL_S = 2.0
+# In what time a worker answers that runs at all, however busy it is.
+ANSWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job occupies while it runs: CPU cores, GPUs (or a share of one) where the cluster has any, memory in
+    bytes, and whatever else the cluster's nodes declare, by name."""
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+    memory: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What is expected of workers whose jobs beat (``pipeline/runtime/heartbeat.py``).
+
+    Attributes:
+        stall_s: a worker whose job has not beaten for so many seconds is hung; it is killed and its job tried again.
+            A beat is a step of the environments, so this has nothing to do with how long a job takes.
+        max_bytes: a worker that holds more memory than this after a job is replaced by a new one.
+        report: called with the jobs that run and what they have done so far, every ``POLL_S`` seconds.
+    """
+
+    stall_s: float
+    max_bytes: int
+    report: Callable[[Sequence[Running[Any]]], None]
+
+
+@dataclass(frozen=True)
+class Control:
+    """How to steer jobs that take hours.
+
+    Attributes:
+        stop: once set, no more jobs begin, and those that run are asked to end (``heartbeat.STOP``).
+        stop_s: seconds they have for that before their workers are killed.
+        try_again: told of every failure; whether to run the job again, before all that wait. Without a control only
+            jobs that lost their worker run again, after all that wait, ``MAX_ATTEMPTS`` times in all.
+    """
+
+    stop: threading.Event
+    stop_s: float
+    try_again: Callable[[JobFailure], bool]
+
+
+@dataclass
+class Running(Generic[JobT]):
+    """A job in a worker.
+
+    Attributes:
+        job: as given to ``run_jobs``.
+        attempt: from 1.
+        actor: the worker.
+        pulse: its last answer.
+        resident_bytes: of its process, at the last answer.
+        last_change: when an answer last differed from the one before, in seconds of ``time.monotonic``.
+        question: the answer that is still to come, or None.
+    """
+
+    job: JobT
+    attempt: int
+    actor: Any
+    pulse: WorkerProgress = field(default_factory=WorkerProgress)
+    resident_bytes: int = 0
+    last_change: float = math.inf
+    question: Any = None
+    killed_for: str | None = None
+
+
+def freeze_heap() -> None:
+    """Spare this process's garbage collector what stays: modules and whatever else there is after a first job.
+
+    That is 200,000 objects and more, which it would look through again and again: of collecting short episodes, whose
+    levels are thousands of small objects, that took a twentieth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or what is left at the end is not freed, which nanobind's modules complain about
+
+
+def run_jobs(
+    function: Callable[[JobT], ResultT],
+    jobs: Sequence[JobT],
+    workers: int,
+    resources: Resources | Callable[[JobT], Resources] = Resources(),
+    supervision: Supervision | None = None,
+    control: Control | None = None,
+) -> Iterator[tuple[JobT, ResultT]]:
+    """Run ``function`` on every job and yield ``(job, result)`` as they finish, in no particular order.
+
+    At most one job per actor is in flight, so memory does not grow with the number of jobs. What our packages log in
+    an actor appears on the terminal of this process.
+
+    Args:
+        function: a module-level function; it builds what it needs (environments, networks) inside the actor.
+        jobs: small and picklable.
+        workers: actors at most at a time; as many run as the cluster has room for.
+        resources: what a job occupies, cut to what the largest node has, so that no job waits for ever. If all are
+            alike, processes go from job to job; with a function of the job, every job has a process of its own.
+        supervision: how to tell that a worker hangs or has grown too large; without it neither is looked for.
+        control: how to stop, and what to try again; without it a run ends with its last job.
+
+    Raises:
+        JobsFailedError: after all jobs were tried, if some raised, or lost their worker ``MAX_ATTEMPTS`` times. Once
+            there is no space to write to, no more are begun.
+    """
+    if not jobs:
+        return
+    pool: _Pool[JobT] = _Pool(function, jobs, workers, resources, supervision, control)
+    try:
+        yield from pool.run()
+    finally:
+        pool.close()
+    if pool.failures:
+        raise JobsFailedError(
+            f"{len(pool.failures)} of {len(jobs)} jobs failed; the others are done. First: {pool.failures[0]}",
+            pool.failures,
+        )
+
+
+class _Pool(Generic[JobT]):
+    """The actors of one ``run_jobs`` and what each of them does."""
+
+    def __init__(
+        self,
+        function: Callable[[JobT], Any],
+        jobs: Sequence[JobT],
+        workers: int,
+        resources: Resources | Callable[[JobT], Resources],
+        supervision: Supervision | None,
+        control: Control | None,
+    ) -> None:
+        connect(workers)
+        import ray
+
+        self.failures: list[JobFailure] = []
+        self._supervision, self._control = supervision, control
+        self._killed_at: float | None = None  # when who has not ended by then is killed
+        self._resources = resources
+        self._waiting = deque((job, 1) for job in jobs)
+        self._running: dict[Any, Running[JobT]] = {}
+        self._num_workers = min(workers, len(jobs))
+        self._last_poll = time.monotonic()
+        log_level = log.getEffectiveLevel()
+
+        # Pickled by value, and so is every object it names, but modules are not: `heartbeat.PULSE` is the worker's own.
+        class Worker:
+            def __init__(self) -> None:
+                configure_logging(log_level)
+                self._has_worked = False
+
+            def run(self, job: JobT) -> tuple[Any, int]:
+                heartbeat.WORKER_PROGRESS.beats = heartbeat.WORKER_PROGRESS.episodes = (
+                    heartbeat.WORKER_PROGRESS.steps
+                ) = 0
+                result = function(job)
+                if not self._has_worked:
+                    freeze_heap()
+                    self._has_worked = True
+                return result, heartbeat.resident_bytes()
+
+            def pulse(self) -> tuple[WorkerProgress, int]:
+                return heartbeat.WORKER_PROGRESS, heartbeat.resident_bytes()
+
+            def stop(self) -> None:
+                heartbeat.STOP.set()
+
+        # Two threads: one for the job, one to answer meanwhile.
+        self._worker_class: Any = ray.remote(max_restarts=0, max_concurrency=2)(Worker)
+
+    def run(self) -> Iterator[tuple[JobT, Any]]:
+        import ray
+
+        for _ in range(self._num_workers):
+            self._submit(None)
+        while self._running:
+            timeout = POLL_S if self._supervision or self._control else None
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
+            if self._supervision and (not ready or time.monotonic() - self._last_poll > POLL_S):
+                self._poll(self._supervision)
+            if self._control and self._control.stop.is_set():
+                self._stop(self._control.stop_s)
+            if ready and ready[0] in self._running:
+                running = self._running.pop(ready[0])
+                is_usable = True
+                try:
+                    result, size = ray.get(ready[0])
+                except ray.exceptions.RayActorError as error:
+                    is_usable = False
+                    self._note_lost_worker(running, error)
+                except ray.exceptions.RayTaskError as error:
+                    self._note_error(running, error)
+                else:
+                    is_usable = self._supervision is None or size <= self._supervision.max_bytes
+                    if not is_usable:
+                        log.info("a worker holds %d MB and is replaced after %s", size // 2**20, running.job)
+                    yield running.job, result
+                self._go_on(running.actor, is_usable)
+
+    def _stop(self, seconds: float) -> None:
+        """Ask all that run to end; kill those that wait for a place in the cluster, and who has not ended in time."""
+        import ray
+
+        now = time.monotonic()
+        if self._killed_at is None:
+            self._killed_at = now + seconds
+            self._waiting.clear()
+            questions = {running.actor.stop.remote(): ref for ref, running in self._running.items()}
+            answered, late = ray.wait(list(questions), num_returns=len(questions), timeout=ANSWER_S)
+            log.info("%d jobs are asked to end", len(answered))
+        elif now < self._killed_at:
+            return
+        else:
+            log.warning("%d jobs have not ended within %g s and are killed", len(self._running), seconds)
+            questions = {ref: ref for ref in self._running}
+            late = list(questions)
+        for question in late:
+            ray.kill(self._running.pop(questions[question]).actor)
+
+    def close(self) -> None:
+        import ray
+
+        for running in self._running.values():
+            ray.kill(running.actor)
+
+    def _submit(self, actor: Any) -> None:
+        job, attempt = self._waiting.popleft()
+        is_new = actor is None
+        if actor is None:
+            needed = _cut_to_largest_node(
+                self._resources if isinstance(self._resources, Resources) else self._resources(job)
+            )
+            actor = self._worker_class.options(
+                num_cpus=needed.num_cpus,
+                num_gpus=needed.num_gpus,
+                memory=needed.memory or None,
+                resources=dict(needed.custom) or None,
+            ).remote()
+        running = Running(job, attempt, actor)
+        if self._supervision:
+            # A new worker answers once it has a place in the cluster; until then nothing is late.
+            running.last_change = math.inf if is_new else time.monotonic()
+            running.question = actor.pulse.remote()
+        self._running[actor.run.remote(job)] = running
+
+    def _go_on(self, actor: Any, is_usable: bool) -> None:
+        """Give the actor its next job, or end it: an idle one would keep the CPU that another may need."""
+        import ray
+
+        if self._waiting and is_usable and isinstance(self._resources, Resources):
+            self._submit(actor)
+            return
+        ray.kill(actor)
+        if self._waiting:
+            self._submit(None)
+
+    def _note_lost_worker(self, running: Running[JobT], error: Exception) -> None:
+        reason = running.killed_for or f"its worker died ({str(error).splitlines()[0]})"
+        log.warning("attempt %d failed, %s: %s", running.attempt, reason, running.job)
+        self._note_failure(running, JobFailure(running.job, reason, is_worker_lost=True))
+
+    def _note_error(self, running: Running[JobT], error: Any) -> None:
+        log.error("failed: %s\n%s", running.job, error)
+        is_bad_input = isinstance(error.cause, UserError)
+        self._note_failure(running, JobFailure(running.job, repr(error.cause), False, is_bad_input))
+        if isinstance(error.cause, OSError) and error.cause.errno in NO_SPACE and self._waiting:
+            log.error("no space left: the %d jobs that have not begun are left for the next run", len(self._waiting))
+            self._waiting.clear()
+
+    def _note_failure(self, running: Running[JobT], failure: JobFailure) -> None:
+        if self._control and self._control.try_again(failure):
+            if self._killed_at is None:  # else it is left for the next run
+                self._waiting.appendleft((running.job, running.attempt + 1))
+        elif not self._control and failure.is_worker_lost and running.attempt < MAX_ATTEMPTS:
+            self._waiting.append((running.job, running.attempt + 1))
+        else:
+            self.failures.append(failure)
+
+    def _poll(self, supervision: Supervision) -> None:
+        """Take the answers that have come, ask again, and kill who has not changed for too long."""
+        import ray
+
+        for running in self._running.values():
+            running.question = running.question or running.actor.pulse.remote()
+        questions = [running.question for running in self._running.values()]
+        # Who lives answers in milliseconds; who does not is asked again next time.
+        answered = set(ray.wait(questions, num_returns=len(questions), timeout=0.2)[0]) if questions else set()
+        now = self._last_poll = time.monotonic()
+        for running in self._running.values():
+            if running.question in answered:
+                try:
+                    pulse, running.resident_bytes = ray.get(running.question)
+                except ray.exceptions.RayError:
+                    continue  # the worker is dead; its job's own result says so
+                finally:
+                    running.question = None
+                if pulse != running.pulse or running.last_change == math.inf:
+                    running.pulse, running.last_change = pulse, now
+            if now - running.last_change > supervision.stall_s and running.killed_for is None:
+                running.killed_for = f"no step was made for {supervision.stall_s:g} s"
+                ray.kill(running.actor)
+        supervision.report(list(self._running.values()))
+
+
+def _cut_to_largest_node(wanted: Resources) -> Resources:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not nodes:
+        raise JobsFailedError("no node of the Ray cluster is alive any more; run the same command again")
+
+    def most(name: str) -> float:
+        return max(node.get(name, 0) for node in nodes)
+
+    return Resources(
+        num_cpus=min(wanted.num_cpus, most("CPU")),
+        num_gpus=min(wanted.num_gpus, most("GPU")),
+        memory=int(min(wanted.memory, most("memory"))),
+        custom={name: min(amount, most(name)) for name, amount in wanted.custom.items() if most(name)},
+    )

@@ -1,0 +1,147 @@
+"""How well a policy did on fixed seeds: what the experts stage and the evaluation both write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.envs.episode import Episode
+from pipeline.envs.task import Task
+from pipeline.records import RecordError, read_record
+from pipeline.scoring.scores import Interval, mean_interval
+from pipeline.seeds import seeds_of
+from pipeline.versions import versions_of
+
+MEASUREMENT = "measurement.json"
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What counts of an episode that was played.
+
+    Attributes:
+        success: None where the task has no notion of it.
+        rejected: the reason it is not counted, or None.
+    """
+
+    seed: int
+    total_reward: float
+    length: int
+    success: bool | None
+    rejected: str | None
+
+    @staticmethod
+    def of(episode: Episode) -> EpisodeResult:
+        return EpisodeResult(episode.seed, episode.total_reward, len(episode), episode.success, episode.rejected)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Every episode one policy played in one task, in the order of its seeds.
+
+    Attributes:
+        policy: expert kind, or ``agent``.
+        revision: which version of that policy; for an expert, the name of its folder in the store.
+        versions: of the packages that define the environment.
+        successes: per episode, or None where the task has no notion of it.
+        rejected: per episode, the reason it is not counted, or None.
+    """
+
+    task: str
+    policy: str
+    revision: str
+    versions: dict[str, str]
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    successes: list[bool] | None
+    rejected: list[str | None]
+
+    def __post_init__(self) -> None:
+        columns = (self.seeds, self.returns, self.lengths, self.rejected, self.successes)
+        lengths = {len(column) for column in columns if column is not None}
+        if len(lengths) > 1:
+            raise RecordError(f"its columns have {' and '.join(map(str, sorted(lengths)))} episodes")
+        if not all(
+            math.isfinite(value) for value, reason in zip(self.returns, self.rejected, strict=True) if not reason
+        ):
+            raise RecordError("returns of episodes that count are not all finite")
+
+    @property
+    def episodes(self) -> list[EpisodeResult]:
+        """The same, episode by episode."""
+        successes: Sequence[bool | None] = self.successes or [None] * len(self.seeds)
+        rows = zip(self.seeds, self.returns, self.lengths, successes, self.rejected, strict=True)
+        return [EpisodeResult(*row) for row in rows]
+
+    @property
+    def accepted_returns(self) -> np.ndarray:
+        """Returns of the episodes that count, ``(n,)`` float64."""
+        pairs = zip(self.returns, self.rejected, strict=True)
+        return np.array([value for value, reason in pairs if reason is None])
+
+    @property
+    def mean_return(self) -> Interval:
+        """Mean return of the episodes that count."""
+        return mean_interval([self.accepted_returns])
+
+    @property
+    def success_rate(self) -> float | None:
+        return None if self.successes is None else float(np.mean(self.successes))
+
+
+def summarise(
+    task: Task, episodes: Iterable[Episode], policy: str, revision: str, versions: dict[str, str]
+) -> Measurement:
+    """Measurement of episodes as they come; none of them is kept in memory."""
+    return measurement_of(task, [EpisodeResult.of(episode) for episode in episodes], policy, revision, versions)
+
+
+def measurement_of(
+    task: Task, episodes: Sequence[EpisodeResult], policy: str, revision: str, versions: dict[str, str]
+) -> Measurement:
+    """Measurement of what is left of episodes."""
+    return Measurement(
+        task=task.name,
+        policy=policy,
+        revision=revision,
+        versions=versions,
+        seeds=[played.seed for played in episodes],
+        returns=[played.total_reward for played in episodes],
+        lengths=[played.length for played in episodes],
+        successes=None if task.success is None else [bool(played.success) for played in episodes],
+        rejected=[played.rejected for played in episodes],
+    )
+
+
+def experts_directory(out: Path, task_name: str) -> Path:
+    """Where the experts of a task stand in a run, one folder per revision."""
+    return out / "experts" / task_name
+
+
+def load_measurement(folder: Path, task: Task) -> Measurement | None:
+    """The valid measurement in the folder of an expert's revision, or None.
+
+    It is valid for the installed versions of the task's packages only: another version is another environment.
+    """
+    path = folder / MEASUREMENT
+    if not path.exists():
+        return None
+    found = read_record(path, Measurement, "a measurement", "delete it and measure again with `jat experts`")
+    is_valid = (
+        (found.task, found.revision) == (task.name, folder.name)
+        and found.versions == versions_of(task.packages)
+        and found.seeds == seeds_of("measure", len(found.seeds))
+    )
+    return found if is_valid else None
+
+
+def load_measurements(out: Path, task: Task) -> dict[str, Measurement]:
+    """Valid measurements of the experts of a task in a run, the random policy's among them, by revision."""
+    folders = [path.parent for path in sorted(experts_directory(out, task.name).glob(f"[!.]*/{MEASUREMENT}"))]
+    found = {folder.name: load_measurement(folder, task) for folder in folders}
+    return {revision: measurement for revision, measurement in found.items() if measurement is not None}

@@ -1,0 +1,1 @@
+"""Episodes and documents on disk: schema, shards, manifests, rules, statistics."""

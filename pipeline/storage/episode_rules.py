@@ -1,0 +1,329 @@
+"""The rules that the episodes of one data file must keep, whoever wrote it: ours, JAT's, or somebody else's.
+
+A file is read a few episodes at a time. Whatever is wrong is told to ``report`` and the rest is checked on; nothing in
+a file, not even its being no Parquet at all, raises anything but what ``report`` raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.envs.frames import decode_stacks
+from pipeline.envs.task import IMAGE, Task
+from pipeline.errors import first_line
+from pipeline.images import BadImageError
+from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
+
+BATCH_BYTES = 32 * 2**20  # of numbers or pixels in memory at a time; one episode at least
+IMAGES_AT_A_TIME = 256
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What breaks a rule.
+
+    Attributes:
+        kind: of problem, a few words, the same for every file.
+        file: where.
+        reason: what was found and what was expected.
+        row: the first episode concerned, counted from the start of the file, or None for a whole file.
+        count: how many episodes, or files, are concerned.
+    """
+
+    kind: str
+    file: Path
+    reason: str
+    row: int | None = None
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}{'' if self.row is None else f', row {self.row}'}: {self.reason}"
+
+
+Report = Callable[[Problem], None]
+Take = Callable[[str, np.ndarray], None]
+
+UNREADABLE = "unreadable file"
+NO_COLUMN = "column missing"
+COLUMN_TYPE = "column of another type"
+EXTRA_COLUMN = "column too many"
+VARIABLE = "lists of variable length where it is fixed"
+MISSING_VALUE = "value missing"
+LENGTHS = "columns of different lengths"
+EMPTY = "empty episode"
+SIZE = "vector of another size"
+NOT_FINITE = "value not finite"
+OUTSIDE = "action outside its range"
+IMAGE_BROKEN = "image broken or of another shape"
+PNG_STACKS = "stacked frames as PNG, every frame stored up to four times"
+
+
+def ignore(column: str, values: np.ndarray) -> None:
+    """Takes nothing."""
+
+
+def scan_episodes(
+    task: Task,
+    path: Path,
+    report: Report,
+    flagged: np.ndarray | None = None,
+    take: Take = ignore,
+    digests: list[bytes] | None = None,
+) -> np.ndarray:
+    """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64.
+
+    Args:
+        task: whose file it should be.
+        path: the file.
+        report: gets each problem.
+        flagged: ``(E,)`` whether the side table says of an episode that its actions leave their range, which is no
+            problem then as long as they are numbers; None for none of them.
+        take: gets what was read of each column but texts, some steps at a time, where nothing is wrong with it: the
+            column's name and ``(S,)`` or ``(S, size)`` numbers, or the pixels of S images.
+        digests: gets one of the content of each episode that is counted, nothing of one that is empty; None if nobody
+            asks.
+    """
+    flagged = np.zeros(0, bool) if flagged is None else flagged
+    lengths: list[np.ndarray] = []
+    row = 0
+    try:
+        with open_parquet(path) as file:
+            check_steps(file.metadata, REWARDS)
+            columns = _usable_columns(task, path, file.schema_arrow, report)
+            for batch in _batches(task, path, file, columns):
+                lengths.append(_scan_batch(task, path, row, batch, report, flagged, take))
+                if digests is not None:
+                    digests += [_digest_of_row(batch, index) for index in range(len(batch))]
+                row += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
+    return np.concatenate(lengths) if lengths else np.empty(0, np.int64)
+
+
+def _batches(task: Task, path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Few enough episodes at a time for a batch to stay small, also where somebody's row groups are gigabytes."""
+    if not columns:
+        return
+    groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+    values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+    value_bytes = float(np.prod(task.observation_shape)) if task.observation == IMAGE else 8.0
+    row_bytes = max(1.0, values * value_bytes / max(1, file.metadata.num_rows))
+    for number in range(len(groups)):
+        check_step_texts(path, file.metadata, number)
+        yield from file.iter_batches(max(1, int(BATCH_BYTES / row_bytes)), row_groups=[number], columns=list(columns))
+
+
+def _usable_columns(task: Task, path: Path, found: pa.Schema, report: Report) -> list[str]:
+    """Names of the columns that are there and of a type that can be checked further."""
+    expected = features(task).arrow_schema
+    usable = []
+    for field in expected:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            report(Problem(NO_COLUMN, path, f"there is no column {field.name}; there are {', '.join(found.names)}"))
+            continue
+        kind = found.field(index).type
+        if kind.equals(field.type):
+            usable.append(field.name)
+            continue
+        fixed = f"{field.name} is {kind}, expected {field.type}"
+        alike = _shape_of(kind) == _shape_of(field.type)
+        report(Problem(VARIABLE if alike else COLUMN_TYPE, path, fixed))
+        if alike or _is_checkable(kind, field.type):
+            usable.append(field.name)
+    extra = [name for name in found.names if expected.get_field_index(name) < 0]
+    if extra:
+        report(Problem(EXTRA_COLUMN, path, f"unexpected columns: {', '.join(extra)}"))
+    return usable
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _shape_of(kind: pa.DataType) -> tuple[int, str]:
+    """Depth of nesting and type of what is inside, which is all that variable and fixed lists share."""
+    depth = 0
+    while _is_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth, str(kind)
+
+
+def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Numbers of another width still have a length, a range and NaNs."""
+    while _is_list(found) and _is_list(expected):
+        found, expected = found.value_type, expected.value_type
+
+    def is_number(kind: pa.DataType) -> bool:
+        return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+    return is_number(found) and is_number(expected)
+
+
+def _scan_batch(
+    task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray, take: Take
+) -> np.ndarray:
+    """Check some episodes; each check leaves out those that failed an earlier one."""
+
+    def tell(kind: str, rows: np.ndarray, reason: str) -> None:
+        report(Problem(kind, path, reason, first_row + int(rows[0]), len(rows)))
+
+    names = batch.schema.names
+    reference = REWARDS if REWARDS in names else names[0]
+    lengths = _list_lengths(batch.column(reference))
+    good = np.ones(len(batch), bool)
+    for name in names:
+        found = _list_lengths(batch.column(name))
+        missing = np.flatnonzero(good & (found < 0))
+        if len(missing):
+            tell(MISSING_VALUE, missing, f"{name} is null")
+            good[missing] = False
+        differ = np.flatnonzero(good & (found != lengths))
+        if len(differ):
+            row = differ[0]
+            tell(LENGTHS, differ, f"{found[row]} values in {name} for {lengths[row]} {reference}")
+            good[differ] = False
+    empty = np.flatnonzero(good & (lengths == 0))
+    if len(empty):
+        tell(EMPTY, empty, "0 steps")
+        good[empty] = False
+    for name in names:
+        rows = np.flatnonzero(good)
+        steps = batch.column(name).take(pa.array(rows)).flatten()
+        row_of_step = np.repeat(rows, lengths[rows])
+        may_leave = np.repeat(np.isin(first_row + rows, np.flatnonzero(flagged)), lengths[rows])
+        for kind, bad_steps, reason in _step_problems(task, name, steps, may_leave, take):
+            tell(kind, np.unique(row_of_step[bad_steps]), reason)
+    return np.maximum(lengths, 0)
+
+
+def _digest_of_row(batch: pa.RecordBatch, row: int) -> bytes:
+    """Tells the content of an episode: equal digests, equal steps, in whichever types of numbers they are stored."""
+    if not batch.num_columns or not len(batch.column(0)[row].values or ()):
+        return b""  # empty ones are alike, and told for what they are
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(batch.schema.names):
+        steps = batch.column(name)[row].values
+        found.update(f"{name} {-1 if steps is None else len(steps)}".encode())
+        if steps is not None:
+            found.update(_bytes_of(steps))
+    return found.digest()
+
+
+def _bytes_of(steps: pa.Array) -> bytes:
+    while _is_list(steps.type):
+        steps = steps.flatten()
+    if pa.types.is_struct(steps.type):
+        steps = steps.field("bytes")
+    if pa.types.is_integer(steps.type) or pa.types.is_floating(steps.type):
+        numbers = steps.to_numpy(zero_copy_only=False)
+        return bytes(numbers.astype(np.int64 if numbers.dtype.kind in "iu" else np.float32).tobytes())
+    return repr(steps.to_pylist()).encode(errors="surrogatepass")
+
+
+def _list_lengths(column: pa.Array) -> np.ndarray:
+    """Steps of every row, ``(E,)`` int64; -1 where it is null."""
+    lengths: np.ndarray = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths
+
+
+def _step_problems(
+    task: Task, name: str, steps: pa.Array, may_leave: np.ndarray, take: Take
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    """What is wrong with S steps of one column: the kind, the steps concerned and the reason.
+
+    Continuous actions of the steps ``may_leave``, ``(S,)`` bool, may be out of range. ``take`` gets what is right.
+    """
+    is_null = steps.is_null().to_numpy(zero_copy_only=False)
+    place = np.arange(len(steps))  # of a step, or of the step that a number is of
+    if is_null.any():
+        yield MISSING_VALUE, place[is_null], f"a step of {name} is null"
+        steps, place = steps.drop_null(), place[~is_null]
+    if name == observation_column(task) and task.observation == IMAGE:
+        yield from _image_problems(task, steps, place, take)
+    elif name != TEXTS:
+        size = _vector_size(task, name)
+        if size is not None:
+            sizes = _list_lengths(steps)
+            is_right = sizes == size
+            if not is_right.all():
+                reason = f"{sizes[~is_right][0]} numbers in a step of {name}, expected {size}"
+                yield SIZE, place[~is_right], reason
+                steps, place = steps.filter(pa.array(is_right)), place[is_right]
+            steps, place = steps.flatten(), np.repeat(place, size)
+        values = steps.to_numpy(zero_copy_only=False)  # nulls become NaN
+        problems = list(_value_problems(task, name, values, place, may_leave))
+        yield from problems
+        if not problems:
+            take(name, values if size is None else values.reshape(-1, size))
+
+
+def _vector_size(task: Task, name: str) -> int | None:
+    """Numbers in a step of a column, or None where a step is one number."""
+    if name == observation_column(task):
+        return task.observation_shape[0]
+    if name == action_column(task) and task.action.kind != "discrete":
+        return task.action.size
+    return None
+
+
+def _value_problems(
+    task: Task, name: str, numbers: np.ndarray, place: np.ndarray, may_leave: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
+    if name == action_column(task):
+        action = task.action
+        is_discrete = action.kind == "discrete"
+        low, high = (0, action.size - 1) if is_discrete else (action.low, action.high)
+        outside = ~((numbers >= low) & (numbers <= high))  # NaN is outside, too
+        if not is_discrete:
+            outside &= ~(may_leave[place] & np.isfinite(numbers))
+        if outside.any():
+            yield OUTSIDE, place[outside], f"{what} outside [{low}, {high}]"
+    elif numbers.dtype.kind == "f":
+        wild = ~np.isfinite(numbers)
+        if wild.any():
+            yield NOT_FINITE, place[wild], f"{what} not finite"
+
+
+def _image_problems(
+    task: Task, steps: pa.Array, place: np.ndarray, take: Take
+) -> Iterator[tuple[str, np.ndarray, str]]:
+    broken: list[int] = []
+    stacks: list[int] = []
+    reason = ""
+    for begin in range(0, len(steps), IMAGES_AT_A_TIME):
+        files = steps.slice(begin, IMAGES_AT_A_TIME).field("bytes").to_pylist()
+        stacks += [begin + index for index, file in enumerate(files) if file and file.startswith(PNG)]
+        pixels = _decoded(task, files)
+        if isinstance(pixels, np.ndarray):
+            take(observation_column(task), pixels)
+            continue
+        for index, file in enumerate(files):
+            fault = _decoded(task, [file])
+            if isinstance(fault, str):
+                reason = reason or fault
+                broken.append(begin + index)
+    if broken:
+        yield IMAGE_BROKEN, place[broken], reason
+    if stacks:
+        yield PNG_STACKS, place[stacks], "an image is a PNG of stacked frames"
+
+
+def _decoded(task: Task, files: Sequence[bytes | None]) -> np.ndarray | str:
+    """Pixels ``(S, H, W, C)`` of the images, or why they cannot be read."""
+    if None in files:
+        return "an image has no bytes"
+    try:
+        return decode_stacks([file for file in files if file is not None], task.observation_shape)
+    except BadImageError as error:
+        return f"an image cannot be used ({error})"

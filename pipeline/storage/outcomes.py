@@ -1,0 +1,129 @@
+"""What came of episodes, counted again: returns from the rewards, successes and totals from the side table.
+
+Nothing that a side table or a manifest says of this is believed; ``pipeline/storage/validate.py`` compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.envs.task import Task
+from pipeline.storage.episode_rules import Problem, Report, Take, ignore
+from pipeline.storage.schema import REWARDS
+
+OUTCOME = "side table and data disagree"
+ROUNDING = 1e-6  # by which sums of the same rewards in another order may differ, as a share of their sizes
+
+
+@dataclass
+class Rewards:
+    """The rewards of a data file, kept while something else takes what is read of it.
+
+    Attributes:
+        then: gets everything, as ``scan_episodes`` gives it away.
+    """
+
+    then: Take = ignore
+    pieces: list[np.ndarray] = field(default_factory=list)
+
+    def take(self, column: str, values: np.ndarray) -> None:
+        if column == REWARDS:
+            self.pieces.append(values)
+        self.then(column, values)
+
+    def by_episode(self, lengths: np.ndarray | None) -> list[np.ndarray] | None:
+        """Rewards of each episode of ``lengths``; None if they are not all there, because something is wrong."""
+        values = np.concatenate(self.pieces) if self.pieces else np.empty(0, np.float32)
+        if lengths is None or len(values) != lengths.sum() or not len(lengths) or not lengths.all():
+            return None
+        return np.split(values, np.cumsum(lengths)[:-1])
+
+
+def scan_outcomes(
+    task: Task, path: Path, side: pa.Table, lengths: np.ndarray | None, rewards: Rewards, report: Report
+) -> None:
+    """Tell where a side table names another return or success than the data has.
+
+    Args:
+        task: whose shard it is.
+        path: of the side table.
+        side: the table itself.
+        lengths: ``(E,)`` steps of each episode of the data file, or None if it could not be read.
+        rewards: of the data file.
+        report: gets each problem.
+    """
+    accepted = side.filter(pa.compute.is_valid(side["row"]))
+    episodes = rewards.by_episode(lengths)
+    if episodes is None or len(episodes) != len(accepted):
+        return
+    said = accepted["return"].to_numpy()
+    found = np.array([episode.sum(dtype=np.float64) for episode in episodes])
+    sizes = np.array([np.abs(episode).sum(dtype=np.float64) for episode in episodes])
+    wrong = np.flatnonzero(~(np.abs(said - found) <= ROUNDING * (1 + sizes)))  # NaN is wrong, too
+    if len(wrong):
+        row = int(wrong[0])
+        report(Problem(OUTCOME, path, f"return {said[row]:g}, the rewards sum up to {found[row]:g}", row, len(wrong)))
+    if task.success == "reward":
+        succeeded = [bool(episode[-1] > 0) for episode in episodes]
+        told = accepted["success"].to_pylist()
+        differ = [row for row, (here, there) in enumerate(zip(told, succeeded, strict=True)) if here != there]
+        if differ:
+            reason = f"success {told[differ[0]]}, the last reward says {succeeded[differ[0]]}"
+            report(Problem(OUTCOME, path, reason, differ[0], len(differ)))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a side table says of all its episodes.
+
+    Attributes:
+        num_successes: None where the task has no notion of it, or one episode does not say.
+        return_sum, return_size: of the accepted episodes' returns, and of their absolute values.
+    """
+
+    num_episodes: int
+    num_rejected: int
+    num_successes: int | None
+    return_sum: float
+    return_size: float
+
+    @property
+    def mean_return(self) -> float:
+        return self.return_sum / max(1, self.num_episodes)
+
+    def has_return_sum(self, said: float) -> bool:
+        """Whether a sum of returns is that of these episodes, in whichever order it was summed up."""
+        return math.isfinite(said) and abs(said - self.return_sum) <= ROUNDING * (1 + self.return_size)
+
+
+def count_outcomes(task: Task, side: pa.Table) -> Outcomes:
+    """What a side table says of all its episodes."""
+    accepted = side.filter(pa.compute.is_valid(side["row"]))
+    returns = accepted["return"].to_numpy().astype(np.float64)
+    is_known = task.success is not None and not accepted["success"].null_count
+    return Outcomes(
+        num_episodes=len(accepted),
+        num_rejected=side["row"].null_count,
+        num_successes=sum(accepted["success"].to_pylist()) if is_known else None,
+        return_sum=float(returns.sum()),
+        return_size=float(np.abs(returns).sum()),
+    )
+
+
+def merge_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
+    """Those of several side tables together."""
+    successes = [part.num_successes for part in parts]
+    return Outcomes(
+        num_episodes=sum(part.num_episodes for part in parts),
+        num_rejected=sum(part.num_rejected for part in parts),
+        num_successes=None if None in successes else sum(count for count in successes if count is not None),
+        return_sum=math.fsum(part.return_sum for part in parts),
+        return_size=math.fsum(part.return_size for part in parts),
+    )

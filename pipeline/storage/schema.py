@@ -1,0 +1,304 @@
+"""Task <-> Arrow. The names of the published columns exist here and nowhere else.
+
+Two tables per task: the episodes' data in JAT's columns, and a side table with one row per seed played that says who
+acted and how it went, rejected episodes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from pipeline.envs.episode import Episode
+from pipeline.envs.frames import decode_stacks, encode_stacks
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
+from pipeline.errors import UserError
+from pipeline.storage.corpora import Corpus, Document
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+REWARDS = "rewards"
+TEXTS = "text_observations"
+EPISODE_COLUMNS_ADDED = ("noise", "flagged")  # to the side table since the first shards were written, which lack them
+EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this
+
+
+def observation_column(task: Task) -> str:
+    return task.observation + "s"
+
+
+def action_column(task: Task) -> str:
+    return f"{task.action.kind}_actions"
+
+
+def features(task: Task) -> Features:
+    """The columns of a task's data as ``datasets`` sees them: JAT's names and dtypes, fixed lengths where fixed."""
+    from datasets import Features, Image, List, Value
+
+    columns: dict[str, Any] = {}
+    if task.has_text:
+        columns[TEXTS] = List(Value("string"))
+    step: Any = {
+        CONTINUOUS: lambda: List(Value("float32"), length=task.observation_shape[0]),
+        DISCRETE: lambda: List(Value("int64"), length=task.observation_shape[0]),
+        IMAGE: Image,
+    }[task.observation]()
+    columns[observation_column(task)] = List(step)
+    discrete = task.action.kind == "discrete"
+    columns[action_column(task)] = List(Value("int64") if discrete else List(Value("float32"), length=task.action.size))
+    columns[REWARDS] = List(Value("float32"))
+    return Features(columns)
+
+
+def episode_features() -> Features:
+    """The columns of the side table, one row per seed played."""
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "seed": Value("int64"),  # null if imported
+            "row": Value("int32"),  # row of the data file of the same number; null if rejected
+            "expert": Value("string"),
+            "expert_revision": Value("string"),
+            "return": Value("float64"),
+            "length": Value("int32"),
+            "success": Value("bool"),  # null where the task has no notion of it, or the source does not say
+            "ended": Value("string"),  # terminated, truncated, rejected or unknown
+            "rejected": Value("string"),  # the reason, or null
+            "noise": Value("string"),  # added to the expert's actions in this episode, such as epsilon=0.05, or null
+            "versions": Value("string"),  # null if imported
+            "flagged": Value("string"),  # what is unusual about an episode that is data all the same, or null
+        }
+    )
+
+
+def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
+    """Episodes, none of them rejected, as rows. No Python loop over steps except to encode images and texts."""
+    offsets = pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32())
+    schema = features(task).arrow_schema
+    action_shape = (0,) if task.action.kind == "discrete" else (0, task.action.size)
+    actions = np.concatenate([e.actions for e in episodes]) if episodes else np.empty(action_shape)
+    rewards = np.concatenate([e.rewards for e in episodes]) if episodes else np.empty(0)
+    steps: dict[str, pa.Array] = {
+        action_column(task): _numbers(actions, schema.field(action_column(task)).type.value_type),
+        REWARDS: _numbers(rewards, pa.float32()),
+    }
+    column = observation_column(task)
+    if task.observation == IMAGE:
+        files = [file for e in episodes for file in encode_stacks(e.observations)]
+        data, path = pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())
+        steps[column] = pa.StructArray.from_arrays([data, path], fields=list(schema.field(column).type.value_type))
+    else:
+        shape = (0, *task.observation_shape)
+        observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
+        steps[column] = _numbers(observations, schema.field(column).type.value_type)
+    if task.has_text:
+        steps[TEXTS] = pa.array([text for e in episodes for text in e.texts or ()], pa.string())
+    arrays = [pa.ListArray.from_arrays(offsets, steps[field.name], type=field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
+    """``(T,)`` or ``(T, size)`` numbers as an Arrow array of T elements."""
+    leaf = arrow_type.value_type if pa.types.is_fixed_size_list(arrow_type) else arrow_type
+    flat = pa.array(np.ascontiguousarray(values, leaf.to_pandas_dtype()).ravel(), leaf)
+    return flat if leaf is arrow_type else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
+
+
+@dataclass(frozen=True)
+class EpisodeBlock:
+    """Consecutive episodes laid end to end: S steps of E episodes.
+
+    Attributes:
+        lengths: ``(E,)`` int64, summing to S.
+        observations: ``(S, *task.observation_shape)`` float32, int64 or uint8.
+        texts: S mission texts as an Arrow array, or None.
+        actions: ``(S,)`` int64 or ``(S, size)`` float32.
+        rewards: ``(S,)`` float32.
+    """
+
+    lengths: np.ndarray
+    observations: np.ndarray
+    texts: pa.Array | None
+    actions: np.ndarray
+    rewards: np.ndarray
+
+
+def read_lengths(path: Path) -> np.ndarray:
+    """Steps of every episode of a data file, ``(E,)`` int64, without reading observations or actions."""
+    return lengths_of(pq.read_table(path, columns=[REWARDS]))
+
+
+def lengths_of(table: pa.Table) -> np.ndarray:
+    """Steps of every episode of a table, ``(E,)`` int64."""
+    lengths: np.ndarray = pa.compute.list_value_length(table[REWARDS]).to_numpy().astype(np.int64)
+    return lengths
+
+
+def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
+    """Read a data file, one row group at a time.
+
+    Raises:
+        UserError: the columns of a row disagree about its length.
+    """
+    row = 0
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            _check_lengths(path, row, table)
+            yield _block(task, table)
+            row += table.num_rows
+
+
+def read_episode(task: Task, path: Path, row: int) -> EpisodeBlock:
+    """One episode of a data file, of which only its row group is read.
+
+    Raises:
+        UserError: there is no such row, or its columns disagree about its length.
+    """
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            num_rows = file.metadata.row_group(group).num_rows
+            if first <= row < first + num_rows:
+                table = file.read_row_group(group).slice(row - first, 1)
+                _check_lengths(path, row, table)
+                return _block(task, table)
+            first += num_rows
+    raise UserError(f"{path} has {first} rows, so there is no row {row}; its side table belongs to another file")
+
+
+def _check_lengths(path: Path, first_row: int, table: pa.Table) -> None:
+    lengths = {name: pa.compute.list_value_length(table[name]).to_numpy() for name in table.column_names}
+    for name, found in lengths.items():
+        wrong = np.flatnonzero(found != lengths[REWARDS])
+        if len(wrong):
+            row = int(wrong[0])
+            raise UserError(
+                f"{path}, row {first_row + row}: {found[row]} values in {name} for {lengths[REWARDS][row]} rewards"
+            )
+
+
+def _block(task: Task, table: pa.Table) -> EpisodeBlock:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    rewards = columns[REWARDS]
+    if isinstance(rewards, pa.ChunkedArray):  # a table without rows
+        rewards = pa.array([], rewards.type)
+        columns = {name: pa.array([], column.type) for name, column in columns.items()}
+    lengths = rewards.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    observations = columns[observation_column(task)].flatten()
+    if task.observation == IMAGE:
+        values = decode_stacks(observations.field("bytes").to_pylist(), task.observation_shape)
+    else:
+        values = _matrix(observations)
+    return EpisodeBlock(
+        lengths=lengths,
+        observations=values.reshape(-1, *task.observation_shape),
+        texts=columns[TEXTS].flatten() if task.has_text else None,
+        actions=_matrix(columns[action_column(task)].flatten()),
+        rewards=rewards.flatten().to_numpy(),
+    )
+
+
+def _matrix(steps: pa.Array) -> np.ndarray:
+    """Arrow steps as ``(S,)`` or ``(S, size)`` without copying.
+
+    Lists of variable length, as in JAT's own files, are taken too if they all have one length.
+    """
+    if pa.types.is_primitive(steps.type):
+        return steps.to_numpy()
+    flat = steps.flatten().to_numpy()
+    return flat.reshape(len(steps), -1) if len(steps) else flat.reshape(0, 0)
+
+
+# Corpora: one row is one document. ``Corpus`` says which have images.
+
+DOCUMENT_TEXT = "text"
+DOCUMENT_IMAGE = "images"  # JAT's name for the one image of a document
+DOCUMENTS_SUFFIX = "-documents"  # config name of a corpus's side table = its name + this
+
+
+def document_features(corpus: Corpus) -> Features:
+    """The columns of a corpus as ``datasets`` sees them: JAT's."""
+    from datasets import Features, Image, Value
+
+    image = {DOCUMENT_IMAGE: Image()} if corpus.has_images else {}
+    return Features({**image, DOCUMENT_TEXT: Value("string")})
+
+
+def document_side_features() -> Features:
+    """The columns of a corpus's side table, one row per row of the source that belongs to the split."""
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "index": Value("int64"),  # among the rows of the source
+            "row": Value("int32"),  # row of the data file of the same number; null if rejected
+            "characters": Value("int32"),  # of the text
+            "image_bytes": Value("int32"),  # null without an image
+            "origin": Value("string"),  # where it comes from, such as an address; null if the source does not say
+            "rejected": Value("string"),  # the reason, or null
+        }
+    )
+
+
+def documents_table(corpus: Corpus, documents: Sequence[Document]) -> pa.Table:
+    """Documents, none of them rejected, as rows."""
+    schema = document_features(corpus).arrow_schema
+    arrays = []
+    for field in schema:
+        if field.name == DOCUMENT_IMAGE:
+            values: list[Any] = [{"bytes": document.image, "path": None} for document in documents]
+        else:
+            values = [document.text for document in documents]
+        arrays.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def document_side_table(documents: Sequence[Document], first_row: int = 0) -> pa.Table:
+    """The side table of documents, rejected ones included; ``first_row`` of the data file is the first accepted one."""
+    rows, num_rows = [], first_row
+    for document in documents:
+        rows.append(
+            {
+                "index": document.index,
+                "row": None if document.rejected else num_rows,
+                "characters": len(document.text),
+                "image_bytes": None if document.image is None else len(document.image),
+                "origin": document.origin,
+                "rejected": document.rejected,
+            }
+        )
+        num_rows += document.rejected is None
+    return pa.Table.from_pylist(rows, document_side_features().arrow_schema)
+
+
+@dataclass(frozen=True)
+class DocumentBlock:
+    """Consecutive documents.
+
+    Attributes:
+        texts: D texts as an Arrow array.
+        images: D JPEG or PNG files as an Arrow array, or None.
+    """
+
+    texts: pa.Array
+    images: pa.Array | None
+
+
+def read_documents(path: Path) -> Iterator[DocumentBlock]:
+    """Read a data file of a corpus, one row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            # A row group is one record batch unless its strings exceed 2 GiB, far above what the writer puts in one.
+            for batch in file.read_row_group(group).to_batches():
+                images = batch.column(DOCUMENT_IMAGE).field("bytes") if DOCUMENT_IMAGE in batch.schema.names else None
+                yield DocumentBlock(batch.column(DOCUMENT_TEXT), images)

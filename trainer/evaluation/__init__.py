@@ -1,0 +1,1 @@
+"""Playing with the trained agent, and scores of what it played."""

@@ -1,0 +1,311 @@
+"""Evaluate a checkpoint: the agent plays unseen seeds of every task it was trained on.
+
+    jat evaluate --out runs/default
+
+Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each and of a failed one, and
+``OUT/evaluation/scores.json`` last (``trainer/evaluation/results.py``): returns normalised with the random and expert
+returns that ``jat experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
+the episodes of a task that was cut off included (``trainer/evaluation/journal.py``); of a task that is to have more
+episodes only the missing ones are played.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.registry import DEMO_TASKS, select_tasks
+from pipeline.envs.task import Task
+from pipeline.errors import JobsFailedError, UserError
+from pipeline.files import write_json
+from pipeline.media.film import agent_films
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.stage import reported
+from pipeline.scoring.measurement import Measurement
+from pipeline.seeds import seeds_of
+from pipeline.tables import print_table
+from pipeline.text import format_count
+from trainer.config import ActionSelection, Counts, lookup_by_task_or_domain
+from trainer.evaluation.journal import TaskResults
+from trainer.evaluation.playing import EvaluateJob, in_groups, play_jobs, play_tasks
+from trainer.evaluation.references import load_references
+from trainer.evaluation.results import (
+    Settings,
+    TaskScore,
+    evaluation_directory,
+    load_evaluation,
+    load_scores,
+    scores_path,
+    weights_of,
+    write_evaluation,
+)
+from trainer.evaluation.scoring import evaluation_of, score_task
+from trainer.evaluation.table import scores_table
+
+if TYPE_CHECKING:
+    from trainer.checkpoint import AgentConfig
+
+log = logging.getLogger(__name__)
+
+JAT_CONTEXTS = {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a checkpoint on unseen seeds."""
+
+    task: str = "*"
+    """Task name, domain, glob, or comma list of these, among the tasks of the checkpoint."""
+    out: Path = Path("runs/default")
+    """Root of all outputs of a run."""
+    checkpoint: Path | None = None
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `jat train` finished with
+    if not given."""
+    name: str = ""
+    """Keep these results beside the run's own, in OUT/evaluation/NAME."""
+    replace: bool = False
+    """Drop the results of another checkpoint or of other settings that are in the folder."""
+    episodes: int = 100
+    """Episodes per task; the first so many of a fixed list of seeds that are in no dataset."""
+    temperature: float = 1.0
+    """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
+    continuous: ActionSelection = "mean"
+    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
+    contexts: Counts = field(default_factory=dict)
+    """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
+    workers: int = 2
+    """Worker processes; each plays some tasks at a time that look alike."""
+    video_episodes: int = 3
+    """Episodes per task, the first ones, that are filmed, and one more if these show no failure and there is one;
+    0 for no films."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "episodes", "workers")
+        if self.name and not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
+            raise UserError(f"--name {self.name!r} must be a plain folder name: letters, digits, dots and dashes")
+        if self.name == "films":
+            raise UserError("--name films is where the run's own films are; take another name")
+        if self.temperature < 0:
+            raise UserError(f"--temperature is {self.temperature}; it must be at least 0")
+        if min(self.contexts.values(), default=1) < 1:
+            raise UserError(f"--contexts {self.contexts}: each must be at least 1")
+
+
+def demo() -> EvaluateConfig:
+    """The demo's six tasks, 20 episodes each."""
+    return EvaluateConfig(task=DEMO_TASKS, episodes=20)
+
+
+def jat() -> EvaluateConfig:
+    """As JAT was evaluated: sampled actions, 128 time steps, 16 in Atari."""
+    return EvaluateConfig(contexts=JAT_CONTEXTS)
+
+
+RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateConfig}
+
+
+@dataclass(frozen=True)
+class EvaluatePlan:
+    """An evaluation that was checked.
+
+    Attributes:
+        tasks: names of the chosen tasks.
+        jobs: what there is still to play.
+    """
+
+    config: EvaluateConfig
+    settings: Settings
+    tasks: list[str]
+    jobs: list[EvaluateJob]
+
+
+def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> list[TaskScore]:
+    """Play what is not played yet and write the scores of all tasks played with this checkpoint and settings.
+
+    Args:
+        config: what to evaluate.
+        tasks: the table to choose from; all 157 if None.
+        is_worker: whether this process is a worker itself, and so plays the tasks one by one without others.
+
+    Raises:
+        UserError: no checkpoint, a task it was not trained on, random or expert not measured, or results of another
+            checkpoint in the folder; nothing was played.
+        JobsFailedError: tasks failed; the others are played and scored.
+    """
+    planned = plan(config, tasks)
+    try:
+        play([planned], config.workers, is_worker)
+    except JobsFailedError:
+        write_scores(planned, tasks)
+        raise
+    return write_scores(planned, tasks)
+
+
+def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
+    """Check an evaluation and find what there is to play; see ``evaluate``."""
+    from trainer.networks.build import check_context
+    from trainer.pretrained.load import agent_config, checkpoint_folder
+
+    checkpoint = checkpoint_folder(config.out, config.checkpoint)
+    agent = agent_config(checkpoint)
+    chosen = choose_trained(config.task, agent.tasks, tasks)
+    load_references(config.out, chosen, config.task)
+    for task in chosen:
+        check_context(
+            agent.model,
+            lookup_by_task_or_domain(config.contexts, task.name, task.domain, agent.context_steps),
+            task.name,
+        )
+    settings = Settings(
+        checkpoint=str(config.checkpoint or checkpoint),
+        weights=weights_of(checkpoint),
+        step=agent.step,
+        trained_timesteps=agent.trained_timesteps,
+        temperature=config.temperature,
+        contexts=config.contexts,
+        continuous=config.continuous,
+    )
+    _check_or_clear_results(
+        evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks), config.replace
+    )
+    jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
+    num_tasks = sum(len(job.tasks) for job in jobs)
+    log.info(
+        "%s to evaluate with %s, %d already done", format_count(num_tasks, "task"), checkpoint, len(chosen) - num_tasks
+    )
+    return EvaluatePlan(config, settings, [task.name for task in chosen], jobs)
+
+
+def play(plans: Sequence[EvaluatePlan], workers: int, is_worker: bool = False) -> None:
+    """Play all that is missing, in one pool of workers or here."""
+    jobs = [job for planned in plans for job in planned.jobs]
+    progress = Progress("tasks evaluated", sum(len(job.tasks) for job in jobs), interval_s=0)
+    played_here = ((job, play_tasks(job)) for job in jobs)
+    for _, measurements in played_here if is_worker else play_jobs(jobs, workers):
+        for measurement in measurements:
+            progress.advance(1, f"{measurement.task}: {_describe(measurement)}")
+
+
+def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> list[TaskScore]:
+    """Score all tasks that are played with the settings of a plan.
+
+    Raises:
+        JobsFailedError: no episode of a task counts; the others are scored.
+    """
+    config, settings = planned.config, planned.settings
+    directory = evaluation_directory(config.out, config.name)
+    played = {task: TaskResults(directory, task, settings.revision) for task in select_tasks("*", tasks)}
+    found = {task: results.measurement for task, results in played.items() if results.measurement is not None}
+    counting = {task: measurement for task, measurement in found.items() if len(measurement.accepted_returns)}
+    references = load_references(config.out, list(counting), config.task)
+    scores = [score_task(task.domain, measurement, *references[task]) for task, measurement in counting.items()]
+    if not scores_path(config.out, config.name).exists() or load_scores(config.out, config.name) != scores:
+        write_json(directory / "config.json", config)
+        write_evaluation(config.out, config.name, evaluation_of(settings, scores))
+    lost = [f"{task.name}: {measurement.rejected[0]}" for task, measurement in found.items() if task not in counting]
+    if lost:
+        raise JobsFailedError(
+            f"no episode of {format_count(len(lost), 'task')} counts; the others are scored. First: {lost[0]}"
+        )
+    return scores
+
+
+def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] | None = None) -> list[Task]:
+    """The tasks of a pattern that a checkpoint was trained on.
+
+    Raises:
+        UserError: a part of the pattern has none of them, or is no task.
+    """
+    chosen: dict[Task, None] = {}
+    for part in pattern.split(","):
+        found = [task for task in select_tasks(part, tasks) if task.name in trained]
+        if not found:
+            raise UserError(f"the checkpoint was not trained on {part}, only on: {', '.join(trained)}")
+        chosen |= dict.fromkeys(found)
+    return [task for task in select_tasks("*", tasks) if task in chosen]
+
+
+def _make_jobs(
+    config: EvaluateConfig, tasks: Sequence[Task], checkpoint: Path, agent: AgentConfig, settings: Settings
+) -> list[EvaluateJob]:
+    """What is to be played for the tasks with fewer episodes than wanted."""
+    directory = evaluation_directory(config.out, config.name)
+    wanted: list[tuple[Task, int | None]] = []
+    sizes: list[tuple[Hashable, int]] = []
+    for task in tasks:
+        results = TaskResults(directory, task, settings.revision)
+        if not results.is_whole(config.episodes):
+            looks_back = lookup_by_task_or_domain(config.contexts, task.name, task.domain, None)
+            own = lookup_by_task_or_domain(agent.contexts, task.name, task.domain, agent.context_steps)
+            layout = agent.layouts[agent.tasks.index(task.name)]
+            wanted.append((task, looks_back))
+            alike = (task.observation_shape, task.has_text, layout, looks_back, own)
+            sizes.append((alike, len(results.missing(config.episodes))))
+    return [
+        EvaluateJob(
+            tasks=tuple(wanted[index][0] for index in group),
+            checkpoint=checkpoint.absolute(),
+            revision=settings.revision,
+            num_episodes=config.episodes,
+            temperature=config.temperature,
+            continuous=config.continuous,
+            context_steps=wanted[group[0]][1],
+            filmed=seeds_of("evaluate", min(config.video_episodes, config.episodes)),
+            films=agent_films(config.out, "", config.name).absolute(),
+            directory=directory.absolute(),
+            num_threads=max(1, (os.cpu_count() or 1) // config.workers),
+        )
+        for group in in_groups(sizes, config.workers)
+    ]
+
+
+def _check_or_clear_results(directory: Path, settings: Settings, tasks: Sequence[Task], replace: bool) -> None:
+    """Refuse to mix what is played now with results of others, or remove those if told so.
+
+    Raises:
+        UserError: there are some.
+    """
+    results = [TaskResults(directory, task, settings.revision) for task in tasks]
+    others = [(found.task.name, found.others) for found in results if found.others is not None]
+    if not others:
+        return
+    if not replace:
+        (name, first), *_ = others
+        raise UserError(
+            f"{directory} holds results of {format_count(len(others), 'task')} played otherwise, such as {name}: "
+            f"weights {first.revision}, {_in_words(first.versions)}; now it is weights {settings.revision}. Keep "
+            f"them and evaluate beside them with --name NAME, or drop them with --replace"
+        )
+    for found in results:
+        if found.others is not None:
+            found.remove()
+    scores = directory / "scores.json"
+    scores.unlink(missing_ok=True)
+
+
+def _describe(measurement: Measurement) -> str:
+    returns = measurement.accepted_returns
+    lost = len(measurement.seeds) - len(returns)
+    mean = f"return {returns.mean():.2f}" if len(returns) else "no return"
+    return mean + (f", {format_count(lost, 'episode')} lost" if lost else "")
+
+
+def _in_words(versions: dict[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items()) or "no packages"
+
+
+def main() -> None:
+    config = parse(EvaluateConfig, RECIPES, prints_tables=True)
+    with reported("evaluate", config.out, config.task):
+        evaluate(config)
+    print_table(scores_table(load_evaluation(config.out, config.name)))
+
+
+if __name__ == "__main__":
+    run("trainer.evaluation.evaluate")

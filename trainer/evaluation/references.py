@@ -1,0 +1,41 @@
+"""What the agent is measured against: the random policy and the expert, as ``jat experts`` measured them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.envs.task import Task
+from pipeline.errors import UserError
+from pipeline.scoring.measurement import Measurement, load_measurements
+from pipeline.storage.manifest import collected_by
+
+
+def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict[Task, tuple[Measurement, Measurement]]:
+    """Per task the measurements of the random policy and of the expert that collected the dataset.
+
+    Where the dataset's expert is not one that is measured (a mix, for one), the best measured expert is taken.
+
+    Raises:
+        UserError: they are not measured; names the command that does.
+    """
+    collected = collected_by(out)
+    references: dict[Task, tuple[Measurement, Measurement]] = {}
+    missing = []
+    for task in tasks:
+        found = load_measurements(out, task)
+        random = next((m for m in found.values() if m.policy == "random"), None)
+        experts = {revision: m for revision, m in found.items() if m.policy != "random"}
+        if random is None or not experts:
+            missing.append(task.name)
+            continue
+        best = max(experts.values(), key=lambda m: m.accepted_returns.mean())
+        references[task] = random, experts.get(collected.get(task.name, ""), best)
+    if missing:
+        names = ",".join(missing) if len(missing) <= 8 or not pattern else pattern
+        raise UserError(
+            f"no measurement of random and expert with the installed packages of {', '.join(missing[:8])}"
+            f"{f' and {len(missing) - 8} more' if len(missing) > 8 else ''} in {out / 'experts'}; "
+            f"run `jat experts --task {names} --out {out}` first"
+        )
+    return references

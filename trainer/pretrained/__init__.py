@@ -1,0 +1,1 @@
+"""Loading trained networks: ours and the released JAT's."""

@@ -1,1 +1,0 @@
-"""What evaluations found, on every scale."""
