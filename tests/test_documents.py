@@ -47,13 +47,13 @@ def measured(task: str, kind: str) -> Measurement:
 def test_the_table_of_experts_is_that_of_the_embedded_measurements(tmp_path: Path) -> None:
     found = [rank_experts(tmp_path, task) for task in select_tasks("atari,metaworld,mujoco")]
     table = markdown_table([ranked for ranked in found if best_of(ranked)])
-    said = text_of("docs/experts.md").split("<!-- table -->\n")[1].split("<!-- end of table -->")[0]
-    assert said == table, "docs/experts.md: take the lines of OUT/experts/report/table.md, by `jat experts-report`"
+    said = text_of("docs/expert-results.md").split("<!-- table -->\n")[1].split("<!-- end of table -->")[0]
+    assert said == table, "expert-results.md: take the lines of OUT/experts/report/table.md, by `jat experts-report`"
 
 
 def test_what_is_said_of_meta_world_in_sum_is_what_the_table_gives(tmp_path: Path) -> None:
     found = [rank_experts(tmp_path, task) for task in select_tasks("metaworld")]
-    text = " ".join(text_of("docs/experts.md").split())
+    text = " ".join(text_of("docs/expert-results.md").split())
     for choose, mean_words, rate_words in (
         (best_of, "clipped at 1.2, is {}; {} of them reach 0.95", "The mean success rate over all 50 is {}"),
         (best_by_return, "With them the clipped mean is {}", "and the success rate {}"),
@@ -108,7 +108,7 @@ def score_of_jat(name: str) -> float:
 
 
 def test_the_command_of_the_100_tasks_gives_the_settings_of_their_report() -> None:
-    (line,) = re.findall(r"\.venv/bin/jat train (--recipe .*--out runs/all.*)\n", text_of("README.md"))
+    (line,) = re.findall(r"\.venv/bin/jat train (--recipe .*--out runs/all.*)\n", text_of("docs/results.md"))
     options = shlex.split(line)
     given = dict(zip(options[::2], options[1::2], strict=True))
     settings = flat(dataclasses.asdict(RECIPES[given.pop("--recipe")]()))

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -60,20 +61,25 @@ def test_a_python_of_another_version_is_refused_before_anything_is_installed(tmp
     assert project["tool"]["mypy"]["python_version"] == "3.11" and project["tool"]["ruff"]["target-version"] == "py311"
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/operations.md", "docs/dataset.md", "docs/experts.md"]
-)
-def test_documents_name_targets_and_variables_that_exist(document: str) -> None:
+NAMING_TARGETS = [
+    path.relative_to(ROOT)
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    if re.search(r"(?:^|`)make [a-z]", path.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("document", NAMING_TARGETS, ids=str)
+def test_documents_name_targets_and_variables_that_exist(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     variables = set(makefile.split("VARIABLES := ")[1].split("\n#")[0].replace("\\", "").split())
     commands = re.findall(
-        r"(?:^|`)make ((?:[a-z-]+|[A-Z_]+=\S*)(?: (?:[a-z-]+(?=[ `\n])|[A-Z_]+=[^\s`]*))*)",
+        r"(?:^|`)make ((?:[a-z-]+|[A-Z_]+=\S*)(?: (?:[a-z-]+(?=[ `\n])|[A-Z_]+=(?:'[^']*'|[^\s`']*)))*)",
         (ROOT / document).read_text(),
         re.MULTILINE,
     )
     assert commands
     for command in commands:
-        for word in command.split():
+        for word in shlex.split(command):
             name, is_variable, _ = word.partition("=")
             assert name in (variables if is_variable else targets), command

@@ -298,7 +298,7 @@ def small() -> TrainConfig:
     """The JAT architecture at a small size, to compare ``base`` with: 11 M parameters, 8 M of them for images.
 
     For two CPU cores and tasks without images. One part is exchanged: JAT's flat encoder of grid worlds takes far more
-    compute than a CPU has to learn which object the mission names (README, "The network").
+    compute than a CPU has to learn which object the mission names (docs/training.md).
     """
     text_tokens = 16
     return TrainConfig(

@@ -1,6 +1,6 @@
 """How each task is trained: the algorithm, its hyperparameters, its budget.
 
-Figures of what each reached and cost are in ``docs/experts.md``.
+Figures of what each reached and cost are in ``docs/expert-results.md``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How episodes are laid out in Parquet: one row each, in row groups of a size and an encoding per kind of observation.
 
-Every choice is measured by ``jat bench parquet``; docs/dataset.md has the figures. A row cannot be split over pages or
+Every choice is measured by ``jat bench parquet``; docs/parquet.md has the figures. A row cannot be split over pages or
 row groups, so an episode or a window of one costs the reading of its row group, whatever the pages.
 """
 
