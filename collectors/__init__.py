@@ -1,1 +1,1 @@
-"""Who gathers: experts' episodes into shards, shards into a dataset."""
+"""Collection: experts' episodes to shards, and shards to a dataset."""

@@ -1,11 +1,11 @@
-"""What collection costs over bare environment stepping, and gains over the plain way, on one core.
+"""Measure the cost of collection over bare environment stepping and its gain over the baseline, on one core.
 
     jat bench collect --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
 
-Four ways over the same task, alternating so that a slow moment of the machine hits all of them: the environment alone
-with an expert's actions replayed, environment and expert in the rollout, the whole way to a shard that is checked, and
-the plain way of ``collectors/plain.py``. Grid worlds and arms are played by their rules, MuJoCo and Atari by an
-untrained network of Sample Factory's, so that no figure depends on what has been trained.
+Four variants run the same task in alternation, so that a slow phase of the machine affects all of them: the environment
+alone with an expert's replayed actions, environment and expert in the rollout, collection up to a checked shard, and
+the baseline of ``collectors/plain.py``. BabyAI and Meta-World use scripted experts, MuJoCo and Atari an untrained
+network of Sample Factory, so that no result depends on training.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ STEPPING, ACTING, COLLECTING, PLAIN = "stepping", "with expert", "to a checked s
 
 @dataclass(frozen=True)
 class CollectBenchConfig:
-    """Time stepping, stepping + expert, collection, and the plain way, side by side on one core."""
+    """Time stepping, stepping + expert, collection, and the baseline, side by side on one core."""
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,mujoco-pendulum,atari-pong"
     """Task name, domain, glob, or comma list of these."""
     steps: int = 40_000
-    """Environment steps per measurement, about; more of long episodes. The plain way: an eighth of the episodes."""
+    """Approximate environment steps per measurement; more if episodes are long. The baseline plays an eighth of the
+    episodes."""
     rounds: int = 3
-    """Alternating measurements; the median is shown, and the median of the ratios within a round."""
+    """Number of alternating measurements; the table shows their median, and the median of the ratios within a round."""
     envs: int | None = None
-    """Environments in lockstep; what is fastest for each task if not given."""
+    """Number of vectorised environments; if not given, the fastest number for each task."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "steps", "rounds", *(["envs"] if self.envs is not None else []))
@@ -59,11 +60,11 @@ class CollectBenchConfig:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What came of one task.
+    """The result of one task.
 
     Attributes:
-        rates: steps per second of each way, by round.
-        bytes_per_step: of the shard's data file, and of the plain way's.
+        rates: steps per second of each variant, by round.
+        bytes_per_step: of the shard's data file, and of the baseline's file.
     """
 
     rates: dict[str, list[float]]
@@ -73,7 +74,7 @@ class BenchResult:
         return median(self.rates[way])
 
     def ratio(self, way: str, other: str) -> float:
-        """Median over the rounds of how much faster ``way`` is."""
+        """Speed-up of ``way`` over ``other``, median over the rounds."""
         return median(a / b for a, b in zip(self.rates[way], self.rates[other], strict=True))
 
 
@@ -81,9 +82,9 @@ def bench_task(config: CollectBenchConfig, task: Task, folder: Path) -> BenchRes
     """Measure one task.
 
     Args:
-        config: how much and how often.
-        task: what to play.
-        folder: an empty one, for what is written.
+        config: the options.
+        task: the task to play.
+        folder: an empty folder for the output.
 
     Raises:
         UserError: Sample Factory is needed and not installed.
@@ -91,7 +92,7 @@ def bench_task(config: CollectBenchConfig, task: Task, folder: Path) -> BenchRes
     begin, mix = _expert(task, folder)
     policy = mix.make_policy(task)
     lengths = [len(episode) for episode in rollout(task, policy, range(4), 4, keep_observations=False)]
-    # Often enough as many as are played at once, as in a shard: at its end fewer and fewer of them share a batch.
+    # At least several episodes per vectorised environment, as in a shard, because the batch shrinks towards its end.
     num_episodes = max(ROUNDS_OF_LOCKSTEP * (config.envs or task.lockstep), round(config.steps / np.mean(lengths)))
     seeds = range(num_episodes)
     plain_seeds = range(max(1, num_episodes // 8))
@@ -133,7 +134,7 @@ def bench_task(config: CollectBenchConfig, task: Task, folder: Path) -> BenchRes
 
 
 def _expert(task: Task, folder: Path) -> tuple[Begin, Mix]:
-    """Who plays, the plain way and ours."""
+    """The expert for the baseline and for the rollout."""
     rules = [expert for expert in experts_of(folder, task) if expert.record.network is None]
     rules = [expert for expert in rules if expert.record.kind != RANDOM]
     if rules:
@@ -159,7 +160,7 @@ def main() -> None:
     from datasets.utils.logging import disable_progress_bar
 
     config = parse(CollectBenchConfig, prints_tables=True)
-    # One core for everything, threads of simulators and libraries included.
+    # Pin everything to one core, threads of simulators and libraries included.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     disable_progress_bar()

@@ -1,14 +1,14 @@
-"""Collect episodes: experts play the seeds of each split, workers write them as shards.
+"""Collect episodes: experts play the seeds of each split, and workers write the episodes as shards.
 
     jat collect --task 'metaworld-*' --episodes 20 --out runs/default
 
-Writes ``OUT/shards/<task>/...`` (see ``pipeline/storage/shards.py``). A shard that is there stays: run the same command
-again after a kill and it goes on with what is missing; ask for more episodes and it adds them.
+Writes ``OUT/shards/<task>/...`` (see ``pipeline/storage/shards.py``). Existing shards are kept. Run the same command
+again after a kill to resume with the missing shards; ask for more episodes to add them.
 
-What can go wrong costs no more than it must. A worker that dies or hangs is replaced and its shard begun again; a
-shard that goes through several workers is taken apart, and the seeds that do it alone are put into quarantine
-(``OUT/shards/<task>/quarantine.json``): rejected with their reason, like the episodes an environment or an expert
-cannot finish. ``jat status`` tells how far it is.
+Failure handling: a worker that dies or hangs is replaced and its shard is retried. If a shard crashes several workers,
+its seeds are played one by one, and seeds that crash a worker on their own are quarantined
+(``OUT/shards/<task>/quarantine.json``): they are rejected with their reason, like episodes that an environment or an
+expert cannot finish. ``jat status`` shows the progress.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
 
-MAX_ERRORS = 5  # shown of one kind
+MAX_ERRORS = 5  # number of errors of one kind shown in a message
 
 
 @dataclass(frozen=True)
 class CollectJob:
-    """One shard to write below ``root``, without the seeds in ``quarantine``, which are rejected with its reasons."""
+    """One shard to write below ``root``. Seeds in ``quarantine`` are not played but rejected with the given reason."""
 
     shard: ShardJob
     mix: Mix
@@ -68,13 +68,13 @@ class CollectJob:
         return noise_of_task(self.shard.noise or "", self.shard.task)
 
     def make_policy(self) -> Policy:
-        """Who plays, noise included, built in the process that will use it."""
+        """The acting policy, noise included. Must be built in the process that uses it."""
         policy = self.mix.make_policy(self.shard.task)
         return NoisyPolicy(self.shard.task, policy, self.noise) if self.noise else policy
 
 
 def collect_shard(job: CollectJob) -> ShardManifest:
-    """Play the seeds of one shard and write it. A plain function: it needs neither Ray nor other shards."""
+    """Play the seeds of one shard and write it. A plain function that needs neither Ray nor other shards."""
     mix, noise = job.mix, job.noise
 
     def actor(seed: int) -> Provenance:
@@ -85,7 +85,7 @@ def collect_shard(job: CollectJob) -> ShardManifest:
 
 
 def timed_shard(job: CollectJob) -> tuple[ShardManifest, float]:
-    """``collect_shard``, and the seconds it took, which a manifest must not hold: it says what, not when."""
+    """``collect_shard`` and its duration in seconds. A manifest describes only content, so it holds no durations."""
     started = time.perf_counter()
     manifest = collect_shard(job)
     return manifest, time.perf_counter() - started
@@ -102,7 +102,7 @@ def _play(job: CollectJob) -> Iterator[Episode]:
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """One seed of a shard that no worker survives, to be played alone and forgotten."""
+    """One seed of a shard that crashes its workers, played alone; its episode is discarded."""
 
     shard: CollectJob
     seed: int
@@ -112,22 +112,22 @@ class ProbeJob:
 
 
 def probe_seed(job: ProbeJob) -> None:
-    """Play one seed in one environment; whether the worker outlives it is the result."""
+    """Play one seed in one environment. The result is whether the worker survives."""
     task = job.shard.shard.task
     for _ in rollout(task, job.shard.make_policy(), [job.seed], 1):
         pass
 
 
 def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
-    """Write the shards that are missing for the episodes asked for.
+    """Write the shards that are missing for the requested number of episodes.
 
     Raises:
-        UserError: bad input, or another collector is at work in the same place.
-        JobsFailedError: some shards could not be made, or too many episodes of a task were rejected.
+        UserError: invalid input, or another collector is running on the same tasks and folder.
+        JobsFailedError: some shards could not be written, or too many episodes of a task were rejected.
     """
     check_amounts(config, tasks)
     check_noise(config.noise, tasks)
-    out = config.out.absolute()  # workers may stand elsewhere
+    out = config.out.absolute()  # workers may have another current directory
     root = out / "shards"
     mixes = _choose(config, out, tasks)
     plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task))
@@ -153,10 +153,10 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
 
 @contextlib.contextmanager
 def _locked(root: Path, tasks: Sequence[Task]) -> Iterator[None]:
-    """Be the only collector of these tasks; others may work on other tasks in the same place.
+    """Lock these tasks for this collector; other collectors may work on other tasks in the same folder.
 
     Raises:
-        UserError: another process collects one of them.
+        UserError: another process is collecting one of the tasks.
     """
     with contextlib.ExitStack() as stack:
         for task in tasks:
@@ -171,16 +171,16 @@ def plan_tasks(
     mixes: Mapping[str, Mix],
     mean_steps: Callable[[Task], float | None],
 ) -> dict[str, TaskPlan]:
-    """What is wanted of each task, by name.
+    """The plan of each task, by task name.
 
     Args:
         config: the options.
-        tasks: the chosen ones.
-        mixes: who plays each of them.
-        mean_steps: steps of an episode of a task, asked where a number of steps is wanted; None if not known.
+        tasks: the selected tasks.
+        mixes: the acting experts of each task.
+        mean_steps: mean number of steps per episode of a task, None if unknown; only called if the option gives steps.
 
     Raises:
-        UserError: a number of episodes is not to be had.
+        UserError: the number of episodes of a task cannot be determined.
     """
     plan = {}
     for task in tasks:
@@ -200,12 +200,12 @@ def plan_tasks(
 def plan_jobs(
     config: CollectConfig, tasks: Sequence[Task], mixes: Mapping[str, Mix], plan: Mapping[str, TaskPlan], root: Path
 ) -> list[CollectJob]:
-    """The shards that are missing below ``root``, in the order in which to collect them.
+    """The shards missing below ``root``, in the order in which to collect them.
 
-    Costs per task what ``finished_shards`` does; per shard, arithmetic.
+    The cost per task is that of ``finished_shards``; per shard it is only arithmetic.
 
     Raises:
-        UserError: what is there is of another origin.
+        UserError: the existing shards have another origin.
     """
     missing = [_missing(task, plan[task.name], root) for task in tasks]
     quarantines = {task.name: _quarantine(root, task) for task in tasks}
@@ -216,7 +216,7 @@ def plan_jobs(
 
 
 def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
-    """Run the jobs; those that no worker survives once more without the seeds that are to blame."""
+    """Run the jobs. Shards that crash several workers are run once more without the seeds that cause it."""
     try:
         _run(config, root, jobs)
     except JobsFailedError as error:
@@ -261,7 +261,7 @@ def _progress_of(running: Running[CollectJob]) -> JobProgress:
 
 
 def _expected_costs(out: Path, jobs: Sequence[CollectJob]) -> dict[str, UnitCost]:
-    """What an episode of each task takes by the rates that are known, with the expert's own length of episodes."""
+    """Expected cost of one episode of each task, from the known rates and the expert's own mean episode length."""
     rates = load_rates(out)
     costs = {}
     for task, mix in {job.shard.task: job.mix for job in jobs}.items():
@@ -276,10 +276,10 @@ def _quarantine_path(root: Path, task: Task) -> Path:
 
 
 def _quarantine(root: Path, task: Task) -> dict[int, str]:
-    """Reasons by seed.
+    """Quarantined seeds with their reasons.
 
     Raises:
-        UserError: the file says something else.
+        UserError: the file has invalid content.
     """
     path = _quarantine_path(root, task)
     if not path.exists():
@@ -292,7 +292,7 @@ def _quarantine(root: Path, task: Task) -> dict[int, str]:
 
 
 def _quarantine_lethal_seeds(config: CollectConfig, job: CollectJob) -> None:
-    """Play every seed of a shard alone and put those into quarantine that no worker survives."""
+    """Play every seed of a shard alone and quarantine those that crash every worker."""
     probes = [ProbeJob(job, seed) for seed in job.shard.seeds if seed not in job.quarantine]
     supervision = Supervision(config.stall_s, int(config.worker_gb * 2**30), lambda running: None)
     try:
@@ -307,7 +307,7 @@ def _quarantine_lethal_seeds(config: CollectConfig, job: CollectJob) -> None:
 
 
 def _check_rejected(config: CollectConfig, root: Path, tasks: Sequence[Task]) -> None:
-    """Raise if a task lost more of its episodes than allowed. They stay where they are, with their reasons."""
+    """Raise if more episodes of a task were rejected than allowed. The shards are kept, with the reasons."""
     worst = []
     for task in tasks:
         row = summarise(finished_shards(root, task.name))
@@ -325,10 +325,10 @@ def _check_rejected(config: CollectConfig, root: Path, tasks: Sequence[Task]) ->
 
 
 def _choose(config: CollectConfig, out: Path, tasks: Sequence[Task]) -> dict[str, Mix]:
-    """Who acts in each task.
+    """The acting experts of each task.
 
     Raises:
-        UserError: names every task that has no such expert, up to a few.
+        UserError: some tasks have no such expert; the message names the first few.
     """
     mixes, errors = {}, []
     for task in tasks:
@@ -345,10 +345,10 @@ def _choose(config: CollectConfig, out: Path, tasks: Sequence[Task]) -> dict[str
 
 
 def _missing(task: Task, plan: TaskPlan, root: Path) -> list[ShardJob]:
-    """Missing jobs of a task.
+    """The missing jobs of a task.
 
     Raises:
-        UserError: what is there was collected by another expert, with other package versions or with other noise.
+        UserError: existing shards were collected by another expert, with other package versions or with other noise.
     """
     done = finished_shards(root, task.name)
     now = (plan.expert, plan.expert_revision, plan.versions, plan.noise)

@@ -26,36 +26,40 @@ class CollectConfig:
     """Root of all outputs of a run."""
     episodes: str = "1000"
     """Training episodes per task: a number, or numbers by task or domain such as `300,babyai=10000`.
-    `atari=444000steps` means as many as make about so many steps, by the mean length of the expert's measured ones."""
+    `atari=444000steps` means as many episodes as make about this many steps, by the expert's measured mean length.
+    """
     test_share: float = 0.1
     """Test episodes as a share of the training episodes; at least one."""
     shard_episodes: str = "250"
-    """Episodes per shard at most, the unit of work and what a kill can cost: a number, or numbers by task or domain."""
+    """Maximum number of episodes per shard, the unit of work that a kill can lose: a number, or numbers by task or
+    domain."""
     workers: int = 2
     """Worker processes."""
     envs: int | None = None
-    """Environments each worker steps in lockstep; what is fastest for each task if not given."""
+    """Number of vectorised environments per worker; if not given, the fastest number for each task."""
     expert: str = BEST
-    """Who acts: `best`, `best-return` or `best-success` as measured, a kind, a revision, the first there is of a comma
-    list, or a mix such as `0.7*best+0.3*scripted`, in which each seed is played by one of them."""
+    """The acting expert: `best`, `best-return` or `best-success` as measured, a kind, a revision, a comma list of which
+    the first available one is used, or a mix such as `0.7*best+0.3*scripted`, in which one expert plays each seed."""
     noise: str = ""
-    """Noise in the actions: `epsilon=0.05` replaces discrete ones by random ones with this probability, `gaussian=0.1`
-    shifts continuous ones by this share of half their range (standard deviation); a comma list of both for tasks of
-    both kinds; `0.5*epsilon=0.05` in this share of the episodes only. The side table tells each episode's."""
+    """Action noise: `epsilon=0.05` replaces discrete actions by random ones with this probability, `gaussian=0.1`
+    adds noise to continuous actions with this share of half their range as standard deviation; a comma list of both
+    serves tasks of both kinds; `0.5*epsilon=0.05` adds noise to this share of the episodes only. The side table records
+    the noise of each episode."""
     allow_weak: bool = False
-    """Collect with experts that are not clearly better than random, too."""
+    """Also collect with experts that are not clearly better than random."""
     max_rejected: float = 0.25
-    """Share of a task's episodes that may be rejected; above it the command ends with an error once all is done."""
+    """Share of a task's episodes that may be rejected; above it the command fails after all shards are done."""
     stall_s: float = 300.0
-    """Seconds without a single environment step after which a worker is held to be hung and replaced."""
+    """Seconds without a single environment step after which a worker is considered hung and replaced."""
     worker_gb: float = 4.0
-    """Memory a worker may hold between shards; one that holds more is replaced."""
+    """Memory in GiB that a worker may use between shards; a worker that uses more is replaced."""
     cpus_per_worker: float = 1.0
-    """CPU cores the scheduler sets aside for a worker."""
+    """CPU cores that the scheduler reserves per worker."""
     memory_gb_per_worker: float = 0.0
-    """Memory the scheduler sets aside for a worker; 0 leaves memory out of its account."""
+    """Memory in GiB that the scheduler reserves per worker; 0 reserves none."""
     resources: str = ""
-    """What else a node must have for a worker, as declared with `ray start --resources`, such as `simulator=1`."""
+    """Custom Ray resources that a node must have to run a worker, as declared with `ray start --resources`, such as
+    `simulator=1`."""
 
     def __post_init__(self) -> None:
         _parse_amounts("--episodes", self.episodes)
@@ -74,16 +78,16 @@ class CollectConfig:
             raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
 
     def num_episodes(self, task: Task, split: str, mean_steps: float | None = None) -> int:
-        """Episodes wanted of a split.
+        """Number of episodes requested of a split.
 
         Args:
-            task: of which task.
+            task: the task.
             split: ``train`` or ``test``.
-            mean_steps: steps of an episode of the expert, where ``episodes`` gives steps.
+            mean_steps: mean number of steps per episode of the expert; needed where ``episodes`` gives steps.
 
         Raises:
-            UserError: ``episodes`` names neither the task nor its domain nor a number for the rest, or it gives steps
-                and nobody knows how many an episode has.
+            UserError: ``episodes`` has no value for the task, its domain or the rest, or it gives steps and the mean
+                number of steps per episode is unknown.
         """
         amount = _amount_for("--episodes", self.episodes, task)
         count = amount.number
@@ -94,24 +98,24 @@ class CollectConfig:
                     f"expert is not measured; give a number of episodes, or run `jat experts --task {task.name}`"
                 )
             count = max(1, round(amount.number / mean_steps))
-        # Not above a whole number by what a float cannot hold: 95,000 episodes with a share of 1/19 are 5,000.
+        # Ignore float rounding errors above a whole number: 95,000 episodes with a share of 1/19 are 5,000.
         return count if split == "train" else math.ceil(round(count * self.test_share, 6))
 
     def counts_steps(self, task: Task) -> bool:
-        """Whether ``episodes`` gives steps of a task, not episodes."""
+        """Whether ``episodes`` gives a number of steps, not of episodes, for a task."""
         return _amount_for("--episodes", self.episodes, task).unit == STEPS
 
     def shard_size(self, task: Task) -> int:
-        """Episodes per shard of a task.
+        """Number of episodes per shard of a task.
 
         Raises:
-            UserError: ``shard_episodes`` says nothing about the task.
+            UserError: ``shard_episodes`` has no value for the task.
         """
         return _amount_for("--shard-episodes", self.shard_episodes, task).number
 
 
 def parse_resources(text: str) -> dict[str, float]:
-    """``simulator=1,licence=0.5`` as amounts by name."""
+    """Parse ``simulator=1,licence=0.5`` to amounts by name."""
     amounts = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, amount = part.partition("=")
@@ -132,7 +136,7 @@ EPISODES, STEPS = "episodes", "steps"
 
 
 def _parse_amounts(flag: str, text: str) -> dict[str, _Amount]:
-    """``300,babyai=10000,atari=444000steps`` as amounts by name; the one for the rest has the name ``""``."""
+    """Parse ``300,babyai=10000,atari=444000steps`` to amounts by name; the amount for the rest has the name ``""``."""
     amounts = {}
     for part in text.split(","):
         name, _, amount = part.strip().rpartition("=")
@@ -150,7 +154,7 @@ def _parse_amounts(flag: str, text: str) -> dict[str, _Amount]:
 
 
 def _amount_for(flag: str, text: str, task: Task) -> _Amount:
-    """The task's own amount, else its domain's, else that for the rest."""
+    """The amount of the task, else of its domain, else of the rest."""
     amounts = _parse_amounts(flag, text)
     for name in (task.name, task.domain, ""):
         if name in amounts:
@@ -159,12 +163,12 @@ def _amount_for(flag: str, text: str, task: Task) -> _Amount:
 
 
 def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
-    """Check that ``episodes`` and ``shard_episodes`` say something of every chosen task and name none that is not.
+    """Check that ``episodes`` and ``shard_episodes`` have a value for every selected task and no unknown names.
 
-    A domain that is not chosen may be named: a recipe for all of them serves for one, too.
+    A domain that is not selected may be named, so that a recipe for all domains also serves for one.
 
     Raises:
-        UserError: names the first that is wrong.
+        UserError: names the first wrong value.
     """
     known = {name for task in (*tasks, *all_tasks()) for name in (task.name, task.domain)} | {""}
     for flag, text in (("--episodes", config.episodes), ("--shard-episodes", config.shard_episodes)):
@@ -178,16 +182,16 @@ def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
 
 
 def demo() -> CollectConfig:
-    """The demo's six tasks, as much as minutes allow: a grid-world episode is short, an arm's has 100 steps."""
+    """The demo's six tasks, sized for minutes: an episode of BabyAI is short, one of Meta-World has 100 steps."""
     return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes="500", expert="scripted,bot")
 
 
 def laptop() -> CollectConfig:
-    """All BabyAI, Meta-World and MuJoCo tasks, as much as two cores do in a night; about a fifth of JAT.
+    """All BabyAI, Meta-World and MuJoCo tasks, sized for one night on two cores; about a fifth of JAT.
 
-    By `jat plan --recipe laptop`: Meta-World makes 500 to 900 steps/s on a core, so 4,000 episodes of 100 steps for
-    each of 50 tasks take most of the night. BabyAI and MuJoCo make thousands, so as large a share of JAT's numbers
-    takes an hour or two.
+    By `jat plan --recipe laptop`: Meta-World runs at 500 to 900 steps/s per core, so 4,000 episodes of 100 steps for
+    each of 50 tasks take most of the night. BabyAI and MuJoCo run at thousands of steps/s, so the same share of JAT's
+    numbers takes an hour or two.
     """
     return CollectConfig(
         task="babyai,metaworld,mujoco",
@@ -196,15 +200,15 @@ def laptop() -> CollectConfig:
     )
 
 
-# Of each BabyAI task JAT has 95,000 episodes for training and 5,000 for testing.
+# JAT has 95,000 training and 5,000 test episodes of each BabyAI task.
 JAT_TEST_SHARE = 5_000 / 95_000
 
 
 def jat() -> CollectConfig:
-    """JAT's numbers of training episodes, in Atari of steps, and its share of test episodes in BabyAI everywhere.
+    """JAT's numbers of training episodes (of steps in Atari); the share of test episodes is JAT's of BabyAI everywhere.
 
-    A shard is half an hour of one core at most, and larger than the tens of megabytes of most of them only where steps
-    are large, as the humanoid's.
+    A shard takes at most half an hour on one core. Most shards have tens of megabytes; only those of tasks with large
+    steps, such as the humanoid's, are larger.
     """
     return CollectConfig(
         task="*",

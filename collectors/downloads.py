@@ -1,9 +1,8 @@
-"""Downloads from addresses that strangers have chosen: from the public web only, within one limit of time and size.
+"""Download untrusted addresses: from the public web only, within one limit on time and size.
 
-A row of a source may name any address. So at every hop, redirects included, the name is resolved once, the addresses
-that are not public are dropped, and the connection goes to one of those that were looked at: no answer of a name server
-that changes in between leads into this machine or its network. Nothing but http and https is spoken, and certificates
-are checked.
+A row of a source may name any address. So at every hop, redirects included, the host name is resolved once, addresses
+that are not public are dropped, and the connection uses one of the checked addresses. DNS rebinding therefore cannot
+reach this machine or its network. Only http and https are allowed, and certificates are checked.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class RejectedError(Exception):
-    """A document that is not to be had; the message is the reason, alike for alike failures."""
+    """The document is rejected. The message is a stable reason string, so equal failures can be counted together."""
 
 
 class Downloader:
-    """Fetches small files; several threads may use one at a time.
+    """Downloads small files; each of several threads may run one download at a time.
 
     Args:
-        seconds: for one download, from resolving the first name to the last byte.
-        connections: how many threads there are.
-        allow_private: take addresses of this machine and its network, too.
+        seconds: time limit of one download, from resolving the first name to the last byte.
+        connections: number of threads.
+        allow_private: also allow addresses of this machine and its network.
     """
 
     def __init__(self, seconds: float, connections: int = 1, allow_private: bool = False) -> None:
@@ -63,10 +62,10 @@ class Downloader:
         }
 
     def get(self, address: str) -> bytes:
-        """What an address leads to.
+        """Download the file at an address.
 
         Raises:
-            RejectedError: it cannot be had, not in time, or is too large.
+            RejectedError: the download fails, times out, or is too large.
         """
         deadline = time.monotonic() + self._seconds
         for _ in range(MAX_REDIRECTS + 1):
@@ -79,7 +78,7 @@ class Downloader:
         raise RejectedError("download failed: too many redirects")
 
     def _ask(self, address: str, deadline: float) -> bytes | str:
-        """The body of an answer, or the address that it redirects to."""
+        """The body of the response, or the address that it redirects to."""
         import urllib3
 
         try:
@@ -97,9 +96,9 @@ class Downloader:
                         raise RejectedError(f"download failed: HTTP {response.status}")
                     return _read(response, limit)
                 finally:
-                    # What is left unread of a body would be taken for the next answer of this connection.
+                    # Otherwise the unread rest of the body would be read as the next response on this connection.
                     response.close()
-        except urllib3.exceptions.NewConnectionError as error:  # one of the timeouts, as its class has it
+        except urllib3.exceptions.NewConnectionError as error:  # urllib3 makes it a subclass of its timeout error
             raise RejectedError(NO_CONNECTION) from error
         except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise RejectedError(TIMED_OUT) from error
@@ -120,13 +119,13 @@ def _read(response: Any, limit: _Deadline) -> bytes:
         if num_bytes > MAX_DOWNLOAD_BYTES:
             raise RejectedError(f"download failed: more than {MAX_DOWNLOAD_BYTES // 2**20} MiB")
         limit.seconds_left()
-    limit.seconds_left()  # a connection that was cut looks like one that ended
+    limit.seconds_left()  # a connection closed at the deadline looks like the end of the body
     return b"".join(chunks)
 
 
 class _Deadline:
-    """When a request has to be over. The limit of a socket is for each piece, so headers that drip never pass it:
-    at the deadline the socket is shut down, whatever waits for it."""
+    """The deadline of a request. A socket's timeout applies to each read, so slowly dripping headers never reach it:
+    at the deadline the socket is shut down, whatever is waiting for it."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -134,14 +133,14 @@ class _Deadline:
         self._socket: socket.socket | None = None
 
     def seconds_left(self) -> float:
-        """Raises TimeoutError if there are none."""
+        """Raises TimeoutError if none are left."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the whole request took too long")
         return left
 
     def watch(self, sock: socket.socket) -> None:
-        """Shut this socket down at the deadline, also if it is wrapped or closed meanwhile."""
+        """Shut this socket down at the deadline, even if it is wrapped or closed in the meantime."""
         self.seconds_left()
         self.close()
         with self._lock:
@@ -160,7 +159,7 @@ class _Deadline:
                 self._socket = None
 
 
-_current = threading.local()  # the deadline of the request that a thread makes
+_current = threading.local()  # deadline of the current request of a thread
 
 
 @contextlib.contextmanager
@@ -179,14 +178,14 @@ def _deadline_of_this_thread(deadline: float) -> Iterator[_Deadline]:
 
 
 class _Resolver:
-    """Resolves names within a limit of time and makes connections to public addresses only."""
+    """Resolves names within a time limit and connects to public addresses only."""
 
     def __init__(self, connections: int, allow_private: bool) -> None:
         self._threads = ThreadPoolExecutor(connections, "resolve")
         self._allow_private = allow_private
 
     def connection_class(self, scheme: str) -> type[HTTPConnection]:
-        """A connection of urllib3 that connects by ``connect`` and not by the name."""
+        """A urllib3 connection class that connects by ``connect`` instead of by host name."""
         from urllib3.connection import HTTPConnection, HTTPSConnection
 
         connect = self.connect
@@ -196,19 +195,19 @@ class _Resolver:
             return connect(connection)
 
         def request(connection: HTTPConnection, *args: Any, **options: Any) -> None:
-            if connection.sock is not None:  # one that an earlier request has left
+            if connection.sock is not None:  # reused from an earlier request
                 _current.limit.watch(connection.sock)
             kind.request(connection, *args, **options)
 
         return type("Connection", (kind,), {"_new_conn": new_connection, "request": request})
 
     def connect(self, connection: HTTPConnection) -> socket.socket:
-        """A socket to one of the public addresses of a connection's host.
+        """A socket connected to one of the public addresses of a connection's host.
 
         Raises:
-            RejectedError: it has none.
+            RejectedError: the host has no public address.
             TimeoutError: it took too long.
-            NewConnectionError: none of them answers.
+            NewConnectionError: no address answers.
         """
         from urllib3.exceptions import NewConnectionError
 
@@ -239,7 +238,7 @@ class _Resolver:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, also where it wraps another one."""
+    """Whether an IP address is on the public internet; an embedded IPv4 address must be public too."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

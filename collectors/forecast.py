@@ -1,10 +1,10 @@
-"""What a collection will take, on paper: episodes, steps, core-hours, bytes, files, memory, and planning it.
+"""Estimate what a collection will take: episodes, steps, core-hours, bytes, files, memory, and planning time.
 
     jat plan --recipe jat --workers 64
 
-Takes the options of ``collectors.collect`` that decide this. Lengths, speeds and sizes come from ``OUT/rates.json`` and
-``collectors/rates.json`` (``collectors/rates.py``). What the driver does before the first episode is not estimated but
-done: the whole list of jobs is built against an empty folder, and against one that says that all of it is there.
+Takes those options of ``collectors.collect`` that matter here. Lengths, speeds and sizes come from ``OUT/rates.json``
+and ``collectors/rates.json`` (``collectors/rates.py``). Planning time is measured, not estimated: the full list of jobs
+is built for an empty folder, and for a folder in which all jobs are done.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ FILES_PER_TASK = 1  # the index
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """Tell what a collection will take. The options are those of `collectors.collect`."""
+    """Estimate what a collection will take. The options are those of `collectors.collect`."""
 
     task: str = "*"
     """Task name, domain, glob, or comma list of these."""
     episodes: str = "1000"
-    """Training episodes per task, or steps, as `jat collect` takes them."""
+    """Training episodes per task, or steps, in the syntax of `jat collect`."""
     test_share: float = 0.1
     """Test episodes as a share of the training episodes."""
     shard_episodes: str = "250"
-    """Episodes per shard, as `jat collect` takes them."""
+    """Episodes per shard, in the syntax of `jat collect`."""
     workers: int = 2
-    """Worker processes, each with a core of its own."""
+    """Number of worker processes, each with its own core."""
     out: Path = Path("runs/default")
-    """Root of a run whose own speeds, as `jat rates` measured them, are taken before those of the package."""
+    """Root of a run; its own speeds, as measured by `jat rates`, take precedence over those of the package."""
     by_task: bool = False
-    """A row per task, too."""
+    """Also print a row per task."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "workers")
         self.collection()
 
     def collection(self) -> CollectConfig:
-        """The same as options of the collector, which checks them."""
+        """The same options as a ``CollectConfig``, which checks them."""
         return CollectConfig(
             task=self.task,
             episodes=self.episodes,
@@ -81,16 +81,16 @@ def _of_recipe(recipe: Callable[[], CollectConfig]) -> ForecastConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one task or of several."""
+    """The cost of one task or of several."""
 
     tasks: int = 0
-    measured: int = 0  # tasks that have figures of their own
+    measured: int = 0  # tasks with their own measurements
     episodes: int = 0
     steps: float = 0.0
     core_s: float = 0.0
     num_bytes: float = 0.0
     shards: int = 0
-    longest_s: float = 0.0  # of one shard, which one worker makes
+    longest_s: float = 0.0  # of one shard, which a single worker writes
 
     @property
     def files(self) -> int:
@@ -102,15 +102,15 @@ class Cost:
         return Cost(**sums, longest_s=max(self.longest_s, other.longest_s))
 
     def seconds(self, workers: int) -> float:
-        """Of so many workers with a core each: no less than the longest shard takes."""
+        """Wall time with this many workers, one core each; at least the time of the longest shard."""
         return max(self.core_s / workers, self.longest_s)
 
 
 def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[str, Cost]:
-    """The cost of each task by name.
+    """The cost of each task, by name.
 
     Raises:
-        UserError: an option says nothing about a task, or nothing is known of what it costs.
+        UserError: an option has no value for a task, or its cost is unknown.
     """
     found = {}
     for task in tasks:
@@ -132,12 +132,12 @@ def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[st
 
 @dataclass(frozen=True)
 class Planning:
-    """What the driver did to know the jobs.
+    """Cost of planning in the driver.
 
     Attributes:
-        jobs: shards that are missing at first.
-        empty_s: seconds to list them where nothing is there.
-        done_s: seconds to see that nothing is missing where all is there.
+        jobs: number of missing shards at the start.
+        empty_s: seconds to list the jobs of an empty folder.
+        done_s: seconds to find that nothing is missing when all jobs are done.
         jobs_bytes: memory of the list.
     """
 
@@ -148,10 +148,10 @@ class Planning:
 
 
 def time_planning(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> Planning:
-    """Build the list of jobs for real, in a temporary folder, before any shard and after the last.
+    """Build the actual list of jobs in a temporary folder, once before the first shard and once after the last.
 
-    Who acts makes no difference to it, so the random policy stands for every expert; its shards are files of no bytes
-    with manifests and an index that say so.
+    The acting expert makes no difference, so the random policy replaces every expert. The shards are empty files with
+    manifests and an index.
     """
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
@@ -182,7 +182,7 @@ def _nobody(task: Task, root: Path) -> Mix:
 
 
 def _pretend_done(root: Path, jobs: Sequence[CollectJob], plan: Mapping[str, TaskPlan]) -> None:
-    """What a folder looks like in which all jobs are done, but that its files are empty."""
+    """Create the files of a folder in which all jobs are done; data files and side tables are empty."""
     for job in jobs:
         shard, mix = job.shard, job.mix
         directory = root / shard.task.name
@@ -201,7 +201,7 @@ def _pretend_done(root: Path, jobs: Sequence[CollectJob], plan: Mapping[str, Tas
 
 
 def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Rates, planning: Planning) -> Table:
-    """A row per domain, or per task, and all; below it the hours, the memory and the planning."""
+    """A row per domain, per task if requested, and a total; the caption gives times and the driver's memory."""
     sizes = (Column("core-hours", ",.1f"), Column("GB", ",.2f"), "shards", "files", Column("MB per shard", ",.1f"))
     steps = Column("steps", lambda number: f"{number / 1e6:,.1f} M")
     table = Table("task" if config.by_task else "domain", "tasks", "episodes", steps, *sizes, "figures from")
@@ -256,7 +256,7 @@ def forecast(config: ForecastConfig, tasks: Sequence[Task], rates: Rates) -> Tab
     """The table of ``config``.
 
     Raises:
-        UserError: an option says nothing about a task, or nothing is known of what it costs.
+        UserError: an option has no value for a task, or its cost is unknown.
     """
     collection = config.collection()
     check_amounts(collection, tasks)

@@ -1,6 +1,6 @@
-"""JSON lines of anybody, also compressed: one row at a time, and no more in memory than a row may have.
+"""Read untrusted JSON lines, also compressed, one row at a time and with bounded memory per row.
 
-A few kilobytes of a compressed file can be gigabytes of one line, so what is read is counted before it is kept.
+A few compressed kilobytes can expand to gigabytes in one line, so sizes are checked while reading.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import Any
 from pipeline.errors import UserError, first_line
 
 MAX_LINE_BYTES = 32 * 2**20
-MAX_LIST_BYTES = 256 * 2**20  # of a file that is one list instead of lines
+MAX_LIST_BYTES = 256 * 2**20  # limit for a file that is one JSON list instead of lines
 CHUNK_BYTES = 2**18
-NUM_LOOKED_AT = 256  # rows that tell which columns there are
+NUM_LOOKED_AT = 256  # rows read to find the column names
 
 
 def read_lines(file: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a file with these columns, None where a row has none.
+    """Rows of a file with these columns; missing values are None.
 
     Args:
-        file: path or address that fsspec opens; its suffix says how it is compressed.
-        columns: which.
+        file: path or address that fsspec opens; its suffix gives the compression.
+        columns: names of the columns.
 
     Raises:
-        UserError: it cannot be read, a line is no JSON object, or too long.
+        UserError: the file cannot be read, or a line is not a JSON object or too long.
     """
     return ({name: row.get(name) for name in columns} for row in _rows(file))
 
 
 def columns_of_lines(file: str) -> list[str]:
-    """Names of the columns that the first rows have.
+    """Names of the columns in the first rows.
 
     Raises:
         UserError: as ``read_lines``.
@@ -53,7 +53,7 @@ def _rows(file: str) -> Iterator[dict[str, Any]]:
 
 
 def _lines(file: str) -> Iterator[bytes]:
-    """Lines that are not blank; the whole of a file that begins with a list."""
+    """Lines that are not blank; a file that begins with a list is yielded as a whole."""
     rest, is_list, is_first = b"", False, True
     for chunk in _chunks(file):
         rest += chunk
@@ -84,7 +84,7 @@ def _chunks(file: str) -> Iterator[bytes]:
 
 
 def _all_frames(handle: Any) -> Any:
-    """What is in a file of zstandard, which may be several of them one after another."""
+    """A reader of a zstandard file, which may consist of several concatenated frames."""
     try:
         import zstandard
     except ImportError as error:
@@ -93,7 +93,7 @@ def _all_frames(handle: Any) -> Any:
 
 
 def _decompression_errors() -> tuple[type[Exception], ...]:
-    """What broken files raise that is no OSError."""
+    """Exceptions for corrupt files that are not subclasses of OSError."""
     import lzma
     import zlib
 

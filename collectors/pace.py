@@ -1,7 +1,7 @@
-"""How long a collection still takes: the speed of each task over the last minutes, and what is left of each job.
+"""Estimate the time left of a collection from each task's recent speed and the remaining work of each job.
 
-Workers tell the steps they have made, so long episodes count before they end. Jobs differ: an episode of one task takes
-a thousand times as long as one of another, so the time left is summed up task by task, never from the total count.
+Workers report their steps, so long episodes count before they end. An episode of one task can take a thousand times as
+long as one of another, so the time left is summed per task, never derived from the total count.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WINDOW_S = 300.0  # finished jobs count for so long
-MIN_EVIDENCE_S = 2.0  # of worker time; speeds of less are not told
+WINDOW_S = 300.0  # age up to which finished jobs count
+MIN_EVIDENCE_S = 2.0  # minimum worker time for a speed estimate
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """A job that runs.
+    """A running job.
 
     Attributes:
-        task: of which task or corpus.
-        name: of the job.
-        count: units, such as episodes, that it has made.
+        task: name of its task or corpus.
+        name: name of the job.
+        count: units, such as episodes, done so far.
         num_bytes: memory of its worker.
-        steps: environment steps that it has made; 0 where there are none.
+        steps: environment steps done so far; 0 for jobs without environments.
     """
 
     task: str
@@ -35,7 +35,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class UnitCost:
-    """What is expected of one unit of a task: environment steps, and seconds of one worker; None if not known."""
+    """Expected cost of one unit of a task: environment steps, and seconds of one worker; None if unknown."""
 
     steps: float | None = None
     seconds: float | None = None
@@ -43,7 +43,7 @@ class UnitCost:
 
 @dataclass
 class _Watched:
-    """A running job since it was first seen to have made anything."""
+    """Progress of a running job since its first observed progress."""
 
     since: float
     first: float
@@ -55,8 +55,8 @@ class Pace:
     """Speeds by task, and the time left.
 
     Args:
-        planned: units of each job, by task and name of the job; None if nobody knows.
-        expected: by task; stands for tasks that have not been seen running, scaled to the speed of this machine.
+        planned: units of each job, by task and job name; None if unknown.
+        expected: expected cost by task, used for tasks not yet observed, scaled to the speed of this machine.
     """
 
     def __init__(self, planned: Mapping[tuple[str, str], int | None], expected: Mapping[str, UnitCost]) -> None:
@@ -65,17 +65,17 @@ class Pace:
         self._running: dict[tuple[str, str], _Watched] = {}
         self._finished: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)
         self._lengths: dict[str, tuple[int, int]] = {}  # units and steps of finished jobs
-        self._num_running: deque[int] = deque([1], maxlen=5)  # at the last looks; a worker may be between two jobs
+        self._num_running: deque[int] = deque([1], maxlen=5)  # at the last polls; a worker may be between two jobs
         self._now = 0.0
 
     def watch(self, running: Sequence[JobProgress], now: float) -> None:
-        """Take what runs, at a time in seconds."""
+        """Update with the running jobs at time ``now`` in seconds."""
         watched = {}
         for job in running:
             key = (job.task, job.name)
             done = self._units_of(job)
             before = self._running.get(key)
-            if before is None or done < before.done:  # new, or begun again in another worker
+            if before is None or done < before.done:  # new, or restarted in another worker
                 if done:
                     watched[key] = _Watched(now, done, done, now)
             else:
@@ -85,27 +85,27 @@ class Pace:
         self._num_running.append(len(running))
 
     def finish(self, task: str, job: str, count: int, seconds: float, steps: int, now: float) -> None:
-        """Take a finished job: its units, the seconds that a worker spent on it, and its steps."""
+        """Record a finished job: its units, the seconds that a worker spent on it, and its steps."""
         self._left.pop((task, job), None)
         watched = self._running.pop((task, job), None)
         units, before = self._lengths.get(task, (0, 0))
         self._lengths[task] = (units + count, before + steps)
         if watched and watched.done - watched.first >= count / 2 and watched.last - watched.since >= MIN_EVIDENCE_S:
-            # Without what comes before the first step, which only a worker's first job waits long for: imports.
+            # Exclude the time before the first step: imports make it long for the first job of a worker only.
             self._finished[task].append((now, watched.done - watched.first, watched.last - watched.since))
         elif seconds:
             self._finished[task].append((now, count, seconds))
         self._now = now
 
     def rate(self, task: str) -> float | None:
-        """Units per second of one worker over the last minutes; None if too little has been seen."""
+        """Units per second of one worker over the last minutes; None if there is too little data."""
         units, seconds = self._evidence(task)
         return units / seconds if units and seconds >= MIN_EVIDENCE_S else None
 
     def seconds_left(self) -> float | None:
-        """Until all jobs are done, by as many workers as run lately; None as long as nothing tells.
+        """Seconds until all jobs are done with the recent number of workers; None without any data.
 
-        No less than the longest job that is left takes.
+        It is at least the time of the longest remaining job.
         """
         tasks = {task for task, _ in self._left}
         rates = {task: self.rate(task) for task in {*tasks, *self._finished}}
@@ -125,7 +125,7 @@ class Pace:
         return max(total / max(self._num_running), longest)
 
     def _units_of(self, job: JobProgress) -> float:
-        """Units made, parts of those under way included, by their steps."""
+        """Units done; running units count as fractions, by their steps."""
         planned = self._left.get((job.task, job.name))
         if planned is None:
             return job.count
@@ -144,7 +144,7 @@ class Pace:
         return units, seconds
 
     def _machine_factor(self) -> float:
-        """How many times as long as expected the tasks take that were seen."""
+        """Ratio of actual to expected time over the observed tasks."""
         spent = expected = 0.0
         for task, cost in self._expected.items():
             if cost.seconds and self.rate(task):

@@ -1,7 +1,7 @@
-"""The plain way to collect, as a yardstick: one environment, one decision at a time, all episodes in memory, written
-with ``Dataset.from_dict`` at the end. This is how JAT's data was made, with Sample Factory's own networks acting.
+"""Baseline for collection: one environment, unbatched decisions, all episodes in memory until the end.
 
-``collectors/bench.py`` compares with it; nothing is collected this way.
+Episodes are written with ``Dataset.from_dict`` at the end. JAT's data was made this way, with Sample Factory's own
+networks acting. Only ``collectors/bench.py`` uses it, for comparison.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.envs.policy import Observations
 from pipeline.envs.task import IMAGE, TEXT, Task
 from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
 
-# Told of a new episode's seed and environment, it decides on one observation at a time.
+# Called with a new episode's seed and environment; returns a function from one observation to one action.
 Begin = Callable[[int, gym.Env[Any, Any]], Callable[[dict[str, Any]], Any]]
 
 
@@ -57,7 +57,7 @@ def collect_plainly(task: Task, begin: Begin, seeds: Iterable[int], path: Path) 
 
 
 def rule_actor(task: Task, expert: StoredExpert) -> Begin:
-    """An expert that is a rule, asked for one decision at a time."""
+    """A scripted expert, called for one decision at a time."""
     policy = make_policy(task, expert)
 
     def begin(seed: int, env: gym.Env[Any, Any]) -> Callable[[dict[str, Any]], Any]:
@@ -75,7 +75,7 @@ def rule_actor(task: Task, expert: StoredExpert) -> Begin:
 
 
 def sample_factory_actor(task: Task, folder: Path) -> tuple[Begin, StoredExpert]:
-    """Sample Factory's own network for a task, untrained, and the same weights as an expert in the store of ``folder``.
+    """Sample Factory's own untrained network for a task, and the same weights as an expert in the store of ``folder``.
 
     Raises:
         ImportError: Sample Factory is not installed.
@@ -87,7 +87,7 @@ def sample_factory_actor(task: Task, folder: Path) -> tuple[Begin, StoredExpert]
     from experts.sample_factory.recipes import recipe_of, settings_of
 
     apply()
-    logging.getLogger("rl").setLevel(logging.WARNING)  # it tells of every layer it makes
+    logging.getLogger("rl").setLevel(logging.WARNING)  # it logs every layer it creates
     from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
     from sample_factory.cfg.arguments import parse_sf_args
     from sample_factory.model.actor_critic import create_actor_critic

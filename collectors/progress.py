@@ -1,6 +1,6 @@
-"""How far a collector is: it counts by task for the run's status, and tells the terminal.
+"""Track the progress of a collector: counts by task in the run's status, shown in the terminal or in the log.
 
-Of collectors of episodes and of documents alike; what is counted is a seed or a row, whatever came of it.
+Used by collectors of episodes and of documents; counts seeds or rows, rejected ones included.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("progress")
 
-LINE_S = 10.0  # between two lines of progress in a log
+LINE_S = 10.0  # seconds between two progress lines in a log
 
 
 class Monitor:
-    """Counts what workers do, in the status of this process's run; a live table in a terminal, lines in a log file.
+    """Counts the work of the workers in the status of this run; shows a live table in a terminal, else log lines.
 
     Args:
-        unit: what is counted, such as ``episodes``.
-        jobs: how many each job is to make, by task and name of the job; None if nobody knows.
-        expected: what one of them costs, by task, until that has been measured here.
+        unit: the counted unit, such as ``episodes``.
+        jobs: number of units of each job, by task and job name; None if unknown.
+        expected: expected cost of a unit, by task, used until it has been measured here.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Monitor:
         self._say()
 
     def update(self, running: Sequence[JobProgress]) -> None:
-        """Note what runs."""
+        """Update with the running jobs."""
         if not self._has_begun:
             self._has_begun = any(job.count or job.steps for job in running)
             if not self._has_begun:
-                self._stage.count_from_now()  # workers are starting: their first step is still to come
+                self._stage.count_from_now()  # workers are starting and have made no step yet
         self._pace.watch(running, time.monotonic())
         with self._stage.changing() as status:
             status.activity = "" if self._has_begun else "starting workers"
@@ -91,8 +91,7 @@ class Monitor:
             self._say()
 
     def add(self, name: str, job: str, count: int, rejected: int, seconds: float = 0.0, steps: int = 0) -> None:
-        """Note a finished job: how many it made, how many of these are rejected, seconds its worker spent on them, and
-        environment steps."""
+        """Record a finished job: its units, how many are rejected, its seconds in a worker, and its environment steps."""
         self._has_begun = True
         self._pace.finish(name, job, count, seconds, steps, time.monotonic())
         with self._stage.changing() as status:
@@ -124,7 +123,7 @@ class Monitor:
 
 
 def progress_table(status: StageStatus) -> Table:
-    """What is running now, and the total, to be shown while it runs."""
+    """A live table of the running tasks and the total."""
     from rich.table import Table
 
     table = Table("task", "done", "of", "running", title=f"collecting for {format_seconds(status.seconds)}")

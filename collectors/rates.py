@@ -1,10 +1,10 @@
-"""What collecting costs: steps of an episode, steps per second on one core, bytes per step; measured, per task.
+"""Measure what collecting costs per task: steps per episode, steps per second on one core, and bytes per step.
 
     jat rates --out runs/default
 
 Reads the finished shards of a run and the status of its collectors and writes ``OUT/rates.json``. `jat plan` and
-`jat collect` with the same OUT estimate with it, and with ``collectors/rates.json``, which comes with the package, for
-tasks that are not in it. Only ``--ship`` writes that one.
+`jat collect` with the same OUT use it for their estimates; for tasks missing there they use ``collectors/rates.json``,
+which ships with the package. Only ``--ship`` writes the shipped file.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-RATES = Path(__file__).with_name("rates.json")  # comes with the package
+RATES = Path(__file__).with_name("rates.json")  # ships with the package
 OF_RUN = "rates.json"  # below OUT
-MIN_EPISODES = 100  # of a task in the table that comes with the package
+MIN_EPISODES = 100  # per task, required for the shipped table
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one task costs. An episode is a seed played, rejected ones included.
+    """What one task costs. Every played seed counts as an episode, also a rejected one.
 
     Attributes:
-        steps_per_episode: steps that are kept, mean over the seeds played.
+        steps_per_episode: stored steps, mean over the played seeds.
         steps_per_second: of one worker on one core, from reset to the finished shard.
         bytes_per_step: on disk, side table included.
-        episodes: that these figures are from; 0 for an estimate.
-        source: who acted, or where an estimate comes from.
+        episodes: number of measured episodes; 0 for an estimate.
+        source: the acting expert, or the source of an estimate.
     """
 
     steps_per_episode: float
@@ -54,12 +54,12 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """All that is known.
+    """All known rates.
 
     Attributes:
-        tasks: measured ones, by name.
-        estimates: by domain, for domains of which nothing is measured.
-        driver_bytes: memory of the collecting process, the largest measured; 0 if none is.
+        tasks: measured tasks, by name.
+        estimates: by domain, for domains without measurements.
+        driver_bytes: largest measured memory of the collecting process; 0 if not measured.
         start_s: seconds from a collector's start to the first step of a worker; 0 if not measured.
     """
 
@@ -69,19 +69,20 @@ class Rates:
     start_s: float = 0.0
 
     def find(self, task: Task) -> Rate | None:
-        """As ``of_task``; None if nothing is known of the domain."""
+        """Like ``of_task``, but None if nothing is known about the domain."""
         try:
             return self.of_task(task)
         except UserError:
             return None
 
     def of_task(self, task: Task) -> Rate:
-        """The task's own figures, else the mean of its domain's measured ones, else the domain's estimate.
+        """The task's own rates, else the mean of its domain's measured tasks, else the domain's estimate.
 
-        Of speeds the harmonic mean, which is that of the seconds a step takes: times, lengths and bytes add up.
+        Speeds are averaged by the harmonic mean, which averages the seconds per step; lengths and bytes by the
+        arithmetic mean.
 
         Raises:
-            UserError: nothing is known of the domain.
+            UserError: nothing is known about the domain.
         """
         if task.name in self.tasks:
             return self.tasks[task.name]
@@ -103,7 +104,7 @@ class Rates:
 
 
 def load_rates(out: Path | None = None) -> Rates:
-    """What is known: measured in the run ``out``, and in the package for tasks that were not collected there."""
+    """The rates measured in the run ``out``; for tasks not collected there, those shipped with the package."""
     shipped = read_rates(RATES)
     if out is None:
         return shipped
@@ -117,7 +118,7 @@ def load_rates(out: Path | None = None) -> Rates:
 
 
 def read_rates(path: Path) -> Rates:
-    """The figures of a file; none if there is no such file."""
+    """The rates in a file; empty if the file does not exist."""
     if not path.exists():
         return Rates()
     raw = read_json(path)
@@ -134,17 +135,17 @@ class RatesConfig:
     """Measure what the collection in OUT/shards has cost, per task, and write it to OUT/rates.json."""
 
     out: Path = Path("runs/default")
-    """Root of a run that has collected."""
+    """Root of a run with a collection."""
     ship: bool = False
-    """Write to the table that comes with the package instead, which all other runs are planned with; takes at least 100
+    """Write to the table that ships with the package instead, which all other runs use for planning; needs at least 100
     episodes of each task."""
 
 
 def measure(root: Path) -> tuple[dict[str, Rate], int]:
-    """Figures of every planned task of which a shard is finished and timed, and the driver's memory in bytes.
+    """Rates of every planned task with a finished and timed shard, and the driver's memory in bytes.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such task.
     """
     runs = read_statuses(root.parent, COLLECT)
     tasks = task_counts(runs)
@@ -166,21 +167,21 @@ def measure(root: Path) -> tuple[dict[str, Rate], int]:
 
 
 def _rounded(value: float) -> float:
-    """Four digits: what is measured once is not known better."""
+    """Rounded to four digits, the precision of a single measurement."""
     return float(f"{value:.4g}")
 
 
 def measure_start(runs: Sequence[StageStatus]) -> float:
-    """Seconds from the start of a collector to its first step, median of ``runs``; 0 if none has got so far."""
+    """Seconds from the start of a collector to its first step, median of ``runs``; 0 if none has made a step."""
     seconds = [run.counting_since - run.started for run in runs if run.done]
     return median(seconds) if seconds else 0.0
 
 
 def update_rates(config: RatesConfig) -> Rates:
-    """Measure and write; the result holds the tasks of earlier runs, too.
+    """Measure and write the rates; the result also contains the tasks of earlier runs.
 
     Raises:
-        UserError: nothing is collected in ``out``, a task that is no more, or too few episodes for ``ship``.
+        UserError: ``out`` has no collection, a task no longer exists, or there are too few episodes for ``ship``.
     """
     path = RATES if config.ship else config.out / OF_RUN
     before = read_rates(path)

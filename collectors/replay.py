@@ -1,10 +1,10 @@
-"""Play a stored episode again from its seed and tell whether the same comes out.
+"""Replay a stored episode from its seed and check that the result is identical.
 
     jat dataset replay --task metaworld-reach --seed 17 --out runs/default
 
-The expert that the side table names acts, with the noise it names, in the rollout that collected the episode. Where
-that expert is not there, and with ``--actions``, the stored actions are played instead, which checks the environment
-alone. Every column is compared, bit for bit. Exit code 0: equal; 1: not.
+The expert and noise recorded in the side table act in the same rollout that collected the episode. If that expert is
+not available, or with ``--actions``, the stored actions are played instead, which checks only the environment. Every
+column is compared bit by bit. Exit code 0: equal; 1: different.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
 
-STEPS_AT_ONCE = 256  # compared: a long game's images are hundreds of megabytes
+STEPS_AT_ONCE = 256  # steps compared at once; a long game's images are hundreds of megabytes
 ACTIONS_END = "the stored actions end here"
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Re-create a stored episode from its seed and compare."""
+    """Replay a stored episode from its seed and compare."""
 
     task: str
     """Name of the task."""
     seed: int
     """Seed of the episode."""
     out: Path = Path("runs/default")
-    """Root of a run, for its dataset, shards and experts."""
+    """Root of the run that holds the dataset, shards and experts."""
     dataset: Path | None = None
-    """Compare with the episode in this dataset; if not given, in OUT/dataset, or else in OUT/shards."""
+    """Dataset with the stored episode; if not given, OUT/dataset, or else OUT/shards."""
     actions: bool = False
-    """Play the stored actions; the expert does not act."""
+    """Play the stored actions instead of the expert."""
 
 
 class StoredActions:
-    """Does what was done, in one slot: the ``(T, ...)`` actions of one episode."""
+    """A policy for one slot that plays the stored actions, ``(T, ...)``, of one episode."""
 
     def __init__(self, actions: np.ndarray) -> None:
         self._actions, self._next = actions, 0
@@ -69,15 +69,15 @@ class StoredActions:
 
 
 def replay(config: ReplayConfig, tasks: Sequence[Task] | None = None) -> None:
-    """Re-create an episode and compare it with the stored one.
+    """Replay an episode and compare it with the stored one.
 
     Args:
-        config: which one.
+        config: the options.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
         UserError: there is no such episode.
-        JobsFailedError: it came out differently; names the first step and column that differ, and by how much.
+        JobsFailedError: the replay differs; names the first step and column that differ, and by how much.
     """
     task = one_task(config.task, tasks)
     stored = find_episode(task, config.seed, config.out, config.dataset)
@@ -107,7 +107,7 @@ def replay(config: ReplayConfig, tasks: Sequence[Task] | None = None) -> None:
 
 
 def warn_of_versions(stored: StoredEpisode) -> list[str]:
-    """Packages that are installed in another version than the episode was made with, in words; warns if there are."""
+    """Describe packages whose installed version differs from the recorded one; warns if there are any."""
     installed = versions_of(stored.task.packages)
     differing = [
         f"{name} {recorded} then, {installed[name]} now"
@@ -120,7 +120,7 @@ def warn_of_versions(stored: StoredEpisode) -> list[str]:
 
 
 def _expert(out: Path, stored: StoredEpisode) -> Policy | None:
-    """Who played it, noise included; None if that expert is not there."""
+    """The policy that played the episode, noise included; None if its expert is not available."""
     task = stored.task
     for expert in experts_of(out, task):
         if expert.record.revision == stored.expert_revision:
@@ -136,11 +136,11 @@ def _expert(out: Path, stored: StoredEpisode) -> Policy | None:
 
 
 def first_difference(stored: StoredEpisode, replayed: Episode) -> str:
-    """The first step and column that differ, and by how much, in words; empty if nothing does."""
+    """Describe the first step and column that differ, and by how much; empty if nothing differs."""
     num_steps = min(stored.length, len(replayed))
     found = [(first, name) for name, a, b in _columns(stored, replayed) if (first := _first_step(a, b, num_steps))]
     if found:
-        (step, words), name = min(found, key=lambda pair: pair[0][0])  # of several columns in a step the first
+        (step, words), name = min(found, key=lambda pair: pair[0][0])  # the first of several columns in a step
         return f"step {step}, {name}{words}"
     if stored.length != len(replayed):
         reason = f" ({replayed.rejected})" if replayed.rejected else ""
@@ -160,7 +160,7 @@ def first_difference(stored: StoredEpisode, replayed: Episode) -> str:
 
 
 def _columns(stored: StoredEpisode, replayed: Episode) -> Iterator[tuple[str, Any, Any]]:
-    """Name, stored steps and replayed steps of each column, in the order in which things happen within a step."""
+    """Name, stored values and replayed values of each column, in the order of events within a step."""
     task, steps = stored.task, stored.steps
     if steps.texts is not None:
         yield TEXTS, np.array(steps.texts.to_pylist(), object), np.array(replayed.texts, object)
@@ -170,7 +170,7 @@ def _columns(stored: StoredEpisode, replayed: Episode) -> Iterator[tuple[str, An
 
 
 def _first_step(stored: np.ndarray, replayed: np.ndarray, num_steps: int) -> tuple[int, str] | None:
-    """The first of ``num_steps`` steps in which two columns differ, and how, in words."""
+    """The first of ``num_steps`` steps in which two columns differ, and a description of the difference."""
     for begin in range(0, num_steps, STEPS_AT_ONCE):
         a = stored[begin : min(begin + STEPS_AT_ONCE, num_steps)]
         b = replayed[begin : begin + len(a)].astype(a.dtype)
@@ -181,7 +181,7 @@ def _first_step(stored: np.ndarray, replayed: np.ndarray, num_steps: int) -> tup
 
 
 def _describe(stored: Any, replayed: Any) -> str:
-    """How the values of one step differ: ``[3]: 0.5 stored, 0.25 played, 0.25 apart``."""
+    """Describe how the values of one step differ: ``[3]: 0.5 stored, 0.25 played, 0.25 apart``."""
     a, b = np.asarray(stored), np.asarray(replayed)
     differ = a != b
     first = tuple(int(index) for index in np.argwhere(differ)[0]) if a.ndim else ()

@@ -1,11 +1,11 @@
-"""What a long collection and more workers do to speed and memory.
+"""Measure how speed and memory of collection change over a long run and with the number of workers.
 
     jat bench soak --episodes 100000
 
-First the same episodes with one worker and with two, in turn; then long runs, whose speed and memory are shown from
-beginning to end. Several, because a machine that others share is now faster, now slower by itself. Everything is the
-real command in folders that are removed afterwards; speeds are read off the times at which finished shards appeared, so
-that starting Ray is left out.
+First the same episodes are collected with one worker and with two, in alternation. Long runs follow, with speed and
+memory reported from beginning to end. Runs are repeated because the speed of a shared machine varies. Each run is the
+actual command in a temporary folder; speeds are computed from the times at which finished shards appeared, which
+excludes the start of Ray.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class SoakConfig:
     """Compare one worker with two, and the beginning of long runs with the rest."""
 
     task: str = "babyai-go-to-local"
-    """Task name, domain, glob, or comma list of these; one whose expert is a rule, as these need no training."""
+    """Task name, domain, glob, or comma list of these; choose tasks with a scripted expert, which needs no training."""
     workers_episodes: int = 8000
-    """Training episodes per task of each run with one and with two workers; 0 leaves these runs out."""
+    """Training episodes per task of each run with one and with two workers; 0 skips these runs."""
     rounds: int = 3
-    """Runs with one and with two workers each, and long runs; the median ratio counts."""
+    """Number of runs with one worker, with two workers, and of long runs; the result is the median ratio."""
     episodes: int = 100_000
-    """Training episodes per task of a long run; 0 leaves these out."""
+    """Training episodes per task of a long run; 0 skips long runs."""
     window: int = 10_000
-    """Episodes over which speed is averaged, from episode 1,000 on."""
+    """Number of episodes over which speed is averaged, starting at episode 1,000."""
     shard_episodes: int = 250
     """Episodes per shard."""
 
@@ -62,7 +62,7 @@ class SoakConfig:
 
 @dataclass(frozen=True)
 class SoakSample:
-    """A collector at one moment: episodes done, bytes of the driver and of the largest worker."""
+    """A collector at one moment: episodes done, memory in bytes of the driver and of the largest worker."""
 
     episodes: int
     driver_bytes: int
@@ -71,12 +71,12 @@ class SoakSample:
 
 @dataclass(frozen=True)
 class Run:
-    """What a collection left behind.
+    """Measurements of one collection.
 
     Attributes:
-        finished_at: seconds at which shards were finished, ascending.
-        episodes: in these shards.
-        samples: taken while it ran.
+        finished_at: times in seconds at which shards were finished, ascending.
+        episodes: number of episodes in each of these shards.
+        samples: taken during the run.
     """
 
     finished_at: np.ndarray
@@ -92,7 +92,7 @@ class Run:
 
 
 def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, workers: int) -> Run:
-    """Collect in a process of its own and look at it every few seconds.
+    """Collect in a subprocess and poll its status every few seconds.
 
     Raises:
         JobsFailedError: the collector failed.
@@ -109,7 +109,7 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
             while not is_over:
                 is_over = (
                     process.poll() is not None
-                )  # before the last look: a short run tells of itself only at its end
+                )  # polled before the last read: a short run writes its status only at its end
                 for status in read_statuses(out, COLLECT):
                     if status.worker_bytes:
                         samples.append(SoakSample(status.done, status.driver_bytes, status.worker_bytes))
@@ -156,7 +156,7 @@ def main() -> None:
 
 
 def long_runs_table(config: SoakConfig, runs: Sequence[Run]) -> Table:
-    """Speed and memory over the length of collections."""
+    """Speed and memory over the course of the long runs."""
     total = int(runs[0].episodes.sum())
     if not all(run.samples for run in runs):
         raise UserError(f"{total:,} episodes were over before their workers' memory was read; raise --episodes")

@@ -1,9 +1,9 @@
-"""How far every stage is, of a collection: planned, done, running, rejected and why, bytes, time left; the queue.
+"""Show the progress of every stage, and of a collection: planned, done, running, rejected, bytes, time left; the queue.
 
     jat status --out runs/default
 
-Works while stages run, from any machine that sees the output, and after they have ended: what they tell of themselves
-(``pipeline/runtime/status.py``) says what is under way, plans what is wanted of a collection, shards what is there.
+Works while stages run, from any machine that can read the output, and after they have ended. Status files
+(``pipeline/runtime/status.py``) give what is running, plans give what was requested, shards give what is finished.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLLECT = "collect"
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Show how far the stages in OUT are."""
+    """Show the progress of the stages in OUT."""
 
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
@@ -68,7 +68,7 @@ def summarise(shards: Sequence[ShardManifest]) -> Finished:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """A row of the status: episodes planned, finished and under way, and what became of them."""
+    """A row of the status: episodes planned, finished and running, and the outcome of the finished ones."""
 
     name: str
     plan: TaskPlan
@@ -85,15 +85,15 @@ class TaskStatus:
 
     @property
     def rate(self) -> float | None:
-        """Episodes per second of one worker, lately or else over all shards; None if nothing is known."""
+        """Episodes per second of one worker, recently or else over all shards; None if unknown."""
         return self.progress.recent_rate or self.progress.rate
 
 
 def statuses(root: Path, runs: Sequence[StageStatus] | None = None) -> list[TaskStatus]:
-    """A row per planned task, by name, with what collectors tell; it is read if it is not given.
+    """A row per planned task, by name, with the progress that collectors report; ``runs`` is read if it is not given.
 
     Raises:
-        UserError: nothing was planned there.
+        UserError: nothing was planned in this folder.
     """
     plan = read_plan(root)
     if not plan:
@@ -106,7 +106,7 @@ def statuses(root: Path, runs: Sequence[StageStatus] | None = None) -> list[Task
 
 
 def task_counts(runs: Sequence[StageStatus]) -> dict[str, TaskCount]:
-    """What runs tell of each task, put together; only those that go on have shards under way."""
+    """The counts of each task, merged over all runs; only active runs have running shards."""
     tasks: dict[str, TaskCount] = {}
     for run in runs:
         for name, count in run.tasks.items():
@@ -120,7 +120,7 @@ def task_counts(runs: Sequence[StageStatus]) -> dict[str, TaskCount]:
 
 
 def stages_table(runs: Sequence[StageStatus]) -> Table:
-    """A row for each run, but one for all of a stage that worked and have nothing more to tell."""
+    """A row per run, but all successful runs of a stage are merged into one row."""
     seconds = Column("for", format_seconds, "seconds")
     age = Column("last sign", lambda number: f"{format_seconds(number)} ago", "seconds_since_last_sign")
     free = Column("disk free", lambda number: f"{number / 1e9:,.1f} GB", "disk_free_bytes")
@@ -150,7 +150,7 @@ def _shortened(task: str) -> str:
 
 
 def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table:
-    """Every task of a collection that is planned, and the total."""
+    """Every planned task of a collection, and the total."""
     runs = read_statuses(root.parent, COLLECT) if runs is None else runs
     rows = statuses(root, runs)
     counts = ("planned", "done", Column("running", _or_nothing), Column("rejected", _or_nothing), "steps")
@@ -181,7 +181,7 @@ def status_table(root: Path, runs: Sequence[StageStatus] | None = None) -> Table
 
 
 def corpora_table(root: Path) -> Table | None:
-    """What is finished of every corpus; None if nothing is of any."""
+    """The finished documents of every corpus; None if there are none."""
     found = {corpus.name: shards for corpus in CORPORA if (shards := finished_documents(root, corpus.name))}
     table = Table("corpus", "source", *SPLITS, Column("rejected", _or_nothing), Column("MB", ",.1f"))
     rejected: Counter[str] = Counter()
@@ -197,7 +197,7 @@ def corpora_table(root: Path) -> Table | None:
 
 
 def _reasons(rejected: Counter[str]) -> str | None:
-    """The most frequent ones; None if there are none."""
+    """The most frequent reasons; None if there are none."""
     return "rejected: " + "; ".join(f"{count} {why}" for why, count in rejected.most_common(10)) if rejected else None
 
 
@@ -217,7 +217,7 @@ def _or_nothing(number: float) -> str:
 
 
 def _headline(runs: Sequence[StageStatus]) -> str:
-    """A line for each collector that runs; if none does, one for the last."""
+    """One line per running collector; if none is running, one line for the last collector."""
     if not runs:
         return "no collector has run yet"
     running = [run for run in runs if run.is_running]
@@ -238,10 +238,10 @@ def _collector_line(run: StageStatus) -> str:
 
 
 def show(config: StatusConfig) -> None:
-    """Print a table of the stages, and those of the queue, the collection and the corpora if there are any.
+    """Print a table of the stages, and tables of the queue, the collection and the corpora where they exist.
 
     Raises:
-        UserError: there is nothing to tell of.
+        UserError: there is nothing to show.
     """
     runs = read_statuses(config.out)
     tables = {"stages": stages_table(runs)} if runs else {}

@@ -1,4 +1,4 @@
-"""One stored episode by its task and seed, from a dataset or from shards, without reading the others."""
+"""Find one stored episode by task and seed in a dataset or in shards, without reading the others."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.schema import EpisodeBlock, read_episode
 from pipeline.storage.validate import read_side, refuse
 
-MAX_RANGES = 5  # of seeds shown in an error
+MAX_RANGES = 5  # of seeds, shown in an error message
 
 
 @dataclass(frozen=True)
 class StoredEpisode:
-    """What is stored of one seed.
+    """The stored data of one seed.
 
     Attributes:
-        place: data file and row, for people.
+        place: data file and row, for messages.
         steps: its data, a block of one episode.
-        expert, expert_revision: who acted.
-        noise: in the actions, as ``--noise`` spells it, or None.
-        total_reward, length, success, ended: as the side table says.
+        expert, expert_revision: the acting expert.
+        noise: action noise in the syntax of ``--noise``, or None.
+        total_reward, length, success, ended: as in the side table.
         versions: of the packages it was made with, by name.
     """
 
@@ -59,7 +59,7 @@ class _Files:
 
 
 def one_task(pattern: str, tasks: Sequence[Task] | None = None) -> Task:
-    """The task of that name.
+    """The task with this name.
 
     Raises:
         UserError: the pattern matches none, or several.
@@ -72,7 +72,7 @@ def one_task(pattern: str, tasks: Sequence[Task] | None = None) -> Task:
 
 @contextlib.contextmanager
 def naming_missing_packages(task: Task) -> Iterator[None]:
-    """Turn the lack of a package that a task's environment, expert or picture needs into a ``UserError``."""
+    """Convert an ImportError of a task's environment, expert or renderer to a ``UserError``."""
     try:
         yield
     except ImportError as error:
@@ -80,16 +80,16 @@ def naming_missing_packages(task: Task) -> Iterator[None]:
 
 
 def find_episode(task: Task, seed: int, out: Path, dataset: Path | None = None) -> StoredEpisode:
-    """The episode of a seed.
+    """Find the episode of a seed.
 
     Args:
         task: its task.
         seed: its seed.
-        out: root of a run: its dataset is looked into, then its shards.
-        dataset: look into this dataset only.
+        out: root of a run; its dataset is searched first, then its shards.
+        dataset: search only this dataset.
 
     Raises:
-        UserError: nothing of the task is there, the seed was not played, or its episode was rejected.
+        UserError: there are no episodes of the task, the seed was not played, or its episode was rejected.
     """
     files = _files_of_dataset(task, dataset) if dataset else _files_of_run(task, out)
     for pair in files:
@@ -155,18 +155,18 @@ def _named_by_manifest(task: Task, dataset: Path) -> Iterator[_Files]:
 
 
 def _read_side(path: Path) -> pa.Table:
-    """Raises UserError if it is no side table."""
+    """Raises UserError if the file is not a side table."""
     table = read_side(path, refuse)
-    if table is None:  # `refuse` has raised
+    if table is None:  # unreachable, as `refuse` raises
         raise UserError(f"{path} is no side table")
     return table
 
 
 def _seeds_there(files: Sequence[_Files]) -> str:
-    """Which seeds have an episode, in words."""
+    """Describe which seeds have an episode."""
     seeds: set[int] = set()
     num_without_seed = 0
-    contents = {pair.side.stat().st_ino: pair for pair in files}  # a dataset's files are links to those of shards
+    contents = {pair.side.stat().st_ino: pair for pair in files}  # files of a dataset are hard links to those of shards
     for pair in contents.values():
         side = _read_side(pair.side)
         accepted = side.filter(side["row"].is_valid())
@@ -179,7 +179,7 @@ def _seeds_there(files: Sequence[_Files]) -> str:
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    """``0 to 109, 1000000000 to 1000000009``."""
+    """Format as ``0 to 109, 1000000000 to 1000000009``."""
     numbers = np.array(seeds)
     parts = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
     words = [str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts]
@@ -188,6 +188,6 @@ def _ranges(seeds: Sequence[int]) -> str:
 
 
 def _parse_versions(text: str) -> dict[str, str]:
-    """``metaworld 3.1.1, mujoco 3.3.0`` by name, as ``format_versions`` wrote it."""
+    """Parse ``metaworld 3.1.1, mujoco 3.3.0``, as written by ``format_versions``, to versions by name."""
     pairs = (part.split(" ", 1) for part in text.split(", ") if part)
     return {pair[0]: pair[-1] for pair in pairs}

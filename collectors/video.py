@@ -1,9 +1,9 @@
-"""A stored episode as an mp4.
+"""Render a stored episode to mp4.
 
     jat dataset video --task metaworld-reach --seed 17 --out runs/default
 
-The stored actions are played again from the seed, in an environment that can be drawn, and a frame is taken of each
-step. It needs no display; frames are encoded as they come, so a long game takes no more memory than a short one.
+The stored actions are replayed from the seed in an environment that can render, with one frame per step. No display
+is needed. Frames are encoded one at a time, so memory does not grow with the length of the episode.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from pipeline.media.video import mp4_writer
 
 log = logging.getLogger(__name__)
 
-# Steps per second where an environment's own clock says nothing useful: a grid world has none, an Atari game's counts
-# frames, of which a step is four.
+# Steps per second where the environment's ``render_fps`` is not usable: a grid world has none, and an Atari game's
+# counts frames, four per step.
 STEPS_PER_S = {"babyai": 5, "atari": 15}
-MAX_FRAMES_PER_S = 50  # of a video in real time: steps between are left out
+MAX_FRAMES_PER_S = 50  # of a video in real time; steps in between are skipped
 
 
 @dataclass(frozen=True)
@@ -44,28 +44,28 @@ class VideoConfig:
     seed: int
     """Seed of the episode."""
     out: Path = Path("runs/default")
-    """Root of a run, for its dataset and shards."""
+    """Root of the run that holds the dataset and shards."""
     dataset: Path | None = None
-    """Take the episode from this dataset; if not given, from OUT/dataset, or else from OUT/shards."""
+    """Dataset with the episode; if not given, OUT/dataset, or else OUT/shards."""
     fps: int | None = None
     """Frames per second, one frame per step. If not given: real time with at most 50 frames per second, and 5 steps per
     second in a grid world."""
     to: Path | None = None
-    """The mp4 to write; OUT/videos/TASK/SEED.mp4 if not given."""
+    """Path of the mp4 file; OUT/videos/TASK/SEED.mp4 if not given."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, *(["fps"] if self.fps is not None else []))
 
 
 def make_video(config: VideoConfig, tasks: Sequence[Task] | None = None) -> Path:
-    """Render an episode, and return the path of its video.
+    """Render an episode and return the path of its video.
 
     Args:
-        config: which one.
+        config: the options.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
-        UserError: there is no such episode, or what it takes to draw it is missing.
+        UserError: there is no such episode, or a package needed to render it is missing.
     """
     task = one_task(config.task, tasks)
     stored = find_episode(task, config.seed, config.out, config.dataset)
@@ -89,7 +89,7 @@ def _film(config: VideoConfig, stored: StoredEpisode, path: Path) -> Episode:
 
         def film(seed: int, env: gym.Env[Any, Any]) -> None:
             nonlocal step
-            # The last state is shown whatever the stride: it is the result.
+            # Always show the last state, which is the result, whatever the stride.
             if step % stride == 0 or step == stored.length:
                 add_frame(_frame(task, env))
             step += 1

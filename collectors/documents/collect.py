@@ -1,11 +1,11 @@
-"""Collect documents: the text and image corpora of JAT, streamed from the Hub or from local files into shards.
+"""Collect documents: stream JAT's text and image corpora from the Hub or from local files into shards.
 
     jat corpora --task 'wikipedia,oscar' --episodes 10000 --out runs/default
 
 Writes ``OUT/shards/<corpus>/...`` (see ``pipeline/storage/documents.py``). A shard is a function of the corpus, the
-revision of its source, the first row and the count: run the same command again after a kill and it goes on behind the
-last shard, without reading what is before it; ask for more documents and it adds them. Only what is downloaded from the
-web may differ from one day to the next: what could not be had is rejected with its reason.
+revision of its source, the first row and the count. Run the same command again after a kill: it resumes after the last
+shard without reading the rows before it; ask for more documents to add them. Only downloads from the web may differ
+between runs: a document whose download fails is rejected with its reason.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ log = logging.getLogger(__name__)
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-# Documents after which a share of rejected ones means something.
+# Minimum number of documents for checking the share of rejected ones.
 ENOUGH = 200
 WORKER_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class StreamJob:
-    """The rows of one source, in order, into the shards of the split or splits that are drawn from them.
+    """Reads the rows of one source in order and writes the shards of the split or splits drawn from them.
 
     Attributes:
-        corpus: what they become.
-        source: where they come from.
+        corpus: the corpus to write.
+        source: the source of the rows.
         splits: ``train`` and ``test`` if the source has no test files, else one of them.
-        num_rows: how many are wanted; None for all.
+        num_rows: number of rows requested; None for all.
         layout: of the source's columns.
-        root: where shards stand.
+        root: folder of the shards.
         shard_documents: rows per shard.
-        images: how images are fetched and stored.
-        downloads: images to download at a time; 1 if the source has the files.
+        images: how images are downloaded and stored.
+        downloads: number of concurrent image downloads; 1 if the source contains the image files.
         max_rejected: share of a shard's documents that may be rejected.
     """
 
@@ -85,7 +85,7 @@ class StreamJob:
 
 
 def collect_stream(job: StreamJob) -> list[DocumentShard]:
-    """Write the shards of a stream that are missing and return them. A plain function: it needs no Ray."""
+    """Write the missing shards of a stream and return them. A plain function that does not need Ray."""
     first, next_file, next_row, is_exhausted = _done(job)
     written: list[DocumentShard] = []
     columns = [*job.layout.columns, *_origin_columns(job)]
@@ -111,7 +111,7 @@ def collect_stream(job: StreamJob) -> list[DocumentShard]:
 
 
 def _done(job: StreamJob) -> tuple[int, int, int, bool]:
-    """What the finished shards of a stream cover from its first row on: rows, next file and row, whether all of it."""
+    """Where to resume, by the finished shards: rows done, next file, next row, and whether the source is exhausted."""
     done: dict[int, list[DocumentShard]] = {}
     for shard in finished_documents(job.root, job.corpus.name):
         if shard.split in job.splits:
@@ -128,9 +128,9 @@ def _done(job: StreamJob) -> tuple[int, int, int, bool]:
 def _write_group(
     job: StreamJob, first: int, count: int, documents: Iterator[Document], reader: SourceReader
 ) -> list[DocumentShard]:
-    """One shard per split of ``count`` rows from row ``first`` on.
+    """Write one shard per split from ``count`` rows, beginning with row ``first``.
 
-    Documents of the other splits wait in memory meanwhile: they are a tenth of a shard.
+    Documents of the other splits are buffered in memory meanwhile: they are a tenth of a shard.
     """
     num_rows = 0
     rejected: Counter[str] = Counter()
@@ -190,7 +190,7 @@ def _origin_columns(job: StreamJob) -> list[str]:
 
 
 class _Converter:
-    """Makes a document of a row and its number."""
+    """Converts a numbered row to a document."""
 
     def __init__(self, job: StreamJob) -> None:
         self._layout = job.layout
@@ -220,7 +220,7 @@ class _Converter:
 
 
 def _is_unicode(*texts: str) -> bool:
-    """Whether texts can be written: JSON can name halves of characters."""
+    """Whether texts can be encoded: JSON can contain lone surrogates."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -234,7 +234,7 @@ def _mapped(
     items: Iterable[ItemT],
     window: int,
 ) -> Iterator[ResultT]:
-    """``map`` in threads, in order, with at most ``window`` results waiting; no threads, no waiting."""
+    """``map`` in threads, in order, with at most ``window`` pending results; without threads, plain ``map``."""
     if threads is None:
         yield from map(function, items)
         return
@@ -252,13 +252,13 @@ def _mapped(
 
 
 def collect_corpora(config: CorporaConfig) -> None:
-    """Write the shards that are missing for the documents asked for.
+    """Write the shards that are missing for the requested number of documents.
 
     Raises:
-        UserError: bad input, a source that cannot be reached or is another than before, or another process at work.
-        JobsFailedError: some shards could not be made.
+        UserError: invalid input, a source that cannot be reached or has changed, or another process is collecting here.
+        JobsFailedError: some shards could not be written.
     """
-    root = config.out.absolute() / "shards"  # workers may stand elsewhere
+    root = config.out.absolute() / "shards"  # workers may have another current directory
     with exclusive(root / ".corpora.lock", "wait for it, stop it, or use another --out"):
         jobs = [job for corpus in select_corpora(config.task) for job in stream_jobs(config, corpus, root)]
         update_json(root / "corpora.json", config)
@@ -295,15 +295,15 @@ def _is_done(job: StreamJob) -> bool:
 
 
 def stream_jobs(config: CorporaConfig, corpus: Corpus, root: Path) -> list[StreamJob]:
-    """The streams of one corpus: one, or one per split where the source has test files.
+    """The streams of one corpus: one, or one per split if the source has test files.
 
     Args:
         config: the options.
-        corpus: which.
-        root: where shards stand; the commit of a source that names none is that of the shards there.
+        corpus: the corpus.
+        root: folder of the shards; a source without a revision stays at the commit of the existing shards.
 
     Raises:
-        UserError: the source cannot be used, or the shards there are of another.
+        UserError: the source cannot be used, or existing shards are from another source.
     """
     done = finished_documents(root, corpus.name)
     text = config.source_of(corpus)
@@ -341,7 +341,7 @@ def _check_same(job: StreamJob, done: Sequence[DocumentShard]) -> None:
     """Refuse to add to shards of another origin.
 
     Raises:
-        UserError: names what differs.
+        UserError: names the differences.
     """
     for shard in done:
         now = {"source": job.source.text, "revision": job.source.revision, **job.options}

@@ -1,4 +1,4 @@
-"""What collecting documents can be told, and named sets of it."""
+"""The options of collecting documents, and its recipes."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class CorporaConfig:
     """Training documents per corpus: a number or `all`, or these by corpus such as `1000,ok-vqa=all`. A tenth more go
     to the test split."""
     source: str = ""
-    """Where a corpus comes from instead of its usual place, such as `wikipedia=hub:owner/name@revision/folder` or
+    """Source of a corpus instead of its default, such as `wikipedia=hub:owner/name@revision/folder` or
     `oscar=/data/oscar`, a comma list of these: a dataset on the Hub, or a folder, file or glob of Parquet or JSON
     lines."""
     test_share: float = 0.1
-    """Test documents as a share of the training documents, where the source has a test split; at least one. Of other
-    sources every tenth row is one."""
+    """Test documents as a share of the training documents, where the source has a test split; at least one. In other
+    sources every tenth row is a test document."""
     shard_documents: int = 10_000
-    """Rows of the source per shard, the unit of work and what a kill can cost."""
+    """Rows of the source per shard, the unit of work that a kill can lose."""
     workers: int = 2
     """Worker processes; each reads one split of one corpus at a time."""
     image_size: int = 352
-    """Pixels of the longer side of an image at most; 352 is JAT's."""
+    """Maximum length of an image's longer side in pixels; JAT uses 352."""
     downloads: int = 32
-    """Images each worker downloads at a time, where the source has addresses."""
+    """Number of concurrent image downloads per worker, where the source contains addresses."""
     download_s: float = 10.0
-    """Seconds an image may take to arrive; then its document is rejected."""
+    """Time limit of an image download in seconds; a document whose image times out is rejected."""
     allow_private: bool = False
-    """Download images from addresses of this machine and its network, too. Sources name any address they like, so
-    only public ones are asked if this is not given."""
+    """Also download images from addresses of this machine and its network. Sources can name any address, so only public
+    ones are allowed by default."""
     max_rejected: float = 0.5
     """Share of a shard's documents that may be rejected; above it the shard is not written and the command fails, so
-    that a broken network is not taken for broken documents."""
+    that a network failure is not recorded as broken documents."""
     stall_s: float = 300.0
-    """Seconds without a single row or piece of an image after which a worker is held to be hung and replaced."""
+    """Seconds without a single row or piece of an image after which a worker is considered hung and replaced."""
 
     def __post_init__(self) -> None:
         _parse_by_name("--source", self.source)
@@ -62,7 +62,7 @@ class CorporaConfig:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name):g}; it must be above 0, at most 1")
 
     def num_documents(self, name: str) -> int | None:
-        """Training documents wanted of a corpus; None for all of them."""
+        """Number of training documents requested of a corpus; None for all of them."""
         amounts: dict[str, int | None] = {"": 1000}
         for part in self.episodes.split(","):
             corpus, _, amount = part.strip().rpartition("=")
@@ -86,7 +86,7 @@ class CorporaConfig:
 
 
 def _parse_by_name(flag: str, text: str) -> dict[str, str]:
-    """``wikipedia=folder,oscar=other`` as values by corpus."""
+    """Parse ``wikipedia=folder,oscar=other`` to values by corpus."""
     values = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
@@ -104,7 +104,7 @@ def _check_name(flag: str, text: str, name: str, *also: str) -> None:
 
 
 def jat() -> CorporaConfig:
-    """What JAT trained on: a million documents of OSCAR, all of the others."""
+    """JAT's training data: a million documents of OSCAR, all documents of the other corpora."""
     return CorporaConfig(episodes=f"{ALL},oscar=1000000")
 
 

@@ -1,8 +1,8 @@
-"""Images of documents: from a row of a source or from the web, as JPEG or PNG files no larger than JAT's.
+"""Load images of documents from a row or from the web, as JPEG or PNG files no larger than JAT's.
 
-JAT scaled every image so that its longer side is 352 pixels, up as well as down, and dropped what else was in the
-file. Here an image that is not larger, and plain already, stays byte for byte; a larger one is scaled down; none is
-scaled up, which adds bytes and no information.
+JAT scaled every image so that its longer side is 352 pixels, up as well as down, and dropped all metadata. Here an RGB
+image that is not larger and has no metadata is kept byte by byte; a larger one is scaled down; none is scaled up, which
+would add bytes and no information.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from collectors.downloads import Downloader, RejectedError
 from pipeline.images import TOO_LARGE, BadImageError, opened
 
-# JAT's, of the longer side.
+# JAT's value, for the longer side.
 IMAGE_SIZE = 352
 JPEG_QUALITY = 90
-# An image with more is refused unread: decoded it would take 200 MB.
+# Larger images are rejected before decoding: decoded they would take 200 MB.
 MAX_PIXELS = 64 * 10**6
 LARGE_PIXELS = 4 * 10**6
 _ONE_AT_A_TIME = threading.Lock()
@@ -28,12 +28,12 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How images are fetched and stored.
+    """How images are downloaded and stored.
 
     Attributes:
-        size: pixels of the longer side at most.
-        download_s: seconds for one image, from resolving its name to its last byte.
-        allow_private: download from this machine and its network, too.
+        size: maximum length of the longer side in pixels.
+        download_s: time limit in seconds for one image, from resolving its name to its last byte.
+        allow_private: also download from this machine and its network.
     """
 
     size: int = IMAGE_SIZE
@@ -42,11 +42,11 @@ class ImageOptions:
 
 
 class ImageLoader:
-    """Makes the image of a row; several threads may use one at a time.
+    """Loads the image of a row; each of several threads may load one at a time.
 
     Args:
-        options: see there.
-        connections: how many threads will.
+        options: see ``ImageOptions``.
+        connections: number of threads.
     """
 
     def __init__(self, options: ImageOptions, connections: int = 1) -> None:
@@ -54,10 +54,10 @@ class ImageLoader:
         self._downloader = Downloader(options.download_s, connections, options.allow_private)
 
     def load(self, value: Any) -> bytes:
-        """The image of a column's value: the file in a struct with ``bytes``, or what an address leads to.
+        """The image of a column's value: the file in a struct with ``bytes``, or the download of an address.
 
         Raises:
-            RejectedError: there is none, it cannot be downloaded, or not be read.
+            RejectedError: there is no image, or it cannot be downloaded or read.
         """
         if isinstance(value, Mapping):
             value = value.get("bytes")
@@ -69,10 +69,10 @@ class ImageLoader:
 
 
 def stored_image(file: bytes, size: int) -> bytes:
-    """``file`` itself if it is an RGB JPEG or PNG whose longer side has ``size`` pixels at most, else a JPEG that is.
+    """``file`` itself if it is an RGB JPEG or PNG whose longer side has at most ``size`` pixels, else a JPEG made from it.
 
     Raises:
-        RejectedError: it cannot be read as a whole, or is unreasonably large.
+        RejectedError: it cannot be read completely, or is unreasonably large.
     """
     from PIL import ImageOps
 
@@ -88,7 +88,7 @@ def stored_image(file: bytes, size: int) -> bytes:
                 and max(image.size) <= size
                 and not image.getexif()
             )
-            # Many threads have an image each, but only one a large one.
+            # Each of many threads holds an image, but only one at a time a large one, to bound memory.
             with _ONE_AT_A_TIME if num_pixels > LARGE_PIXELS else contextlib.nullcontext():
                 image.load()
                 return file if is_plain else _scaled(ImageOps.exif_transpose(image), size)
@@ -97,7 +97,7 @@ def stored_image(file: bytes, size: int) -> bytes:
 
 
 def _scaled(image: Any, size: int) -> bytes:
-    """A JPEG file of a ``PIL`` image, its longer side ``size`` pixels at most."""
+    """A JPEG file of a ``PIL`` image whose longer side has at most ``size`` pixels."""
     from PIL import Image
 
     image = image.convert("RGB")

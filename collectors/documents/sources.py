@@ -1,12 +1,12 @@
-"""Where the rows of a corpus come from: a repository on the Hub or local files, streamed by ``datasets``.
+"""Find and stream the rows of a corpus from a repository on the Hub or from local files, with ``datasets``.
 
-    hub:owner/name                       every data file of a dataset repository, at its present commit
+    hub:owner/name                       every data file of a dataset repository, at its current commit
     hub:owner/name@revision/folder       one folder of it, at a branch, tag or commit
-    hub:owner/name/folder/*.parquet      what a glob matches
-    folder, file or glob of this machine
+    hub:owner/name/folder/*.parquet      the files that match a glob
+    folder, file or glob                 local files
 
-Data files are Parquet or JSON lines, these also compressed (.gz, .zst, .bz2, .xz). A file belongs to the test split if
-a part of its name below the source says so, as in ``validation-00000-of-00001.parquet``.
+Data files are Parquet or JSON lines; JSON lines may be compressed (.gz, .zst, .bz2, .xz). A file belongs to the test
+split if a part of its name below the source indicates it, as in ``validation-00000-of-00001.parquet``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMPRESSIONS = ("", ".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = (PARQUET, *(suffix + compression for suffix in JSON for compression in COMPRESSIONS))
 # Rows decoded at a time; a row group of images may be large.
 BATCH_ROWS = 256
-# Of each local file, this much of its end is in the revision: for Parquet its footer with sizes and statistics.
+# The revision covers this many bytes at the end of each local file: for Parquet the footer with sizes and statistics.
 TAIL_BYTES = 64 * 2**10
 
 _HUB_SOURCE = re.compile(
@@ -46,13 +46,13 @@ _GLOB = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class DocumentSource:
-    """Files of a source.
+    """The files of a source.
 
     Attributes:
-        text: how it was given.
-        revision: what fixes their content: a commit, or a digest of local names, sizes and ends.
-        files: by split, what ``datasets`` can open, in the order in which they are read. Without test files the
-            training files serve both splits.
+        text: the source as given by the user.
+        revision: identifies the content: a commit, or a digest of local names, sizes and file ends.
+        files: by split, addresses that ``datasets`` can open, in reading order. Without test files the training
+            files serve both splits.
     """
 
     text: str
@@ -64,11 +64,11 @@ def resolve_source(text: str, known_revision: str | None = None) -> DocumentSour
     """Find the files of a source.
 
     Args:
-        text: what the module's docstring lists.
-        known_revision: the commit to stay at where the source names none: that of an earlier run.
+        text: one of the forms in the module's docstring.
+        known_revision: the commit of an earlier run, used if the source names no revision.
 
     Raises:
-        UserError: it cannot be reached, does not exist, or has no data files.
+        UserError: the source cannot be reached, does not exist, or has no data files.
     """
     if text.startswith(HUB):
         return _resolve_hub(text, known_revision)
@@ -97,7 +97,7 @@ def _resolve_local(text: str) -> DocumentSource:
 
 
 def tail_digest(path: Path) -> str:
-    """A digest of the end of a local file."""
+    """A digest of the last ``TAIL_BYTES`` bytes of a local file."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         return hashlib.sha256(file.read()).hexdigest()
@@ -146,7 +146,7 @@ def _data_files(text: str, names: Sequence[str]) -> list[str]:
 def _by_split(names: Sequence[str], address: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
     train, test = SPLITS
     tests = [name for name in names if _TEST.search(name)]
-    # A source that is a test split as a whole, such as a benchmark, has rows for both.
+    # If every file is a test file, as in a benchmark, the files serve both splits.
     if len(tests) == len(names):
         tests = []
     rest = [name for name in names if name not in set(tests)]
@@ -164,15 +164,15 @@ def columns_of(file: str) -> list[str]:
         return columns_of_lines(file)
     try:
         features = _open(file, None).features
-        if features is None:  # found by looking at the first rows
+        if features is None:  # ``datasets`` infers them from the first rows
             features = _open(file, None)._resolve_features().features
-    except Exception as error:  # what `datasets` raises depends on the format
+    except Exception as error:  # the exceptions of `datasets` depend on the format
         raise UserError(f"{file} cannot be read ({str(error).partition(chr(10))[0]})") from error
     return list(features)
 
 
 def _open(file: str, columns: Sequence[str] | None) -> Any:
-    """A streaming dataset of one Parquet file within the limits; images stay files."""
+    """A streaming dataset of one Parquet file within the size limits; images are not decoded."""
     from datasets import load_dataset
 
     _metadata_of(file)
@@ -182,14 +182,14 @@ def _open(file: str, columns: Sequence[str] | None) -> Any:
 
 
 class SourceReader:
-    """Rows of a source from some position on; ``next_file`` and ``next_row`` say where the next one stands.
+    """Rows of a source from a given position; ``next_file`` and ``next_row`` are the position of the next row.
 
     Args:
         files: of one split of a ``DocumentSource``.
-        columns: the ones that are needed; of Parquet no others are read.
-        next_file: number of the file to begin with.
-        next_row: number of the row to begin with there. Row groups of Parquet before it are not read; of JSON lines
-            everything before it in this file is.
+        columns: the needed columns; no others are read from Parquet.
+        next_file: index of the first file to read.
+        next_row: index of the first row to read in it. Earlier row groups of Parquet are skipped; earlier JSON lines
+            of this file are read and dropped.
     """
 
     def __init__(self, files: Sequence[str], columns: Sequence[str], next_file: int = 0, next_row: int = 0) -> None:
@@ -224,7 +224,7 @@ def _read_file(file: str, columns: Sequence[str], skip: int) -> Iterator[dict[st
 
 
 def _group_of_row(file: str, row: int) -> tuple[int, int, int]:
-    """Number of the row group that holds ``row``, number of all groups, and the rows of that group before it."""
+    """Index of the row group that holds ``row``, number of row groups, and number of rows before it in its group."""
     metadata = _metadata_of(file)
     for number in range(metadata.num_row_groups):
         num_rows = metadata.row_group(number).num_rows
@@ -238,7 +238,7 @@ def _metadata_of(file: str) -> Any:
     """The footer of a Parquet file.
 
     Raises:
-        UserError: it cannot be read, or says more than may be read.
+        UserError: it cannot be read, or exceeds the limits.
     """
     import fsspec
     import pyarrow as pa
