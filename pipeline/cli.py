@@ -1,7 +1,7 @@
-"""How every command reads its options: three layers, default < recipe < flag, into one frozen dataclass.
+"""Parses the options of every command into one frozen dataclass, in three layers: default < recipe < flag.
 
-A recipe is a function that returns a whole config; ``--recipe NAME`` picks one and the other flags override its
-fields. The result is saved as JSON beside what the command made.
+A recipe is a function that returns a complete config; ``--recipe NAME`` selects one, and the other flags override its
+fields. The resulting config is saved as JSON in the same folder as the command's outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.text import parse_count
 
 ConfigT = TypeVar("ConfigT")
 
-# Names of the loggers that `LOG_LEVEL` is about.
+# Names of the loggers whose level `LOG_LEVEL` sets.
 LOGGERS = ("pipeline", "experts", "collectors", "trainer", "dags", "progress")
 
 
@@ -38,14 +38,14 @@ def parse(
     argv: Sequence[str] | None = None,
     prints_tables: bool = False,
 ) -> ConfigT:
-    """Config from the command line.
+    """Parse the command line into a config.
 
     Args:
-        config_type: a frozen dataclass; the docstring under each field becomes its help, units included.
-        recipes: named starting points, chosen by ``--recipe``; ``default`` is always one, the plain dataclass,
-            and what is taken without ``--recipe``.
+        config_type: a frozen dataclass; the docstring under each field becomes its help text, units included.
+        recipes: functions that return configs, by the name for ``--recipe``; ``default``, the dataclass with its
+            default values, is always available and is used without ``--recipe``.
         argv: arguments without the program name; ``sys.argv[1:]`` if None.
-        prints_tables: whether the command prints tables, so that it takes ``--format`` (``pipeline/tables.py``).
+        prints_tables: whether the command prints tables and so accepts ``--format`` (``pipeline/tables.py``).
 
     Raises:
         UserError: an unknown recipe, or an unknown format.
@@ -55,7 +55,7 @@ def parse(
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     for word in arguments:
-        check_no_credentials(word)  # before anything repeats it
+        check_no_credentials(word)  # before an error message or a log line repeats it
     recipes = {"default": config_type, **(recipes or {})}
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--recipe", default="default")
@@ -98,7 +98,7 @@ def parse(
         description += f"\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
     if prints_tables:
         description += f"\n\n--format NAME: of what is printed: {TEXT} for people, {JSON} or {TSV} for programs."
-    # Where a part may be one of several classes, it is of the recipe's class.
+    # A nested config whose type is a union keeps the class that the recipe chose.
     config = (tyro.conf.AvoidSubcommands,)
     options: dict[str, Any] = {"description": description, "registry": registry, "config": config}
     if chosen.recipe == "default":
@@ -107,10 +107,10 @@ def parse(
 
 
 def by_name(number: type[int] | type[float]) -> Any:
-    """Makes a dict of numbers one flag, ``--flag NAME NUMBER NAME NUMBER``, which replaces the recipe's whole dict.
+    """Parse a dict of numbers from one flag, ``--flag NAME NUMBER NAME NUMBER``, which replaces the recipe's dict.
 
-    For ``Annotated[dict[str, float], by_name(float)]``. Left to itself, tyro would make each key of the recipe's a flag
-    and allow no other.
+    Used as ``Annotated[dict[str, float], by_name(float)]``. By default tyro would make each key of the recipe's dict a
+    flag of its own and allow no other keys.
     """
     import tyro
 
@@ -131,10 +131,10 @@ def by_name(number: type[int] | type[float]) -> Any:
 
 
 def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
-    """Refuse a config whose fields ``names`` are not all 1 or more; ``prefix`` is that of a nested config's flags.
+    """Check that the config's fields ``names`` are all at least 1; ``prefix`` is that of a nested config's flags.
 
     Raises:
-        UserError: names the flag, its value and what is allowed.
+        UserError: a field is smaller; the message names the flag, its value and the allowed range.
     """
     for name in names:
         value = getattr(config, name)
@@ -143,7 +143,7 @@ def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
 
 
 def configure_logging(level: int | str) -> None:
-    """Log to stderr, our own packages from ``level`` on, the others' warnings."""
+    """Log to stderr: our own packages from ``level`` up, other packages from WARNING up."""
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -152,21 +152,21 @@ def configure_logging(level: int | str) -> None:
 
 
 def run(module: str, program: str | None = None) -> None:
-    """Run ``main`` of a module as a command: log to stderr, turn an error people can act on into one line.
+    """Run a module's ``main`` as a command: log to stderr, and print errors that a user can fix as one line.
 
-    The module is imported by its name although ``python -m`` has just executed it as ``__main__``: workers can
-    only unpickle functions and classes of modules they can import.
+    The module is imported by its name, although ``python -m`` has already executed it as ``__main__``, because workers
+    can only unpickle functions and classes of modules that they can import.
 
     Exit codes: 2 for bad input, 1 for failed jobs, 130 after an interrupt, 143 after SIGTERM.
 
     Args:
         module: has a ``main`` without arguments, which reads ``sys.argv``.
-        program: what help and errors call the command, such as ``jat collect``; ``python -m MODULE`` if None.
+        program: the command's name in help texts and errors, such as ``jat collect``; ``python -m MODULE`` if None.
     """
     sys.argv[0] = program or f"python -m {module}"
     configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
-    # Threads of a matrix product wait for each other. Awake they take the cores from whoever shares them, and where
-    # cores are shared a training step then takes ten times as long. Read when torch is imported.
+    # By default OpenMP threads busy-wait for each other in a matrix product. On shared cores this makes a training step
+    # ten times slower, because waiting threads occupy the cores of other processes. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.excepthook = _print_traceback
     try:
@@ -178,7 +178,7 @@ def run(module: str, program: str | None = None) -> None:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in LOGGERS:
-            raise  # ours: a fault of the program
+            raise  # one of our modules: a fault of the program
         _fail(
             f"the package {error.name.partition('.')[0]!r} is not installed for {sys.executable}; "
             f"run {how_to_install('all', 'setup')}",
@@ -189,7 +189,7 @@ def run(module: str, program: str | None = None) -> None:
         sys.exit(INTERRUPTED_CODE)
     except SystemExit as error:
         if error.code == STOPPED_CODE:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not change the code while Python ends
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not change the exit code
             print("stopped; run the same command again to go on", file=sys.stderr)
         raise
     except store_errors() as error:
@@ -206,5 +206,5 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """For faults of the program, as Python prints them, without credentials."""
+    """Print the traceback of a fault of the program as Python does, with credentials redacted."""
     print(redacted("".join(format_exception(kind, error, traceback))), end="", file=sys.stderr)

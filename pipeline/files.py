@@ -1,7 +1,8 @@
-"""Writing that is never seen half-done, on a disk or in an object store, and locks that end with their process.
+"""Atomic writes to a disk or an object store, and file locks that are released when their process ends.
 
-On a disk: a temporary name beside the target, then a rename. In an object store (any URL that fsspec knows, such as
-``s3://bucket/run``): a local file, then one upload, which readers see whole or not at all.
+On a disk: write to a temporary name in the same folder, then rename. In an object store (any URL that fsspec supports,
+such as ``s3://bucket/run``): write a local file, then upload it in one call, which readers see completely or not at
+all.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from pipeline.foreign import MIB, check_file
 from pipeline.secrets import raise_for_credentials, redacted
 
 CREDENTIALS_FIX = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the store wants"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what writing raises on a disk that takes no more
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of writing to a full or read-only disk
 
 
-MAX_JSON = 256 * MIB  # manifests of the largest datasets have a tenth of it
+MAX_JSON = 256 * MIB  # manifests of the largest datasets have a tenth of this size
 
 
 def location(text: str) -> Path:
-    """A path of this machine, or of what the scheme of a URL names.
+    """Parse a local path or the URL of an fsspec file system.
 
-    What a URL gives is a ``upath.UPath``: it does what is used of ``Path`` here, on any fsspec file system.
+    A URL becomes a ``upath.UPath``, which supports the methods of ``Path`` that are used here.
 
     Raises:
-        UserError: the scheme is unknown, the package that speaks it is not installed, or the URL holds credentials.
+        UserError: the scheme is unknown, its fsspec package is not installed, or the URL contains credentials.
     """
     if "://" not in text:
         return Path(text)
@@ -51,7 +52,7 @@ def location(text: str) -> Path:
 
     try:
         path: Any = UPath(text)
-        path.fs  # noqa: B018  made on first use; a missing package must show now
+        path.fs  # noqa: B018  created lazily; a missing package must fail here
     except (ImportError, ValueError) as error:
         raise UserError(f"{text} cannot be used ({error}); install the package that speaks it, or name a folder") from (
             error
@@ -60,15 +61,15 @@ def location(text: str) -> Path:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What reading and writing raises where nothing is wrong with the program: OSError, and what S3's client adds."""
-    module = sys.modules.get("botocore.exceptions")  # loaded if it has raised something
+    """Exceptions of file access that are not faults of the program: ``OSError`` and those of the S3 client."""
+    module = sys.modules.get("botocore.exceptions")  # it is imported if it has raised
     return (OSError, module.BotoCoreError) if module is not None else (OSError,)
 
 
 def explain_store_error(error: Exception) -> tuple[str, int] | None:
-    """What to tell a user of one of ``store_errors``, and the exit code: 1 where the same command may work later.
+    """Return the message and exit code for one of ``store_errors``; code 1 if a retry of the command may succeed.
 
-    None if the error says too little of its cause, so that whoever looks for it needs the traceback.
+    None if the error does not name its cause, so that the traceback is needed to find it.
     """
     name = type(error).__name__
     if "Credential" in name:
@@ -86,10 +87,10 @@ def explain_store_error(error: Exception) -> tuple[str, int] | None:
 
 
 def check_output_root(out: Path) -> None:
-    """Refuse an output root that cannot be written, before any work.
+    """Check before any work that the output root is writable.
 
     Raises:
-        UserError: names what is in the way and the fix.
+        UserError: it is not; the message names the cause and the fix.
     """
     if is_local(out):
         there = next(path for path in (out.absolute(), *out.absolute().parents) if _exists(path))
@@ -115,18 +116,18 @@ def check_output_root(out: Path) -> None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except PermissionError:  # so is its parent's content: that is what cannot be used
+    except PermissionError:  # its parent is not accessible: check the parent instead
         return False
 
 
 def is_local(path: Path) -> bool:
-    """Whether a path of ``location`` is on this machine's file system."""
+    """Whether a path returned by ``location`` is on the local file system."""
     return isinstance(path, Path)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary local file to write; on leaving without an exception it becomes ``path``, else it is removed."""
+    """Yield a temporary local file to write. Without an exception it replaces ``path``, else it is removed."""
     if not is_local(path):
         remote: Any = path
         with tempfile.TemporaryDirectory() as directory:
@@ -144,10 +145,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A hidden name for a new version of a local file or folder, which the caller moves to ``path`` when complete.
+    """Yield a hidden temporary path for a local file or folder; the caller renames it to ``path`` when complete.
 
-    What is left under that name is removed at the end. What killed processes left in the folder is removed when this
-    process first writes there: looking for it takes longer the more files there are.
+    If it still exists at the end, it is removed. Leftovers of killed processes are removed only when this process first
+    writes to the folder, as the scan takes longer the more files there are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent not in _swept:
@@ -162,7 +163,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a local file a second name, without a second copy of its content where the file system allows it."""
+    """Hard-link a local file to a second name, or copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links
@@ -170,7 +171,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def rename_unless_exists(temporary: Path, folder: Path) -> None:
-    """Move a complete local folder to its name, unless another process has put the same there meanwhile."""
+    """Rename a complete local folder to ``folder``, unless another process has created the same one meanwhile."""
     try:
         temporary.rename(folder)
     except OSError as error:
@@ -182,7 +183,7 @@ _swept: set[Path] = set()
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove from a local folder what ``temporary_beside`` of killed processes of this machine left there."""
+    """Remove temporary files of ``temporary_beside`` that killed processes of this machine left in a local folder."""
     if not is_local(directory) or not directory.is_dir():
         return
     leftover = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
@@ -200,25 +201,25 @@ def _remove(path: Path) -> None:
 
 
 def process_exists(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
+    """Whether a process with this ID exists on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # it belongs to another user
     return True
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, fix: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock file ``path``, one process at a time; wait so many seconds for another process to end.
+    """Acquire the exclusive lock file ``path``; wait up to ``wait_s`` seconds for another process to release it.
 
-    On a disk the kernel ends the lock with its process, however that ends. An object store knows no locks, so there
-    is none: what writes there must write the same bytes whoever does it, which costs double work but no harm.
+    On a disk the kernel releases the lock when the process ends, however it ends. Object stores have no locks, so none
+    is acquired: writers must produce the same bytes, so that concurrent runs duplicate work but do no harm.
 
     Raises:
-        UserError: another process holds it; ``fix`` says what to do.
+        UserError: another process holds the lock; ``fix`` tells the user what to do.
     """
     if not is_local(path):
         yield
@@ -238,7 +239,7 @@ def exclusive(path: Path, fix: str, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until all files of a local folder are on the disk, so that a power cut after a rename loses nothing."""
+    """Flush all files of a local folder to disk (fsync), so that a power failure after a rename loses nothing."""
     for path in (*sorted(folder.rglob("*")), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -248,12 +249,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write a dataclass, dict or list as JSON, atomically. Paths become strings; no indent means one line."""
+    """Write a dataclass, dict or list as JSON, atomically. Paths become strings; ``indent=None`` writes one line."""
     _write_text(path, _as_json(value, indent))
 
 
 def update_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """``write_json`` unless the file says the same already."""
+    """Write JSON as ``write_json`` does, unless the file already has the same content."""
     text = _as_json(value, indent)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         _write_text(path, text)
@@ -271,10 +272,11 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says. ``pipeline/records.py`` reads those that hold a dataclass, and checks their types.
+    """Read a JSON file. ``pipeline/records.py`` reads dataclasses from JSON and checks their types.
 
     Raises:
-        UserError: it is no JSON, which a file of ``write_json`` is only after damage, nested without end, or too large.
+        UserError: it is not valid JSON (for a file of ``write_json`` this means damage), too deeply nested, or too
+            large.
     """
     if is_local(path):
         check_file(path, MAX_JSON)
@@ -285,9 +287,9 @@ def read_json(path: Path) -> Any:
 
 
 def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
-    """Size in bytes and a stamp that changes with the content, for every file of a folder, by name.
+    """Return, by file name, the size in bytes and a stamp that changes with the content, for all files of a folder.
 
-    One listing, however many files there are; empty if there is no such folder.
+    Makes one listing call, however many files there are; empty if the folder does not exist.
     """
     if is_local(directory):
         try:
@@ -306,13 +308,13 @@ def list_sizes(directory: Path) -> dict[str, tuple[int, str]]:
 
 
 def stamp_of(info: Mapping[str, Any]) -> str:
-    """What changes with the content of a store's file, of what fsspec says about it, in a list or of one file."""
+    """Return a stamp that changes with a stored file's content (ETag or time), from its fsspec ``ls`` or ``info``."""
     stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("created")
     return str(stamp.timestamp() if isinstance(stamp, datetime.datetime) else stamp)
 
 
 def list_folders(directory: Path) -> list[Path]:
-    """The folders in a folder, hidden ones left out; empty if there is no such folder."""
+    """List the folders in a folder, without hidden ones; empty if the folder does not exist."""
     if not is_local(directory):
         remote: Any = directory
         remote.fs.invalidate_cache(remote.path)
@@ -328,7 +330,7 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(value: Any) -> str:
-    """A short digest of anything JSON can say; equal values give equal digests."""
+    """Return a short digest of any JSON-serialisable value; equal values give equal digests."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     text = json.dumps(value, sort_keys=True, default=str)

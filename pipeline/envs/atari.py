@@ -1,11 +1,11 @@
-"""Atari: 57 games through ALE's v5 ids, preprocessed as JAT (and DQN before it) did.
+"""Defines the Atari domain: 57 games with ALE's v5 ids, preprocessed as in JAT (and in DQN before it).
 
-Frame skip 4 with a maximum over the last two frames, no sticky actions, 1 to 30 no-ops after a reset, then FIRE where
-the game waits for it, grey 84 x 84, a stack of 4 frames as the last axis, the minimal action set, raw rewards. An
-episode is a full game of at most 108,000 emulator frames; Montezuma's Revenge ends after 18,000.
+Frame skip 4 with a maximum over the last two frames, no sticky actions, 1 to 30 no-ops after a reset, then FIRE if the
+game waits for it, greyscale 84 x 84, a stack of 4 frames as the last axis, the minimal action set, raw rewards. An
+episode is a full game of at most 108,000 emulator frames (18,000 in Montezuma's Revenge).
 
-``make_env`` steps ALE's emulator with just that around it; ``make_reference_env`` is the same through gymnasium's
-wrappers, which can also be drawn. A test holds the one to the other, frame by frame.
+``make_env`` runs this preprocessing directly on ALE's emulator. ``make_reference_env`` does the same with gymnasium's
+wrappers and can also render. A test checks that both give the same frames.
 """
 
 from __future__ import annotations
@@ -88,22 +88,22 @@ GAMES = (
 FRAME_SHAPE = (84, 84)
 STACK_SIZE = 4
 MAX_NOOPS = 30
-# The order of the two presses is OpenAI baselines' convention, which JAT's experts were trained under.
+# The order of the two actions is the convention of OpenAI baselines, with which JAT's experts were trained.
 FIRE_PRESSES = (1, 2)
-FRAMES_PER_CHUNK = 256  # that are allocated at once
+FRAMES_PER_CHUNK = 256  # frames per allocation
 
-# Every game's screen is 210 x 160, so that five of its rows become two of a frame: the frame comes in bands that can be
-# made one without the other.
+# Every game's screen is 210 x 160, so five screen rows become two frame rows: bands of this height can be resized
+# independently.
 SCREEN_SHAPE = (210, 160)
 NUM_BANDS = 42
 SCREEN_ROWS, FRAME_ROWS = SCREEN_SHAPE[0] // NUM_BANDS, FRAME_SHAPE[0] // NUM_BANDS
 
 
 class Shrinker:
-    """Screens to frames as OpenCV's ``INTER_AREA`` does it, but only where a screen differs from the one before.
+    """Resizes screens to frames with OpenCV's ``INTER_AREA``, but only bands that differ from the previous screen.
 
-    Making a frame whole takes 72 microseconds, a third of what emulating its four screens does. From one step to the
-    next most of a screen stays.
+    Resizing a whole frame takes 72 microseconds, a third of the time for emulating its four screens. Most of a screen
+    does not change between steps.
     """
 
     def __init__(self) -> None:
@@ -114,8 +114,8 @@ class Shrinker:
         self._frame = np.zeros(FRAME_SHAPE, np.uint8)
 
     def __call__(self, screen: np.ndarray) -> np.ndarray:
-        """``(210, 160)`` uint8 -> ``(84, 84)`` uint8, which the next call writes into again."""
-        # Eight pixels at once: comparing is all that most bands cost.
+        """Resize ``(210, 160)`` uint8 to ``(84, 84)`` uint8; the next call overwrites the returned array."""
+        # Compare eight pixels at a time: for most bands the comparison is the only cost.
         unlike = screen.view(np.uint64) != self._screen.view(np.uint64)
         changed = np.flatnonzero(unlike.reshape(NUM_BANDS, -1).any(axis=1)).tolist()
         begin = 0
@@ -136,13 +136,13 @@ class Shrinker:
 
 
 class AtariGame(gym.Env[Any, Any]):
-    """One game: frame skip, maximum, grey and size straight on the emulator.
+    """One Atari game, with frame skip, maximum, greyscale and resizing directly on the emulator.
 
-    Observations are views into frames that are never written again, so that keeping all of an episode's costs one
-    frame per step, not four. ``info["lives"]`` tells the lives left.
+    Observations are views of frames that are never overwritten, so storing an episode's observations takes one frame
+    per step instead of four. ``info["lives"]`` is the number of lives left.
 
-    Not through ALE's vector interface: the number of no-ops follows from its seed, which makes it load the game anew
-    at each reset, in 90 milliseconds. Its steps are no faster.
+    ALE's vector interface is not used: it derives the number of no-ops from its seed, so it would have to reload the
+    game at each reset, which takes 90 milliseconds. Its steps are no faster.
     """
 
     def __init__(self, task: Task) -> None:
@@ -152,7 +152,7 @@ class AtariGame(gym.Env[Any, Any]):
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.0)
-        self._ale.setInt("random_seed", 0)  # nothing follows from it while actions are not sticky
+        self._ale.setInt("random_seed", 0)  # has no effect without sticky actions
         self._ale.loadROM(get_rom_path(_rom_name(task.env_id)))
         self._ale.reset_game()
         self._start = self._ale.cloneSystemState()
@@ -170,7 +170,7 @@ class AtariGame(gym.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if seed is not None:
-            seed = int(np.random.SeedSequence(seed).generate_state(2)[0])  # as ale_py.AtariEnv derives its numbers
+            seed = int(np.random.SeedSequence(seed).generate_state(2)[0])  # as ale_py.AtariEnv derives its seed
         super().reset(seed=seed)
         frame = self._restart()
         for action in self._presses:
@@ -196,7 +196,7 @@ class AtariGame(gym.Env[Any, Any]):
         return self._observation(), reward, terminated, truncated, self._info()
 
     def _restart(self) -> np.ndarray:
-        """The first frame of a game, after its no-ops."""
+        """Start a new game, play its no-ops and return the frame after them."""
         self._begin()
         for _ in range(int(self.np_random.integers(1, MAX_NOOPS + 1))):
             self._ale.act(self._actions[0])
@@ -207,12 +207,12 @@ class AtariGame(gym.Env[Any, Any]):
         return self._shrink(self._screen)
 
     def _begin(self) -> None:
-        """The state after the game was loaded: a reset alone leaves some games as the last one has changed them."""
-        self._ale.reset_game()  # what the state has not in it, for two games
+        """Restore the state after loading the ROM: with a reset alone, some games keep state of the previous game."""
+        self._ale.reset_game()  # resets what the saved state does not include, for two games
         self._ale.restoreSystemState(self._start)
 
     def _advance(self, action: int) -> tuple[np.ndarray, float, bool]:
-        """The frame after ``FRAME_SKIP`` screens, what they earned, and whether the game is over."""
+        """Run ``FRAME_SKIP`` screens; return the frame, the sum of their rewards and whether the game is over."""
         ale, move = self._ale, self._actions[action]
         reward = 0
         for left in range(FRAME_SKIP - 1, -1, -1):
@@ -238,7 +238,7 @@ def _space() -> gym.spaces.Dict:
 
 
 class FireReset(gym.Wrapper[Any, Any, Any, Any]):
-    """Presses FIRE, then the next action of the set, after each reset, for games that wait for it."""
+    """Presses FIRE, then the next action of the action set, after each reset, for games that wait for FIRE."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -252,7 +252,7 @@ class FireReset(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ImageObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """The frame stack, channel last, under JAT's key."""
+    """Puts the frame stack, channels last, under the observation key of JAT."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -267,7 +267,7 @@ def make_env(task: Task) -> gym.Env[Any, Any]:
 
 
 def make_reference_env(task: Task) -> gym.Env[Any, Any]:
-    """The same environment through gymnasium's wrappers: slower, and it can be drawn."""
+    """Make the same environment with gymnasium's wrappers: slower, but it can render."""
     import ale_py
 
     gym.register_envs(ale_py)
@@ -275,7 +275,7 @@ def make_reference_env(task: Task) -> gym.Env[Any, Any]:
         task.env_id,
         frameskip=1,
         repeat_action_probability=0.0,
-        max_num_frames_per_episode=0,  # none: the limit below counts steps
+        max_num_frames_per_episode=0,  # no limit here: TimeLimit below counts steps
         disable_env_checker=True,
     )
     actions = env.unwrapped.ale.getMinimalActionSet()  # type: ignore[attr-defined]
@@ -293,10 +293,10 @@ def _waits_for_fire(actions: Any) -> bool:
 
 
 def check_rom(task: Task) -> None:
-    """Refuse a game whose file is not there.
+    """Check that the game's ROM is installed.
 
     Raises:
-        UserError: it is missing or not the one ALE knows.
+        UserError: the ROM is missing or not the version that ALE supports.
     """
     from ale_py.roms import get_rom_path
 
@@ -314,7 +314,7 @@ def check_rom(task: Task) -> None:
 
 
 def _rom_name(env_id: str) -> str:
-    """``ms_pacman`` of ``ALE/MsPacman-v5``, the name of the game's file."""
+    """Return the name of the game's ROM file, such as ``ms_pacman`` for ``ALE/MsPacman-v5``."""
     game = env_id.removeprefix("ALE/").removesuffix("-v5")
     return re.sub(r"(?<!^)(?=[A-Z])", "_", game).lower()
 
@@ -330,7 +330,7 @@ TASKS = tuple(
         action=Action("discrete", num_actions),
         max_steps=(MAX_FRAMES_MONTEZUMA if name == "montezumarevenge" else MAX_FRAMES) // FRAME_SKIP,
         success=None,
-        lockstep=32,  # a network decides for 32 games in a tenth less time each than for 16
+        lockstep=32,  # a batch of 32 takes the network 10 % less time per game than one of 16
         packages=("ale-py", "gymnasium", "opencv-python-headless", "numpy"),
         factory=make_env,
         drawable_factory=make_reference_env,

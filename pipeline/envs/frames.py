@@ -1,10 +1,11 @@
-"""Stacks of grey frames, kept once in memory and written so that a Parquet file keeps them once, too.
+"""Stores stacks of greyscale frames without duplicate frames, in memory and in Parquet files.
 
-A stack is an ``(H, W, 4)`` image whose channels are the frames of four consecutive steps, as in JAT's data. From one
-step to the next three of them stay. As PNG each stack hides that, so every frame is stored four times. Here a stack
-is a TIFF file that any reader shows as the same RGBA image, but with its channels one after another, each compressed
-by itself, row by row (PackBits, run lengths). Equal frames are equal bytes then, and so are equal rows of successive
-frames; the zstd of the Parquet page finds both. ``jat bench collect`` shows the sizes beside those of JAT's PNG.
+A stack is an ``(H, W, 4)`` image whose channels are the frames of four consecutive steps, as in JAT's data.
+Consecutive stacks share three frames. PNG hides this redundancy, so every frame is stored four times. Here a stack is
+encoded as a TIFF file that any reader decodes to the same RGBA image, but its channels are stored as separate planes,
+each compressed row by row (PackBits, a run-length code). Equal frames, and equal rows of successive frames, are then
+equal bytes, which the zstd compression of the Parquet page deduplicates. ``jat bench collect`` compares the sizes with
+those of JAT's PNG.
 
 TIFF 6.0 (Adobe, 1992): fields in section 2, PackBits in section 9.
 """
@@ -21,10 +22,10 @@ from pipeline.images import UNREADABLE, BadImageError, pixels_of
 
 CHANNELS = 4
 PACKBITS = 32773
-CHUNK = 64  # frames packed at once: their intermediate arrays stay in the cache
-# A run of equal bytes costs two bytes; shorter ones are cheaper among the literal bytes around them.
+CHUNK = 64  # frames packed per batch, so that intermediate arrays stay in the CPU cache
+# A run token takes two bytes, so shorter runs are cheaper as part of the surrounding literal bytes.
 MIN_RUN = 3
-MAX_WIDTH = 128  # the most bytes that one PackBits token can stand for
+MAX_WIDTH = 128  # the most bytes that one PackBits token can encode
 
 _FIELD = struct.Struct("<HHII")
 _NUM_FIELDS = 11
@@ -37,9 +38,9 @@ _DATA_AT = _BITS_AT + _TABLES.size
 
 
 def stacked(observations: Sequence[np.ndarray]) -> np.ndarray:
-    """T stacks as one ``(T, H, W, 4)`` array that holds every frame once, where each goes on from the one before.
+    """Combine T stacks into one ``(T, H, W, 4)`` view that holds every frame once, if consecutive stacks overlap.
 
-    Stacks of another kind are copied as they are.
+    Stacks that do not overlap are copied unchanged.
     """
     if not observations:
         return np.empty(0, np.uint8)
@@ -54,14 +55,16 @@ def stacked(observations: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays of the same shape hold the same; at once where they are the same memory."""
+    """Whether two arrays of the same shape are equal; values are not compared if both are the same memory."""
     if one.__array_interface__["data"] == other.__array_interface__["data"] and one.strides == other.strides:
         return True
     return bool((one == other).all())
 
 
 def read_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    """``decode_stacks`` that keeps every frame once, as ``stacked`` does: a long game as JAT's PNG takes a quarter.
+    """Decode as ``decode_stacks``, but hold every frame once, as ``stacked`` does.
+
+    A long game in JAT's PNG format then takes a quarter of the memory.
 
     Raises:
         BadImageError: as ``decode_stacks``.
@@ -83,17 +86,17 @@ def read_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def encode_stacks(stacks: np.ndarray) -> list[bytes]:
-    """``(T, H, W, 4)`` uint8 as T TIFF files.
+    """Encode stacks ``(T, H, W, 4)`` uint8 as T TIFF files.
 
     Raises:
-        ValueError: wider than ``MAX_WIDTH``.
+        ValueError: the frames are wider than ``MAX_WIDTH``.
     """
     num_stacks, height, width, _ = stacks.shape
     if width > MAX_WIDTH:
         raise ValueError(f"frames are {width} pixels wide; at most {MAX_WIDTH} can be packed")
     head = _head(height, width)
     files: list[bytes] = []
-    strips: list[bytes] = []  # of the last stack
+    strips: list[bytes] = []  # of the previous stack
     for begin in range(0, num_stacks, CHUNK):
         planes = np.moveaxis(stacks[begin : begin + CHUNK], -1, 1)
         goes_on = _which_go_on(stacks[max(begin - 1, 0) : begin + CHUNK])
@@ -110,14 +113,14 @@ def encode_stacks(stacks: np.ndarray) -> list[bytes]:
 
 
 def _which_go_on(stacks: np.ndarray) -> list[bool]:
-    """Of each stack but the first, whether it has three frames of the one before."""
-    if stacks.strides[0] == stacks.strides[-1]:  # as ``stacked`` lays them: they are the same memory
+    """Return for each stack after the first whether it shares three frames with the previous one."""
+    if stacks.strides[0] == stacks.strides[-1]:  # a view made by ``stacked``: the frames share memory
         return [True] * (len(stacks) - 1)
     return [bool((old[..., 1:] == new[..., :-1]).all()) for old, new in itertools.pairwise(stacks)]
 
 
 def _head(height: int, width: int) -> bytes:
-    """The header and the fields, which are the same in every file of one size."""
+    """Make the TIFF header and fields, which are equal in all files of the same image size."""
     fields = (
         (256, _LONG, 1, width),
         (257, _LONG, 1, height),
@@ -128,8 +131,8 @@ def _head(height: int, width: int) -> bytes:
         (277, _SHORT, 1, CHANNELS),
         (278, _LONG, 1, height),  # rows per strip
         (279, _LONG, CHANNELS, _SIZES_AT),
-        (284, _SHORT, 1, 2),  # channels one after another
-        (338, _SHORT, 1, 2),  # the fourth is alpha, not multiplied into the others
+        (284, _SHORT, 1, 2),  # planar: each channel is stored separately
+        (338, _SHORT, 1, 2),  # the fourth channel is unassociated alpha
     )
     return b"".join(
         (b"II*\0", struct.pack("<IH", 8, _NUM_FIELDS), *(_FIELD.pack(*field) for field in fields), bytes(4))
@@ -137,13 +140,13 @@ def _head(height: int, width: int) -> bytes:
 
 
 def pack(frames: np.ndarray) -> list[bytes]:
-    """``(N, H, W)`` uint8, each frame compressed row by row with PackBits.
+    """Compress frames ``(N, H, W)`` uint8, each row by row with PackBits.
 
-    Rows that are as in the frame before are not compressed again: four of five in most games.
+    Rows that equal those of the previous frame, four of five in most games, are not compressed again.
     """
     num_frames, height, width = frames.shape
     frames = np.ascontiguousarray(frames)
-    words = frames.view(np.uint32) if width % 4 == 0 else frames  # compared faster than bytes
+    words = frames.view(np.uint32) if width % 4 == 0 else frames  # words compare faster than bytes
     changed = np.ones((num_frames, height), bool)
     changed[1:] = np.logical_or.reduce(words[1:] != words[:-1], axis=2)
     fresh = iter(_pack_rows(frames[changed]))
@@ -160,10 +163,10 @@ def pack(frames: np.ndarray) -> list[bytes]:
 
 
 def _pack_rows(pixels: np.ndarray) -> list[bytes]:
-    """``(R, W)`` uint8, each row compressed with PackBits; no Python loop over pixels.
+    """Compress each row of ``(R, W)`` uint8 with PackBits, without a Python loop over pixels.
 
-    A row is cut into runs of equal bytes. Each long run is a token of two bytes; what lies between two of them is one
-    token of literal bytes.
+    A row is split into runs of equal bytes. Each run of at least ``MIN_RUN`` bytes becomes a token of two bytes; the
+    bytes between two such runs become one token of literal bytes.
     """
     num_rows, width = pixels.shape
     begins_run = np.ones(pixels.shape, bool)
@@ -171,7 +174,7 @@ def _pack_rows(pixels: np.ndarray) -> list[bytes]:
     run_starts = np.flatnonzero(begins_run)
     run_lengths = np.diff(run_starts, append=pixels.size)
     is_long = run_lengths >= MIN_RUN
-    # A token begins at each long run, and at a short one that follows a long one or begins a row.
+    # A token begins at each long run, and at each short run that follows a long one or begins a row.
     follows_long = np.concatenate(([True], is_long[:-1]))
     begins_token = is_long | follows_long | (run_starts % width == 0)
     token_starts = run_starts[begins_token]
@@ -180,7 +183,7 @@ def _pack_rows(pixels: np.ndarray) -> list[bytes]:
     token_sizes = np.where(token_is_run, 2, token_lengths + 1)
     token_places = np.cumsum(token_sizes) - token_sizes
     out = np.empty(int(token_sizes.sum()), np.uint8)
-    # 257 - n announces a run of n, n - 1 announces n literal bytes.
+    # PackBits header byte: 257 - n for a run of n bytes, n - 1 for n literal bytes.
     out[token_places] = np.where(token_is_run, 257 - token_lengths, token_lengths - 1)
     source = pixels.ravel()
     out[token_places[token_is_run] + 1] = source[token_starts[token_is_run]]
@@ -197,18 +200,18 @@ def _pack_rows(pixels: np.ndarray) -> list[bytes]:
 
 
 def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    """Images as ``(T, *shape)`` uint8, channels apart in memory; read-only where every frame is kept once.
+    """Decode images to ``(T, *shape)`` uint8, channels-first in memory; read-only if every frame is held once.
 
-    They may be those of ``encode_stacks``, or others' such as JAT's PNG.
+    The files may come from ``encode_stacks`` or be other images, such as JAT's PNG.
 
     Raises:
-        BadImageError: an image of another shape, or one that cannot be read.
+        BadImageError: an image has another shape or cannot be decoded.
     """
     height, width, _ = shape
     head = _head(height, width)
-    images: dict[int, np.ndarray] = {}  # those of others
+    images: dict[int, np.ndarray] = {}  # files that are not from `encode_stacks`
     before: list[bytes] = []
-    packed: list[bytes] = []  # frames that the stack before has not
+    packed: list[bytes] = []  # frames that are not in the previous stack
     goes_on = np.zeros(len(files), bool)
     for index, file in enumerate(files):
         if not file.startswith(head):
@@ -241,7 +244,7 @@ def decode_stacks(files: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _unpack(packed: Sequence[bytes], height: int, width: int) -> np.ndarray:
-    """Frames ``(N, H, W)`` of packed ones, as the rows of one tall image: a call of the decoder has its price."""
+    """Decompress frames ``(N, H, W)`` as one tall image, because each call of the decoder has a fixed cost."""
     from PIL import Image
 
     try:

@@ -1,8 +1,9 @@
-"""The only environment loop. It serves collection, measurement, evaluation and videos.
+"""The only environment loop: collection, measurement, evaluation and videos all use it.
 
-N environments advance in lockstep; each takes the next seed of a static list when its episode ends. Because every
-listed seed is played to its end, short episodes are not over-represented, and the result does not depend on N. They may
-be of several tasks whose observations and actions are alike: a network then decides for all of them at once.
+N vectorised environments step in lockstep. An environment whose episode ends is reset with the next seed of a static
+list. Every listed seed is played to its end, so short episodes are not over-represented, and the result does not depend
+on N. The environments may belong to several tasks with the same observation and action spaces, so that a network
+computes the actions of all tasks in one batch.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from pipeline.envs.task import IMAGE, TEXT, Task
 from pipeline.errors import reason_of
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
 
-# An environment that raises this often in one episode, each time freshly made, makes the episode a rejected one.
+# An episode is rejected after this many environment errors; each attempt uses a newly created environment.
 MAX_ENV_ERRORS = 2
 
-# Environments of the last rollout, for the next one: a worker plays shard after shard of the same task, and making an
-# environment takes up to 0.1 s. A reset makes no difference between a new one and one that has been played in.
+# Cache of the last rollout's environments: a worker plays many shards of the same task, and creating an environment
+# takes up to 0.1 s. After a reset, a used environment behaves like a new one.
 _IDLE: dict[Task, list[gym.Env[Any, Any]]] = {}
 
-# Called with (seed, environment) after a reset and after every step, e.g. to draw a frame.
+# Called with (seed, environment) after each reset and each step, e.g. to render a frame.
 StepListener = Callable[[int, gym.Env[Any, Any]], None]
 
 
@@ -41,13 +42,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RolloutPart:
-    """What a rollout plays of one task.
+    """One task of a rollout, with its seeds.
 
     Attributes:
-        task: where to play; its ``make_env`` is called at most ``num_envs`` times, plus once per error.
-        seeds: one episode each.
-        num_envs: environments in lockstep.
-        listener: called after each reset and step.
+        task: the task to play; its ``make_env`` is called at most ``num_envs`` times, plus once per error.
+        seeds: one episode is played per seed.
+        num_envs: number of vectorised environments.
+        listener: called after each reset and each step.
     """
 
     task: Task
@@ -57,20 +58,20 @@ class RolloutPart:
 
     @property
     def num_slots(self) -> int:
-        """How many slots of the policy it takes."""
+        """Number of policy slots that this part uses."""
         return min(self.num_envs, len(self.seeds))
 
     def make_env(self) -> gym.Env[Any, Any]:
         return self.task.make_env(drawable=self.listener is not None)
 
     def take_env(self) -> gym.Env[Any, Any]:
-        """One that an earlier rollout has left, or a new one."""
+        """Take an environment from the cache, or create one."""
         idle = _IDLE.get(self.task) if self.listener is None else None
         return idle.pop() if idle else self.make_env()
 
 
 class EnvironmentFailedError(RuntimeError):
-    """An environment raised ``cause`` in a step. Errors of policies and of this loop are not of this kind."""
+    """An environment raised ``cause`` in a step. Errors of policies and of this loop are not wrapped."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(repr(cause))
@@ -79,10 +80,10 @@ class EnvironmentFailedError(RuntimeError):
 
 @dataclass
 class _Slot:
-    """An environment and the episode it is in.
+    """An environment and the state of its current episode.
 
     Attributes:
-        waiting: seeds of its part that no slot has taken yet, shared by the part's slots.
+        waiting: seeds of the part that have not started yet; a queue shared by the part's slots.
     """
 
     part: RolloutPart
@@ -105,7 +106,7 @@ class _Slot:
         self.is_finite, self.success = True, False
 
     def note_observation(self) -> None:
-        """Before each action: keep what is seen, or at least whether it was finite."""
+        """Called before each action: store the observation, or only whether it was finite."""
         task = self.part.task
         observation = self.observation[task.observation]
         if not self.keep_observations:
@@ -127,11 +128,11 @@ def rollout(
     """Play one episode per seed and yield them in the order of ``seeds``; see ``rollout_parts``.
 
     Args:
-        task: where to play.
-        policy: who plays; it sees at most ``num_envs`` slots.
-        seeds: one episode each.
-        num_envs: environments in lockstep; the task's own number if None.
-        listener: called after each reset and step.
+        task: the task to play.
+        policy: chooses the actions; it gets at most ``num_envs`` slots.
+        seeds: one episode is played per seed.
+        num_envs: number of vectorised environments; ``task.lockstep`` if None.
+        listener: called after each reset and each step.
         keep_observations: as in ``rollout_parts``.
 
     Raises:
@@ -150,17 +151,17 @@ def rollout(
 def rollout_parts(
     parts: Sequence[RolloutPart], policy: Policy, keep_observations: bool = True
 ) -> Generator[tuple[Task, Episode]]:
-    """Play all parts in one lockstep and yield the episodes as they finish, each with its task.
+    """Play all parts in lockstep and yield ``(task, episode)`` in completion order.
 
     Args:
-        parts: of tasks whose observations and actions have the same kinds and sizes. Where an environment raises, the
-            episode is played once more in a new environment, then rejected with the error as its reason.
-        policy: who plays; the first slots are those of the first part, and so on.
-        keep_observations: False where only returns count, as in measuring: the frames of one Atari game can fill
+        parts: their tasks have the same observation and action spaces. If an environment raises, the episode is
+            retried once in a new environment, then rejected with the error as its reason.
+        policy: chooses the actions; its first slots belong to the first part, and so on.
+        keep_observations: False if only returns are needed, as in measuring: the frames of one Atari game can take
             750 MB. The episodes' ``observations`` and ``texts`` are then empty.
 
     Raises:
-        ValueError: a seed is listed twice, there is no environment to play in, or the tasks are not alike.
+        ValueError: a seed is listed twice, there is no environment to play in, or the tasks' spaces differ.
     """
     _check(parts)
     queues = [(part, deque(part.seeds)) for part in parts]
@@ -173,10 +174,10 @@ def rollout_parts(
     env_errors: Counter[tuple[str, int]] = Counter()
 
     def fail(slot: _Slot, error: Exception) -> None:
-        """After an environment raised: a new one, and the episode once more or never."""
+        """Handle an environment error: replace the environment, then retry or reject the episode."""
         task, seed = slot.part.task, slot.seed
         env_errors[task.name, seed] += 1
-        with contextlib.suppress(Exception):  # it is broken already
+        with contextlib.suppress(Exception):  # a broken environment may raise again
             slot.env.close()
         slot.env = slot.part.make_env()
         if env_errors[task.name, seed] < MAX_ENV_ERRORS:
@@ -187,7 +188,7 @@ def rollout_parts(
             finished.append((task, rejected_episode(task, seed, reason)))
 
     def begin(indices: Sequence[int]) -> list[int]:
-        """Start the next waiting seeds; the slots that have one."""
+        """Start the next waiting seeds; return the indices of the slots that got one."""
         begun = []
         for index in indices:
             slot = slots[index]
@@ -206,7 +207,7 @@ def rollout_parts(
         return begun
 
     def advance(slot: _Slot, action: Any) -> bool:
-        """One step; True when the slot's episode is over, or was given up because the environment raised."""
+        """Make one step; return whether the episode is over or was abandoned because the environment raised."""
         try:
             episode = _advance(slot, action)
         except EnvironmentFailedError as error:
@@ -218,7 +219,7 @@ def rollout_parts(
 
     try:
         running = begin(range(len(slots)))
-        yield from _taken_from(finished)  # where every environment broke at once
+        yield from _taken_from(finished)  # episodes rejected because every reset failed
         while running:
             task = slots[0].part.task
             actions = _executable(task, policy.act(running, _observe(task, slots, running)))
@@ -230,7 +231,7 @@ def rollout_parts(
                 running = sorted(set(running).difference(done).union(begin(done)))
             yield from _taken_from(finished)
     except Exception:
-        # Among them may be one that is broken and that no new one could be made for.
+        # Do not cache these environments: one may be broken, with no replacement.
         for slot in slots:
             slot.env.close()
         slots = []
@@ -240,7 +241,7 @@ def rollout_parts(
 
 
 def _leave(slots: Sequence[_Slot]) -> None:
-    """Keep the environments of a rollout that is over, and close those that it has not used."""
+    """Cache the environments of a finished rollout, and close the cached ones that it did not use."""
     for env in itertools.chain.from_iterable(_IDLE.values()):
         env.close()
     _IDLE.clear()
@@ -277,14 +278,14 @@ def _observe(task: Task, slots: Sequence[_Slot], running: Sequence[int]) -> Obse
 
 
 def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
-    """One array of them all. Images keep their channels apart in memory, as they come and as convolutions want them."""
+    """Stack observations into one array. Images are channels-first in memory, as frames and convolutions are."""
     if observations[0].ndim != 3:
         return np.concatenate(observations).reshape(len(observations), *observations[0].shape)
     return np.stack([observation.transpose(2, 0, 1) for observation in observations]).transpose(0, 2, 3, 1)
 
 
 def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
-    """Actions as the environments are given them and as they are stored: in range; None for one that is not finite."""
+    """Clip actions to their range, as they are executed and stored; a non-finite action becomes None."""
     if task.action.kind == "discrete":
         return [action if isinstance(action, GiveUp) else int(action) for action in actions]
     if isinstance(actions, np.ndarray):
@@ -298,14 +299,14 @@ def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
 
 
 def _in_range(task: Task, actions: np.ndarray) -> list[np.ndarray | None]:
-    """Continuous actions ``(n, size)``, which the environments clip as they execute them but not as they charge."""
+    """Clip continuous actions ``(n, size)``: environments clip what they execute, but not in the control cost."""
     given = actions.astype(np.float32).clip(task.action.low, task.action.high)
     is_finite = np.isfinite(given).all(axis=1).tolist()
     return [action if good else None for action, good in zip(given, is_finite, strict=True)]
 
 
 def _advance(slot: _Slot, action: Any) -> Episode | None:
-    """Step one environment; the episode when it is over."""
+    """Step one environment; return the episode if it is over, else None."""
     task, listener = slot.part.task, slot.part.listener
     if action is None or isinstance(action, GiveUp):
         reason = "action not finite" if action is None else f"policy: {action.reason}"
@@ -329,7 +330,7 @@ def _advance(slot: _Slot, action: Any) -> Episode | None:
 
 
 def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
-    """An episode of no steps that says why there is none."""
+    """Make an episode of zero steps that holds the reason for the rejection."""
     discrete = task.action.kind == "discrete"
     return Episode(
         seed=seed,

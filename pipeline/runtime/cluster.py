@@ -1,7 +1,7 @@
-"""Connecting to Ray, and its metrics.
+"""Connects to a Ray cluster and exports gauges to its metrics endpoint.
 
-``RAY_ADDRESS`` names a cluster; without it an embedded Ray is started here and ends with this process. Only this file,
-``jobs.py`` (a pool of actors) and ``worker_group.py`` (processes that train together) say ``import ray``.
+``RAY_ADDRESS`` selects a cluster. Without it this process starts an embedded Ray, which ends with the process. Only
+this file, ``pool.py`` (a pool of actors) and ``train_group.py`` (processes that train together) import ``ray``.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from pipeline.stopping import handle_stop_signals
 
 log = logging.getLogger(__name__)
 
-# How long Ray may take to start or to connect.
+# Timeout for starting Ray or connecting to it.
 START_S = 120.0
-LONGEST_SOCKET = 107  # bytes of the name of a socket on Linux, see unix(7)
-# How long the last numbers of a run may take to reach the cluster, which may have to start a process for them first.
+LONGEST_SOCKET = 107  # maximum length of a socket's path on Linux in bytes, see unix(7)
+# Timeout for a run's last gauges to reach the cluster, which may first have to start a process for them.
 GAUGES_S = 30.0
-REPEAT_S = 1.0  # less than the shortest time after which Ray forgets a number
+REPEAT_S = 1.0  # shorter than the time after which Ray drops a gauge
 
 
 def connect(workers: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs, unless connected.
+    """Join the cluster at ``RAY_ADDRESS``, or start an embedded one with ``workers`` CPUs; no-op if connected.
 
-    An embedded one can be reached from this machine only, and with a token that only this process and Ray's know.
+    An embedded cluster can only be reached from this machine, with a token that only this process and Ray's have.
 
     Raises:
-        UserError: nothing answers at ``RAY_ADDRESS``, or Ray cannot start with these settings of the machine.
+        UserError: nothing listens at ``RAY_ADDRESS``, or this machine's settings prevent Ray from starting.
         JobsFailedError: Ray did not start.
     """
-    # Read when Ray is imported: lines that differ only in their numbers, as progress does, are not repetitions.
+    # Read when Ray is imported. Ray's deduplication drops lines that differ only in numbers, such as progress lines.
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    if not sys.stderr.isatty():  # codes for colours have no place in files
+    if not sys.stderr.isatty():  # no ANSI colour codes in log files
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     import ray
 
     if ray.is_initialized():
         return
-    # Token authentication is on by default and stays on; the line that says so is not news.
+    # Token authentication is enabled by default and stays enabled; hide the log line about it.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default prints a warning in every worker
-    # Ray starts idle workers with the cluster and lets the driver wait for them. If one is killed before it has
-    # reported, the driver waits for ever, in C++.
+    # Ray prestarts idle workers with the cluster, and the driver waits for them. If one is killed before it has
+    # registered, the driver hangs in C++.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     _protect_token()
     try:
@@ -69,7 +69,7 @@ def connect(workers: int) -> None:
             else:
                 _start_embedded(workers)
     finally:
-        handle_stop_signals()  # Ray has set handlers of its own: they exit with other codes, and print C++ stacks
+        handle_stop_signals()  # Ray installed its own signal handlers: other exit codes, C++ stack traces
 
 
 def _join(address: str) -> None:
@@ -88,7 +88,7 @@ def _join(address: str) -> None:
 
 
 def _start_embedded(workers: int) -> None:
-    """Start a Ray of this process's own, once more if it was only slow."""
+    """Start a Ray cluster for this process, with one retry in case the start was only slow."""
     import ray
 
     folder = _check_temporary_folder()
@@ -97,7 +97,7 @@ def _start_embedded(workers: int) -> None:
             with _no_longer_than(START_S), _private_ray():
                 ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level=logging.WARNING)
             return
-        except Exception as error:  # Ray raises this very class when one of its processes does not come up in time
+        except Exception as error:  # Ray raises plain Exception if one of its processes does not start in time
             if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
                 raise UserError(f"Ray cannot start below {folder} ({error}); set TMPDIR to another folder") from error
             ray.shutdown()
@@ -110,10 +110,10 @@ def _start_embedded(workers: int) -> None:
 
 
 def _check_temporary_folder() -> str:
-    """The folder below which an embedded Ray keeps its sockets and logs.
+    """Return the folder below which an embedded Ray keeps its sockets and logs.
 
     Raises:
-        UserError: a socket there would have too long a name, or one that Ray cannot say.
+        UserError: the paths of sockets there would be too long, or are not ASCII.
     """
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     folder = os.environ.get(variable, "/tmp")
@@ -130,12 +130,13 @@ def _check_temporary_folder() -> str:
 
 @contextlib.contextmanager
 def _private_ray() -> Iterator[None]:
-    """What ``ray.init`` does in the block listens on 127.0.0.1 alone, knows a token, and gets no signals of this group.
+    """Make ``ray.init`` in this block listen on 127.0.0.1 only, use a token, and run in another process group.
 
-    Ray has no options for this. It listens on the address that it takes for that of the machine, which is 127.0.0.1
-    where there are no clusters, as on macOS; that can be set, in the environment for its processes and, if Ray is
-    imported already, here. Ray's own token would lie in the home folder, for all to read. A signal for a whole process
-    group, as ``timeout`` and terminals send it, would end Ray before this process has ended what it does.
+    Ray has no options for this. It listens on the address it detects for the machine, which is 127.0.0.1 where Ray
+    does not support clusters, as on macOS. Cluster support is switched off in the environment for Ray's processes and,
+    as Ray may be imported already, in its module here. Ray's own token would be in the home folder, readable by all.
+    A signal to the whole process group, as ``timeout`` and terminals send it, would end Ray before this process has
+    shut down.
     """
     from ray._private import ray_constants, services
 
@@ -157,8 +158,8 @@ def _private_ray() -> Iterator[None]:
 
 
 def _protect_token() -> None:
-    """Let only its owner read the token of clusters that Ray keeps in the home folder; it leaves it to all."""
-    with contextlib.suppress(OSError, RuntimeError):  # none there, somebody else's, or no home folder
+    """Make the cluster token in the home folder readable by its owner only; Ray creates it readable by all."""
+    with contextlib.suppress(OSError, RuntimeError):  # no token, not our file, or no home folder
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
@@ -169,8 +170,8 @@ def _protect_token() -> None:
 def _no_longer_than(seconds: float) -> Iterator[None]:
     """End this process with exit code 1 and a traceback if the block takes longer.
 
-    Now and then Ray waits for ever for a process of its own, in C++, where no Python can interrupt it (seen once, with
-    several clusters on one machine). A process that has ended can be started again; one that hangs must be noticed.
+    In rare cases Ray waits without end for one of its processes, in C++, where Python cannot interrupt it (seen once,
+    with several clusters on one machine). A process that exits can be restarted; one that hangs must be noticed first.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
@@ -180,10 +181,10 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would try for minutes."""
+    """Raise ``UserError`` if nothing listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
-        return  # "auto": Ray looks for a cluster on this machine
+        return  # "auto": Ray searches for a cluster on this machine
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
@@ -191,9 +192,10 @@ def _check_answers(address: str) -> None:
 
 
 class Gauges:
-    """Numbers on the metrics endpoint of the Ray node that the process with this object runs on.
+    """Gauges on the metrics endpoint of the Ray node that this process runs on.
 
-    Ray passes on what it is told once. As an actor this repeats it, for as long as it lives.
+    Ray exports a value only once. With ``is_repeating``, as in an actor, the values are exported again every
+    ``REPEAT_S`` seconds for the lifetime of this object's process.
     """
 
     def __init__(self, is_repeating: bool = False) -> None:
@@ -203,7 +205,7 @@ class Gauges:
             threading.Thread(target=self._repeat, daemon=True).start()
 
     def set(self, values: Sequence[tuple[str, str, dict[str, str], float]]) -> None:
-        """Take values, each with its name, description and labels."""
+        """Set gauges from tuples of name, description, labels and value."""
         from ray.util.metrics import Gauge
 
         for name, description, labels, value in values:
@@ -219,21 +221,21 @@ class Gauges:
                 self._gauges[name].set(value, labels)
 
 
-# How the names of Ray's sockets end.
+# The longest path of a socket that Ray creates below its temporary folder.
 _SOCKET = "/ray/session_2026-11-30_17-55-23_253047_{process}/sockets/plasma_store"
-_token = secrets.token_hex(32)  # of embedded Rays
+_token = secrets.token_hex(32)  # of embedded clusters
 _own_gauges = Gauges()
 
 
 def set_gauges(values: Sequence[tuple[str, str, dict[str, str], float]], is_waiting: bool) -> None:
-    """Set gauges (see ``Gauges``) of the cluster this process is connected to, if it is; a failure is logged.
+    """Set gauges (see ``Gauges``) on the connected cluster; no-op if not connected, failures are logged.
 
-    On a cluster that lasts, an actor on its head keeps them as long as that lasts: Ray forgets what a process told
-    seconds after its end, and alerts are about those that have ended, too.
+    On a long-lived cluster a detached actor on the head node re-exports the gauges: Ray drops a process's metrics
+    seconds after it exits, and alerts must also fire for finished stages.
 
     Args:
-        values: what to set.
-        is_waiting: whether to return only when they have arrived.
+        values: tuples of name, description, labels and value.
+        is_waiting: whether to block until the values have arrived.
     """
     import ray
 

@@ -1,7 +1,7 @@
 """A pool of Ray actors that runs jobs and survives the loss of some of them.
 
-An actor holds nothing between jobs, so a dead one is replaced and its job handed to another. Only small records come
-back: whatever is large, a job writes to files itself.
+Actors keep no state between jobs. A dead actor is replaced, and its job is retried on another one. Results are small
+records; a job writes large outputs to files itself.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ log = logging.getLogger(__name__)
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
-# A job whose worker died this often is a job that kills workers.
+# A job that loses this many workers is assumed to crash them and fails.
 MAX_ATTEMPTS = 3
-# How often supervised workers are asked for their pulse.
+# Interval at which supervised workers are polled for their progress.
 POLL_S = 2.0
-# In what time a worker answers that runs at all, however busy it is.
+# A worker process that has started answers within this time, however busy it is.
 ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job occupies while it runs: CPU cores, GPUs (or a share of one) where the cluster has any, memory in
-    bytes, and whatever else the cluster's nodes declare, by name."""
+    """Resources that a job reserves while it runs: CPU cores, GPUs (or a fraction of one) if the cluster has any,
+    memory in bytes, and custom resources that the cluster's nodes declare, by name."""
 
     num_cpus: float = 1
     num_gpus: float = 0
@@ -50,13 +50,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Supervision:
-    """What is expected of workers whose jobs beat (``pipeline/runtime/heartbeat.py``).
+    """Limits for workers whose jobs report heartbeats (``pipeline/runtime/heartbeat.py``).
 
     Attributes:
-        stall_s: a worker whose job has not beaten for so many seconds is hung; it is killed and its job tried again.
-            A beat is a step of the environments, so this has nothing to do with how long a job takes.
-        max_bytes: a worker that holds more memory than this after a job is replaced by a new one.
-        report: called with the jobs that run and what they have done so far, every ``POLL_S`` seconds.
+        stall_s: a worker without a heartbeat for this many seconds is considered hung: it is killed and its job is
+            retried. A heartbeat is one step of the environments, so this limit is independent of a job's duration.
+        max_bytes: a worker that uses more memory than this after a job is replaced by a new one.
+        report: called every ``POLL_S`` seconds with the running jobs and their progress.
     """
 
     stall_s: float
@@ -66,13 +66,14 @@ class Supervision:
 
 @dataclass(frozen=True)
 class Control:
-    """How to steer jobs that take hours.
+    """Stopping and retrying of jobs that take hours.
 
     Attributes:
-        stop: once set, no more jobs begin, and those that run are asked to end (``heartbeat.STOP``).
-        stop_s: seconds they have for that before their workers are killed.
-        try_again: told of every failure; whether to run the job again, before all that wait. Without a control only
-            jobs that lost their worker run again, after all that wait, ``MAX_ATTEMPTS`` times in all.
+        stop: once set, no more jobs start, and running jobs are asked to end (``heartbeat.STOP``).
+        stop_s: seconds that running jobs have to end before their workers are killed.
+        try_again: called with every failure; returns whether to retry the job, ahead of all waiting jobs. Without a
+            ``Control`` only jobs that lost their worker are retried, after all waiting jobs, with at most
+            ``MAX_ATTEMPTS`` attempts in total.
     """
 
     stop: threading.Event
@@ -82,16 +83,17 @@ class Control:
 
 @dataclass
 class Running(Generic[JobT]):
-    """A job in a worker.
+    """A job that runs in a worker.
 
     Attributes:
         job: as given to ``run_jobs``.
-        attempt: from 1.
+        attempt: number of this attempt, from 1.
         actor: the worker.
-        pulse: its last answer.
-        resident_bytes: of its process, at the last answer.
-        last_change: when an answer last differed from the one before, in seconds of ``time.monotonic``.
-        question: the answer that is still to come, or None.
+        pulse: the worker's last reported progress.
+        resident_bytes: resident memory of the worker's process at the last report.
+        last_change: when a report last differed from the previous one, in seconds of ``time.monotonic``.
+        question: object reference of the pending report, or None.
+        killed_for: why the worker was killed, or None.
     """
 
     job: JobT
@@ -105,14 +107,14 @@ class Running(Generic[JobT]):
 
 
 def freeze_heap() -> None:
-    """Spare this process's garbage collector what stays: modules and whatever else there is after a first job.
+    """Exclude all current objects of this process, such as modules, from garbage collection.
 
-    That is 200,000 objects and more, which it would look through again and again: of collecting short episodes, whose
-    levels are thousands of small objects, that took a twentieth of the time.
+    After a first job there are at least 200,000 long-lived objects, which the garbage collector would scan repeatedly.
+    That took 5 % of the time when collecting short episodes, whose levels consist of thousands of small objects.
     """
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # or what is left at the end is not freed, which nanobind's modules complain about
+    atexit.register(gc.unfreeze)  # else objects leak at exit, and nanobind's modules print warnings
 
 
 def run_jobs(
@@ -125,21 +127,21 @@ def run_jobs(
 ) -> Iterator[tuple[JobT, ResultT]]:
     """Run ``function`` on every job and yield ``(job, result)`` as they finish, in no particular order.
 
-    At most one job per actor is in flight, so memory does not grow with the number of jobs. What our packages log in
-    an actor appears on the terminal of this process.
+    At most one job per actor is in flight, so memory does not grow with the number of jobs. Log lines of our packages
+    in an actor appear on the terminal of this process.
 
     Args:
         function: a module-level function; it builds what it needs (environments, networks) inside the actor.
         jobs: small and picklable.
-        workers: actors at most at a time; as many run as the cluster has room for.
-        resources: what a job occupies, cut to what the largest node has, so that no job waits for ever. If all are
-            alike, processes go from job to job; with a function of the job, every job has a process of its own.
-        supervision: how to tell that a worker hangs or has grown too large; without it neither is looked for.
-        control: how to stop, and what to try again; without it a run ends with its last job.
+        workers: maximum number of actors at a time; the cluster's free resources may allow fewer.
+        resources: resources of one job, limited to those of the largest node, so that every job can be scheduled.
+            With one value for all jobs, actors are reused; with a function of the job, each job gets its own process.
+        supervision: limits for hung workers and for their memory; without it neither is checked.
+        control: how to stop and what to retry; without it a run ends with its last job.
 
     Raises:
-        JobsFailedError: after all jobs were tried, if some raised, or lost their worker ``MAX_ATTEMPTS`` times. Once
-            there is no space to write to, no more are begun.
+        JobsFailedError: after all jobs were tried, if some raised or lost their worker ``MAX_ATTEMPTS`` times. Once
+            there is no space left to write, no more jobs start.
     """
     if not jobs:
         return
@@ -156,7 +158,7 @@ def run_jobs(
 
 
 class _Pool(Generic[JobT]):
-    """The actors of one ``run_jobs`` and what each of them does."""
+    """The actors of one ``run_jobs`` call, with their waiting and running jobs."""
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class _Pool(Generic[JobT]):
 
         self.failures: list[JobFailure] = []
         self._supervision, self._control = supervision, control
-        self._killed_at: float | None = None  # when who has not ended by then is killed
+        self._killed_at: float | None = None  # deadline after which running jobs are killed
         self._resources = resources
         self._waiting = deque((job, 1) for job in jobs)
         self._running: dict[Any, Running[JobT]] = {}
@@ -180,7 +182,8 @@ class _Pool(Generic[JobT]):
         self._last_poll = time.monotonic()
         log_level = log.getEffectiveLevel()
 
-        # Pickled by value, and so is every object it names, but modules are not: `heartbeat.PULSE` is the worker's own.
+        # The class and the objects it refers to are pickled by value, but modules are pickled by reference:
+        # `heartbeat.WORKER_PROGRESS` is the worker's own.
         class Worker:
             def __init__(self) -> None:
                 configure_logging(log_level)
@@ -202,7 +205,7 @@ class _Pool(Generic[JobT]):
             def stop(self) -> None:
                 heartbeat.STOP.set()
 
-        # Two threads: one for the job, one to answer meanwhile.
+        # Two threads: one runs the job, one answers polls.
         self._worker_class: Any = ray.remote(max_restarts=0, max_concurrency=2)(Worker)
 
     def run(self) -> Iterator[tuple[JobT, Any]]:
@@ -235,7 +238,7 @@ class _Pool(Generic[JobT]):
                 self._go_on(running.actor, is_usable)
 
     def _stop(self, seconds: float) -> None:
-        """Ask all that run to end; kill those that wait for a place in the cluster, and who has not ended in time."""
+        """Ask running jobs to end; kill jobs that still wait for resources, and after the deadline all others."""
         import ray
 
         now = time.monotonic()
@@ -275,13 +278,13 @@ class _Pool(Generic[JobT]):
             ).remote()
         running = Running(job, attempt, actor)
         if self._supervision:
-            # A new worker answers once it has a place in the cluster; until then nothing is late.
+            # A new worker cannot answer before the cluster has scheduled it; until then it does not time out.
             running.last_change = math.inf if is_new else time.monotonic()
             running.question = actor.pulse.remote()
         self._running[actor.run.remote(job)] = running
 
     def _go_on(self, actor: Any, is_usable: bool) -> None:
-        """Give the actor its next job, or end it: an idle one would keep the CPU that another may need."""
+        """Give the actor its next job, or kill it: an idle actor would occupy a CPU that another may need."""
         import ray
 
         if self._waiting and is_usable and isinstance(self._resources, Resources):
@@ -306,7 +309,7 @@ class _Pool(Generic[JobT]):
 
     def _note_failure(self, running: Running[JobT], failure: JobFailure) -> None:
         if self._control and self._control.try_again(failure):
-            if self._killed_at is None:  # else it is left for the next run
+            if self._killed_at is None:  # after a stop the job is left to the next run
                 self._waiting.appendleft((running.job, running.attempt + 1))
         elif not self._control and failure.is_worker_lost and running.attempt < MAX_ATTEMPTS:
             self._waiting.append((running.job, running.attempt + 1))
@@ -314,13 +317,13 @@ class _Pool(Generic[JobT]):
             self.failures.append(failure)
 
     def _poll(self, supervision: Supervision) -> None:
-        """Take the answers that have come, ask again, and kill who has not changed for too long."""
+        """Read the reports that have arrived, request new ones, and kill workers without progress for too long."""
         import ray
 
         for running in self._running.values():
             running.question = running.question or running.actor.pulse.remote()
         questions = [running.question for running in self._running.values()]
-        # Who lives answers in milliseconds; who does not is asked again next time.
+        # Live workers answer within milliseconds; pending answers are read at the next poll.
         answered = set(ray.wait(questions, num_returns=len(questions), timeout=0.2)[0]) if questions else set()
         now = self._last_poll = time.monotonic()
         for running in self._running.values():
@@ -328,7 +331,7 @@ class _Pool(Generic[JobT]):
                 try:
                     pulse, running.resident_bytes = ray.get(running.question)
                 except ray.exceptions.RayError:
-                    continue  # the worker is dead; its job's own result says so
+                    continue  # the worker is dead; `ray.get` of its job raises as well
                 finally:
                     running.question = None
                 if pulse != running.pulse or running.last_change == math.inf:

@@ -1,7 +1,7 @@
-"""The run of a stage in this process: what it keeps of its status, and who writes it.
+"""Tracks the status of the stage that runs in this process, and writes it periodically.
 
-Commands say ``with reported(...)`` around their work. A thread writes the status every few seconds, whatever the work
-is busy with; whoever counts work, such as ``pipeline/runtime/progress.py``, finds the run by ``current_stage``.
+Commands wrap their work in ``with reported(...)``. A background thread writes the status every few seconds. Code that
+counts units of work, such as ``pipeline/runtime/progress.py``, gets the run from ``current_stage``.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from pipeline.stopping import STOPPED_CODE, stop_requested, stop_signals
 
 log = logging.getLogger(__name__)
 
-# Environment variable: whose status this is, if not that of ``--out``; set by what runs a stage on a disk in the place
-# of an object store (``dags/on_disk.py``).
+# Environment variable with the output root to which the status is written instead of ``--out``. ``dags/on_disk.py``
+# sets it when it runs a stage on a local disk on behalf of an object store.
 STATUS_OUT = "JAT_STATUS_OUT"
 
-WINDOW_S = 60.0  # the rate of a run is that of so many seconds
-WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk and to Ray; to an object store, where each write is paid for
+WINDOW_S = 60.0  # length of the window over which the current rate is computed
+WRITE_S, REMOTE_WRITE_S = 5.0, 20.0  # to a disk and to Ray; to an object store, where each write costs money
 
 
 class StageRun:
     """The run of a stage in this process.
 
     Args:
-        status: what there is to tell; changed only under ``changing``.
-        out: where to write it; None for nowhere.
-        disk: where outputs are, if that is a disk.
+        status: the run's status; changed only inside ``changing``.
+        out: output root below which the status is written; None to write none.
+        disk: folder of the outputs, if they are on a local disk.
     """
 
     def __init__(self, status: StageStatus, out: Path | None = None, disk: Path | None = None) -> None:
         self.status = status
-        self.ask: Callable[[], int] | None = None  # how many are done, if other processes count
+        self.ask: Callable[[], int] | None = None  # returns the number done, if other processes count
         self._out, self._disk = out, disk
         self._folder = out / FOLDER / status.stage if out else None
         self._failure = f"the status in {self._folder} cannot be written"
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._history = deque([(status.started, 0)])  # when and how many were done, back to the window's beginning
+        self._history = deque([(status.started, 0)])  # (time, done) since the window's start
         self._knows_left = True
 
     def begin(self, unit: str, planned: int, knows_left: bool = True) -> None:
-        """Count something from nothing on.
+        """Start to count a unit from zero.
 
         Args:
             unit: what is counted, in the plural.
-            planned: how many there are; 0 if nobody knows.
-            knows_left: whether the time left follows from the rate; else whoever counts sets ``left_s``.
+            planned: total number of units; 0 if unknown.
+            knows_left: whether to compute ``left_s`` from the rate; if False, the caller sets it.
         """
         with self._lock:
             status, self.ask, self._knows_left = self.status, None, knows_left
@@ -75,7 +75,7 @@ class StageRun:
                 task.running.clear()
 
     def count_from_now(self) -> None:
-        """Leave the time until now out of all rates; for what has to start before anything can be done."""
+        """Exclude the time until now from all rates; for start-up time before the first unit."""
         with self._lock:
             if not self.status.done:
                 self._count_from(time.time())
@@ -86,7 +86,7 @@ class StageRun:
 
     @contextlib.contextmanager
     def doing(self, activity: str) -> Iterator[None]:
-        """Tell what is done before the work begins; the time it takes counts in no rate."""
+        """Show ``activity`` in the status during the block; its time is excluded from all rates."""
         with self.changing() as status:
             status.activity = activity
         try:
@@ -98,7 +98,7 @@ class StageRun:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[StageStatus]:
-        """The status, for this thread to change."""
+        """Lock the status and yield it for changes by this thread."""
         with self._lock:
             status = self.status
             before = status.done
@@ -122,23 +122,23 @@ class StageRun:
             status.left_s = (status.planned - status.done) / lately if lately and status.planned else None
 
     def write(self, is_last: bool = False) -> None:
-        """Renew the file and the metrics; ``is_last`` if this process may end next.
+        """Write the status file and the metrics; ``is_last`` if the process may exit afterwards.
 
-        What goes wrong is logged: a run need not end for its status.
+        Errors are logged: a failed status write must not abort the run.
         """
         with self._writing:
             if self._out is None or self._folder is None:
                 return
             status = self._snapshot()
             with side_effect(self._failure):
-                # A folder that is not there yet is the stage's own to make, or to refuse.
+                # Do not create OUT here: the stage validates and creates it.
                 if not is_local(self._out) or self._out.is_dir():
                     write_json(self._folder / status.file_name, status)
             with side_effect(f"the metrics of {self.status.stage} cannot be told"):
                 publish(status, is_last)
 
     def _snapshot(self) -> StageStatus:
-        """What to write, so that no work waits until that has been written."""
+        """Copy the status, so that the lock is not held while it is written."""
         with self.changing() as status:
             with side_effect(f"the progress of {status.stage} cannot be asked for"):
                 if self.ask is not None:
@@ -158,9 +158,9 @@ class StageRun:
         self.write(is_last=True)
 
     def start(self) -> None:
-        """Write that the run has begun, in the place of runs on the same tasks that have ended.
+        """Write the first status, and remove the statuses of earlier runs on the same tasks that have ended.
 
-        The times that those measured are carried on.
+        The earlier runs' ``timed`` and ``busy_s`` are added to this run's.
         """
         earlier: list[StageStatus] = []
         with side_effect(self._failure):
@@ -180,7 +180,7 @@ class StageRun:
         return read_statuses(self._out, self.status.stage) if self._out else []
 
     def keep_writing(self, stop: threading.Event) -> None:
-        """Until told to stop; for a thread of its own."""
+        """Write the status periodically until ``stop`` is set; runs in its own thread."""
         interval_s = WRITE_S if self._out is None or is_local(self._out) else REMOTE_WRITE_S
         written = time.monotonic()
         while not stop.wait(WRITE_S):
@@ -196,23 +196,23 @@ _current: list[StageRun] = []  # at most one
 
 
 def current_stage() -> StageRun:
-    """The run that this process reports, or one that nobody reads."""
+    """Return the run that this process reports, or a dummy run if there is none."""
     return _current[0] if _current else StageRun(StageStatus("", "", ""))
 
 
 @contextlib.contextmanager
 def reported(stage: str, out: Path, task: str = "*") -> Iterator[StageRun]:
-    """Report the run of a stage while the block lasts, and how it ended.
+    """Report the status of a stage's run during the block, and its final state.
 
-    With ``RAY_ADDRESS`` this process joins that cluster, whose metrics tell of it.
+    With ``RAY_ADDRESS`` set, this process joins that cluster and exports its metrics there.
 
     Args:
-        stage: its name, as in ``make NAME``.
+        stage: the stage's name, as in ``make NAME``.
         out: root of all outputs.
-        task: the tasks it is about, as the options say it; all if they say nothing.
+        task: the run's tasks, in the syntax of the ``--task`` option; all by default.
 
     Raises:
-        UserError: nothing answers at ``RAY_ADDRESS``.
+        UserError: nothing listens at ``RAY_ADDRESS``.
     """
     now = time.time()
     told = os.environ.get(STATUS_OUT)
@@ -244,7 +244,7 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[StageRun]:
 
 
 def _end_of(error: BaseException) -> tuple[str, str]:
-    """State and line of a run that ended so."""
+    """Return the final state and the error line of a run that ended with ``error``."""
     is_exit = isinstance(error, SystemExit) and error.code in (signal.SIGTERM, STOPPED_CODE)
     if stop_requested() or is_exit or isinstance(error, KeyboardInterrupt):
         return STOPPED, ""

@@ -1,8 +1,8 @@
-"""What a stage tells about itself: one small file per run, ``OUT/status/<stage>/<host>-<process>.json``.
+"""Defines the status file of a stage's run: ``OUT/status/<stage>/<host>-<process>.json``, one small file per run.
 
-``pipeline/runtime/stage.py`` renews it every few seconds, so a run that is killed is known by its silence. It stays
-when the run has ended, until the same stage runs on the same tasks again. Log lines, ``jat status`` and the metrics of
-``pipeline/runtime/metrics.py`` all say what stands in it.
+``pipeline/runtime/stage.py`` rewrites it every few seconds, so a killed run is detected by an outdated file. The file
+is kept after the run until the same stage runs again on the same tasks. Log lines, ``jat status`` and the metrics of
+``pipeline/runtime/metrics.py`` all report its values.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 FOLDER = "status"
 RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
-SILENT = "silent"  # what `jat status` calls a run that says it runs and has not written for `SILENT_S`
+SILENT = "silent"  # shown by `jat status` for a running state that was not updated for `SILENT_S` seconds
 SILENT_S = 60.0
 
 
 @dataclass
 class TaskCount:
-    """One task, or corpus, in one run of a stage.
+    """Progress of one task, or corpus, in one run of a stage.
 
     Attributes:
-        planned: units this run set out to make.
-        done: of these, in finished shards or jobs.
-        rejected: of the done ones.
-        running: of the planned ones, made in jobs that are under way, by the job's name.
-        timed: units that this run has finished, and earlier ones whose place it took.
-        busy_s: seconds that workers spent on these.
-        recent_rate: units per second of one worker over the last minutes; 0 if too little was seen.
+        planned: units that this run is to make.
+        done: planned units in finished shards or jobs.
+        rejected: done units that were rejected.
+        running: planned units made so far in running jobs, by the job's name.
+        timed: units finished by this run and by the earlier runs that it replaces.
+        busy_s: seconds that workers spent on the ``timed`` units.
+        recent_rate: units per second of one worker over the last minutes; 0 if there are too few measurements.
     """
 
     planned: int = 0
@@ -60,23 +60,23 @@ class TaskCount:
 
 @dataclass
 class StageStatus:
-    """A run of a stage. Times are seconds since 1970.
+    """Status of one run of a stage. Times are seconds since 1970.
 
     Attributes:
-        task: the tasks it is about, as ``--task`` says it.
-        out: root of its outputs.
+        task: the run's tasks, in the syntax of ``--task``.
+        out: root of the run's outputs.
         state: one of ``STATES``.
-        error: first line of why it failed.
-        updated: when this was written; the end of a run that has ended.
+        error: first line of the error message of a failed run.
+        updated: when this status was written; the end time of a finished run.
         progressed: when ``done`` last changed, or counting began.
-        unit: what is counted; a run may count one thing after another.
-        planned, done, rejected: how many; ``planned`` is 0 where the end is not known.
-        rate: done per second, lately; of a run that has ended, since ``counting_since``.
-        left_s: seconds until all is done; None if nobody knows yet.
-        activity: what is done before anything can be counted, such as starting Ray.
-        driver_bytes, worker_bytes: memory of this process and of its largest worker.
-        disk_free_bytes: where the outputs are; None for an object store.
-        tasks: the same counts by task, of stages that count so.
+        unit: what is counted; a run may count several units one after another.
+        planned, done, rejected: numbers of units; ``planned`` is 0 if the total is unknown.
+        rate: recent units done per second; for a finished run the mean since ``counting_since``.
+        left_s: estimated seconds until all units are done; None if not known yet.
+        activity: what the run does before it can count units, such as starting Ray.
+        driver_bytes, worker_bytes: memory of the driver process and of its largest worker.
+        disk_free_bytes: free bytes on the disk of the outputs; None for an object store.
+        tasks: the same counts by task, for stages that count by task.
     """
 
     stage: str
@@ -108,27 +108,27 @@ class StageStatus:
 
     @property
     def is_running(self) -> bool:
-        """It says so, has told of itself lately, and is there, as far as this machine can see."""
+        """The state is running, the last update is recent, and the process exists (if it is on this host)."""
         is_gone = self.host == socket.gethostname() and not process_exists(self.process)
         return self.state == RUNNING and time.time() - self.updated < SILENT_S and not is_gone
 
     @property
     def condition(self) -> str:
-        """The state, or ``SILENT``."""
+        """The state, or ``SILENT`` for a state of running that ``is_running`` contradicts."""
         return SILENT if self.state == RUNNING and not self.is_running else self.state
 
     @property
     def seconds(self) -> float:
-        """How long it has counted what it counts now."""
+        """Seconds for which the current unit has been counted."""
         return max(self.updated - (self.counting_since or self.started), 1e-9)
 
     @property
     def num_workers(self) -> int:
-        """Jobs that are under way, as far as they are counted by task."""
+        """Number of running jobs, among those counted by task."""
         return sum(len(task.running) for task in self.tasks.values())
 
     def describe(self) -> str:
-        """``10 of 40 episodes, 2 rejected, 1.7/s, about 18 s left``; empty if nothing was counted."""
+        """Format as ``10 of 40 episodes, 2 rejected, 1.7/s, about 18 s left``; empty if nothing was counted."""
         parts = [self.activity] if self.activity and self.state == RUNNING else []
         if self.unit and (self.planned or self.done):
             counted = format_count(self.done, self.unit.removesuffix("s"))
@@ -143,7 +143,7 @@ class StageStatus:
 
 
 def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
-    """Of the runs below ``out``, of one stage or of all, by start. A damaged one is left out, which the log says."""
+    """Read the statuses below ``out`` of one stage or of all, by start time; damaged files are skipped and logged."""
     folders = list_folders(out / FOLDER) if stage == "*" else [out / FOLDER / stage]
     known = {field.name for field in dataclasses.fields(StageStatus)}
     found = []
@@ -151,7 +151,7 @@ def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
         for name in list_sizes(folder):
             if name.startswith(".") or not name.endswith(".json"):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # a later run has just taken its place
+            with contextlib.suppress(FileNotFoundError):  # a later run has just replaced it
                 try:
                     raw = read_values(folder / name, dict[str, Any], "the status of a stage", "delete it")
                     found.append(record_of({key: raw[key] for key in raw if key in known}, StageStatus))
