@@ -1,11 +1,11 @@
-"""Which expert acts: what ``--expert`` may say, and the mix of experts that it means in a task.
+"""Resolve ``--expert`` to the mix of experts that acts in a task. Syntax:
 
 best                        the highest measured mean return among those whose success rate is within 0.05 of the best
 best-return                 the highest measured mean return
-best-success                the most successes; nothing in tasks without a notion of success
-scripted                    a kind: the best of that kind
+best-success                the highest success rate; no expert in tasks that do not define success
+scripted                    a kind: the best expert of that kind
 sac-1a2b3c4d                a revision
-scripted,bot                for each task the first of these that it has
+scripted,bot                for each task the first of these that exists
 0.7*best+0.3*scripted       a mix: each seed is played by one of them, drawn with these weights
 """
 
@@ -36,23 +36,23 @@ from pipeline.errors import UserError
 from pipeline.scoring.measurement import load_measurement
 
 BEST, BEST_RETURN, BEST_SUCCESS = "best", "best-return", "best-success"
-# The measured expert that each of these names means; None where there is none.
+# Functions that select the measured expert for each of these names, or None.
 BESTS = {BEST: best_of, BEST_RETURN: best_by_return, BEST_SUCCESS: best_by_success}
 
 
 @dataclass(frozen=True)
 class WeightedNames:
-    """A share of a choice: its weight, and names in order of preference."""
+    """One part of ``--expert``: its weight, and names in order of preference."""
 
     weight: float
     names: tuple[str, ...]
 
 
 def parse_choice(text: str) -> tuple[WeightedNames, ...]:
-    """The parts of what ``--expert`` says.
+    """Parse the value of ``--expert``.
 
     Raises:
-        UserError: an empty name, or a weight that is not a number above 0.
+        UserError: a name is empty, or a weight is not a number above 0.
     """
     return tuple(_parse_part(part, text) for part in text.split("+"))
 
@@ -73,15 +73,15 @@ def _parse_part(part: str, text: str) -> WeightedNames:
 
 
 def named(name: str, experts: Sequence[StoredExpert]) -> list[StoredExpert]:
-    """Those whose kind or revision is ``name``."""
+    """Return the experts whose kind or revision is ``name``."""
     return [expert for expert in experts if name in (expert.record.kind, expert.record.revision)]
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Experts of one task with weights that sum to about 1; usually one with weight 1.
+    """Experts of one task with weights that sum to about 1; usually one expert with weight 1.
 
-    Which of them plays a seed follows from the seed alone, so it depends neither on shards nor on workers.
+    The expert of a seed is a function of the seed only, so it depends neither on shards nor on workers.
     """
 
     experts: tuple[StoredExpert, ...]
@@ -93,7 +93,7 @@ class Mix:
 
     @property
     def revision(self) -> str:
-        """For ``--expert``, the same mix again."""
+        """The mix as a value for ``--expert``."""
         return self._describe([expert.record.revision for expert in self.experts])
 
     def _describe(self, names: Sequence[str]) -> str:
@@ -102,18 +102,18 @@ class Mix:
         return "+".join(f"{weight:g}*{name}" for weight, name in zip(self.weights, names, strict=True))
 
     def index_of(self, seed: int) -> int:
-        """Which expert plays ``seed``. Not the policy's own stream of numbers (``seeds.policy_generator``)."""
+        """Index of the expert for ``seed``; its RNG stream differs from the policy's (``seeds.policy_generator``)."""
         if len(self.experts) == 1:
             return 0
         bounds = np.cumsum(self.weights)
         return int(np.searchsorted(bounds, np.random.default_rng((seed, 2)).random() * bounds[-1], side="right"))
 
     def actor(self, seed: int) -> ExpertRecord:
-        """Who plays ``seed``."""
+        """Record of the expert for ``seed``."""
         return self.experts[self.index_of(seed)].record
 
     def mean_steps(self, task: Task) -> float | None:
-        """Steps of an episode, as measured of each expert; None if one of them is not measured."""
+        """Weighted mean of the experts' measured episode lengths in steps; None if one of them is not measured."""
         means = []
         for expert in self.experts:
             found = load_measurement(expert.folder, task)
@@ -123,17 +123,17 @@ class Mix:
         return float(np.average(means, weights=self.weights))
 
     def make_policy(self, task: Task) -> Policy:
-        """The policy that plays every seed with its expert, built in the process that will use it.
+        """Build the policy that plays every seed with its expert; call this in the process that will use it.
 
         Raises:
-            UserError: weights that cannot be read or do not fit the task.
+            UserError: weights cannot be read or do not fit the task.
         """
         policies = [make_policy(task, expert) for expert in self.experts]
         return policies[0] if len(policies) == 1 else MixedPolicy(self, policies)
 
 
 class MixedPolicy:
-    """Hands every slot to the policy that plays its seed."""
+    """Routes every slot to the policy that plays its seed."""
 
     def __init__(self, mix: Mix, policies: Sequence[Policy]) -> None:
         self._mix, self._policies = mix, policies
@@ -159,7 +159,7 @@ class MixedPolicy:
         return actions
 
     def _by_policy(self, slots: Sequence[int]) -> list[tuple[Policy, list[int]]]:
-        """The policies that have any of ``slots``, with the rows of these."""
+        """Group the rows of ``slots`` by policy."""
         rows: dict[int, list[int]] = {}
         for row, slot in enumerate(slots):
             rows.setdefault(self._index[slot], []).append(row)
@@ -167,19 +167,19 @@ class MixedPolicy:
 
 
 def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) -> Mix:
-    """The experts that ``text`` means in ``task``, copied into ``out`` where they are not there yet.
+    """Resolve ``text`` to experts of ``task``, and copy them to the store of ``out`` if they are not there yet.
 
-    Every expert must be validly measured and clearly better than random, rules too: nothing is collected whose worth
-    is unknown. Only the random policy, chosen by that name, needs neither.
+    Every expert, including rules, must have a valid measurement and be clearly better than random, so that no data of
+    unknown quality is collected. Only the random policy, chosen by name, is exempt.
 
     Args:
-        out: root of the run; experts embedded in this package are looked up after its own.
-        task: where they act.
-        text: see the top of this module.
-        allow_weak: take experts that are not clearly better than random.
+        out: root of the run; its experts take precedence over those embedded in this package.
+        task: task they act in.
+        text: value of ``--expert``; see the module docstring.
+        allow_weak: accept experts that are not clearly better than random.
 
     Raises:
-        UserError: malformed, not there, not measured, or too weak.
+        UserError: ``text`` is malformed, or the expert does not exist, is not measured or is too weak.
     """
     parts = parse_choice(text)
     there, measured = experts_of(out, task), rank_experts(out, task)
@@ -190,8 +190,8 @@ def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) ->
         weights[revision] = weights.get(revision, 0.0) + part.weight / total
     random = random_among(measured)
     if random is not None:
-        ensure_in_store(out, random.expert)  # later stages compare with it
-    # In a fixed order and with the digits that `Mix.revision` shows, so that the same text is the same mix.
+        ensure_in_store(out, random.expert)  # the baseline of later stages
+    # Sorted, and rounded to the digits of `Mix.revision`, so that parsing that text gives the same mix.
     experts = [expert for expert in there if expert.record.revision in weights]
     kept = tuple(ensure_in_store(out, expert) for expert in sorted(experts, key=lambda e: e.record.revision))
     return Mix(kept, tuple(float(f"{weights[expert.record.revision]:g}") for expert in kept))
@@ -205,7 +205,7 @@ def _choose_one(
     measured: Sequence[ExpertResult],
     allow_weak: bool,
 ) -> str:
-    """The revision that the first possible one of ``names`` means."""
+    """Return the revision that the first usable one of ``names`` resolves to."""
     text = ",".join(names)
     prepare = f"`jat experts --task {task.name} --expert {text} --out {out}`"
     for name in names:

@@ -1,7 +1,7 @@
-"""The one network every learned expert becomes: a plain description, weights, and a batched policy.
+"""The network format of all learned experts: a specification, weights, and a policy with batched inference.
 
-Whatever trained it (Sample Factory, Stable-Baselines3), an expert is stored as a ``NetworkSpec`` and named
-arrays, so acting needs none of the training libraries, and nothing executable is ever read.
+Experts of every training library (Sample Factory, Stable-Baselines3) are stored as a ``NetworkSpec`` and named arrays,
+so acting does not need the training libraries, and stored files contain no executable code.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.seeds import policy_generator
 
 log = logging.getLogger(__name__)
 
-# Images that are computed at once: hardly more per second with more, and a lone one pays for all.
+# Batch size for images: larger ones are hardly faster per image, and a single image costs as much as a full batch.
 IMAGE_ROWS = 8
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """Of small layers in float64 NumPy takes 4 microseconds where torch takes 11; in place, as torch aligns memory."""
+    """Tanh; for small float64 layers NumPy takes 4 us and torch 11. In place, to keep torch's memory alignment."""
     if x.dtype != torch.float64:
         return torch.tanh(x)
     np.tanh(x.numpy(), out=x.numpy())
@@ -44,12 +44,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": _tanh,
     "relu": F.relu,
     "elu": F.elu,
-    "leaky_relu": F.leaky_relu,  # a hundredth below zero
+    "leaky_relu": F.leaky_relu,  # slope 0.01 below zero
     # Layer normalisation without parameters before the ReLU.
     "norm_relu": lambda x: F.relu(F.layer_norm(x, x.shape[-1:])),
 }
 
-# (output channels, kernel, stride) of the encoders Sample Factory calls by these names.
+# (output channels, kernel, stride) of Sample Factory's encoders of these names.
 CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "mlp": (),
     "convnet_atari": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
@@ -58,7 +58,7 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "convnet_impala": ((16, 8, 4), (32, 4, 2)),
 }
 
-# SAC and what came after it keep log standard deviations between these.
+# Range of log standard deviations in SAC and its successors.
 SQUASHED_LOG_STD = (-20.0, 2.0)
 
 
@@ -89,7 +89,7 @@ class PolicyNetwork(nn.Module):
             size = self._convolve(torch.zeros(1, *spec.observation_shape)).shape[1]
         sizes = (size, *spec.hidden)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        # Offset and factor of the observations, which follow from arrays that are loaded later.
+        # Offset and factor of the observations; computed on first use, because the arrays are loaded later.
         self._linear: tuple[Tensor, Tensor] | None = None
         outputs = spec.action_size * (2 if spec.state_dependent_std else 1)
         self.head = nn.Linear(sizes[-1], outputs)
@@ -97,7 +97,7 @@ class PolicyNetwork(nn.Module):
             self.register_buffer("log_std", torch.zeros(spec.action_size))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
-        """``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
+        """Map ``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
         spec = self.spec
         x = self._convolve(self._scale(observations))
         for layer in self.hidden:
@@ -113,7 +113,7 @@ class PolicyNetwork(nn.Module):
         return means, log_std
 
     def _scale(self, observations: Tensor) -> Tensor:
-        """What the first layer sees, in one pass over the observations before they are clipped."""
+        """Scale and normalise observations with a single multiply-add, then clip them."""
         spec, dtype = self.spec, self.head.weight.dtype
         if self._linear is None:
             std = torch.sqrt(self.var + spec.epsilon) if spec.normalise else torch.ones(spec.observation_shape)
@@ -130,7 +130,7 @@ class PolicyNetwork(nn.Module):
 
 
 class _Rows:
-    """Rows of random numbers, drawn many at a time because each draw has a price; the same as one after another."""
+    """Rows of random numbers, drawn in blocks to save calls; the values equal those of one draw per row."""
 
     BLOCK = 64
 
@@ -149,20 +149,20 @@ class _Rows:
 class NetworkPolicy:
     """Batched inference of a ``PolicyNetwork`` over the running slots.
 
-    An action does not depend on how many environments share the batch, bit for bit: rows are computed in blocks of one
-    fixed shape, the last of which is padded, so that the libraries take the same path for every row. That this path
-    gives a row the same numbers at every place of the block, whatever the others hold, is checked on this processor
-    when the policy is built; where it does not, every row is a block of its own. Vectors are computed in float64,
-    convolutions in float32.
+    Actions are batch-invariant: bit for bit, an action does not depend on how many environments share the batch. Rows
+    are computed in blocks of one fixed shape, with padding in the last one, so that the libraries use the same kernels
+    for every row. When the policy is built, it checks on this CPU that a row's result depends neither on its position
+    in the block nor on the other rows. If it does, the block size is 1. Vectors are computed in float64, convolutions
+    in float32.
 
     Args:
-        task: where it acts; sizes are checked.
-        spec: what the network computes.
-        arrays: its weights by name.
-        origin: where they come from, for messages.
+        task: task it acts in; sizes are checked.
+        spec: specification of the network.
+        arrays: weights by name.
+        origin: name of the source in messages.
 
     Raises:
-        UserError: sizes that are not the task's, or arrays that are missing, of another shape or not finite.
+        UserError: sizes differ from the task's, or arrays are missing, have another shape or are not finite.
     """
 
     def __init__(self, task: Task, spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> None:
@@ -172,7 +172,7 @@ class NetworkPolicy:
         self._is_image = len(spec.observation_shape) == 3
         if not self._network.conv:
             self._network.double()
-        # As many rows as are usually played at once, so that padding is rare; images are the same price one by one.
+        # The usual number of environments, so that padding is rare; larger blocks of images are not faster.
         self._new_block(min(task.lockstep, IMAGE_ROWS) if self._is_image else task.lockstep)
         if not self._is_steady():
             log.info("%s: a row's numbers depend on its place here, so rows are computed one by one", origin)
@@ -203,12 +203,12 @@ class NetworkPolicy:
         return decided.argmax(axis=1) if self._spec.head == "categorical" else decided.astype(np.float32)
 
     def _new_block(self, rows: int) -> None:
-        # Torch's memory always begins at a multiple of 64 bytes; the results of its libraries may depend on that.
+        # Torch aligns memory to 64 bytes; results of its libraries may depend on the alignment.
         dtype = torch.uint8 if self._is_image else torch.float64
         self._block = torch.zeros((rows, *self._spec.observation_shape), dtype=dtype)
 
     def _decide(self, values: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """Logits or actions ``(n, action_size)``, not rounded yet, of observations ``(n, *observation_shape)``."""
+        """Compute logits or actions ``(n, action_size)``, before rounding, for ``(n, *observation_shape)``."""
         rows = len(self._block)
         decided = np.empty((len(values), self._spec.action_size))
         for first in range(0, len(values), rows):
@@ -222,7 +222,7 @@ class NetworkPolicy:
         return decided
 
     def _decide_block(self, noise: np.ndarray | None) -> np.ndarray:
-        """The same of the whole block."""
+        """Compute logits or actions of the whole block."""
         with torch.inference_mode():
             out, log_std = self._network(self._block)
         decided: np.ndarray = out.numpy()
@@ -234,7 +234,7 @@ class NetworkPolicy:
         return decided
 
     def _is_steady(self) -> bool:
-        """Whether a row gives the same numbers at every place of the block, beside any others and beside none."""
+        """Whether a row's result is the same at every position of the block, with other rows and alone."""
         rows, generator = len(self._block), np.random.default_rng(0)
         shape = (rows, *self._spec.observation_shape)
         values = generator.integers(0, 256, shape, np.uint8) if self._is_image else generator.standard_normal(shape)
@@ -253,10 +253,10 @@ class NetworkPolicy:
 
 
 def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> PolicyNetwork:
-    """The network with its weights in float32, ready to act.
+    """Build the network with float32 weights, in evaluation mode.
 
     Raises:
-        UserError: arrays that are missing, left over, of another shape or not finite.
+        UserError: arrays are missing, unexpected, of another shape or not finite.
     """
     spec.check(origin)
     if spec.activation not in ACTIVATIONS or spec.encoder not in CONVOLUTIONS:
@@ -264,7 +264,7 @@ def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) 
             f"{origin}: activation {spec.activation[:40]!r} or encoder {spec.encoder[:40]!r} is unknown; allowed: "
             f"{', '.join(ACTIVATIONS)}; {', '.join(CONVOLUTIONS)}"
         )
-    with torch.device("meta"):  # no memory for what a description claims, before the arrays agree with it
+    with torch.device("meta"):  # allocate nothing until the arrays match the specification
         network = PolicyNetwork(spec)
     wanted = network.state_dict()
     wrong = sorted(wanted.keys() ^ arrays.keys())
@@ -275,6 +275,6 @@ def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) 
             raise UserError(f"{origin}: {name} has shape {dims(array.shape)}, expected {dims(wanted[name].shape)}")
         if not torch.isfinite(array).all():
             raise UserError(f"{origin}: {name} holds values that are not finite; the file is damaged")
-    # Copies, because torch aligns its own memory.
+    # Copy, so that torch allocates aligned memory.
     network.load_state_dict({name: array.detach().float().clone() for name, array in arrays.items()}, assign=True)
     return network.requires_grad_(False).eval()

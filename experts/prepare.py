@@ -1,10 +1,11 @@
-"""Give every task an expert that the collectors can use: found, loaded or trained, and measured.
+"""Find, load or train an expert for every task and measure it, so that the collectors can use it.
 
     jat experts --task 'mujoco-*' --out runs/default
 
-For each task the experts of ``OUT/experts/<task>/`` and those embedded in this package are candidates, and the rules
-of its domain. Where there is none, or on demand, one is trained. Whatever is not validly measured plays the measuring
-seeds, the random policy included; then the table is printed. What is there already is not done again.
+The candidates of a task are the experts in ``OUT/experts/<task>/``, those embedded in this package, and the rules of
+its domain. If there is none, or on request, one is trained. Every expert without a valid measurement plays the
+measuring seeds, as does the random policy. Then the table of results is printed. The command is idempotent: existing
+experts and valid measurements are reused.
 """
 
 from __future__ import annotations
@@ -48,25 +49,25 @@ class ExpertsConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     expert: str = BEST
-    """Which experts to prepare: `best` for all there are; a kind, a revision or a mix as for collecting; an algorithm
-    to train with where nothing is stored of it; or a folder, a .zip, .pkl or .npz file or
-    hub:owner/name to load."""
+    """Experts to prepare: `best` for all existing ones; a kind, a revision or a mix, as for collecting; an algorithm,
+    to train with it unless an expert of it is stored; or a folder, a .zip, .pkl or .npz file or hub:owner/name to
+    load."""
     retrain: bool = False
-    """Train even where there are experts."""
+    """Train even if the task already has experts."""
     episodes: int = 100
-    """Episodes per measurement, on seeds that no dataset holds."""
+    """Episodes per measurement, on seeds that no dataset contains."""
     workers: int = 2
     """Worker processes."""
     steps: int | None = None
-    """Environment steps of a training at most; the recipe's if not given."""
+    """Maximum environment steps of a training. Default: the recipe's."""
     seconds: float | None = None
-    """Seconds of a training at most; the recipe's if not given."""
+    """Maximum seconds of a training. Default: the recipe's."""
     target: float | None = None
-    """Mean return that ends a training; the recipe's if not given."""
+    """Mean return at which a training ends. Default: the recipe's."""
     sampled: bool = False
-    """A loaded expert samples its actions, instead of taking the likeliest."""
+    """Store a loaded expert so that it samples its actions instead of taking the mode."""
     seed: int = 0
-    """Of a training."""
+    """Random seed of a training."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "workers", *(["steps"] if self.steps is not None else []))
@@ -79,7 +80,7 @@ class ExpertsConfig:
 
 
 def demo() -> ExpertsConfig:
-    """The demo's six tasks, with experts that are rules: its figures do not change with what is trained."""
+    """The demo's six tasks with rules as experts, so its results do not depend on trained networks."""
     return ExpertsConfig(task=DEMO_TASKS, expert="scripted,bot")
 
 
@@ -87,18 +88,18 @@ RECIPES = {"demo": demo}
 
 
 def _is_source(text: str) -> bool:
-    """Whether ``--expert`` names something to load."""
+    """Whether ``--expert`` names a file, folder or Hub repository to load."""
     return text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
 
 
 def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
-    """Load, train and measure what is missing, write ``best.json`` per task, and print the table.
+    """Load, train and measure missing experts, write ``best.json`` per task, and print the table.
 
     Raises:
-        UserError: an expert that a task cannot have, or an option about trainings where nothing is to be trained.
-        JobsFailedError: trainings or measurements failed; the others are done and in the table.
+        UserError: a task cannot have the expert, or a training option was given although nothing is to be trained.
+        JobsFailedError: some trainings or measurements failed; the others are complete and in the table.
     """
-    out = config.out.absolute()  # workers may stand elsewhere
+    out = config.out.absolute()  # workers may have another working directory
     failures: list[JobsFailedError] = []
     if _is_source(config.expert):
         chosen = _load(config, out, tasks)
@@ -115,7 +116,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
             chosen[job.task.name].append(expert)
     for task in tasks:
         for expert in experts_of(out, task):
-            ensure_in_store(out, expert)  # embedded ones and rules: later stages need nothing but OUT
+            ensure_in_store(out, expert)  # also embedded experts and rules, so that later stages only need OUT
     _measure_missing(config, out, tasks, chosen, failures)
     write_json(out / "experts" / "config.json", config)
     found = [rank_experts(out, task) for task in tasks]
@@ -141,7 +142,7 @@ def _check_options_matter(config: ExpertsConfig, num_trainings: int) -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What ``--expert`` means in a task: experts that are there, and algorithms to train with."""
+    """``--expert`` resolved for one task: existing experts, and algorithms to train with."""
 
     experts: tuple[StoredExpert, ...]
     algorithms: tuple[str, ...]
@@ -163,14 +164,14 @@ def _wanted(config: ExpertsConfig, out: Path, task: Task) -> Wanted:
 def _first_possible(
     task: Task, names: Sequence[str], there: Sequence[StoredExpert], retrain: bool
 ) -> Sequence[StoredExpert] | str:
-    """Experts that the first possible one of ``names`` means, or the algorithm to train one with.
+    """Resolve the first usable one of ``names``: to existing experts, or to the algorithm to train one with.
 
     Raises:
-        UserError: none of them is there or can be trained.
+        UserError: none of them exists or can be trained.
     """
     for name in names:
         if name == RANDOM and not retrain:
-            return []  # measured in any case
+            return []  # the random policy is always measured
         is_best = name in BESTS
         found = there if is_best else named(name, there)
         if found and not retrain:
@@ -193,10 +194,10 @@ def _first_possible(
 def _train(
     config: ExpertsConfig, jobs: Sequence[TrainJob], failures: list[JobsFailedError]
 ) -> Iterator[tuple[TrainJob, StoredExpert]]:
-    """Run trainings side by side as resources allow.
+    """Run trainings in parallel as far as resources allow.
 
-    A training that was interrupted goes on from its checkpoint. What the same ``--retrain`` had finished by then is
-    kept in a note, or running it again would train that once more; the note goes when all are done.
+    An interrupted training resumes from its checkpoint. With ``--retrain``, finished trainings are recorded in
+    ``retrain.json``, so that resuming the same command does not repeat them. The file is removed when all are done.
     """
     note = config.out / "training" / "retrain.json"
     request = digest_of([config.task, config.expert, config.seed, config.steps, config.seconds, config.target])
@@ -227,7 +228,7 @@ def resources_of(job: TrainJob) -> Resources:
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """Play the first ``num_episodes`` measuring seeds of a task."""
+    """Measure an expert on the first ``num_episodes`` measuring seeds of a task."""
 
     task: Task
     expert: StoredExpert
@@ -238,7 +239,7 @@ class MeasureJob:
 
 
 def measure(job: MeasureJob) -> Measurement:
-    """Play, write the measurement into the expert's folder and return it."""
+    """Play the episodes, write the measurement to the expert's folder and return it."""
     record = job.expert.record
     policy = make_policy(job.task, job.expert)
     episodes = rollout(job.task, policy, seeds_of("measure", job.num_episodes), keep_observations=False)
@@ -258,7 +259,7 @@ def _measure_missing(
     chosen: Mapping[str, Sequence[StoredExpert]],
     failures: list[JobsFailedError],
 ) -> None:
-    """Measure the chosen experts and the random policy of each task where that is not done yet."""
+    """Measure the chosen experts and the random policy of each task; valid measurements are skipped."""
     wanted = []
     for task in tasks:
         revisions = {expert.record.revision for expert in chosen[task.name]}
@@ -277,13 +278,13 @@ def _measure_missing(
 
 
 def is_measured(job: MeasureJob) -> bool:
-    """Whether there is a valid measurement of so many episodes or more."""
+    """Whether the expert has a valid measurement of at least ``num_episodes`` episodes."""
     found = load_measurement(job.expert.folder, job.task)
     return found is not None and len(found.seeds) >= job.num_episodes
 
 
 def write_best(out: Path, task: Task, ranked: Sequence[ExpertResult]) -> None:
-    """Note the best experts for readers of the folder; the collectors compare the measurements themselves."""
+    """Write ``best.json`` for human readers; the collectors compare the measurements themselves."""
     path = experts_directory(out, task.name) / "best.json"
     best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}
     if not path.exists() or read_json(path) != best:

@@ -1,13 +1,13 @@
 """The store of experts: ``experts/<task>/<revision>/``, below the root of a run and embedded in this package.
 
-Each revision is a folder:
+Each revision is a folder with these files:
 
-- ``weights.safetensors``: the arrays of a network; absent for experts that are rules (scripted, bot, random).
-- ``expert.json``: an ``ExpertRecord``, written last, so a folder with one is complete.
+- ``weights.safetensors``: the arrays of a network; absent for rules (scripted, bot, random).
+- ``expert.json``: an ``ExpertRecord``, written last, so a folder that contains it is complete.
 - ``curve.csv``: one row per report of its training: ``steps,seconds,return``.
-- ``measurement.json``: 100 episodes or more on the measuring seeds (``pipeline/scoring/measurement.py``).
+- ``measurement.json``: results of 100 or more episodes on the measuring seeds (``pipeline/scoring/measurement.py``).
 
-The embedded store, ``experts/embedded/``, has the same layout and is only read.
+The embedded store, ``experts/embedded/``, has the same layout and is read-only.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ class TrainingPoint:
 
     @property
     def row(self) -> str:
-        """Its line of ``curve.csv``, without the line's end."""
+        """The point as a line of ``curve.csv``, without the newline."""
         return f"{self.steps},{self.seconds:.1f},{self.mean_return:.6g}"
 
 
 @dataclass(frozen=True)
 class ExpertRecord:
-    """What is known about one expert of one task.
+    """Metadata of one expert of one task.
 
     Attributes:
         kind: ``ppo``, ``sac``, ``sample-factory``, ``scripted``, ``bot``, ``random``, ...
-        revision: name of its folder: the kind and a digest of spec and weights, or of the versions that define it.
-        network: None for rules.
-        origin: one sentence: what made it, or where it was loaded from.
+        revision: name of its folder: the kind, and a digest of spec and weights or the versions that define a rule.
+        network: specification of the network; None for rules.
+        origin: provenance in one sentence: how it was made, or where it was loaded from.
         training: hyperparameters, seed, steps and seconds of its training; empty if unknown.
-        versions: of the packages that made it.
+        versions: versions of the packages that made it.
     """
 
     task: str
@@ -95,10 +95,10 @@ def write_expert(
     versions: Mapping[str, str] | None = None,
     curve: Sequence[TrainingPoint] = (),
 ) -> StoredExpert:
-    """Add a network to the store of ``out``; the same spec and weights are the same revision and written once.
+    """Add a network to the store of ``out``; the same spec and weights give the same revision and are written once.
 
-    If a longer training has the same network as its best, only its record and its curve are renewed. Arrays in float16
-    are written as such, all others in float32.
+    If a longer training has the same best network, only the record and the curve are updated. float16 arrays are kept
+    as they are, all others are written as float32.
     """
     import torch
     from safetensors.torch import save
@@ -128,9 +128,9 @@ def write_expert(
 
 
 def ensure_in_store(out: Path, expert: StoredExpert) -> StoredExpert:
-    """The same expert in the store of ``out``: an embedded one is copied, a rule that stands nowhere is written.
+    """Ensure that an expert is in the store of ``out``: copy an embedded one, or write the record of a rule.
 
-    What is in ``out`` already is never written again.
+    Existing experts of ``out`` are not overwritten.
     """
     folder = experts_directory(out, expert.record.task) / expert.record.revision
     if not (folder / RECORD).exists():
@@ -144,11 +144,11 @@ def ensure_in_store(out: Path, expert: StoredExpert) -> StoredExpert:
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which then becomes ``folder``, unless another process was faster."""
+    """Yield a temporary folder and rename it to ``folder`` at the end, unless another process has already done so."""
     if not is_local(folder):
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory)
-            # The record last: without one, the folder holds no expert.
+            # The record is written last: a folder without it contains no expert.
             for file in sorted(Path(directory).iterdir(), key=lambda file: file.name == RECORD):
                 with replacing(folder / file.name) as target:
                     shutil.copyfile(file, target)
@@ -157,15 +157,15 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         if not (folder / RECORD).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # left over without a record
+            shutil.rmtree(folder, ignore_errors=True)  # an incomplete folder
             temporary.rename(folder)
 
 
 def read_expert(folder: Path) -> StoredExpert:
-    """The expert of one revision's folder.
+    """Read the expert in the folder of a revision.
 
     Raises:
-        UserError: there is no record, it cannot be read, or a name in it is none.
+        UserError: the record is missing, unreadable, or contains an invalid name.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -181,10 +181,10 @@ def read_expert(folder: Path) -> StoredExpert:
 
 
 def check_record(record: ExpertRecord) -> None:
-    """Refuse names that could be more than names: they become folders, columns and parts of pages.
+    """Validate the record's names and texts, because they become folders, columns and parts of pages.
 
     Raises:
-        RecordError: names what is wrong.
+        RecordError: the message names the invalid value.
     """
     check_name("task", record.task)
     if not _KIND.fullmatch(record.kind):
@@ -202,7 +202,7 @@ def check_record(record: ExpertRecord) -> None:
 
 
 def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
-    """The weights of a stored network.
+    """Read the weights of a stored network.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -222,10 +222,11 @@ def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:
 
 
 def stored_experts(out: Path, task_name: str) -> list[StoredExpert]:
-    """Every expert of a task, those of ``out`` before the embedded ones, each revision once.
+    """Return all experts of a task, those of ``out`` before the embedded ones, each revision once.
 
     Raises:
-        UserError: a record cannot be read, or is of another folder: what it names is where its files are written.
+        UserError: a record cannot be read, or its task and revision differ from its folder's, although they define
+            where its files are written.
     """
     found: dict[str, StoredExpert] = {}
     for folder in _folders(out, task_name):

@@ -1,11 +1,12 @@
-"""What every way of training an expert shares: the job, its budget, and the monitor that reports and stops it.
+"""Code shared by all algorithms that train an expert: the job, its budget, and the monitor that reports and stops it.
 
-A training lives in ``OUT/training/<task>/<algorithm>/``: checkpoints, TensorBoard events, ``curve.csv`` and
-``progress.json``. When it has ended, its result is a revision in the store (``experts/store.py``) and the folder is
-removed; until then, running the same job again resumes from the last checkpoint. Trainings of the queue
-(``experts/queue/``) live in ``OUT/queue/...`` instead, and their folders stay: with a larger budget they resume.
+A training writes to ``OUT/training/<task>/<algorithm>/``: checkpoints, TensorBoard events, ``curve.csv`` and
+``progress.json``. When it ends, its result is a revision in the store (``experts/store.py``) and the folder is
+removed. Until then, running the same job again resumes from the last checkpoint. Trainings of the queue
+(``experts/queue/``) write to ``OUT/queue/...`` instead. Their folders are kept, so they can resume with larger budgets.
 
-What a trainer does, so that one-off trainings and the queue can run it. ``ALGORITHMS`` names its module, which has
+A trainer implements the following interface, which both one-off trainings and the queue use. ``ALGORITHMS`` names its
+module, which defines
 
 - ``train(job) -> StoredExpert``: resumes from the newest checkpoint in ``job.folder``, if there is one, and calls
   ``TrainingMonitor.report`` at least every few seconds. When that returns True it writes a last checkpoint, closes the
@@ -13,12 +14,12 @@ What a trainer does, so that one-off trainings and the queue can run it. ``ALGOR
 - ``export(job) -> StoredExpert``: writes the best policy of the newest checkpoint to the store, and changes nothing in
   ``job.folder``. A training may be running there at the same time.
 
-and beside it a module ``recipes``, which does not import torch and has
+The same folder has a module ``recipes``, which does not import torch and defines
 
 - ``check(job)``: raises ``UserError`` if the checkpoint in ``job.folder`` was made with other settings.
 
-Checkpoints are written by time, at most ``CHECKPOINT_SECONDS`` apart, and atomically (``pipeline.files``): a kill costs
-no more than that. Trainers handle no signals: a training that is asked to stop is told by ``report``.
+Checkpoints are written at most ``CHECKPOINT_SECONDS`` apart and atomically (``pipeline.files``), so a kill loses at
+most that much work. Trainers install no signal handlers: ``report`` returns True when the training must stop.
 """
 
 from __future__ import annotations
@@ -45,24 +46,24 @@ CURVE, PROGRESS = "curve.csv", "progress.json"
 # Seconds between two checkpoints of a training.
 CHECKPOINT_SECONDS = 120.0
 
-# Training episodes before their mean return counts. The first to end after a start or a resumption are the short ones,
-# which in Pong are the clear ones: a policy that loses most of its games seems to win them all.
+# Minimum number of training episodes for a mean return. The first episodes to end after a start or a resumption are the
+# short ones. In Pong these are the one-sided games, so a policy that loses most games can appear to win them all.
 MIN_EPISODES = 20
 MAX_CURVE = 64 * MIB
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When a training ends, whichever comes first.
+    """Limits of a training; it ends at the first one reached.
 
     Attributes:
         steps: environment steps.
-        seconds: of training, summed over all resumptions; None for no limit.
-        target: mean return of recent training episodes that is good enough; None to use up the budget.
-        success: success rate of these that the target also needs, where the task has one.
-        patience: steps without an improvement of the mean return by 1 % after which a training is given up as
-            finished; None for endless patience.
-        core_seconds: of processor time, summed over all resumptions; None for no limit.
+        seconds: wall-clock seconds of training, summed over all resumptions; None for no limit.
+        target: mean return of recent training episodes at which the training ends early; None for no target.
+        success: success rate of these episodes that the target also requires, where the task defines success.
+        patience: early stopping: steps without an improvement of the mean return by 1 % after which the training ends;
+            None to disable.
+        core_seconds: CPU seconds, summed over all resumptions; None for no limit.
     """
 
     steps: int
@@ -75,12 +76,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train one expert of ``task`` with ``algorithm`` and put it into the store of ``out``.
+    """Train one expert of ``task`` with ``algorithm`` and write it to the store of ``out``.
 
     Attributes:
-        steps, seconds, target, patience, core_seconds: replace the recipe's budget where given. Processor time takes
-            the place of the recipe's time: how long it takes depends on what else the machine does.
-        is_queued: whether it is one of the queue's trainings, whose state stays when they have ended.
+        steps, seconds, target, patience, core_seconds: override the recipe's budget where given. ``core_seconds`` also
+            removes the recipe's limit of wall-clock time, because that depends on the machine's load.
+        is_queued: whether the training belongs to the queue, which keeps its state after it has ended.
     """
 
     task: Task
@@ -99,7 +100,7 @@ class TrainJob:
 
     @property
     def folder(self) -> Path:
-        """Where the training keeps its state."""
+        """Folder of the training's state."""
         return self.out / ("queue" if self.is_queued else "training") / self.task.name / self.algorithm
 
     def remove_state(self) -> None:
@@ -108,7 +109,7 @@ class TrainJob:
             shutil.rmtree(self.folder)
 
     def budget(self, recipe: Budget) -> Budget:
-        """The recipe's budget with what this job says instead."""
+        """Return the recipe's budget with this job's overrides."""
         return Budget(
             steps=self.steps or recipe.steps,
             seconds=self.seconds or (recipe.seconds if self.core_seconds is None else None),
@@ -123,19 +124,19 @@ Train = Callable[[TrainJob], StoredExpert]
 
 
 class TrainingStoppedError(RuntimeError):
-    """The training was asked to stop before its budget was used up; its last checkpoint is written."""
+    """The training was stopped before its budget was used up; a last checkpoint has been written."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is, as ``progress.json`` in its folder says it.
+    """Progress of a training, stored as ``progress.json`` in its folder.
 
     Attributes:
-        steps: environment steps; after a kill, those since the last checkpoint are trained again.
-        mean_return: of recent training episodes; None if too few have ended.
-        seconds: spent, summed over all resumptions; what a kill threw away counts, too.
-        core_seconds: of processor time, likewise.
-        budget: when it ends.
+        steps: environment steps; after a kill, the steps since the last checkpoint are repeated.
+        mean_return: mean return of recent training episodes; None if too few have ended.
+        seconds: wall-clock seconds spent, summed over all resumptions, including work lost in kills.
+        core_seconds: CPU seconds spent, counted the same way.
+        budget: limits of the training.
     """
 
     steps: int = 0
@@ -146,7 +147,7 @@ class TrainingProgress:
 
 
 def read_progress(folder: Path) -> TrainingProgress:
-    """What the training in ``folder`` says of itself; all zeros if it has not begun."""
+    """Read the progress of the training in ``folder``; all zeros if it has not begun."""
     path = folder / PROGRESS
     if not path.exists():
         return TrainingProgress()
@@ -155,14 +156,16 @@ def read_progress(folder: Path) -> TrainingProgress:
 
 
 class TrainingMonitor:
-    """Progress of one training, kept over resumptions: a curve on disk, TensorBoard, a line in the log, a verdict.
+    """Records the progress of one training across resumptions and decides when it must stop.
+
+    Progress goes to a curve on disk, to TensorBoard and to the log.
 
     Args:
-        job: what is trained; the curve and the progress are written into ``job.folder``.
-        budget: when to stop.
-        start_steps: steps in the checkpoint the training resumes from; later points of an interrupted run are dropped.
-        interval_s: seconds between two reports at least.
-        core_clock: processor time in seconds; that of this process, unless others work for it.
+        job: the training; the curve and the progress are written to ``job.folder``.
+        budget: limits of the training.
+        start_steps: steps of the checkpoint the training resumes from; later points of the curve are dropped.
+        interval_s: minimum seconds between two reports.
+        core_clock: returns CPU seconds; pass another function if other processes do the work.
     """
 
     def __init__(
@@ -197,24 +200,24 @@ class TrainingMonitor:
 
     @property
     def seconds(self) -> float:
-        """Spent so far, resumptions included, and what was lost in kills."""
+        """Wall-clock seconds spent so far, including earlier runs and work lost in kills."""
         return self._seconds_before + time.monotonic() - self._started
 
     @property
     def core_seconds(self) -> float:
-        """Processor time spent so far, likewise."""
+        """CPU seconds spent so far, including earlier runs and work lost in kills."""
         return self._core_seconds_before + self._core_clock() - self._core_started
 
     def report(
         self, steps: int, mean_return: float | None, force: bool = False, success_rate: float | None = None
     ) -> bool:
-        """Note the state of the training; True if it must stop.
+        """Record the state of the training; return True if it must stop.
 
         Args:
             steps: environment steps so far, over all resumptions.
-            mean_return: of recent training episodes; None if none has ended yet.
+            mean_return: mean return of recent training episodes; None if none has ended yet.
             force: report even if the last report is recent.
-            success_rate: of the same episodes; None where the task has no notion of it.
+            success_rate: success rate of the same episodes; None where the task does not define success.
         """
         now = time.monotonic()
         WORKER_PROGRESS.beats += 1
@@ -278,15 +281,15 @@ class TrainingMonitor:
             self._improved = point
 
     def close(self) -> None:
-        """Write how far the training is; call it however the training ends."""
+        """Write the final progress; call this even if the training fails."""
         self._write_progress()
         self._board.close()
 
     def raise_if_stopped(self) -> None:
-        """Tell a training that was asked to stop from one that has finished; call it after the last checkpoint.
+        """Raise if the training was stopped before it finished; call this after the last checkpoint.
 
         Raises:
-            TrainingStoppedError: the budget is not used up, and the target not reached.
+            TrainingStoppedError: the budget is not used up and the target is not reached.
         """
         if STOP.is_set() and not self._is_finished:
             raise TrainingStoppedError(f"{self._job} was stopped at {self._steps:,} steps")
@@ -301,10 +304,10 @@ class TrainingMonitor:
 
 
 def read_curve(path: Path) -> list[TrainingPoint]:
-    """Points of a ``curve.csv``; none if there is no file.
+    """Read the points of a ``curve.csv``; an empty list if there is no file.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the file is not a training curve.
     """
     if not path.exists():
         return []

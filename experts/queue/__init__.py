@@ -1,1 +1,1 @@
-"""The queue of long trainings: what is asked for (``entries``), how far it is (``states``), who runs it (``run``)."""
+"""The queue of long trainings: its entries (``entries``), their states (``states``) and its runner (``run``)."""

@@ -1,14 +1,14 @@
-"""What the queue is asked to train: a TOML file, from top to bottom.
+"""Read the queue's entries from a TOML file; they are trained from top to bottom.
 
     [[training]]
-    task = "atari-breakout, atari-boxing"   # names, domains or globs: a training each, in this order
-    algorithm = "ppo-cpu"                   # the task's default if left out
+    task = "atari-breakout, atari-boxing"   # names, domains or globs: one training per task, in this order
+    algorithm = "ppo-cpu"                   # default: the task's default algorithm
     steps = 10_000_000                      # environment steps
-    core_hours = 6.0                        # hours of processor time, over all resumptions
-    target = 300.0                          # mean return of training episodes that is enough
-    patience = 3_000_000                    # steps without an improvement of 1 % after which it is enough
+    core_hours = 6.0                        # CPU hours, summed over all resumptions
+    target = 300.0                          # mean return of training episodes at which the training ends
+    patience = 3_000_000                    # the training ends after so many steps without an improvement of 1 %
 
-What is left out of the budgets is the recipe's; with ``core_hours`` the recipe's limit of time is none.
+Budgets default to the recipe's. With ``core_hours`` the recipe's limit of wall-clock time is ignored.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TRAINING = "training"
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A training that is asked for.
+    """One requested training.
 
     Attributes:
-        steps, core_hours, target, patience: as in the file; None for the recipe's.
+        steps, core_hours, target, patience: as in the file; None for the recipe's value.
     """
 
     task: str
@@ -45,14 +45,14 @@ class QueueEntry:
 
     @property
     def name(self) -> str:
-        """``atari-pong/sample-factory``, which is also its folder."""
+        """Name such as ``atari-pong/sample-factory``; also the path of its folder."""
         return f"{self.task}/{self.algorithm}"
 
     def job(self, out: Path) -> TrainJob:
-        """The training as trainers take it.
+        """Return the entry as a job for a trainer.
 
         Raises:
-            UserError: there is no such task any more.
+            UserError: the task does not exist any more.
         """
         (task,) = select_tasks(self.task)
         core_seconds = None if self.core_hours is None else 3600 * self.core_hours
@@ -69,10 +69,11 @@ class QueueEntry:
 
 
 def read_entries(path: Path) -> list[QueueEntry]:
-    """The trainings that a file asks for, first things first.
+    """Read the entries of a file in order.
 
     Raises:
-        UserError: it is not there, is not such a file, or names an unknown task or a training twice; says where.
+        UserError: the file is missing or invalid, or names an unknown task or a training twice; the message contains
+            the position.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -135,11 +136,11 @@ def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def check_entries(entries: Sequence[QueueEntry], out: Path) -> None:
-    """Refuse what could not be trained, before any training begins.
+    """Check that all entries can be trained, before any training begins.
 
     Raises:
-        UserError: an unknown algorithm or one without a recipe for its task, a package or a ROM that is missing, or a
-            checkpoint that was made with other settings.
+        UserError: an algorithm is unknown or has no recipe for its task, a package or a ROM is missing, or a checkpoint
+            was made with other settings.
     """
     for entry in entries:
         job = entry.job(out)

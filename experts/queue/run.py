@@ -1,11 +1,12 @@
-"""Train many experts one after another, in the order of a file, for days if need be.
+"""Train many experts in the order of a file, for days if necessary.
 
     jat experts-queue --queue queue.toml --out runs/default --workers 1
 
-Each training has a process of its own at low priority, on this machine or wherever the cluster of ``RAY_ADDRESS`` has
-room; the next begins when one ends. When a training's budget is used up, its best policy is measured and is in the
-store. Whatever is killed, the same command resumes from checkpoints that are at most a few minutes old: nothing is done
-twice, and what was spent is remembered. SIGTERM and Ctrl-C stop the trainings with a checkpoint.
+Each training runs in its own process at low priority, on this machine or on a free node of the cluster at
+``RAY_ADDRESS``; the next one starts when one ends. When a training's budget is used up, its best policy is written to
+the store and measured. After any kill the same command resumes from checkpoints that are at most a few minutes old:
+finished work is not repeated, and budgets already spent are counted. SIGTERM and Ctrl-C stop the trainings after
+writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -59,33 +60,33 @@ from pipeline.tables import print_table
 
 log = logging.getLogger(__name__)
 
-# Of the processes of a Ray that is started here; otherwise they are at 15, from where there is no way down.
+# Niceness of Ray's workers if Ray is started here. Ray's default is 15, and a process cannot lower its niceness.
 WORKER_NICENESS = "RAY_worker_niceness"
-# Ending takes a trainer seconds; Sample Factory's processes up to two minutes on a busy machine.
+# Seconds for trainers to stop. Most take seconds; Sample Factory takes up to two minutes on a busy machine.
 STOP_S = 180.0
 REASON_LENGTH = 300
-# A worker that has neither reported nor made a step for so long hangs; it is killed, and its training resumed.
+# Seconds without a report or a step after which a worker is considered hung; it is killed and its training resumed.
 STALL_S = 1800.0
 
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """Train experts of many tasks in the order of a file, resumed after any kill, and measure what is finished."""
+    """Train experts of many tasks in the order of a file, resuming after any kill, and measure the finished ones."""
 
     queue: Path | None = None
-    """TOML file that lists the trainings (docs/experts.md); the list of the last run in OUT if not given."""
+    """TOML file that lists the trainings (docs/experts.md). Default: the list of the last run in OUT."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     workers: int = 1
-    """Trainings at once on this machine; with RAY_ADDRESS as many as the cluster has room for."""
+    """Parallel trainings on this machine; with RAY_ADDRESS the cluster's resources are the limit."""
     nice: int = 10
-    """Niceness of the trainings, 0 to 19: the higher, the more they leave to others."""
+    """Niceness of the training processes, 0 to 19; higher values give priority to other processes."""
     episodes: int = 100
-    """Episodes a finished expert is measured over."""
+    """Episodes per measurement of a finished expert."""
     export: bool = False
-    """Train nothing: put the best policies so far of unfinished trainings into the store, and measure them."""
+    """Train nothing: write the best policies so far of unfinished trainings to the store, and measure them."""
     forget: str | None = None
-    """Train nothing: remove the state of the trainings of a task (name or glob), so that they start anew."""
+    """Train nothing: delete the state of the trainings of a task (name or glob), so that they start from scratch."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "workers", "episodes")
@@ -101,11 +102,11 @@ class QueueConfig:
 
 @dataclass(frozen=True)
 class QueueJob:
-    """An entry on its way to a worker.
+    """An entry and the settings that a worker needs.
 
     Attributes:
-        episodes: to measure its expert over.
-        nice: niceness of its process.
+        episodes: episodes of the expert's measurement.
+        nice: niceness of the worker process.
     """
 
     entry: QueueEntry
@@ -118,14 +119,14 @@ class QueueJob:
 
 
 def run_queue(config: QueueConfig) -> None:
-    """Train what is not done yet.
+    """Train all entries that are not done yet.
 
     Raises:
-        UserError: a list that cannot be trained as it is, or a queue that runs in OUT already.
-        JobsFailedError: some trainings were given up; the others are done.
-        SystemExit, KeyboardInterrupt: the queue was stopped; every training has its checkpoint.
+        UserError: an entry cannot be trained, or a queue is already running in OUT.
+        JobsFailedError: some trainings failed for good; the others are done.
+        SystemExit, KeyboardInterrupt: the queue was stopped; every training has a checkpoint.
     """
-    out = config.out.absolute()  # workers may stand elsewhere
+    out = config.out.absolute()  # workers may have another working directory
     entries = read_entries(config.queue) if config.queue else read_list(out)
     check_entries([entry for entry in entries if not is_done(out, entry)], out)
     with (
@@ -149,7 +150,7 @@ def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
     workers = len(jobs) if os.environ.get("RAY_ADDRESS") else config.workers
     _count_steps(out, todo)
     os.environ.setdefault(WORKER_NICENESS, str(config.nice))
-    connect(workers)  # here, because Ray has a handler of its own for SIGTERM
+    connect(workers)  # before our signal handlers, because Ray installs its own for SIGTERM
     with _stopped_politely() as stop:
         control = Control(stop, STOP_S, lambda failure: _try_again(out, failure))
         supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
@@ -166,7 +167,7 @@ def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
 
 
 def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
-    """Let the stage's status tell of environment steps: a training may take days, and steps show that it goes on."""
+    """Report environment steps in the stage's status: a training may take days, and steps show its progress."""
 
     def steps() -> int:
         return sum(read_progress(queue_folder(out) / entry.name).steps for entry in todo)
@@ -180,9 +181,9 @@ def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
 
 @contextlib.contextmanager
 def _stopped_politely() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT set the event; when the block has ended in its own time, they do what they usually do.
+    """Context manager in which the first SIGTERM or SIGINT sets the event.
 
-    A second one does so at once.
+    When the block has ended, the signal has its usual effect. A second signal has it immediately.
     """
     stop = threading.Event()
     received: list[int] = []
@@ -212,9 +213,9 @@ def _resources(job: QueueJob) -> Resources:
 
 
 def _try_again(out: Path, failure: JobFailure) -> bool:
-    """Note why a training failed; whether it deserves another attempt.
+    """Record why a training failed; return whether to retry it.
 
-    It fails for good with bad input, or ``MAX_ATTEMPTS`` times without getting any further.
+    It is not retried after bad input, or after ``MAX_ATTEMPTS`` failures without progress between them.
     """
     entry = failure.job.entry
     state, steps = read_state(out, entry), read_progress(queue_folder(out) / entry.name).steps
@@ -228,10 +229,10 @@ def _try_again(out: Path, failure: JobFailure) -> bool:
 
 
 def train_and_measure(job: QueueJob) -> str:
-    """In a worker: train until the budget is used up, then measure; the state the entry is in.
+    """In a worker: train until the budget is used up, then measure; return the entry's new state.
 
     Raises:
-        UserError: the checkpoint cannot be resumed, or another process trains the same.
+        UserError: the checkpoint cannot be resumed, or another process is running the same training.
     """
     os.nice(max(0, job.nice - os.nice(0)))
     out, entry = job.out, job.entry
@@ -251,26 +252,26 @@ def train_and_measure(job: QueueJob) -> str:
 
 
 def _measure(job: QueueJob, expert: StoredExpert) -> None:
-    """Measure an expert unless that is done."""
+    """Measure an expert unless a valid measurement exists."""
     measuring = MeasureJob(job.entry.job(job.out).task, expert, job.episodes)
     if not is_measured(measuring):
         measure(measuring)
 
 
 def _is_measured(config: QueueConfig, out: Path, entry: QueueEntry) -> bool:
-    """Whether the expert of an entry that is done is measured over as many episodes as are asked for."""
+    """Whether the expert of a finished entry is measured over the configured number of episodes."""
     expert = read_expert(experts_directory(out, entry.task) / read_state(out, entry).revision)
     return is_measured(MeasureJob(entry.job(out).task, expert, config.episodes))
 
 
 def export_unfinished(config: QueueConfig) -> None:
-    """Put the best policy so far of every training that has begun and is not done into the store, and measure it.
+    """Write the best policy so far of every training in progress to the store, and measure it.
 
-    The queue may be running meanwhile.
+    The queue may be running at the same time.
 
     Raises:
-        UserError: no training has begun.
-        JobsFailedError: some have no policy yet whose return is known; the others are exported.
+        UserError: no training is in progress.
+        JobsFailedError: some trainings have no policy with a known return yet; the others are exported.
     """
     out = config.out.absolute()
     entries = [entry for entry in read_list(out) if not is_done(out, entry)]
@@ -290,7 +291,7 @@ def export_unfinished(config: QueueConfig) -> None:
 
 
 def export_and_measure(job: QueueJob) -> str:
-    """In a worker: the revision of the best policy so far."""
+    """In a worker: export and measure the best policy so far; return its revision."""
     os.nice(max(0, job.nice - os.nice(0)))
     expert = export(job.entry.job(job.out))
     _measure(job, expert)
@@ -298,14 +299,14 @@ def export_and_measure(job: QueueJob) -> str:
 
 
 def forget(out: Path, pattern: str) -> None:
-    """Remove the state of trainings of the queue; experts in the store stay.
+    """Delete the state of trainings of the queue; experts in the store are kept.
 
     Args:
         out: root of all outputs of a run.
         pattern: a task, a training (``task/algorithm``), or a glob of either.
 
     Raises:
-        UserError: it matches none, or one that is under way.
+        UserError: no training matches, or a matching one is running.
     """
     folders = [folder for task in list_folders(queue_folder(out)) for folder in list_folders(task)]
     names = {f"{folder.parent.name}/{folder.name}": folder for folder in folders}

@@ -1,8 +1,8 @@
-"""How far the queue is, in files: anybody who sees OUT can read them.
+"""The queue's state, stored in files so that every machine with access to OUT can read it.
 
-``OUT/queue/queue.json`` lists the entries in their order. ``OUT/queue/<task>/<algorithm>/`` is the folder of a
-training; besides the trainer's files it holds ``state.json``, which its worker writes while it runs and the queue when
-the worker has ended.
+``OUT/queue/queue.json`` lists the entries in order. ``OUT/queue/<task>/<algorithm>/`` is the folder of a training.
+Besides the trainer's files it contains ``state.json``, which the worker writes while it runs, and the driver after the
+worker has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.files import read_json, write_json
 from pipeline.runtime.status import read_statuses
 from pipeline.scoring.measurement import experts_directory
 
-STAGE = "experts-queue"  # its name, as in `jat NAME`
+STAGE = "experts-queue"  # the stage's name, as in `jat NAME`
 WAITING, TRAINING, MEASURING, DONE, FAILED, STOPPED = (
     "waiting", "training", "measuring", "done", "failed", "stopped",
 )  # fmt: skip
@@ -32,16 +32,16 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class EntryState:
-    """What became of an entry so far.
+    """State of an entry.
 
     Attributes:
         state: one of the names above.
-        reason: why it failed last, or what interrupted it.
-        failures: in a row, without a step of progress between them.
-        failed_at: steps the training had when it failed last.
-        revision: of the expert that came out of it.
-        asked: the entry it was done for; another budget is another training to do.
-        host, process: of the worker that wrote this.
+        reason: reason of the last failure or interruption.
+        failures: consecutive failures without progress between them.
+        failed_at: environment steps at the last failure.
+        revision: revision of the trained expert.
+        asked: the entry that was completed; if its budget changes, it must be trained again.
+        host, process: host name and process id of the writer.
     """
 
     state: str = WAITING
@@ -59,25 +59,25 @@ def queue_folder(out: Path) -> Path:
 
 
 def read_state(out: Path, entry: QueueEntry) -> EntryState:
-    """What is noted about an entry; ``EntryState()`` if nothing is."""
+    """Read the state of an entry; ``EntryState()`` if there is none."""
     path = queue_folder(out) / entry.name / STATE
     return EntryState(**read_json(path)) if path.exists() else EntryState()
 
 
 def change_state(out: Path, entry: QueueEntry, **changes: Any) -> None:
-    """Note something about an entry."""
+    """Update fields of an entry's state."""
     here = {"host": socket.gethostname(), "process": os.getpid()}
     state = replace(read_state(out, entry), **{**here, **changes})
     write_json(queue_folder(out) / entry.name / STATE, state)
 
 
 def write_list(out: Path, entries: Sequence[QueueEntry]) -> None:
-    """Make ``entries`` the list of the queue."""
+    """Write ``entries`` as the queue's list."""
     write_json(queue_folder(out) / "queue.json", {"entries": [asdict(entry) for entry in entries]})
 
 
 def read_list(out: Path) -> list[QueueEntry]:
-    """The entries of the queue, first things first.
+    """Read the entries of the queue in order.
 
     Raises:
         UserError: there is no queue in ``out``.
@@ -90,10 +90,10 @@ def read_list(out: Path) -> list[QueueEntry]:
 
 @dataclass(frozen=True)
 class EntryReport:
-    """An entry, what became of it, and how far its training is.
+    """An entry with its state and the progress of its training.
 
     Attributes:
-        pace: seconds of processor time per step in the trainings with this algorithm; None if none has begun.
+        pace: mean CPU seconds per step of the trainings with this algorithm; None if none has begun.
     """
 
     entry: QueueEntry
@@ -104,13 +104,13 @@ class EntryReport:
 
     @property
     def steps(self) -> int | None:
-        """Budget of environment steps; None if only the recipe knows it and the training has not begun."""
+        """Budget of environment steps; None if only the recipe defines it and the training has not begun."""
         known = self.progress.budget.steps if self.progress.budget else None
         return self.entry.steps or known
 
     @property
     def core_seconds_left(self) -> float:
-        """Processor time until its budget is used up, at the present rate; infinity if nobody knows."""
+        """CPU seconds until the budget is used up, at the current rate; infinity if unknown."""
         if self.state.state in (DONE, MEASURING):
             return 0.0
         spent, left = self.progress.core_seconds, math.inf
@@ -125,16 +125,16 @@ class EntryReport:
 
 
 def is_done(out: Path, entry: QueueEntry) -> bool:
-    """Whether an entry was trained with this very budget, and its expert is still in the store."""
+    """Whether an entry was trained with exactly this budget and its expert is still in the store."""
     state = read_state(out, entry)
     expert = experts_directory(out, entry.task) / state.revision / RECORD
     return state.state == DONE and state.asked == asdict(entry) and expert.exists()
 
 
 def read_reports(out: Path) -> list[EntryReport]:
-    """Every entry of the queue in ``out``, in its order; none if there is no queue.
+    """Read all entries of the queue in ``out``, in order; an empty list if there is no queue.
 
-    An entry that says it runs while no queue does was interrupted, and waits.
+    An entry whose state is running although no queue is running was interrupted; it is reported as waiting.
     """
     if not (queue_folder(out) / "queue.json").exists():
         return []

@@ -1,4 +1,4 @@
-"""The queue as a table."""
+"""Format the queue as a table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from experts.queue.states import DONE, FAILED, WAITING, EntryReport
 from pipeline.tables import Column, Table
 
-# Eighths of a block, from one to eight; and what terminals show that know ASCII only.
+# Block characters of one to eight eighths, and a fallback for ASCII terminals.
 BLOCKS, ASCII = "".join(map(chr, range(0x2581, 0x2589))), "_.-=+*#@"
 
 
 def sparkline(values: Sequence[float], width: int = 16, levels: str = BLOCKS) -> str:
-    """A curve of at most ``width`` characters: the last value of each part, from the lowest level to the highest."""
+    """Draw a curve in at most ``width`` characters: the last value of each part, scaled to the range of levels."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -25,7 +25,7 @@ def sparkline(values: Sequence[float], width: int = 16, levels: str = BLOCKS) ->
 
 
 def queue_table(reports: Sequence[EntryReport]) -> Table:
-    """A row for each entry, in the queue's order, and the sums."""
+    """Make a table with one row per entry, in the queue's order, and a row of totals."""
     from rich.console import Console
 
     levels = ASCII if Console().options.ascii_only else BLOCKS

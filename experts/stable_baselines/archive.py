@@ -1,4 +1,4 @@
-"""Stable-Baselines3 and sb3-contrib models as networks: taken from memory, or read from a file (``saved_model.py``)."""
+"""Convert Stable-Baselines3 and sb3-contrib models, in memory or from a file (``saved_model.py``), to networks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecNormalize
 
-# By what the actor puts out: a gaussian, a squashed gaussian, or a squashed number.
+# Algorithms by the output of their actor: a Gaussian, a squashed Gaussian, or a squashed deterministic action.
 ON_POLICY = ("ppo", "trpo", "a2c")
 SOFT = ("sac", "tqc", "crossq")
 DETERMINISTIC = ("td3", "ddpg")
-# Weights that were searched for: a network without a distribution, with or without biases and tanh at its end.
+# Random search: a network without a distribution, with or without biases and a final tanh.
 SEARCHED = ("ars",)
 ALL = ON_POLICY + SOFT + DETERMINISTIC + SEARCHED
 
-# The module of a policy's class tells the algorithm; PPO, TRPO and A2C share one.
+# The module of a policy's class identifies the algorithm; PPO, TRPO and A2C share one.
 _SHARED = "stable_baselines3.common.policies"
 _POLICIES = {
     "stable_baselines3.sac.policies": "sac",
@@ -42,13 +42,13 @@ _POLICIES = {
     "sb3_contrib.ars.policies": "ars",
 }
 
-# Classes by the end of their names, in memory and in files alike; NormReLU is this project's own.
+# Activation classes by the last part of their names, in memory and in files; NormReLU is defined by this project.
 _ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu", "ELU": "elu", "NormReLU": "norm_relu"}
 
 # sb3-contrib's default for CrossQ.
 _BATCH_NORM_EPSILON = 0.001
 
-# For policies without a distribution of their own: next to no noise.
+# Log standard deviation for policies without a distribution: almost no noise.
 _LOG_STD_OF_NONE = -20.0
 
 _Module = dict[str, Tensor]
@@ -56,14 +56,14 @@ _Module = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class _Description:
-    """What a state dict does not tell.
+    """Settings of a model that its state dict does not contain.
 
     Attributes:
-        algorithm: a name of one of the groups.
-        policy_kwargs: what differs from the policy's defaults; classes as themselves or as text.
-        use_sde: whether noise came from gSDE, state-dependent exploration.
-        origin: for messages.
-        is_linear: of ARS, whether its policy is the linear one, whose defaults differ.
+        algorithm: a name from one of the groups above.
+        policy_kwargs: arguments that differ from the policy's defaults; classes as objects or as text.
+        use_sde: whether the model used gSDE (generalised state-dependent exploration).
+        origin: name of the source in messages.
+        is_linear: whether an ARS policy is the linear one, whose defaults differ.
     """
 
     algorithm: str
@@ -76,20 +76,20 @@ class _Description:
 def load_archive(
     path: Path, task: Task, sampled: bool = False, statistics: Path | None = None
 ) -> tuple[str, NetworkSpec, dict[str, Tensor]]:
-    """The policy in a file that ``model.save`` wrote.
+    """Load the policy from a file written by ``model.save``.
 
     Args:
         path: the zip.
-        task: where it acts; gives the bounds of actions, which must be those it was trained with.
-        sampled: draw its actions instead of taking the most likely ones.
-        statistics: what ``VecNormalize.save`` wrote, if observations were normalised.
+        task: task it acts in; its action bounds must equal those of the training.
+        sampled: sample actions instead of taking the mode.
+        statistics: file written by ``VecNormalize.save``, if observations were normalised.
 
     Returns:
-        The algorithm (``ppo``, ``sac``, ...), the spec, and the arrays as ``PolicyNetwork`` names them.
+        The algorithm (``ppo``, ``sac``, ...), the spec, and the arrays with the names of ``PolicyNetwork``.
 
     Raises:
-        UserError: a file that is missing, cut off or something else, an algorithm or policy that cannot be read, or
-            sizes and bounds that are not the task's.
+        UserError: the file is missing, truncated or of another kind, the algorithm or policy is not supported, or
+            sizes or bounds differ from the task's.
     """
     data, state = read_model(path)
     algorithm = _algorithm(data, path)
@@ -109,7 +109,7 @@ def load_archive(
 
 
 def _check_normalised(known: About, path: Path, statistics: Path | None, found: Statistics | None) -> None:
-    """Refuse a model without the statistics it was trained with, or with those of another."""
+    """Raise if the observation statistics of the training are missing, or if they belong to another model."""
     if known.was_normalised and found is None:
         other = f"; {statistics.name} normalises only rewards, so it belongs to another" if statistics else ""
         raise UserError(
@@ -126,18 +126,18 @@ def _check_normalised(known: About, path: Path, statistics: Path | None, found: 
 def export_model(
     model: BaseAlgorithm, task: Task, vec_normalize: VecNormalize | None = None
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The greedy policy of a model in memory.
+    """Convert a model in memory to its greedy policy.
 
     Args:
-        model: any of the groups, with an MLP policy on vector observations.
-        task: where it acts; gives the bounds of actions.
-        vec_normalize: what normalised its observations.
+        model: a model of any algorithm in the groups above, with an MLP policy on vector observations.
+        task: task it acts in; defines the action bounds.
+        vec_normalize: the wrapper that normalised its observations.
 
     Returns:
-        The spec, and the arrays as ``PolicyNetwork`` names them: copies on the CPU, float32.
+        The spec, and the arrays with the names of ``PolicyNetwork``: copies on the CPU, float32.
 
     Raises:
-        UserError: a policy that a ``NetworkSpec`` cannot say, or of other sizes than the task's.
+        UserError: a ``NetworkSpec`` cannot represent the policy, or its sizes differ from the task's.
     """
     algorithm = type(model).__name__
     if algorithm.lower() not in ALL:
@@ -165,7 +165,7 @@ def _algorithm(data: Mapping[str, Any], path: Path) -> str:
 
 
 def _check_spaces(model: _Description, data: Mapping[str, Any], task: Task) -> None:
-    """Refuse a model whose readable spaces say it is for another environment."""
+    """Raise if the saved spaces, as far as they are readable, differ from the task's."""
     observations, actions = data.get("observation_space"), data.get("action_space")
     if isinstance(observations, dict) and "Dict" in str(observations.get(":type:")):
         raise UserError(f"{model.origin} takes a dict of observations; give one trained on a vector")
@@ -181,7 +181,7 @@ def _check_spaces(model: _Description, data: Mapping[str, Any], task: Task) -> N
 
 
 def _numbers(text: Any) -> list[float]:
-    """Of a printed array; none if it cannot be read."""
+    """Parse the numbers of a printed array; an empty list if it cannot be parsed."""
     try:
         return [float(word) for word in str(text).strip("[]").split()]
     except ValueError:
@@ -191,7 +191,7 @@ def _numbers(text: Any) -> list[float]:
 def _convert(
     model: _Description, state: Mapping[str, Tensor], statistics: Statistics | None, task: Task, sampled: bool
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The policy in a state dict."""
+    """Convert a state dict to a spec and arrays."""
     _check_supported(model, state, task, sampled)
     try:
         hidden, head, log_std = _layers(model, state)
@@ -227,12 +227,12 @@ def _convert(
         arrays["mean"], arrays["var"] = torch.as_tensor(statistics.mean), torch.as_tensor(statistics.var)
     spec.check_fits(task, model.origin)
     arrays = {name: array.detach().to("cpu", torch.float32, copy=True) for name, array in arrays.items()}
-    build_network(spec, arrays, model.origin)  # refuses arrays that do not fit each other, or are not finite
+    build_network(spec, arrays, model.origin)  # raises if shapes are inconsistent or values are not finite
     return spec, arrays
 
 
 def _check_supported(model: _Description, state: Mapping[str, Tensor], task: Task, sampled: bool) -> None:
-    """Refuse what would act differently as a ``NetworkSpec``."""
+    """Raise for models that would act differently as a ``NetworkSpec``."""
     if task.action.kind != "continuous" or len(task.observation_shape) != 1:
         raise UserError(
             f"{model.origin}: policies of Stable-Baselines3 are read for vector observations and continuous actions; "
@@ -260,7 +260,7 @@ def _activation(model: _Description) -> str:
 
 
 def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Module], _Module, Tensor | None]:
-    """Modules before the head, in order; the head's weight and bias; log standard deviations if they are an array."""
+    """Return the modules before the head in order, the head, and the log standard deviations if they are an array."""
     if model.algorithm in ON_POLICY:
         hidden = _stack(state, "mlp_extractor.shared_net") + _stack(state, "mlp_extractor.policy_net")
         head = _under(state, "action_net")
@@ -282,7 +282,7 @@ def _with_bias(layer: _Module) -> _Module:
 
 
 def _is_squashed(model: _Description) -> bool:
-    """Whether its actions are a tanh, stretched to the bounds."""
+    """Whether actions are a tanh scaled to the bounds."""
     if model.algorithm in SEARCHED:
         return bool(model.policy_kwargs.get("squash_output", not model.is_linear))
     return model.algorithm not in ON_POLICY
@@ -293,7 +293,7 @@ def _no_noise(head: _Module) -> Tensor:
 
 
 def _stack(state: Mapping[str, Tensor], prefix: str) -> list[_Module]:
-    """The modules with parameters of a ``Sequential``, in order."""
+    """Return the modules of a ``Sequential`` that have parameters, in order."""
     found = {int(match[1]) for name in state if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
     return [_under(state, f"{prefix}.{index}") for index in sorted(found)]
 
@@ -303,9 +303,9 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> _Module:
 
 
 def _fold(hidden: Sequence[_Module], head: _Module, epsilon: float) -> _Module:
-    """Arrays of linear layers only: what CrossQ's batch normalisations do to the input of the next is folded into it.
+    """Fold CrossQ's batch normalisations into the linear layers that follow them; return only linear layers.
 
-    In evaluation a batch normalisation is ``scale * (x - ra_mean) / sqrt(ra_var + epsilon) + bias``.
+    In evaluation mode a batch normalisation is ``scale * (x - ra_mean) / sqrt(ra_var + epsilon) + bias``.
     """
     linear: list[tuple[Tensor, Tensor]] = []
     scale, shift = torch.ones(()).double(), torch.zeros(()).double()

@@ -1,6 +1,6 @@
-"""The state of a training with Stable-Baselines3: what is averaged, what is kept as the best, what a checkpoint holds.
+"""The state of a Stable-Baselines3 training: the averaged actor, the best policy, and checkpoints.
 
-The replay buffer is not saved (3 GB for a humanoid).
+Checkpoints do not contain the replay buffer (3 GB for a humanoid).
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Best:
-    """The best policy seen, and how good the training episodes were that showed it; None if there were none.
+    """The best policy so far and its score in training episodes.
 
     Attributes:
-        score: what policies are compared by: the mean return, times a tenth plus the success rate where the task has
-            one. Without the rate a policy that earns well beside its goal would be kept; without the tenth, the
-            untrained one of a training that never succeeds.
+        score: number by which policies are compared; None if no training episodes were available. It is the mean
+            return. Where the task defines success, the mean return is multiplied by (0.1 + success rate). Without the
+            rate, a policy with high reward that misses the goal would be kept. Without the 0.1, a training that never
+            succeeds would keep the untrained policy.
     """
 
     spec: NetworkSpec
@@ -48,13 +49,13 @@ class Best:
 
 
 class AveragedActor:
-    """A moving average of an off-policy actor's parameters: the policy that is kept.
+    """An exponential moving average of an off-policy actor's parameters; this is the policy that is stored.
 
-    At these learning rates the actor of one moment can fall over where those around it walk: two minutes after a
-    humanoid's greedy policy had measured 6901 it measured 373, while its training return was the same.
+    At these learning rates single iterates of the actor can fail while their neighbours succeed: a humanoid's greedy
+    policy measured 6901 and two minutes later 373, while its training return was unchanged.
     """
 
-    # Share of the newest parameters after each step of all environments, so about the last 250 of these count.
+    # Weight of the newest parameters. The average is updated after each vectorised step, so it covers about 250 steps.
     SHARE = 0.004
 
     def __init__(self, actor: nn.Module) -> None:
@@ -66,7 +67,7 @@ class AveragedActor:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The actor has the averaged parameters inside."""
+        """Context manager in which the actor uses the averaged parameters."""
         own = [parameter.clone() for parameter in self._parameters]
         torch._foreach_copy_(self._parameters, self.average)
         try:
@@ -77,11 +78,11 @@ class AveragedActor:
 
 @dataclass
 class TrainingState:
-    """Everything of a training that a checkpoint holds.
+    """The training state that a checkpoint contains.
 
     Attributes:
-        averaged: None for on-policy algorithms, whose steps are small.
-        best: None before a window of training episodes has ended.
+        averaged: None for on-policy algorithms, whose updates are small.
+        best: None until a full window of training episodes has ended.
     """
 
     task: Task
@@ -91,18 +92,18 @@ class TrainingState:
     best: Best | None = None
 
     def export(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
-        """The policy of now, as the store takes it."""
+        """Convert the current policy to the store's format."""
         with self.averaged.in_place() if self.averaged else contextlib.nullcontext():
             spec, arrays = export_model(self.model, self.task, self.env)
         return dataclasses.replace(spec, sees_goal=self.task.domain == "metaworld"), arrays
 
     def note(self, score: float) -> None:
-        """Keep the policy of now if no earlier one had shown a higher score."""
+        """Keep the current policy as the best if its score is higher than that of any earlier one."""
         if self.best is None or self.best.score is None or score > self.best.score:
             self.best = Best(*self.export(), score)
 
     def save(self, job: TrainJob, recipe: StableBaselinesRecipe) -> None:
-        """Write a checkpoint, and only when it is on the disk remove the one before."""
+        """Write a checkpoint; remove the previous one only after the new one is synced to disk."""
         final = _unused(job.folder / f"checkpoint-{self.model.num_timesteps:012d}")
         with temporary_beside(final) as temporary:
             temporary.mkdir()
@@ -131,10 +132,10 @@ class TrainingState:
         write_json(temporary / ABOUT, about)
 
     def resume(self, job: TrainJob, recipe: StableBaselinesRecipe) -> int:
-        """Take over the newest checkpoint; the steps it had done, 0 if there is none.
+        """Load the newest checkpoint and return its number of steps; 0 if there is none.
 
         Raises:
-            UserError: it cannot be read, or another recipe made it.
+            UserError: the checkpoint cannot be read, or was made by another recipe.
         """
         folder = newest_checkpoint(job.folder)
         if folder is None:
@@ -142,7 +143,7 @@ class TrainingState:
         about = check_settings(job, folder, recipe)
         try:
             self._load(folder, about)
-        except Exception as error:  # a damaged file fails in many ways; starting from nothing in silence is worse
+        except Exception as error:  # a damaged file can raise anything; restarting silently from zero would be worse
             raise UserError(
                 f"{folder} cannot be resumed ({type(error).__name__}: {error}); remove {job.folder} to start anew"
             ) from error
@@ -152,7 +153,7 @@ class TrainingState:
     def _load(self, folder: Path, about: dict[str, Any]) -> None:
         _, parameters, variables = load_from_zip_file(folder / "model.zip", device=self.model.device)
         self.model.set_parameters(parameters, device=self.model.device)
-        for name, value in (variables or {}).items():  # SAC's entropy coefficient is in no state dict
+        for name, value in (variables or {}).items():  # SAC's entropy coefficient is not in a state dict
             getattr(self.model, name).data = value.data
         saved = VecNormalize.load(str(folder / "vec_normalize.pkl"), self.env.venv)
         self.env.obs_rms, self.env.ret_rms = saved.obs_rms, saved.ret_rms
@@ -163,7 +164,7 @@ class TrainingState:
 
 
 def read_best(folder: Path, about: dict[str, Any]) -> Best | None:
-    """The best policy in a checkpoint that says ``about`` itself; None if no return was known when it was written."""
+    """Read the best policy of a checkpoint with metadata ``about``; None if it had no return yet."""
     if about["best"] is None:
         return None
     arrays = torch.load(folder / "best.pth", weights_only=True)
@@ -171,7 +172,7 @@ def read_best(folder: Path, about: dict[str, Any]) -> Best | None:
 
 
 def _unused(path: Path) -> Path:
-    """``path``, or the first name after it that is free: a checkpoint is never removed before the next is whole."""
+    """Return ``path``, or the first free name after it: an old checkpoint is kept until the next one is complete."""
     number = 0
     found = path
     while found.exists():

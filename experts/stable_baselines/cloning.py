@@ -1,9 +1,10 @@
-"""Start on-policy training from another expert: clone it, then explore around it, ever less.
+"""Initialise on-policy training by cloning another expert, then explore around it with decreasing noise.
 
-On-policy algorithms cannot learn from another's episodes, but they can begin where it stands. The actor imitates it by
-DAgger (Ross et al. 2011, arXiv 1011.0686), which asks the teacher what it would do where the pupil went: of a
-half-cheetah that is only shown what the teacher does, the clone falls as soon as it strays. Then the critic learns
-alone, because the gradients of an untrained one would undo the actor.
+On-policy algorithms cannot learn from another policy's episodes, but they can start from a clone of it. The actor
+imitates the teacher by DAgger (Ross et al. 2011, arXiv 1011.0686), which labels the states that the student visits with
+the teacher's actions. With plain behaviour cloning of a half-cheetah, the clone falls as soon as it leaves the
+teacher's states. Then only the critic is trained for a while, because the gradients of an untrained critic would
+destroy the actor.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from experts.stable_baselines.teachers import Teacher
 log = logging.getLogger(__name__)
 
 ROUNDS = 40
-# Steps of each environment. The teacher plays whole episodes first, so that observations are normalised well.
+# Steps per environment and round. The first round contains whole episodes of the teacher, for accurate observation
+# statistics.
 FIRST_STEPS, STEPS = 1000, 100
 FIRST_UPDATES, UPDATES, LAST_UPDATES = 2000, 300, 3000
 BATCH_SIZE = 1024
@@ -31,13 +33,14 @@ LEARNING_RATE = 1e-3
 
 
 def clone(model: Any, teacher: Teacher, deviation: float, seed: int) -> None:
-    """Make the mean of an untrained on-policy model's actions a teacher's.
+    """Train the mean action of an untrained on-policy model to equal a teacher's action.
 
     Args:
-        model: with a :class:`VecNormalize`, whose statistics begin here, too.
-        teacher: to imitate.
-        deviation: of the noise on the actions played, as a share of half their range; every third environment has none.
-        seed: of the noise.
+        model: model with a :class:`VecNormalize`, whose statistics are initialised here, too.
+        teacher: the policy to imitate.
+        deviation: standard deviation of the noise on the actions played, as a share of half their range; every third
+            environment has no noise.
+        seed: seed of the noise.
     """
     env, policy = model.get_env(), model.policy
     low, high = env.action_space.low, env.action_space.high
@@ -52,7 +55,7 @@ def clone(model: Any, teacher: Teacher, deviation: float, seed: int) -> None:
     observations = env.reset()
     for number in range(ROUNDS):
         first, last = number == 0, number == ROUNDS - 1
-        # The teacher goes on playing in some environments: a pupil that falls early sees nothing of what comes later.
+        # The teacher keeps playing in some environments: a student that falls early never reaches later states.
         teacher_plays = (indices % 8 == 0)[:, None] | first
         for _ in range(FIRST_STEPS if first else STEPS):
             seen.append(env.get_original_obs())
@@ -85,10 +88,10 @@ def _actor_parameters(policy: Any) -> list[Tensor]:
 
 
 class Exploration(BaseCallback):
-    """Holds a cloned actor still while its critic learns, and lets its noise fall on schedule.
+    """Freezes a cloned actor while its critic is trained, and decreases the action noise on a schedule.
 
-    Noise that is learned falls so far that nothing new is found; the half-cheetah's return stood still from then on,
-    and rose again with more noise.
+    Learned noise decreases until exploration stops. The half-cheetah's return plateaued from then on, and rose again
+    with more noise.
     """
 
     def __init__(self, recipe: StableBaselinesRecipe, total_steps: int) -> None:

@@ -1,10 +1,12 @@
-"""Demonstrations of another expert in the replay buffer (as in RLPD, Ball et al. 2023, arXiv 2302.02948).
+"""Add demonstrations of another expert to the replay buffer (as in RLPD, Ball et al. 2023, arXiv 2302.02948).
 
-A share of its episodes in every batch shows the critics the way from the first gradient step on, and the dense reward
-makes the learner better than its teacher. In Meta-World that is the scripted policy, which solves its task, slowly;
-cloning it into the actor first was tried and gained nothing: off-policy the clone was forgotten within a few hundred
-gradient steps, and on-policy the slow clone was the worse start (button-press: return 93 after 97,000 steps, 536
-without it). Elsewhere it may be an expert that another algorithm has trained.
+A share of every batch comes from the teacher's episodes, so the critics see successful behaviour from the first
+gradient step on. The dense reward then makes the learner better than its teacher. In Meta-World the teacher is the
+scripted policy, which solves its task slowly. Elsewhere it may be an expert trained with another algorithm.
+
+Cloning the scripted policy into the actor first did not help: off-policy, the clone was forgotten within a few hundred
+gradient steps; on-policy, the slow clone was a worse initialisation (button-press: return 93 after 97,000 steps, 536
+without it).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from experts.stable_baselines.teachers import Teacher
 
 
 class MixedReplayBuffer(NStepReplayBuffer):
-    """A replay buffer of which every batch takes a share from demonstrations, once there are some."""
+    """A replay buffer that draws a share of every batch from demonstrations, if there are any."""
 
     demonstrations: NStepReplayBuffer | None = None
     share: float = 0.0
@@ -41,16 +43,16 @@ class MixedReplayBuffer(NStepReplayBuffer):
 
 
 def demonstrate(model: SAC, teacher: Teacher, num_steps: int, share: float, noise: Sequence[float], seed: int) -> None:
-    """Let a teacher play ``num_steps`` in every environment of the model, and mix them into its replay buffer.
+    """Play ``num_steps`` with the teacher in every environment of the model, and add them to its replay buffer.
 
     Args:
-        model: not yet trained.
-        teacher: who plays.
-        num_steps: of each environment.
-        share: of every batch.
-        noise: standard deviations of the noise on its actions, as shares of half their range, one for each environment
-            in turn: some episodes show the way as it is, the others what surrounds it.
-        seed: of the noise.
+        model: an untrained model.
+        teacher: the demonstrating policy.
+        num_steps: steps per environment.
+        share: share of every batch that is drawn from the demonstrations.
+        noise: standard deviations of the noise on the teacher's actions, as shares of half their range, cycled over the
+            environments: some episodes show the teacher's own path, the others the states around it.
+        seed: seed of the noise.
     """
     env: Any = model.get_env()
     buffer = model.replay_buffer

@@ -1,8 +1,9 @@
-"""Vector environments to train in: EnvPool's C++ ones, behind Stable-Baselines3's interface.
+"""Vectorised environments for training: EnvPool's C++ environments behind Stable-Baselines3's interface.
 
-They are for speed. What is trained here is measured in the reference environment (gymnasium, metaworld), because
-EnvPool brings its own MuJoCo: free flight agrees to 1e-10, contacts do not. ``post_constraint`` makes it compute the
-contact forces that gymnasium shows with MuJoCo 3. Where EnvPool's task is another one, the reference is trained in.
+EnvPool is used for speed. Experts trained here are measured in the reference environment (gymnasium, metaworld),
+because EnvPool contains its own MuJoCo: free flight agrees to 1e-10, contacts do not. ``post_constraint`` makes EnvPool
+compute the contact forces that gymnasium returns with MuJoCo 3. Tasks that EnvPool implements differently are trained
+in the reference environment.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from pipeline.envs.metaworld import goal_of
 from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
 
-# Their rewards or their success in EnvPool 1.2.5 are not metaworld's: the scripted policy, which gets the same return
-# in both worlds elsewhere, gets 0.3 against 332, 250 against 386 and 484 against 335 in three of these. The lever of
-# lever-pull rests at another angle: the script does not care; a network with 594 in EnvPool had 79 in metaworld.
+# In EnvPool 1.2.5 the rewards or successes of these tasks differ from metaworld's. The scripted policy, which has the
+# same return in both for other tasks, gets 0.3 in EnvPool and 332 in metaworld, 250 and 386, and 484 and 335 in three
+# of these. The lever of lever-pull rests at another angle. This does not affect the script, but a network with 594 in
+# EnvPool had 79 in metaworld.
 DIFFERENT_IN_ENVPOOL = (
     "metaworld-button-press-topdown-wall", "metaworld-dial-turn", "metaworld-door-lock", "metaworld-lever-pull",
 )  # fmt: skip
 
 
 def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:
-    """``num_envs`` copies of a task in lockstep; float32 observations, in Meta-World with the goal visible."""
+    """Make ``num_envs`` vectorised copies of a task with float32 observations, in Meta-World with a visible goal."""
     if task.name not in DIFFERENT_IN_ENVPOOL:
         return PoolVecEnv(task, num_envs, seed)
     env = DummyVecEnv([lambda: VisibleGoal(task) for _ in range(num_envs)])
@@ -35,7 +37,7 @@ def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:
 
 
 class VisibleGoal(gym.Wrapper[Any, Any, Any, Any]):
-    """The reference environment of a Meta-World task with its goal in the last three entries."""
+    """The reference environment of a Meta-World task with the goal in the last three entries of observations."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.make_env())
@@ -59,10 +61,10 @@ class VisibleGoal(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def pool_id(task: Task) -> str:
-    """EnvPool's id of a task.
+    """Return EnvPool's id of a task.
 
     Raises:
-        UserError: EnvPool's version of this domain is not used for training.
+        UserError: this domain is not trained in EnvPool.
     """
     if task.domain == "mujoco":
         return task.env_id
@@ -73,12 +75,12 @@ def pool_id(task: Task) -> str:
 
 
 class PoolVecEnv(VecEnv):
-    """``num_envs`` copies of a task in lockstep, float32 observations; Meta-World shows its goal here.
+    """``num_envs`` vectorised copies of a task with float32 observations; in Meta-World the goal is visible.
 
     Args:
-        task: of MuJoCo or Meta-World.
-        num_envs: copies.
-        seed: EnvPool takes one at construction only; copy i is seeded with ``seed + i``.
+        task: a task of MuJoCo or Meta-World.
+        num_envs: number of copies.
+        seed: EnvPool only accepts a seed at construction; copy i is seeded with ``seed + i``.
     """
 
     def __init__(self, task: Task, num_envs: int, seed: int) -> None:

@@ -1,8 +1,9 @@
-"""Which statistics of observations belong to a saved model, of all that lie around it.
+"""Find the observation statistics that belong to a saved model among the files around it.
 
-``VecNormalize``'s statistics are a file of their own, and a model with those of another acts badly without a word. RL
-Zoo keeps ``<environment>.zip`` beside ``<environment>/vecnormalize.pkl`` and ``config.yml``, the Hub all in one folder,
-``CheckpointCallback`` ``rl_model_100_steps.zip`` beside ``rl_model_vecnormalize_100_steps.pkl``.
+``VecNormalize`` saves its statistics to a separate file, and a model with the wrong statistics acts badly without any
+error. RL Zoo stores ``<environment>.zip`` next to ``<environment>/vecnormalize.pkl`` and ``config.yml``; repositories
+on the Hub keep all files in one folder; ``CheckpointCallback`` stores ``rl_model_100_steps.zip`` next to
+``rl_model_vecnormalize_100_steps.pkl``.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ CONFIG = "config.yml"
 _NORMALISER = re.compile(r"vec[_-]?normalize", re.IGNORECASE)
 _MAX_CONFIG = 4 * MIB
 
-# Of RL Zoo's list of pairs: the observations were normalised, unless it says otherwise.
+# In RL Zoo's configuration, a list of pairs: `normalize` normalises observations unless norm_obs is false.
 _IS_NORMALISED = re.compile(r"\bnormalize(?::|\s*\n\s*-)[ ]+(?!false\b)\S", re.IGNORECASE)
 _ONLY_REWARDS = re.compile(r"norm_obs\W+false\b", re.IGNORECASE)
 
 
 def statistics_of(path: Path, origin: str, root: Path) -> Path | None:
-    """The statistics that belong to a model; None if it was trained without any.
+    """Return the statistics file that belongs to a model; None if it was trained without one.
 
     Args:
-        path: the zip.
-        origin: what to call it in messages.
-        root: the folder it came in; links out of it are not followed.
+        path: the zip of the model.
+        origin: name of the model in messages.
+        root: folder of the source; links out of it are not followed.
 
     Raises:
-        UserError: there are none though it was trained with some, or it is not known which are its own.
+        UserError: the model was trained with statistics that are missing, or it is ambiguous which file is the right
+            one.
     """
     known = about(path)
     others = [other for other in sorted(path.parent.glob("*.zip")) if other != path and is_archive(other)]
@@ -62,7 +64,7 @@ def statistics_of(path: Path, origin: str, root: Path) -> Path | None:
 
 
 def _is_of_training(other: Path, path: Path, known: About) -> bool:
-    """Whether one training saved both models, as far as they tell; copies are."""
+    """Whether both models are from the same training, as far as their settings show, or are copies of each other."""
     if known.training is not None and about(other).training == known.training:
         return True
     return other.stat().st_size == path.stat().st_size and sha256_of(other) == sha256_of(path)
@@ -71,7 +73,7 @@ def _is_of_training(other: Path, path: Path, known: About) -> bool:
 def _sorted_by_owner(
     path: Path, others: Sequence[Path], strangers: Sequence[Path]
 ) -> tuple[list[Path], list[Path], list[Path]]:
-    """Statistics around a model: its own, those of its training, and those whose names do not tell."""
+    """Return the statistics files around a model: its own, those of its training, and those of unknown owner."""
     own, shared, unowned = [], [], []
     by_name = {_letters(other.stem): other for other in others}
     for file in sorted(path.parent.glob("*.pkl")) + sorted(path.parent.glob("*/*.pkl")):
@@ -82,7 +84,7 @@ def _sorted_by_owner(
         if _letters(path.stem) in (name, folder):
             own.append(file)
         elif name in by_name:
-            continue  # of one of the others alone
+            continue  # belongs to another model only
         elif folder in by_name:
             shared += [file] if by_name[folder] not in strangers else []
         else:
@@ -91,12 +93,12 @@ def _sorted_by_owner(
 
 
 def _letters(stem: str) -> str:
-    """A name without what separates its words."""
+    """Return a name in lower case, with letters and digits only."""
     return re.sub(r"[^a-z0-9]", "", stem.lower())
 
 
 def _refuse_if_normalised(path: Path, origin: str, strangers: Collection[str], root: Path) -> None:
-    """Refuse a model without statistics whose training's configuration says that there were some."""
+    """Raise if the training's configuration says that the model, which has no statistics, needs them."""
     own = path.parent / path.stem / CONFIG
     around = [path.parent / CONFIG, *sorted(path.parent.glob(f"*/{CONFIG}"))]
     for config in [own] if own.is_file() else around:

@@ -1,6 +1,6 @@
-"""How each task is trained: the algorithm, its hyperparameters, its budget.
+"""Stable-Baselines3 recipes of each task: the algorithm, its hyperparameters and its budget.
 
-Figures of what each reached and cost are in ``docs/expert-results.md``.
+``docs/expert-results.md`` lists the return and the cost of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json
 from pipeline.scoring.scores import jat_scores
 
-# In a checkpoint, what it is.
+# Metadata file of a checkpoint.
 ABOUT = "about.json"
 
 
@@ -25,36 +25,36 @@ class StableBaselinesRecipe:
     """Hyperparameters of one training.
 
     Attributes:
-        num_envs: environments in lockstep.
-        hidden: widths of the layers of actor and critics.
+        num_envs: number of vectorised environments.
+        hidden: widths of the hidden layers of actor and critics.
         batch_size: transitions per gradient step.
         gamma: discount per environment step.
-        learning_rate: of Adam, at the beginning.
-        final_learning_rate: of Adam, at the end of the budget's steps; it goes there linearly.
+        learning_rate: initial learning rate of Adam.
+        final_learning_rate: learning rate at the end of the budget's steps; it changes linearly.
 
-        rollout_steps: on-policy: steps of each environment between two updates.
+        rollout_steps: on-policy: steps per environment between two updates.
         epochs: on-policy: passes over a rollout.
-        gae_lambda: on-policy: of the advantage estimate.
-        target_kl: on-policy: divergence of the new policy from the old one at which an update ends early, in nats.
-        critic_steps: on-policy with a teacher: steps, after cloning it, in which the critic learns alone.
-        exploration: on-policy with a teacher: standard deviations of the actions' noise at the beginning and at the end
-            of the budget's steps, as shares of half their range; without a teacher it is learned.
+        gae_lambda: on-policy: lambda of generalised advantage estimation.
+        target_kl: on-policy: KL divergence between new and old policy at which an update stops early, in nats.
+        critic_steps: on-policy with a teacher: steps after cloning in which only the critic is trained.
+        exploration: on-policy with a teacher: standard deviations of the action noise at the beginning and at the end
+            of the budget's steps, as shares of half the range; without a teacher the noise is learned.
 
-        gradient_steps: off-policy: gradient steps after each step of all environments. Environment steps are cheap
-            here, so there are many of them per gradient step.
+        gradient_steps: off-policy: gradient steps after each vectorised step. Environment steps are cheap here, so
+            there are many of them per gradient step.
         n_steps: off-policy: rewards summed before the value is bootstrapped.
-        tau: off-policy: share of the critic that enters its target at each gradient step; CrossQ has no target.
-        warmup_steps: off-policy: transitions in the buffer before training starts.
-        buffer_size: off-policy: transitions kept.
+        tau: off-policy: coefficient of the target critic's moving average per gradient step; CrossQ has no target.
+        warmup_steps: off-policy: transitions in the replay buffer before training starts.
+        buffer_size: off-policy: capacity of the replay buffer in transitions.
         reward_scale: off-policy: factor on rewards, so that values are of the order of 100.
-        initial_entropy_coefficient: off-policy: what the automatic weight of entropy starts from.
-        target_entropy: off-policy: what the automatic weight of entropy aims at, in nats per dimension of the actions.
-        teacher: kind of the expert to learn from, such as ``scripted``; none if empty. Off-policy, it demonstrates;
-            on-policy, it is cloned first.
+        initial_entropy_coefficient: off-policy: initial value of the learned entropy coefficient.
+        target_entropy: off-policy: target of the learned entropy coefficient, in nats per action dimension.
+        teacher: kind of the expert to learn from, such as ``scripted``; none if empty. Off-policy, it provides
+            demonstrations; on-policy, it is cloned first.
         demonstration_steps: off-policy: environment steps that the teacher plays.
-        demonstration_share: off-policy: of every batch.
+        demonstration_share: off-policy: share of every batch drawn from the demonstrations.
         demonstration_noise: off-policy: standard deviations of the noise on the teacher's actions, as shares of half
-            their range, one for each environment in turn.
+            their range, cycled over the environments.
     """
 
     algorithm: str
@@ -131,7 +131,7 @@ MUJOCO = {
     "mujoco-walker": _ppo(Budget(4_000_000, HOUR, target=5200)),
 }
 
-# Of the experts that teach the ones above, by task and algorithm.
+# Recipes of the experts that are teachers of those above, by task and algorithm.
 TEACHERS = {
     ("mujoco-halfcheetah", "sac"): _sac(Budget(20_000_000, 2 * HOUR, target=11_000)),
     ("mujoco-pusher", "ppo"): _ppo(
@@ -139,9 +139,9 @@ TEACHERS = {
     ),
 }
 
-# Where the arm only has to push, pull or turn something in place, the dense reward leads there.
+# For pushing, pulling or turning something in place, the dense reward is sufficient.
 METAWORLD = _ppo(Budget(1_000_000, HOUR, patience=200_000), gamma=0.98)
-# Where an object must be grasped or steered, chance does not find the way; the script's demonstrations show it.
+# For grasping or moving an object, random exploration fails, so the scripted policy provides demonstrations.
 METAWORLD_SAC = _sac(
     Budget(200_000, HOUR, patience=70_000),
     num_envs=64,
@@ -162,18 +162,20 @@ STEERED = (
 
 
 def own_algorithm(task: Task) -> str:
-    """The algorithm that a task of MuJoCo or Meta-World is trained with unless told otherwise."""
+    """Return the default algorithm of a task of MuJoCo or Meta-World."""
     if task.domain == "mujoco":
         return MUJOCO[task.name].algorithm
     return (METAWORLD_SAC if task.name.removeprefix("metaworld-") in STEERED else METAWORLD).algorithm
 
 
 def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
-    """The recipe of ``algorithm`` for a task: the tuned one if it is the task's own, else the same with the
-    algorithm's usual widths and learning rate.
+    """Return the recipe of ``algorithm`` for a task.
+
+    If the task has a tuned recipe of the algorithm's family (on-policy or off-policy), that recipe is used. Otherwise
+    its budget, discounts and reward scale are combined with the family's default widths and learning rate.
 
     Raises:
-        UserError: no recipe for this domain.
+        UserError: there is no recipe for this domain.
     """
     if (task.name, algorithm) in TEACHERS:
         return TEACHERS[task.name, algorithm]
@@ -185,7 +187,7 @@ def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
     else:
         raise UserError(f"no Stable-Baselines3 recipe for {task.name}; mujoco and metaworld have some")
     if (algorithm in OFF_POLICY) == (own.algorithm in OFF_POLICY):
-        # TRPO's step needs gradients of all parameters, which cloning withholds from it.
+        # TRPO's step needs the gradients of all parameters, but cloning freezes the actor.
         return replace(own, algorithm=algorithm, teacher="" if algorithm == "trpo" else own.teacher)
     usual = _sac if algorithm in OFF_POLICY else _ppo
     return replace(
@@ -195,12 +197,12 @@ def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The one a training resumes from."""
+    """Return the checkpoint that a training resumes from; None if there is none."""
     return max(folder.glob("checkpoint-*"), default=None)
 
 
 def check(job: TrainJob) -> None:
-    """Refuse a checkpoint that another recipe or another task made.
+    """Raise if the newest checkpoint was made with another recipe or for another task.
 
     Raises:
         UserError: names the checkpoint and the fix.
@@ -211,10 +213,10 @@ def check(job: TrainJob) -> None:
 
 
 def check_settings(job: TrainJob, folder: Path, recipe: StableBaselinesRecipe) -> dict[str, Any]:
-    """What a checkpoint says about itself.
+    """Return the metadata of a checkpoint.
 
     Raises:
-        UserError: another recipe or another task made it, or it cannot be read.
+        UserError: it was made with another recipe or for another task, or it cannot be read.
     """
     fix = f"remove {job.folder} to start anew"
     try:
@@ -229,9 +231,9 @@ def check_settings(job: TrainJob, folder: Path, recipe: StableBaselinesRecipe) -
 
 
 def _metaworld_target(task: Task) -> float | None:
-    """Return at which a training may end: 1.15 on JAT's scale; None where JAT's expert is no measure.
+    """The target return of a training: 1.15 on JAT's scale; None if JAT's expert is less than 10 above random.
 
-    Training episodes explore, so the greedy policy is above the target then.
+    Training episodes include exploration noise, so the greedy policy exceeds the target by then.
     """
     scores = jat_scores()[task.name]
     gain = scores["expert"] - scores["random"]

@@ -1,8 +1,8 @@
-"""The file that ``model.save`` of Stable-Baselines3 writes, as data: a zip with settings and weights.
+"""Read the zip written by Stable-Baselines3's ``model.save`` as data: settings and weights.
 
-Its ``data`` is JSON in which what JSON cannot say is a pickle in base64, with the text of each attribute beside it; its
-``policy.pth`` is a state dict. Only texts and tensors are read, no pickle is ever decoded, so a file from elsewhere
-cannot run anything.
+Its ``data`` is JSON. Objects that JSON cannot represent are pickles in base64, together with the text of each
+attribute. Its ``policy.pth`` is a state dict. Only texts and tensors are read and no pickle in ``data`` is decoded, so
+an untrusted file cannot execute code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.foreign import MIB, check_file, check_zip
 
 # Members of the zip.
 DATA, WEIGHTS = "data", "policy.pth"
-# Unpacked; a policy is a hundredth of this.
+# Limits of the unpacked size; a policy has a hundredth of this.
 _MOST_BYTES, _MOST_DATA = 1024 * MIB, 64 * MIB
 
 EXPECTED = "expected what model.save of Stable-Baselines3 wrote"
@@ -31,11 +31,11 @@ EXPECTED = "expected what model.save of Stable-Baselines3 wrote"
 
 @dataclass(frozen=True)
 class About:
-    """What the settings in a saved model tell of its training.
+    """Facts about the training of a saved model, derived from its settings.
 
     Attributes:
-        was_normalised: whether ``VecNormalize`` normalised its observations; None if nothing tells.
-        training: the same for all models that one training saved; None if nothing tells.
+        was_normalised: whether ``VecNormalize`` normalised its observations; None if unknown.
+        training: an identifier shared by all models saved by one training; None if unknown.
     """
 
     was_normalised: bool | None
@@ -43,17 +43,17 @@ class About:
 
 
 def about(path: Path) -> About:
-    """What a saved model tells of its training.
+    """Read the facts about the training of a saved model.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     return about_settings(_read_settings(path))
 
 
 def about_settings(data: Mapping[str, Any]) -> About:
-    """As ``about``, of settings that are read."""
-    # The last observations, as the model saw them and, if VecNormalize was there, as they were before.
+    """Like ``about``, for settings that are already loaded."""
+    # The last observations as the model saw them and, with VecNormalize, before normalisation.
     shown, original = data.get("_last_obs"), data.get("_last_original_obs")
     was_normalised = None
     if shown is not None and "_last_original_obs" in data:
@@ -74,15 +74,15 @@ def is_archive(path: Path) -> bool:
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """A value of the settings if it is a dict; else an empty one."""
+    """Return a value of the settings if it is a dict, otherwise an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and the state dict of a saved model.
+    """Read the settings and the state dict of a saved model.
 
     Raises:
-        UserError: a file that is missing, cut off, too large or something else.
+        UserError: the file is missing, truncated, too large or of another kind.
     """
     data = _read_settings(path)
     try:
@@ -98,7 +98,7 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a saved model."""
+    """Read the settings of a saved model."""
     try:
         data = json.loads(_member(path, DATA))
     except (ValueError, RecursionError) as error:
@@ -109,7 +109,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _member(path: Path, name: str) -> bytes:
-    """The content of a member of the zip, unless it is implausibly large."""
+    """Read a member of the zip; raise if it is implausibly large."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; {EXPECTED}, a .zip")
     check_file(path, _MOST_BYTES)

@@ -1,4 +1,4 @@
-"""Who may teach an expert in training: Meta-World's script, or an expert that is there already."""
+"""Teachers for training: Meta-World's scripted policy, or an existing expert."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SCRIPTED = "scripted"
 
 @dataclass(frozen=True)
 class Teacher:
-    """Who demonstrates, or is cloned.
+    """A policy that provides demonstrations or is cloned.
 
     Attributes:
-        revision: of an expert in the store; of the script, just that it is one.
-        act: observations ``(n, size)`` of the training's environments, which show the goal, to actions ``(n, size)`` in
-            the task's own units.
+        revision: revision of an expert in the store; ``scripted`` for the scripted policy.
+        act: maps observations ``(n, size)`` of the training environments, which contain the goal, to actions
+            ``(n, size)`` in the task's units.
     """
 
     revision: str
@@ -35,10 +35,10 @@ class Teacher:
 
 
 def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
-    """Meta-World's script, or the best measured expert of a kind of ``out`` or of this package.
+    """Return Meta-World's scripted policy, or the best measured expert of a kind in ``out`` or in this package.
 
     Raises:
-        UserError: there is none of this kind.
+        UserError: there is no measured expert of this kind.
     """
     if kind == SCRIPTED:
         return Teacher(SCRIPTED, _script(task))
@@ -48,7 +48,7 @@ def teacher_of(kind: str, task: Task, out: Path) -> Teacher:
             f"{task.name} learns from a {kind} expert, and there is none; train one first: "
             f"jat experts --task {task.name} --expert {kind}"
         )
-    # The observations show the goal here.
+    # The observations contain the goal here.
     spec = dataclasses.replace(best.expert.record.network, sees_goal=False, sampled=False)
     policy = NetworkPolicy(task, spec, read_arrays(best.expert), str(best.expert.folder))
 
@@ -67,7 +67,7 @@ def _script(task: Task) -> Callable[[np.ndarray], np.ndarray]:
 
     def act(observations: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that its actions exceed [-1, 1]
+            warnings.simplefilter("ignore")  # metaworld warns that actions exceed [-1, 1]
             return np.array([script.get_action(observation) for observation in observations.astype(np.float64)])
 
     return act

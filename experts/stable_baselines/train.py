@@ -1,7 +1,7 @@
-"""Train an expert with Stable-Baselines3 or sb3-contrib over EnvPool, resumable.
+"""Train an expert with Stable-Baselines3 or sb3-contrib in EnvPool's environments; trainings are resumable.
 
-Every few minutes a checkpoint is written (``checkpoint.py``); a run that is started again goes on from there. The
-replay buffer is not in it: a resumed run first refills it, with ten times ``warmup_steps`` transitions of its policy.
+A checkpoint is written every few minutes (``checkpoint.py``), and a restarted run resumes from it. It does not contain
+the replay buffer: a resumed run first refills it with ten times ``warmup_steps`` transitions of its policy.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ EXPORT_ATTEMPTS = 5
 
 
 class NormReLU(nn.Module):
-    """Layer normalisation without parameters, then ReLU: keeps critics stable at three times the usual rate."""
+    """Layer normalisation without parameters, then ReLU; critics stay stable at three times the usual learning rate."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(F.layer_norm(x, x.shape[-1:]))
 
 
 def train(job: TrainJob, recipe: StableBaselinesRecipe | None = None) -> StoredExpert:
-    """Train by the task's recipe and put the best policy seen into the store.
+    """Train with the task's recipe and write the best policy to the store.
 
     Raises:
-        UserError: the checkpoint to resume cannot be read, or was made by another recipe; or the teacher is not there.
+        UserError: the checkpoint to resume cannot be read or was made with another recipe, or the teacher is missing.
     """
-    torch.set_num_threads(1)  # layers this small only lose by waiting for other threads
+    torch.set_num_threads(1)  # for such small layers, synchronising threads costs more than it gains
     recipe = recipe or recipe_of(job.task, job.algorithm)
     teacher = teacher_of(recipe.teacher, job.task, job.out) if recipe.teacher else None
     state = make_state(job, recipe)
@@ -101,10 +101,10 @@ def train(job: TrainJob, recipe: StableBaselinesRecipe | None = None) -> StoredE
 
 
 def export(job: TrainJob) -> StoredExpert:
-    """Put the best policy of the newest checkpoint into the store; the training may be running.
+    """Write the best policy of the newest checkpoint to the store; the training may be running.
 
     Raises:
-        UserError: there is no checkpoint, or no return was known when it was written.
+        UserError: there is no checkpoint, or it was written before the first mean return.
     """
     recipe = recipe_of(job.task, job.algorithm)
     for _ in range(EXPORT_ATTEMPTS):
@@ -117,7 +117,7 @@ def export(job: TrainJob) -> StoredExpert:
         except (UserError, FileNotFoundError):
             if folder.exists():
                 raise
-            continue  # a newer one has just taken its place
+            continue  # the training has just replaced it by a newer one
         if best is None:
             raise UserError(
                 f"{job.folder} holds no policy whose return is known; wait until {MIN_EPISODES} training episodes ended"
@@ -151,7 +151,7 @@ def _store(
 
 
 def make_state(job: TrainJob, recipe: StableBaselinesRecipe) -> TrainingState:
-    """A training that has not begun."""
+    """Make the state of a new training."""
     env = _make_env(job, recipe)
     model = _make_model(job, recipe, env)
     averaged = AveragedActor(cast(Any, model).actor) if recipe.algorithm in OFF_POLICY else None
@@ -165,7 +165,7 @@ def _make_env(job: TrainJob, recipe: StableBaselinesRecipe) -> VecNormalize:
 
 
 class ScaledRewards(VecNormalize):
-    """Observations normalised, rewards multiplied by a constant when they are sampled from the replay buffer."""
+    """Normalises observations, and multiplies rewards by a constant when they are sampled from the replay buffer."""
 
     def __init__(self, venv: VecEnv, reward_scale: float) -> None:
         super().__init__(venv, norm_reward=False)
@@ -201,7 +201,7 @@ def _make_model(job: TrainJob, recipe: StableBaselinesRecipe, env: VecNormalize)
             },
         }
         if recipe.algorithm == "crossq":
-            shared["policy_kwargs"]["activation_fn"] = nn.ReLU  # it has batch normalisation of its own
+            shared["policy_kwargs"]["activation_fn"] = nn.ReLU  # CrossQ already uses batch normalisation
         else:
             shared["tau"] = recipe.tau
     else:
@@ -213,13 +213,13 @@ def _make_model(job: TrainJob, recipe: StableBaselinesRecipe, env: VecNormalize)
         if recipe.algorithm == "ppo":
             shared |= {"n_epochs": recipe.epochs, "target_kl": recipe.target_kl}
         else:
-            shared["learning_rate"] = 1e-3  # TRPO's is the critic's alone; its policy steps by a trust region
+            shared["learning_rate"] = 1e-3  # TRPO only uses it for the critic; the policy has a trust region
     model: BaseAlgorithm = CLASSES[recipe.algorithm](**shared)
     return model
 
 
 class _Linear:
-    """A learning rate that goes linearly from one value to another; a class, because a checkpoint pickles it."""
+    """A linear learning rate schedule; a class rather than a closure, because checkpoints pickle it."""
 
     def __init__(self, initial: float, final: float) -> None:
         self._initial, self._final = initial, final
@@ -229,10 +229,10 @@ class _Linear:
 
 
 def _speed_up(model: Any) -> None:
-    """Compute hidden layers in bfloat16 where the processor has instructions for it (1.3 to 2 times the speed).
+    """Compute hidden layers in bfloat16 if the CPU has instructions for it (1.3 to 2 times the speed).
 
-    A critic's last layer stays in float32: bfloat16 rounds values of 512 to 1024 to multiples of 4, as much as some
-    actions differ by.
+    A critic's last layer stays in float32: bfloat16 rounds values of 512 to 1024 to multiples of 4, which is as large
+    as the difference between some actions' values.
     """
     if not is_fast(model.device):
         return
@@ -242,9 +242,9 @@ def _speed_up(model: Any) -> None:
 
 
 def _freeze_for_the_actor(critic: Any) -> None:
-    """Leave out gradients of the critic's weights where it judges the actor's actions.
+    """Skip the gradients of the critic's weights in the actor's loss.
 
-    Stable-Baselines3 computes them with those of the actor's loss and throws them away: a tenth of a gradient step.
+    Stable-Baselines3 computes and discards them, which takes a tenth of the time of a gradient step.
     """
     forward, weights = critic.forward, list(critic.parameters())
 
@@ -268,11 +268,11 @@ def _critics(critic: Any) -> list[nn.Sequential]:
 
 
 def _in_bfloat16(network: nn.Module, hidden: nn.Module, output: nn.Module) -> None:
-    """Compute the part ``hidden`` of a network in bfloat16, its rest, ``output``, in float32."""
+    """Compute the part ``hidden`` of a network in bfloat16 and the rest, ``output``, in float32."""
     forward = hidden.forward
 
     def wrapped(x: Tensor) -> Tensor:
-        if len(x) < 256:  # acting: small batches gain nothing
+        if len(x) < 256:  # acting: bfloat16 is not faster for small batches
             return cast(Tensor, output(forward(x)))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             y: Tensor = forward(x)
@@ -282,7 +282,7 @@ def _in_bfloat16(network: nn.Module, hidden: nn.Module, output: nn.Module) -> No
 
 
 class _Progress(BaseCallback):
-    """Averages, reports, saves checkpoints, keeps the best policy seen, and stops at the budget's end."""
+    """Updates the averaged actor, reports, saves checkpoints, keeps the best policy, and stops at the budget's end."""
 
     def __init__(
         self, job: TrainJob, recipe: StableBaselinesRecipe, monitor: TrainingMonitor, state: TrainingState
@@ -306,8 +306,8 @@ class _Progress(BaseCallback):
         mean_return = float(np.mean([info["r"] for info in recent])) if len(recent) >= MIN_EPISODES else None
         success_rate = float(np.mean(self._successes)) if self._successes else None
         over = self._monitor.report(self.num_timesteps, mean_return, success_rate=success_rate)
-        # A new best needs a window of episodes that are all new, or one lucky episode would count many times. The
-        # last policy needs only to be better: it is what reached a target.
+        # A new best needs a window with new episodes only, or one lucky episode would be counted several times. The
+        # last policy may reuse episodes, because it may be the one that reached the target.
         if mean_return is not None and (over or self._num_episodes >= len(recent)):
             self._state.note(mean_return * (1 if success_rate is None else 0.1 + success_rate))
             self._num_episodes = 0
@@ -325,9 +325,10 @@ class _Progress(BaseCallback):
 
 
 def _fill(job: TrainJob, recipe: StableBaselinesRecipe, model: Any, teacher: Teacher | None, resumed: bool) -> None:
-    """Put into the replay buffer what training starts on, besides random actions.
+    """Prefill the replay buffer with more than random actions.
 
-    Demonstrations if there is a teacher, made again in a resumed run; a resumed run's own transitions.
+    With a teacher, add its demonstrations, which a resumed run plays again. A resumed run also adds transitions of its
+    own policy.
     """
     if teacher:
         num_steps = recipe.demonstration_steps // recipe.num_envs

@@ -1,4 +1,4 @@
-"""The observation statistics of Stable-Baselines3's ``VecNormalize``, read from its pickle as data."""
+"""Read the observation statistics of Stable-Baselines3's ``VecNormalize`` from its pickle as data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Statistics:
-    """What normalises observations: ``clip((x - mean) / sqrt(var + epsilon), +-clip)``.
+    """Parameters of the observation normalisation ``clip((x - mean) / sqrt(var + epsilon), +-clip)``.
 
     Attributes:
-        mean, var: float64, of the observation's shape.
-        origin: where they are from, for messages.
+        mean, var: float64, with the observation's shape.
+        origin: name of the source in messages.
     """
 
     mean: np.ndarray
@@ -28,10 +28,10 @@ class Statistics:
 
 
 def read_statistics(path: Path) -> Statistics | None:
-    """What ``VecNormalize.save`` wrote; None if it normalised only rewards.
+    """Read a file written by ``VecNormalize.save``; return None if only rewards were normalised.
 
     Raises:
-        UserError: the file is missing, cut off, another pickle, or of an environment with a dict of observations.
+        UserError: the file is missing, truncated, another pickle, or from an environment with dict observations.
     """
     root = read_pickle(path, "what VecNormalize.save wrote")
     state = root.state if isinstance(root, Inert) else None
