@@ -91,7 +91,7 @@ class Monitor:
             self._say()
 
     def add(self, name: str, job: str, count: int, rejected: int, seconds: float = 0.0, steps: int = 0) -> None:
-        """Record a finished job: its units, how many are rejected, its seconds in a worker, and its environment steps."""
+        """Record a finished job: its units, how many are rejected, its worker seconds, and its environment steps."""
         self._has_begun = True
         self._pace.finish(name, job, count, seconds, steps, time.monotonic())
         with self._stage.changing() as status:

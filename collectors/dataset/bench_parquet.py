@@ -1,9 +1,9 @@
-"""What each choice in the Parquet files costs and gains: bytes, reading, and what re-publishing moves.
+"""Measure what each choice in the Parquet files costs and gains: size, read speed, and bytes moved by re-publishing.
 
     jat bench parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
 
-Collected episodes are written again in many ways, each one choice away from ours, beside what ``datasets`` does by
-itself and a row group per episode. Times are of the processor, one thread, so that other programs do not matter.
+Collected episodes are written in many layouts, each one choice away from the project's, and also with the defaults of
+``datasets`` and with a row group per episode. Times are CPU time of one thread, so that other programs do not matter.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ DATASETS_OWN = "Dataset.to_parquet"
 
 @dataclass(frozen=True)
 class ParquetBenchConfig:
-    """Write collected episodes in many ways and measure size, reading and re-publishing of each."""
+    """Write collected episodes in many layouts and measure size, reading and re-publishing of each."""
 
     out: Path = Path("runs/default")
-    """Root of a run, with the shards of the tasks."""
+    """Root of a run with shards of the tasks."""
     task: str = "mujoco-hopper,mujoco-humanoid,babyai-boss-level,atari-pong"
     """Tasks, one per kind of column: name, domain, glob, or comma list."""
     steps: int = 50_000
-    """Steps of each task to write, about."""
+    """Approximate number of steps of each task to write."""
     seconds: float = 0.5
-    """Processor seconds spent on each measurement of reading."""
+    """CPU seconds spent on each measurement of reading."""
     changed: float = 0.01
     """Share of the episodes that is collected again before re-publishing."""
 
@@ -59,7 +59,7 @@ class ParquetBenchConfig:
 
 @dataclass(frozen=True)
 class ParquetLayout:
-    """One way to write a file: bytes of observations per row group (0: an episode each), and the writer's options."""
+    """One way to write a file: bytes of observations per row group (0: one episode each), and the writer's options."""
 
     name: str
     group_bytes: int
@@ -68,15 +68,15 @@ class ParquetLayout:
 
 @dataclass(frozen=True)
 class LayoutResult:
-    """What one layout gave for one task.
+    """The result of one layout for one task.
 
     Attributes:
         bytes_per_step: of the file.
         write: steps written per second.
         scan: steps read per second, from the first row group to the last.
         episodes: episodes read per second, each at a random row.
-        windows: windows of 256 steps read per second, each at a random place.
-        moved: share of the bytes that re-publishing moves, with the changed episodes side by side and scattered.
+        windows: windows of 256 steps read per second, each at a random position.
+        moved: share of the bytes that re-publishing moves, if the changed episodes are contiguous and if scattered.
     """
 
     bytes_per_step: float
@@ -88,7 +88,7 @@ class LayoutResult:
 
 
 def layouts_of(task: Task) -> list[ParquetLayout]:
-    """Ours, and what is one choice away from it."""
+    """The project's layout, and all layouts that differ from it in one choice."""
     ours = parquet_options(task)
     size = ROW_GROUP_BYTES[task.observation]
 
@@ -123,10 +123,10 @@ def layouts_of(task: Task) -> list[ParquetLayout]:
 
 
 def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Table:
-    """Episodes of a split with about ``num_steps`` steps in all.
+    """Episodes of a split with about ``num_steps`` steps in total.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no episodes.
     """
     tables: list[pa.Table] = []
     steps = 0
@@ -142,7 +142,7 @@ def load_episodes(root: Path, task: Task, split: str, num_steps: int) -> pa.Tabl
 
 
 def write(task: Task, layout: ParquetLayout, table: pa.Table, path: Path) -> None:
-    """Write episodes in one way, as a collection would."""
+    """Write episodes in one layout, as a collection would."""
     if layout.name == DATASETS_OWN:
         from datasets import Dataset
         from datasets.utils.logging import disable_progress_bar
@@ -158,7 +158,7 @@ def write(task: Task, layout: ParquetLayout, table: pa.Table, path: Path) -> Non
 
 
 def group_bounds(task: Task, lengths: np.ndarray, group_bytes: int) -> list[int]:
-    """Rows at which row groups begin, and the end. Rows stand in for seeds, which a data file does not have."""
+    """The first row of each row group, and the end. Rows replace seeds, which a data file does not contain."""
     step_bytes = int(np.prod(task.observation_shape)) * NUMBER_BYTES[task.observation]
     bounds, held = [0], 0
     for row, length in enumerate(lengths.tolist()):
@@ -170,7 +170,7 @@ def group_bounds(task: Task, lengths: np.ndarray, group_bytes: int) -> list[int]
 
 
 def collect_again(table: pa.Table, others: pa.Table, share: float, is_scattered: bool) -> pa.Table:
-    """The episodes with a share of them replaced by others, side by side or scattered."""
+    """The episodes with a share of them replaced by others, contiguous or scattered."""
     num = len(table)
     count = max(1, round(num * share))
     rng = np.random.default_rng(0)
@@ -179,14 +179,14 @@ def collect_again(table: pa.Table, others: pa.Table, share: float, is_scattered:
 
 
 def replace_rows(table: pa.Table, rows: np.ndarray, others: pa.Table) -> pa.Table:
-    """The episodes with those in ``rows`` replaced by others, which come again where they are too few."""
+    """The episodes with those in ``rows`` replaced by others, which are repeated if there are too few."""
     chosen = np.arange(len(table))
     chosen[rows] = len(table) + np.arange(len(rows)) % len(others)
     return pa.concat_tables([table, others]).combine_chunks().take(pa.array(chosen))
 
 
 class Reader:
-    """A file opened once, from which episodes are taken at random."""
+    """Reads random episodes from a file that is opened once."""
 
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetFile(path)
@@ -195,7 +195,7 @@ class Reader:
         self._starts = np.cumsum([0, *counts])
 
     def scan(self) -> int:
-        """Read everything; the number of steps."""
+        """Read everything and return the number of steps."""
         groups = range(self._file.num_row_groups)
         return sum(int(lengths_of(self._file.read_row_group(group, use_threads=False)).sum()) for group in groups)
 
@@ -218,7 +218,7 @@ class Reader:
 def measure(
     config: ParquetBenchConfig, task: Task, layout: ParquetLayout, table: pa.Table, again: Sequence[pa.Table]
 ) -> LayoutResult:
-    """Write and read a task's episodes in one way."""
+    """Write and read a task's episodes in one layout."""
     num_steps = int(lengths_of(table).sum())
     with tempfile.TemporaryDirectory() as folder:
         path, changed = Path(folder, "a.parquet"), Path(folder, "b.parquet")
@@ -245,7 +245,7 @@ def cpu_seconds(work: Callable[[], None]) -> float:
 
 
 def rate(seconds: float, work: Iterator[Any]) -> float:
-    """How many values an endless iterator gives per second of the processor."""
+    """Values per CPU second that an endless iterator yields."""
     next(work)
     count, started = 0, time.process_time()
     while time.process_time() - started < seconds or count == 0:
@@ -255,12 +255,12 @@ def rate(seconds: float, work: Iterator[Any]) -> float:
 
 
 def bench_task(config: ParquetBenchConfig, task: Task) -> dict[str, LayoutResult]:
-    """Every layout of one task, by name."""
+    """The result of every layout for one task, by name."""
     root = config.out / "shards"
     table = load_episodes(root, task, "train", config.steps)
     others = load_episodes(root, task, "test", config.steps)
     again = [collect_again(table, others, config.changed, is_scattered) for is_scattered in (False, True)]
-    features(task)  # imports what the first writing would else be charged with
+    features(task)  # warm up imports, so that the first write is not charged for them
     return {layout.name: measure(config, task, layout, table, again) for layout in layouts_of(task)}
 
 

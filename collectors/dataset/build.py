@@ -3,10 +3,10 @@
     jat dataset --out runs/default
 
 Writes ``OUT/dataset``: ``data/<task>/<split>-00000-of-0000N.parquet``, side tables under ``episodes/``, the card
-``README.md`` that tells ``datasets`` where everything is, its pictures under ``card/``, ``statistics/<task>.json``, and
-``manifest.json`` last. Files are hard links to the shards where the file system allows it, so building costs no space,
-and reading only of what was not checked before. The directory is built beside its final place and renamed, so a reader
-never sees half of one.
+``README.md`` whose front matter configures ``datasets``, its pictures under ``card/``, ``statistics/<task>.json``, and
+``manifest.json`` last. Files are hard links to the shards where the file system supports them, so the build uses no
+extra space, and only shards not checked before are read. The directory is built under a temporary name and renamed, so
+a reader never sees a partial dataset.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # raise it when the same shards would give another dataset, so that `jat dataset` builds it anew
+FORMAT = 3  # increase it when the same shards would give another dataset, so that `jat dataset` rebuilds it
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,23 @@ class DatasetConfig:
     """Build OUT/dataset from the shards in OUT/shards and OUT/imported."""
 
     task: str = "*"
-    """Tasks and corpora to add or refresh: name, domain, glob, or comma list. Those already in the dataset stay."""
+    """Tasks and corpora to add or refresh: name, domain, glob, or comma list. Those already in the dataset are kept."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     mix: bool = False
-    """Take episodes of one task that were played in different environments, such as v2 and v3 of Meta-World."""
+    """Allow episodes of one task from different environments, such as v2 and v3 of Meta-World."""
 
 
 def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) -> None:
-    """Build or refresh the dataset. The one there was stays whole until its successor is.
+    """Build or refresh the dataset. The existing dataset stays complete until the new one replaces it.
 
     Args:
-        config: what to build.
+        config: the options.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
-        UserError: nothing collected, a shard that breaks a rule (the message names file, row and reason), shards that
-            do not go together, or no space.
+        UserError: nothing is collected, a shard breaks a rule (the message names file, row and reason), shards are
+            incompatible with each other, or the disk is full.
     """
     check_root(config.out)
     if not any((config.out / name).is_dir() for name in ("shards", IMPORTED)):
@@ -120,7 +120,7 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
 
 @contextmanager
 def _naming_a_full_disk(out: Path) -> Iterator[None]:
-    """Turn the error of a disk that takes no more into one that says what to do; nothing half-written stays."""
+    """Convert the error of a full disk to one that says what to do; partial output is removed."""
     try:
         yield
     except OSError as error:
@@ -134,17 +134,17 @@ def _naming_a_full_disk(out: Path) -> Iterator[None]:
 
 
 def _building(dataset: Path) -> Path:
-    """Where a dataset is until it is complete."""
+    """Path of a dataset that is being built."""
     return dataset.with_name(".dataset.building")
 
 
 def _retired(dataset: Path) -> Path:
-    """Where the dataset is while its successor takes its place."""
+    """Path of the old dataset while the new one replaces it."""
     return dataset.with_name(".dataset.retired")
 
 
 def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
-    """Whether there is a card, and every file the manifest names with the size it says."""
+    """Whether the card exists, and every file of the manifest with its recorded size."""
     paths = [(dataset / entry.name, entry.num_bytes) for entry in manifest.files]
     return (dataset / CARD).is_file() and all(
         path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths
@@ -187,9 +187,9 @@ def _describe(
     statistics: Sequence[TaskStatistics],
     earlier: Path,
 ) -> tuple[FileEntry, ...]:
-    """Write statistics, card and pictures beside the data; all of them but the card.
+    """Write statistics, card and pictures to the dataset; returns their entries without the card.
 
-    Pictures of the same episodes are taken over from the ``earlier`` dataset.
+    Pictures of unchanged episodes are copied from the ``earlier`` dataset.
     """
     for found in statistics:
         write_json(statistics_path(dataset, found.task), found, indent=None)
@@ -200,7 +200,7 @@ def _describe(
 
 
 def _statistics(task: Task, shards: Sequence[Shard], checked: Sequence[SplitStatistics]) -> TaskStatistics:
-    """Of both splits, merged of their shards."""
+    """Statistics of both splits, merged over their shards."""
     pairs = list(zip(shards, checked, strict=True))
     splits = {split: merge_all([found for shard, found in pairs if shard.manifest.split == split]) for split in SPLITS}
     return TaskStatistics(task.name, splits)
@@ -211,7 +211,7 @@ def _add_task(task: Task, shards: Sequence[Shard], dataset: Path) -> TaskManifes
         split: _add_split(task, split, [shard for shard in shards if shard.manifest.split == split], dataset)
         for split in SPLITS
     }
-    first = shards[0].manifest  # a collected one, if there are any
+    first = shards[0].manifest  # a collected one if there is any
     imported: dict[str, dict[str, int]] = {}
     for shard in shards:
         source, environment = shard.manifest.source, shard.manifest.environment
@@ -248,7 +248,7 @@ def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -
 
 
 def _num_successes(manifests: Sequence[ShardManifest]) -> int | None:
-    """Successes of all shards; None if one does not know of its own."""
+    """Successes of all shards; None if they are unknown for any shard."""
     total = 0
     for manifest in manifests:
         if manifest.num_successes is None:

@@ -1,8 +1,7 @@
-"""Every shard is looked into once, and what was found is kept beside it, in ``checked.json``.
+"""Check every shard once and cache the result next to it, in ``checked.json``.
 
-A later build looks again only into shards that are new, whose files or manifest are others than when they were checked,
-or that were checked by older rules. A damaged record is none. ``jat dataset validate`` trusts no record: it reads
-everything.
+A later build checks only shards that are new, whose files or manifest have changed, or that were checked by older
+rules. A damaged cache entry is ignored. ``jat dataset validate`` ignores the cache and reads everything.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from pipeline.storage.statistics import SplitStatistics, StepStatistics, split_s
 from pipeline.storage.validate import check_shard, refuse, scan_together
 
 CHECKED = "checked.json"
-RULES = 4  # raise it when what `visit` checks or finds changes, so that every shard is visited again
+RULES = 4  # increase it when what `visit` checks or returns changes, so that every shard is checked again
 
 
 @dataclass(frozen=True)
 class ToCheck:
-    """A shard to look into, unless that was done.
+    """A shard to check, unless a valid cache entry exists.
 
     Attributes:
         stem: of its file names.
-        key: of its content and manifest.
-        files: that are read.
-        visit: reads it whole and checks it; returns what later builds need to know of it.
-        is_usable: whether what a visit returned can still be used as it stands in the record.
+        key: identifies its content and manifest.
+        files: the files to read.
+        visit: reads and checks the shard completely; returns what later builds need.
+        is_usable: whether the cached result of a visit can still be used.
     """
 
     stem: str
@@ -48,9 +47,9 @@ class ToCheck:
 
 
 def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress: Progress) -> list[dict[str, Any]]:
-    """What a visit of each shard of a folder found, now or earlier by the same rules, in the order given.
+    """The result of checking each shard of a folder, fresh or cached by the same rules, in the given order.
 
-    What was found is kept even if a later one is refused or the build killed.
+    Results are cached even if a later shard fails or the build is killed.
 
     Raises:
         UserError: a shard breaks a rule.
@@ -72,12 +71,12 @@ def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress:
 
 
 def _signed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with a digest of itself, by which damage shows."""
+    """A record with its own digest, which reveals damage."""
     return {**record, "digest": digest_of(record)}
 
 
 def _valid(before: Any, record: dict[str, Any], shard: ToCheck) -> dict[str, Any] | None:
-    """An earlier record if it says what a visit would find: whole, and of these files and rules. Else None."""
+    """The cached record if it is undamaged and of the same files and rules, else None."""
     if not isinstance(before, dict) or any(before.get(name) != value for name, value in record.items()):
         return None
     rest = {name: value for name, value in before.items() if name != "digest"}
@@ -89,7 +88,7 @@ def _valid(before: Any, record: dict[str, Any], shard: ToCheck) -> dict[str, Any
 
 
 def visit(task: Task, shard: Shard) -> SplitStatistics:
-    """Read a shard whole, check it, and return the statistics of its episodes.
+    """Read a shard completely, check it, and return the statistics of its episodes.
 
     Raises:
         UserError: it breaks a rule; names file, row and reason.
@@ -101,10 +100,10 @@ def visit(task: Task, shard: Shard) -> SplitStatistics:
 
 
 def check_all(shards: Mapping[Task, Sequence[Shard]]) -> dict[Task, list[SplitStatistics]]:
-    """Statistics of each shard, found now or at an earlier build, in the order given.
+    """Statistics of each shard, fresh or cached by an earlier build, in the given order.
 
     Raises:
-        UserError: a shard breaks a rule, or two do not go together.
+        UserError: a shard breaks a rule, or two shards are incompatible.
     """
     for of_task in shards.values():
         scan_together([(shard.directory, shard.manifest) for shard in of_task], refuse)

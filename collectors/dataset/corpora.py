@@ -1,4 +1,4 @@
-"""The corpora of a dataset: which shards of documents are in it, looked into once, and where their files go."""
+"""Select the document shards of a dataset's corpora, check them once, and place their files."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from pipeline.storage.documents import finished_documents
 from pipeline.storage.manifest import CorpusManifest, CorpusSplit, DocumentShard, FileEntry
 from pipeline.storage.validate import refuse
 
-RULES = 1  # raise it when what is checked of a document changes
+RULES = 1  # increase it when the checks of a document change
 
 
 def pattern_of_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> str:
-    """What is left of a comma list of tasks and corpora without the parts that only corpora match."""
+    """A comma list of tasks and corpora without the parts that match only corpora."""
     names = [name for task in (all_tasks() if tasks is None else tasks) for name in (task.name, task.domain)]
     parts = [part.strip() for part in pattern.split(",")]
     return ",".join(part for part in parts if not corpora_named(part) or fnmatch.filter(names, part))
 
 
 def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpus, list[DocumentShard]]:
-    """Finished shards of the corpora chosen and of those the dataset already has.
+    """Finished shards of the selected corpora and of those already in the dataset.
 
     Args:
         out: root of a run, with its shards in ``shards/``.
-        pattern: which tasks and corpora to add.
-        kept: names of the corpora that are in the dataset and stay there.
+        pattern: selects the tasks and corpora to add.
+        kept: names of the corpora that are in the dataset and are kept.
 
     Raises:
-        UserError: not collected what was asked for by name, or no longer what the dataset has; one split only.
+        UserError: a corpus selected by name or one of the dataset has no shards, or a corpus has one split only.
     """
     chosen = {corpus.name for corpus in corpora_named(pattern)}
     table = [corpus for corpus in CORPORA if corpus.name in chosen | set(kept)]
@@ -52,15 +52,15 @@ def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpu
 
 
 def content_key(shard: DocumentShard) -> str:
-    """Tells the content of a shard: equal keys, equal bytes."""
+    """Identifies the content of a shard: equal keys mean equal bytes."""
     return shard.data.sha256 + shard.documents.sha256
 
 
 def check_documents(out: Path, corpora: Mapping[Corpus, Sequence[DocumentShard]]) -> None:
-    """Look into every shard that was not looked into before by these rules, or has changed since.
+    """Check every shard that was not checked by these rules before, or has changed since.
 
     Raises:
-        UserError: a shard breaks a rule, or two do not go together.
+        UserError: a shard breaks a rule, or two shards are incompatible.
     """
     if not corpora:
         return
@@ -85,12 +85,12 @@ def add_corpus(
     root: Path,
     dataset: Path,
 ) -> CorpusManifest:
-    """Place the files of a corpus in a dataset and return what its manifest says of it.
+    """Place the files of a corpus in a dataset and return its entry for the manifest.
 
     Args:
-        corpus: which.
+        corpus: the corpus.
         shards: all of its shards.
-        root: where shards stand.
+        root: folder of the shards.
         dataset: the folder that is being built.
     """
     splits = {}

@@ -1,4 +1,4 @@
-"""What the validation of a dataset found: problems by kind, and how much there is."""
+"""The result of validating a dataset: problems by kind, and totals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.tables import Column, Table
 
 @dataclass
 class Kind:
-    """Problems of one kind: how many episodes or files they concern, in which files, and the first of them."""
+    """Problems of one kind: the number of affected episodes or files, the files, and the first problem."""
 
     first: Problem
     count: int = 0
@@ -26,19 +26,19 @@ class Totals:
     """What was read of one domain."""
 
     tasks: set[str] = field(default_factory=set)
-    episodes: dict[str, int] = field(default_factory=dict)  # by split; for texts and pictures, rows
+    episodes: dict[str, int] = field(default_factory=dict)  # by split; for corpora, rows
     steps: int = 0
     num_bytes: int = 0
 
 
 @dataclass
 class Findings:
-    """Everything a validation found; ``add`` is the ``Report`` of all checks."""
+    """All results of a validation; ``add`` is the ``Report`` of all checks."""
 
     kinds: dict[str, Kind] = field(default_factory=dict)
     totals: dict[str, Totals] = field(default_factory=dict)
-    num_equal: int = 0  # episodes that equal an earlier one and are no fault
-    num_flagged: int = 0  # imported episodes whose actions leave their range, as their side tables say
+    num_equal: int = 0  # episodes that equal an earlier one without being a problem
+    num_flagged: int = 0  # imported episodes whose actions are out of range, by their side tables
 
     def add(self, problem: Problem) -> None:
         kind = self.kinds.setdefault(problem.kind, Kind(problem))
@@ -55,7 +55,7 @@ class Findings:
     def compare(
         self, manifest: Path, whose: str, said: Mapping[str, int | None], found: Mapping[str, int | None]
     ) -> None:
-        """Tell which totals a manifest says that its files do not have; ``whose`` they are, in words."""
+        """Report totals in a manifest that differ from its files; ``whose`` describes their owner."""
         for what, number in said.items():
             if found[what] != number:
                 self.add(Problem(TOTALS, manifest, f"{whose}: {number} {what}, the files have {found[what]}"))

@@ -1,6 +1,6 @@
-"""Which files of a folder belong to which task and split, in a dataset of ours or of anybody's.
+"""Assign the files of a folder to tasks and splits, for datasets of any origin.
 
-As ``datasets`` does it: the ``configs`` in the front matter of ``README.md`` decide; without them the names do, of
+Follows ``datasets``: the ``configs`` in the front matter of ``README.md`` decide. Without them the names decide, of
 folders (``<task>/train/0000.parquet``) or files (``data/<task>/train-00000-of-00002.parquet``).
 """
 
@@ -28,11 +28,11 @@ MAX_CARD_BYTES = 16 * MIB
 
 @dataclass
 class DatasetFiles:
-    """Files by configuration and split, training first, each list in order; and those that belong nowhere."""
+    """Files by configuration and split, training first, each list in order; and files that could not be assigned."""
 
     files: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     unplaced: list[Path] = field(default_factory=list)
-    absent: list[tuple[str, Problem]] = field(default_factory=list)  # by configuration: what its card promises in vain
+    absent: list[tuple[str, Problem]] = field(default_factory=list)  # by configuration: missing files of its card
 
     def add(self, config: str, split: str, path: Path) -> None:
         self.files.setdefault(config, {}).setdefault(split, []).append(path)
@@ -43,8 +43,8 @@ def read_layout(dataset: Path, names: Collection[str], report: Report) -> Datase
 
     Args:
         dataset: the folder.
-        names: of the configurations that folders may be named after, where no card says.
-        report: gets why the card cannot be read.
+        names: of the configurations that folders may be named after, if no card defines them.
+        report: is called if the card cannot be read.
     """
     everything = []
     for path in sorted(path for path in dataset.rglob("*.parquet") if not _is_hidden(path, dataset)):
@@ -81,12 +81,12 @@ def _is_hidden(path: Path, dataset: Path) -> bool:
 
 
 def _match(dataset: Path, pattern: str) -> list[Path]:
-    """Files below a folder that a pattern of its card means; a card that points out of it means none."""
+    """Files of a folder that match a pattern of its card; a pattern that leads out of the folder matches none."""
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         return []
     try:
         return sorted(path for path in dataset.glob(pattern) if path.is_file())
-    except ValueError:  # what is no pattern
+    except ValueError:  # an invalid pattern
         return []
 
 
@@ -102,7 +102,7 @@ def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
         return
     parts = path.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     if len(parts) < 3 or parts[0].strip():
-        return  # no front matter: legal, it says nothing
+        return  # no front matter, which is allowed
     try:
         front = yaml.load(parts[1], Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         configs = front.get("configs", []) if isinstance(front, dict) else []
@@ -116,7 +116,7 @@ def _read_card(dataset: Path, report: Report) -> Iterator[tuple[str, str, str]]:
 
 
 def _data_files(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Split and pattern of the files of one configuration, in each of the ways that ``datasets`` allows."""
+    """Split and pattern of the files of one configuration, in each syntax that ``datasets`` accepts."""
     prefix = f"{config['data_dir']}/" if config.get("data_dir") else ""
     files = config.get("data_files")
     if files is None:
@@ -128,7 +128,7 @@ def _data_files(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _by_name(path: Path, names: Collection[str]) -> tuple[str | None, str | None]:
-    """Configuration and split by the folders and the file's name, either or both of them None."""
+    """Configuration and split from the folders' and the file's names; either or both may be None."""
     words = [*path.parts[:-1], path.stem]
     config = next((word for word in reversed(words) if word in names), None)
     for word in reversed(words):

@@ -1,4 +1,4 @@
-"""Names and reasons out of files as Markdown that shows them and does nothing else."""
+"""Escape untrusted names and reasons as Markdown that only displays them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_SHOWN = 200  # characters
 
 
 def as_code(text: str, in_table: bool = False) -> str:
-    """A code span, in one line, whatever the text holds; a bar would end the cell of a table."""
+    """A one-line code span for any text; bars are escaped ``in_table``, where they would end the cell."""
     text = _one_line(text)
     text = text.replace("|", r"\|") if in_table else text
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
@@ -18,7 +18,7 @@ def as_code(text: str, in_table: bool = False) -> str:
 
 
 def as_text(text: str) -> str:
-    """Plain text: no emphasis, link, image, HTML or cell of a table begins in it."""
+    """Plain text, escaped so that it starts no emphasis, link, image, HTML or table cell."""
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(_one_line(text), quote=False))
 
 

@@ -1,10 +1,10 @@
-"""Publish a dataset to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
+"""Publish a dataset to the Hugging Face Hub, to any store that fsspec supports, or to a folder.
 
     jat publish --out runs/default --to owner/name
 
-Everything below ``OUT/dataset`` is checked against its manifest and goes up; what is there already does not move.
-Killed and started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or
-``hf auth login``, for other stores from where their own clients look.
+Everything below ``OUT/dataset`` is verified against its manifest and uploaded; unchanged files are skipped. A killed
+upload resumes when run again, and partial uploads are never visible. Credentials come from ``HF_TOKEN`` or
+``hf auth login``; for other stores from the places that their own clients use.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PublishDatasetConfig(Options):
     """Publish OUT/dataset."""
 
     to: str = ""
-    """Where: owner/name or hf://datasets/owner/name on the Hub (@branch may follow), a URL such as s3://bucket/path,
-    or a folder (./name)."""
+    """Destination: owner/name or hf://datasets/owner/name on the Hub, optionally with @branch, a URL such as
+    s3://bucket/path, or a folder (./name)."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
 
@@ -35,8 +35,8 @@ def publish_dataset(config: PublishDatasetConfig) -> None:
     """Publish the dataset of a run.
 
     Raises:
-        UserError: bad input, or a dataset, place or right that is not as it must be; nothing was published.
-        JobsFailedError: the place failed for longer than retries last; what arrived stays.
+        UserError: invalid input, dataset, destination or permission; nothing was published.
+        JobsFailedError: the destination failed for longer than the retries last; files already uploaded are kept.
     """
     directory = config.out / "dataset"
     if not is_local(directory):

@@ -1,9 +1,9 @@
-"""Episodes that are in a dataset twice, found by a digest of everything that is stored of them.
+"""Find duplicate episodes in a dataset, by a digest of all their stored data.
 
-Equal episodes are no fault by themselves. In a small grid world, or a game with few starts, different seeds lead to the
-same one, and how often is part of the data. So of episodes that have seeds, which differ, only the number is told. Of
-others nobody knows why they are equal: measured numbers do not repeat themselves, so in tasks of such it is a copy;
-and a test episode that is a training episode, too, tests nothing.
+Equal episodes are not always a problem. In a small grid world, or a game with few starts, different seeds give equal
+episodes, and their frequency is part of the data. So duplicates with different seeds are only counted. Without seeds
+the reason is unknown. In tasks with continuous observations a duplicate is then reported as a copy, because real
+numbers do not repeat by chance. A test episode that is also a training episode is reported too, as it tests nothing.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class _Place:
 
 
 class Repeats:
-    """Looks for equal episodes among all files of a task, given one after another.
+    """Finds equal episodes among all files of a task, which are added one by one.
 
     Args:
-        task: whose they are.
-        findings: get the problems, and how many are equal and no fault.
+        task: the task of the files.
+        findings: collects the problems, and counts equal episodes that are no problem.
     """
 
     def __init__(self, task: Task, findings: Findings) -> None:
@@ -47,12 +47,12 @@ class Repeats:
         self._first: dict[bytes, _Place] = {}
 
     def add(self, path: Path, split: str, digests: Sequence[bytes], has_seed: np.ndarray) -> None:
-        """Look at the episodes of one more file.
+        """Add the episodes of one more file.
 
         Args:
             path: of the file.
-            split: that it is of.
-            digests: of its episodes, as ``scan_episodes`` gives them.
+            split: of the file.
+            digests: of its episodes, as returned by ``scan_episodes``.
             has_seed: ``(E,)`` whether the seed of an episode is known.
         """
         problems: dict[str, list[tuple[int, _Place]]] = {}
@@ -72,7 +72,7 @@ class Repeats:
             self._findings.add(_problem(kind, path, found))
 
     def _kind(self, here: _Place, first: _Place) -> str | None:
-        """Of the problem that two equal episodes are; None if they are none."""
+        """The kind of problem of two equal episodes; None if there is none."""
         if here.has_seed and first.has_seed:
             return None
         if here.split != first.split:
@@ -86,7 +86,7 @@ def _problem(kind: str, path: Path, found: list[tuple[int, _Place]]) -> Problem:
 
 
 def digest_of_episode(episode: Episode) -> bytes:
-    """Tells the content of an episode: equal digests, equal steps."""
+    """Identifies the content of an episode: equal digests mean equal steps."""
     found = hashlib.blake2b(digest_size=16)
     for values in (episode.observations, episode.actions, episode.rewards):
         found.update(f"{values.shape} {values.dtype}".encode())
@@ -96,7 +96,7 @@ def digest_of_episode(episode: Episode) -> bytes:
 
 
 def reject_copies(task: Task, episodes: Iterable[Episode]) -> Iterator[Episode]:
-    """Episodes, those of measured numbers that equal an earlier one as rejected ones."""
+    """Yield the episodes; in tasks with continuous observations, copies of an earlier episode are rejected."""
     seen: set[bytes] = set()
     for episode in episodes:
         if not episode.rejected and task.observation == CONTINUOUS:

@@ -1,9 +1,9 @@
-"""What publishing a collection again moves after some of its episodes were made again.
+"""Measure how many bytes publishing a collection again moves after some episodes were collected again.
 
     jat bench republish --out runs/full
 
-Data files are written as collecting would, once with the episodes there are and once with some replaced by others, and
-compared as the Hub compares: by pieces of about 64 KiB (``pipeline/chunks.py``).
+Data files are written as a collection would, with the existing episodes and with some of them replaced. They are
+compared as the Hub compares them: by chunks of about 64 KiB (``pipeline/chunks.py``).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from pipeline.tables import Column, Table, print_table
 
 @dataclass(frozen=True)
 class RepublishConfig:
-    """Measure what publishing again moves after some episodes were made again."""
+    """Measure how many bytes publishing again moves after some episodes were collected again."""
 
     out: Path = Path("runs/default")
-    """Root of a run, with its shards."""
+    """Root of a run with shards."""
     task: str = "*"
-    """Tasks to take: name, domain, glob, or comma list; those without shards are left out."""
+    """Tasks to measure: name, domain, glob, or comma list; tasks without shards are skipped."""
     changed: float = 0.01
-    """Share of the training episodes of each task that was made again; one episode at least."""
+    """Share of the training episodes of each task that is collected again; at least one episode."""
 
     def __post_init__(self) -> None:
         if not 0 < self.changed <= 1:
@@ -52,11 +52,11 @@ class Moved:
     """Bytes of data files, and how many of them publishing again moves.
 
     Attributes:
-        episodes, changed: training episodes, and how many of them were made again.
+        episodes, changed: number of training episodes, and of those collected again.
         total: bytes of all training files.
-        side_by_side: bytes that move if the changed episodes are of neighbouring seeds.
-        scattered: bytes that move if they are anywhere.
-        whole_files: bytes that move where files are compared whole and the changed episodes are of neighbouring seeds.
+        side_by_side: bytes moved if the changed episodes have contiguous seeds.
+        scattered: bytes moved if the changed episodes are scattered.
+        whole_files: bytes moved if files are compared as a whole and the changed episodes have contiguous seeds.
         shards: episodes and bytes of every shard.
     """
 
@@ -74,13 +74,13 @@ class Moved:
 
 
 def measure_task(task: Task, shards: Sequence[pa.Table], others: pa.Table, share: float) -> Moved:
-    """What publishing one task again moves.
+    """Measure what publishing one task again moves.
 
     Args:
-        task: whose episodes they are.
-        shards: the training episodes, a table per shard.
-        others: episodes of other seeds, which take the place of the changed ones.
-        share: of the episodes that change.
+        task: the task.
+        shards: the training episodes, one table per shard.
+        others: episodes of other seeds, which replace the changed ones.
+        share: share of the episodes that change.
     """
     num = sum(map(len, shards))
     count = max(1, round(num * share))
@@ -107,10 +107,10 @@ def measure_task(task: Task, shards: Sequence[pa.Table], others: pa.Table, share
 
 
 def measure_collection(config: RepublishConfig) -> dict[str, Moved]:
-    """What publishing a collection again moves, by domain.
+    """Measure what publishing a collection again moves, by domain.
 
     Raises:
-        UserError: nothing is collected, or one split of a task only.
+        UserError: nothing is collected, or only one split of a task.
     """
     root = config.out / "shards"
     found = {task: shards for task in select_tasks(config.task) if (shards := finished_shards(root, task.name))}
@@ -133,9 +133,9 @@ def measure_collection(config: RepublishConfig) -> dict[str, Moved]:
 
 
 def share_of_shards(shards: Sequence[tuple[int, int]], share: float) -> float:
-    """Share of the bytes in shards taken by lot until they have a share of the episodes.
+    """Share of the bytes in randomly drawn shards that together have a share of the episodes.
 
-    That is what moves if shards as a whole are collected again, such as with another expert.
+    This is moved if whole shards are collected again, for instance with another expert.
     """
     order = np.random.default_rng(0).permutation(len(shards))
     wanted, episodes, num_bytes = share * sum(count for count, _ in shards), 0, 0

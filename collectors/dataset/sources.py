@@ -1,4 +1,4 @@
-"""Which shards a dataset is made of."""
+"""Select the shards of a dataset."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.storage.shards import IMPORTED, finished_shards
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished shard and the folder its files are in."""
+    """A finished shard and the folder of its files."""
 
     directory: Path
     manifest: ShardManifest
 
     @property
     def key(self) -> str:
-        """Tells its content: equal keys, equal bytes."""
+        """Identifies its content: equal keys mean equal bytes."""
         return self.manifest.data.sha256 + self.manifest.episodes.sha256
 
 
@@ -36,17 +36,18 @@ def find_shards(
     tasks: Sequence[Task] | None = None,
     is_optional: bool = False,
 ) -> dict[Task, list[Shard]]:
-    """Finished shards of the tasks chosen and of those the dataset already has, collected ones before imported ones.
+    """Finished shards of the selected tasks and of those already in the dataset, collected ones before imported ones.
 
     Args:
         out: root of a run, with its shards in ``shards/`` and ``imported/``.
-        pattern: which tasks to add; empty for none.
-        kept: names of the tasks that are in the dataset and stay there.
+        pattern: selects the tasks to add; empty for none.
+        kept: names of the tasks that are in the dataset and are kept.
         tasks: the table to choose from; all 157 if None.
-        is_optional: whether there may be nothing.
+        is_optional: whether the result may be empty.
 
     Raises:
-        UserError: nothing collected, not what was asked for by name, or no longer what the dataset has; one split only.
+        UserError: nothing is collected, a task selected by name or one of the dataset has no shards, or a task has
+            shards of one split only.
     """
     check_root(out)
     root = out / "shards"
@@ -64,18 +65,18 @@ def find_shards(
 def check_all_there(
     out: Path, there: Collection[str], chosen: Collection[str], pattern: str, kept: Collection[str], maker: str
 ) -> None:
-    """Refuse if a task or corpus is lacking that was asked for by its name, or that the dataset has.
+    """Refuse if a task or corpus has no shards although it was selected by name or is in the dataset.
 
     Args:
         out: root of the run.
-        there: names of those that have shards.
+        there: names of those with shards.
         chosen: names of those that ``pattern`` matches.
-        pattern: which to add.
-        kept: names of those that are in the dataset and stay there.
+        pattern: selects those to add.
+        kept: names of those that are in the dataset and are kept.
         maker: the command that makes their shards.
 
     Raises:
-        UserError: names the first one and what to do.
+        UserError: names the first missing one and the fix.
     """
     root = out / "shards"
     asked_by_name = {part.strip() for part in pattern.split(",")} & set(chosen)
@@ -100,10 +101,10 @@ def check_splits(name: str, splits: Collection[str], maker: str) -> None:
 
 
 def check_root(out: Path) -> None:
-    """Refuse what is not the root of a run, and say what would be.
+    """Refuse a folder that is not the root of a run, and suggest the right one.
 
     Raises:
-        UserError: an object store, or a folder inside a run.
+        UserError: it is in an object store, or inside a run.
     """
     if not is_local(out):
         raise UserError(f"--out {out}: a dataset is built on a disk; run `jat on-disk --stage dataset --out {out}`")
@@ -126,12 +127,12 @@ def shards_of(out: Path, task: Task) -> list[Shard]:
 def missing_of(
     out: Path, pattern: str, kept: Collection[str], tasks: Sequence[Task] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Episodes that a collection has planned and not made, by task and split, of the tasks that ``find_shards`` takes.
+    """Episodes planned but not collected, by task and split, of the tasks that ``find_shards`` selects.
 
     Args:
         out: root of a run.
-        pattern: which tasks to add; empty for none.
-        kept: names of the tasks that are in the dataset and stay there.
+        pattern: selects the tasks to add; empty for none.
+        kept: names of the tasks that are in the dataset and are kept.
         tasks: the table to choose from; all 157 if None.
     """
     root = out / "shards"
@@ -142,7 +143,7 @@ def missing_of(
 
 
 def environments_of(task: Task, shards: Sequence[Shard]) -> dict[str, list[Shard]]:
-    """Shards by the environment they were played in."""
+    """Shards by the environment in which they were played."""
     found: dict[str, list[Shard]] = {}
     for shard in shards:
         found.setdefault(shard.manifest.environment or task.env_id, []).append(shard)
@@ -150,10 +151,10 @@ def environments_of(task: Task, shards: Sequence[Shard]) -> dict[str, list[Shard
 
 
 def check_environments(shards: Mapping[Task, Sequence[Shard]]) -> None:
-    """Refuse tasks whose episodes are of several environments: their rewards, or more, mean different things.
+    """Refuse tasks with episodes of several environments, whose rewards, and possibly more, are not comparable.
 
     Raises:
-        UserError: names the environments, where their shards are, and what to do.
+        UserError: names the environments, the folders of their shards, and the fix.
     """
     for task, of_task in shards.items():
         found = environments_of(task, of_task)

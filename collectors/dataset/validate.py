@@ -1,10 +1,10 @@
-"""Check a dataset, whoever made it, and list everything that is wrong with it.
+"""Validate a dataset of any origin and list all problems.
 
     jat dataset validate --dataset runs/default/dataset
 
-Ours (with a ``manifest.json``): every byte, every side table, every episode, the totals, and what lies between files.
-Others, such as a copy of JAT's: whatever their files can tell. Nothing is trusted that an earlier check has found, and
-nothing is changed. Exit code 1 if there are problems.
+For datasets of this project (with a ``manifest.json``): every byte, every side table, every episode, the totals, and
+consistency between files. For others, such as a copy of JAT's: whatever can be checked from their files. Records of
+earlier checks are not trusted, and nothing is modified. Exit code 1 if there are problems.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-TEXT_SETS = {corpus.name: corpus for corpus in CORPORA}  # which hold no episodes
+TEXT_SETS = {corpus.name: corpus for corpus in CORPORA}  # corpora have documents instead of episodes
 UNKNOWN = "configuration of no known task"
 NO_SEEDS = "no seeds: no episode can be made again"
 CARD_DIFFERS = "card and manifest disagree"
@@ -61,16 +61,16 @@ class ValidateConfig:
     """Check a dataset and list everything that is wrong with it."""
 
     dataset: Path = Path("runs/default/dataset")
-    """Folder of the dataset: one of `jat dataset`, or any with Parquet files in JAT's columns."""
+    """Folder of the dataset: one built by `jat dataset`, or any with Parquet files in JAT's columns."""
     task: str = "*"
     """Tasks and corpora to check: name, domain, glob, or comma list."""
 
 
 def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Findings:
-    """Check everything of the chosen tasks in a dataset.
+    """Check everything of the selected tasks in a dataset.
 
     Args:
-        config: what to check.
+        config: the options.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
@@ -129,7 +129,7 @@ def _check_is_dataset(dataset: Path) -> None:
                 raise UserError(f"--dataset {dataset} is a folder of a run, not a dataset; try --dataset {other}")
 
 
-# Ours: with a manifest.
+# Datasets of this project, with a manifest.
 
 
 def _validate_task(
@@ -203,7 +203,7 @@ def _validate_split(
 
 
 def _seeded_rows(side: pa.Table | None, num_rows: int) -> np.ndarray:
-    """``(E,)`` bool: of which rows of its data file a side table knows the seed."""
+    """``(E,)`` bool: for which rows of its data file a side table has a seed."""
     if side is None:
         return np.zeros(num_rows, bool)
     known = side.filter(side["row"].is_valid())["seed"].is_valid().to_numpy()
@@ -219,7 +219,7 @@ def _scan_seed_range(path: Path, split: str, seeds: np.ndarray, findings: Findin
 
 
 def _scan_seeds(tables: Sequence[tuple[Path, np.ndarray]], findings: Findings) -> None:
-    """Tell which seeds of a task were played twice, in one file, in two, or in both splits."""
+    """Report seeds of a task that were played twice, in one file, in two, or in both splits."""
     if not tables:
         return
     seeds = np.concatenate([values for _, values in tables])
@@ -243,27 +243,27 @@ def _compare_with_card(
     layout: DatasetFiles,
     findings: Findings,
 ) -> None:
-    """What ``load_dataset`` will find by the card must be what the manifest names.
+    """Check that the card points ``load_dataset`` to the files that the manifest names.
 
     Args:
         dataset: its folder.
         name: of a task or corpus.
-        suffix: of the configuration of its side tables; without the dash, the field of a split that has them.
+        suffix: of the configuration of its side tables; without the dash, the name of the split's field with them.
         splits: of the manifest.
-        layout: what the card says.
-        findings: where problems go.
+        layout: as read from the card.
+        findings: collects the problems.
     """
     for config, kind in ((name, "data"), (name + suffix, suffix.removeprefix("-"))):
         for split, info in splits.items():
             said = {dataset / entry.name for entry in getattr(info, kind)}
             found = set(layout.files.get(config, {}).get(split, []))
-            there = {path for path in said if path.exists()}  # what is not is told already
+            there = {path for path in said if path.exists()}  # missing files are reported elsewhere
             for path in sorted(there ^ found):
                 whose = "manifest" if path in said else "card"
                 findings.add(Problem(CARD_DIFFERS, path, f"only the {whose} names it, as {config}, {split}"))
 
 
-# Other people's: without one.
+# Datasets of others, without a manifest.
 
 
 def _validate_foreign(

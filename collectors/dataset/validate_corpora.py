@@ -1,4 +1,4 @@
-"""Check the documents of a dataset: part of ``collectors/dataset/validate.py``."""
+"""Validate the documents of a dataset, as part of ``collectors/dataset/validate.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.storage.episode_rules import Problem
 from pipeline.storage.manifest import CorpusManifest, CorpusSplit, DatasetManifest
 from pipeline.storage.validate import OVERLAP, TOTALS, scan_file
 
-DOMAIN = "texts and pictures"  # where the totals count them
+DOMAIN = "texts and pictures"  # domain under which the totals count them
 
 
 def validate_corpus(
@@ -63,7 +63,7 @@ def _validate_split(
 
 
 def _scan_order(path: Path, indices: np.ndarray, last_index: int, findings: Findings) -> int:
-    """Tell if rows of the source were in an earlier file, too; returns the last one of this."""
+    """Report rows of the source that are also in an earlier file; returns the last row of this file."""
     shared = int(np.count_nonzero(indices <= last_index))
     if shared:
         reason = f"row {indices[0]} of the source or a later one is in an earlier file, too"
@@ -72,7 +72,7 @@ def _scan_order(path: Path, indices: np.ndarray, last_index: int, findings: Find
 
 
 def scan_document_file(corpus: Corpus, split: str, path: Path, findings: Findings) -> DocumentCounts | None:
-    """Check the documents of one file, whoever wrote it, and count them."""
+    """Check and count the documents of one file of any origin."""
     counts = scan_documents(corpus, path, findings.add)
     if counts is not None:
         findings.count(DOMAIN, corpus.name, split, counts.documents, 0, path.stat().st_size)

@@ -69,7 +69,7 @@ class ImageLoader:
 
 
 def stored_image(file: bytes, size: int) -> bytes:
-    """``file`` itself if it is an RGB JPEG or PNG whose longer side has at most ``size`` pixels, else a JPEG made from it.
+    """``file`` itself if it is an RGB JPEG or PNG with at most ``size`` pixels on its longer side, else a JPEG of it.
 
     Raises:
         RejectedError: it cannot be read completely, or is unreasonably large.

@@ -1,5 +1,7 @@
-"""The dataset card: a README.md whose front matter tells ``datasets`` and the Hub what is where, and whose text tells
-people what it is, with plots and moving pictures beside it in ``card/``."""
+"""Write the dataset card: README.md, with plots and animations in ``card/``.
+
+The front matter describes the files to ``datasets`` and the Hub; the text describes the dataset to people.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ log = logging.getLogger(__name__)
 
 TEMPLATE = "card.md.j2"
 MAX_PREVIEWS_PER_LINE = 4
-LEFT_COLUMNS = ("", "task", "expert", "experts")  # of tables; numbers stand to the right
-# The Hub's words for how many rows there are.
+LEFT_COLUMNS = ("", "task", "expert", "experts")  # left-aligned table columns; numbers are right-aligned
+# The Hub's names for ranges of the number of rows.
 SIZES = (
     (10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
     (10**8, "10M<n<100M"), (10**9, "100M<n<1B"),
@@ -44,15 +46,15 @@ SIZES = (
 
 @dataclass(frozen=True)
 class _Section:
-    """What the card shows of a domain; ``plot`` is the picture's path in the dataset, or None."""
+    """The card's section on a domain; ``plot`` is the picture's path in the dataset, or None."""
 
     notes: DomainNotes
     num_tasks: int
     table: str
     plot: str | None
     versions: str
-    rejected: str  # why, and how often; empty if never
-    weak: str  # tasks to be taken with care, and why; empty if there is none
+    rejected: str  # reasons with counts; empty if none
+    weak: str  # tasks to use with care, with reasons; empty if none
 
 
 def write_card(
@@ -66,10 +68,10 @@ def write_card(
 
     Args:
         dataset: its folder.
-        manifest: what is in it.
+        manifest: of the dataset.
         tasks: those of the dataset.
         statistics: of each of these tasks.
-        previews: moving pictures that are in the folder already.
+        previews: animations that are already in the folder.
     """
     domains = domain_rows(tasks, statistics)
     sections = [_section(dataset, manifest, domain) for domain in domains]
@@ -84,7 +86,7 @@ def write_card(
 
 
 def _missing_section(manifest: DatasetManifest) -> str:
-    """What was planned and is not here; empty if all of it is."""
+    """Planned episodes that are missing; empty if there are none."""
     if not manifest.missing:
         return ""
     return f"\n## Planned and not collected\n\n{describe_missing(manifest.missing, manifest.tasks)}.\n"
@@ -105,7 +107,7 @@ def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Se
 
 
 def _plot(path: Path, domain: DomainRow) -> bool:
-    """Whether there was something to plot, and something to plot with."""
+    """Write the plot; returns whether there was data to plot and matplotlib is installed."""
     if not any(row.train.num_episodes for row in domain.tasks):
         return False
     try:
@@ -127,7 +129,7 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # it is Markdown
+        autoescape=False,  # the output is Markdown
     )
     used = [section.notes for section in sections]
     titles = [notes.title for notes in used]
@@ -157,9 +159,9 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
 
 
 def _gallery(previews: Sequence[Preview]) -> str:
-    """Moving pictures in lines of a few, one domain after another, each line followed by their names.
+    """Rows of a few animations, one domain after another, each row followed by their names.
 
-    The lines are about equally long, so that no column is empty and only the last line may have gaps.
+    Rows have about equal lengths, so that no column is empty and only the last row may have gaps.
     """
     if not previews:
         return ""
@@ -184,7 +186,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], centred: bool
 
 
 def _listed(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Join as ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
@@ -193,7 +195,7 @@ def _size(num_bytes: int) -> str:
 
 
 def _actors(domain: DomainRow) -> str:
-    """A line of which kinds of experts played how many tasks of a domain."""
+    """A line with the kinds of experts and how many tasks of a domain each played."""
     kinds = Counter(kind for row in domain.tasks for kind in row.expert_kinds)
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     tasks = [f"{as_code(kind)} in {count} {'task' if count == 1 else 'tasks'}" for kind, count in ordered]
@@ -201,7 +203,7 @@ def _actors(domain: DomainRow) -> str:
 
 
 def _kinds(domains: Sequence[DomainRow]) -> str:
-    """What the kinds of experts are, in a sentence each."""
+    """One sentence per kind of expert."""
     kinds = sorted({kind for domain in domains for row in domain.tasks for kind in row.expert_kinds})
     return " ".join(f"`{kind}` is {EXPERT_KINDS[kind]}." for kind in kinds if kind in EXPERT_KINDS)
 
@@ -216,7 +218,7 @@ def _weakness(row: CardRow) -> str:
 
 
 def _noise(rows: Sequence[CardRow]) -> str:
-    """Which noise is in how many episodes; empty if there is none."""
+    """Describe the action noise and how many episodes have it; empty if there is none."""
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update({noise: count for noise, count in row.both.noise.items() if noise})

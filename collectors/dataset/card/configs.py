@@ -1,4 +1,4 @@
-"""What the front matter of a card tells ``datasets`` and the Hub of its tables: their files, columns and sizes."""
+"""The card's front matter for ``datasets`` and the Hub: files, columns and sizes of the tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def table_pair(
 
     Args:
         name: of the task or corpus.
-        suffix: of the configuration of the side table; without the dash, the folder and the field of a split for it.
+        suffix: of the configuration of the side table; without the dash, the name of its folder and of its field in a
+            split.
         columns: of the data.
         side_columns: of the side table.
         splits: of the manifest.
@@ -30,8 +31,8 @@ def table_pair(
     side = suffix.removeprefix("-")
     configs, infos = [], []
     for config, kind, its_columns in ((name, "data", columns), (name + suffix, side, side_columns)):
-        # The number of files is in the pattern: where an old and a new version lie side by side for a moment, a card
-        # finds its own files alone.
+        # The pattern contains the number of files, so that a card matches only its own files while an old and a new
+        # version coexist.
         files = [
             {"split": split, "path": f"{kind}/{name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
             for split, info in splits.items()

@@ -1,4 +1,4 @@
-"""What the card of a dataset says of its corpora, to people and to ``datasets``."""
+"""The card's sections on corpora, for people and for ``datasets``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def corpora_of(manifest: DatasetManifest) -> list[Corpus]:
 
 
 def corpus_section(manifest: DatasetManifest) -> str:
-    """Markdown about the corpora; empty without any. Of a dataset without tasks it is the whole card."""
+    """Markdown about the corpora; empty without any. In a dataset without tasks it is the whole card."""
     corpora = corpora_of(manifest)
     if not corpora:
         return ""
@@ -93,7 +93,7 @@ def corpus_configs(manifest: DatasetManifest) -> tuple[list[dict[str, Any]], lis
 
 
 def corpus_categories(manifest: DatasetManifest) -> list[str]:
-    """The Hub's names for what one can do with the corpora."""
+    """The Hub's task categories of the corpora."""
     corpora = corpora_of(manifest)
     return (["text-generation"] if corpora else []) + (
         ["image-to-text", "visual-question-answering"] if any(corpus.has_images for corpus in corpora) else []

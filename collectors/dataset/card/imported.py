@@ -1,4 +1,4 @@
-"""What the card of a dataset says of its imported episodes."""
+"""The card's section on imported episodes."""
 
 from __future__ import annotations
 

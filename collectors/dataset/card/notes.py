@@ -1,4 +1,4 @@
-"""What the card says of each domain beyond numbers: what it is, where it differs from JAT's data, whose it is."""
+"""The card's notes on each domain: description, differences from JAT's data, licence and citations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class DomainNotes:
     """Notes on one domain.
 
     Attributes:
-        title: its name in full.
-        about: one paragraph: what is seen and done.
+        title: its full name.
+        about: one paragraph on observations and actions.
         differences: from the data that JAT published, one sentence each.
         licence: of the software and assets that the episodes were made with.
-        citations: BibTeX entries of who made the environments.
+        citations: BibTeX entries of the authors of the environments.
     """
 
     title: str
@@ -38,7 +38,7 @@ MUJOCO_CITATION = """@inproceedings{todorov2012mujoco,
   year = {2012}
 }"""
 
-# What an expert of a kind is, for those who do not know the word.
+# Explanations of the kinds of experts, for readers new to the terms.
 EXPERT_KINDS = {
     "bot": "the planner that ships with minigrid; it reads the state of the grid",
     "scripted": "the policy that ships with metaworld; it reads the hidden goal",
@@ -132,5 +132,5 @@ NOTES = {
 
 
 def notes_on(domain: str) -> DomainNotes:
-    """The notes on a domain; its name only, where there are none."""
+    """The notes on a domain; only its name where there are none."""
     return NOTES.get(domain, DomainNotes(title=domain, about=""))

@@ -1,4 +1,4 @@
-"""Plots of the card: how returns, lengths and successes are spread in every task, one picture per domain."""
+"""Plot the distributions of returns, lengths and successes of every task for the card, one picture per domain."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.storage.statistics import Histogram
 INK, FAINT, GRID = "#1f2933", "#9aa5b1", "#e4e7eb"
 RETURN_COLOUR, LENGTH_COLOUR, SUCCESS_COLOUR = "#2f6fb3", "#0e7490", "#16a34a"
 ROW_HEIGHT, WIDTH = 0.24, 10.5  # inches
-# The axis of scores is linear from 0 to LINEAR_UP_TO and logarithmic outside, so that every return is on it.
+# The axis of scores is linear from 0 to LINEAR_UP_TO and logarithmic outside, so that it shows every return.
 LINEAR_UP_TO, LINEAR_DOWN_TO = 1.25, 0.25
 SHORTEST_AXIS = (-0.05, 1.25)
 SCORE_TICKS = (-100, -10, -1, 0, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 1000)
-MIN_TICK_SHARE = 0.08  # of the axis, between two ticks
-LOG_RATIO = 20  # lengths that differ by more than this are drawn on a logarithmic axis
+MIN_TICK_SHARE = 0.08  # minimum distance between two ticks, as a share of the axis
+LOG_RATIO = 20  # lengths with a larger ratio than this get a logarithmic axis
 BOX = 0.84  # height of the highest bar of a histogram, in rows
 
 
 def write_plot(path: Path, domain: DomainRow) -> None:
-    """Write the picture of a domain as PNG; the same figures give the same bytes."""
+    """Write the picture of a domain as PNG; equal figures give equal bytes."""
     from matplotlib.figure import Figure
 
     rows = [row for row in domain.tasks if row.train.num_episodes]
@@ -85,7 +85,7 @@ def _draw_returns(ax: Any, rows: list[CardRow]) -> None:
 
 
 def place_score(scores: np.ndarray) -> np.ndarray:
-    """Where scores stand on the axis: linear around 0 to 1, logarithmic outside, without a kink between."""
+    """Positions of scores on the axis: linear around 0 to 1, logarithmic outside, with a continuous slope."""
     above = LINEAR_UP_TO * (1 + np.log(np.maximum(scores, LINEAR_UP_TO) / LINEAR_UP_TO))
     below = -LINEAR_DOWN_TO * np.log1p(np.maximum(-scores, 0) / LINEAR_DOWN_TO)
     placed: np.ndarray = np.where(scores > LINEAR_UP_TO, above, np.where(scores < 0, below, scores))
@@ -93,7 +93,7 @@ def place_score(scores: np.ndarray) -> np.ndarray:
 
 
 def _score_ticks(low: float, high: float) -> list[float]:
-    """Ticks that are on the axis and leave room for their labels; 0 and 1 first."""
+    """Ticks on the axis with room for their labels; 0 and 1 first."""
     taken: list[float] = []
     for tick in sorted(SCORE_TICKS, key=lambda value: (value not in (0, 1), abs(value))):
         at = float(place_score(np.array(tick)))
@@ -124,7 +124,7 @@ def _draw_lengths(ax: Any, rows: list[CardRow]) -> None:
 def _draw_histogram(
     ax: Any, position: int, edges: np.ndarray, histogram: Histogram, colour: str, min_width: float
 ) -> None:
-    """Bars upon the line of a row; a bin narrower than can be seen is drawn as wide as can."""
+    """Draw bars on the line of a row; bins too narrow to be visible are widened."""
     from matplotlib.collections import PolyCollection
 
     counts = np.array(histogram.counts, np.float64)

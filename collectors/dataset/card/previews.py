@@ -1,8 +1,8 @@
-"""A few episodes of a dataset as small moving pictures for its card.
+"""Render a few episodes of a dataset as small animations for its card.
 
-An episode is played again from its seed, with the actions that are stored, and drawn; images that are stored, as
-Atari's, are shown as they are. So each picture also shows that its episode can be made again: one that came out
-differently is left out, and the log says so.
+An episode is replayed from its seed with the stored actions and rendered; stored images, such as Atari's, are shown
+unchanged. So each animation also proves that its episode is reproducible: an episode whose replay differs is skipped
+and logged.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from pipeline.storage.schema import read_episode
 log = logging.getLogger(__name__)
 
 FOLDER = "card"
-FORMAT = 1  # raise it when the same episode would be drawn otherwise
+FORMAT = 1  # increase it when the same episode would be rendered differently
 PER_DOMAIN = 4
 MAX_FRAMES = 48
-MAX_STRIDE = 3  # steps from one frame to the next, at most; what is longer is shown in part
+MAX_STRIDE = 3  # maximum number of steps per frame; longer episodes are shown in part
 WIDTH = 200  # pixels
-FRAME_MS, GRID_FRAME_MS, LAST_FRAME_MS = 90, 220, 1500  # a step in a grid is a leap
-QUALITY = 65  # of WebP, lossy: 0 to 100
+FRAME_MS, GRID_FRAME_MS, LAST_FRAME_MS = 90, 220, 1500  # milliseconds; a step in a grid world is a large movement
+QUALITY = 65  # of lossy WebP, 0 to 100
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A moving picture of the episode of ``seed``, None if nobody knows it; ``name`` is its path in the dataset."""
+    """An animation of the episode of ``seed``, None if unknown; ``name`` is its path in the dataset."""
 
     task: Task
     seed: int | None
@@ -66,13 +66,13 @@ class _Choice:
 def write_previews(
     dataset: Path, manifest: DatasetManifest, tasks: Sequence[Task], earlier: Path | None = None
 ) -> list[Preview]:
-    """Write pictures of episodes of some tasks of each domain, in the order of ``tasks``.
+    """Write animations of some tasks of each domain, in the order of ``tasks``.
 
     Args:
-        dataset: where the data is; the pictures go to ``card/``.
+        dataset: folder of the data; animations are written to its ``card/``.
         manifest: of the dataset.
         tasks: those of the dataset.
-        earlier: the dataset that this one follows; what it shows of the same episodes is taken over.
+        earlier: the previous dataset; its animations of the same episodes are reused.
     """
     previews = []
     if tasks:
@@ -95,7 +95,7 @@ def write_previews(
 
 
 def _some_of_each_domain(tasks: Sequence[Task]) -> list[Task]:
-    """Of each domain the first, the last and what is evenly between them."""
+    """The first and the last task of each domain, and tasks evenly spaced between them."""
     chosen = []
     for domain in dict.fromkeys(task.domain for task in tasks):
         of_domain = [task for task in tasks if task.domain == domain]
@@ -105,9 +105,9 @@ def _some_of_each_domain(tasks: Sequence[Task]) -> list[Task]:
 
 
 def _choose(task: Task, dataset: Path, info: TaskManifest) -> _Choice | None:
-    """The episode of the median return in the first training file, among successful ones if there are any.
+    """The episode with the median return in the first training file, among successful ones if there are any.
 
-    Files that come later change nothing, so the picture of a task stays when episodes are added.
+    Later files do not matter, so a task's animation stays the same when episodes are added.
     """
     train = info.splits["train"]
     side = read_small(dataset / train.episodes[0].name, ["seed", "row", "return", "success"])
@@ -121,7 +121,7 @@ def _choose(task: Task, dataset: Path, info: TaskManifest) -> _Choice | None:
 
 
 def _frames(choice: _Choice, dataset: Path) -> list[np.ndarray]:
-    """Pictures ``(H, W, 3)`` of the episode; none if it cannot be drawn here or comes out differently."""
+    """Images ``(H, W, 3)`` of the episode; none if it cannot be rendered here or its replay differs."""
     task = choice.task
     stored = read_episode(task, dataset / choice.data.name, choice.row)
     length = len(stored.rewards)
@@ -139,7 +139,7 @@ def _frames(choice: _Choice, dataset: Path) -> list[np.ndarray]:
         nonlocal step
         step += 1
         is_due = step % stride == 0 and len(frames) < MAX_FRAMES
-        if is_due or (step == length <= stride * MAX_FRAMES):  # the last state is the result
+        if is_due or (step == length <= stride * MAX_FRAMES):  # always show the last state, which is the result
             frames.append(render_frame(env))
 
     try:

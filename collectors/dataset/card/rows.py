@@ -1,4 +1,4 @@
-"""The figures of the card, by task and by domain, as its tables and plots show them."""
+"""The figures of the card, by task and by domain, for its tables and plots."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.envs.task import Task
 from pipeline.scoring.scores import jat_scale
 from pipeline.storage.statistics import Moments, SplitStatistics, TaskStatistics
 
-WEAK_SUCCESS, WEAK_SCORE, MANY_REJECTED = 0.5, 0.75, 0.1  # beyond which the card warns of a task
-MAX_NAMED = 3  # experts that a table's cell names one by one
+WEAK_SUCCESS, WEAK_SCORE, MANY_REJECTED = 0.5, 0.75, 0.1  # thresholds for the card's warning about a task
+MAX_NAMED = 3  # experts listed by name in a table cell
 
 
 @dataclass(frozen=True)
 class CardRow:
-    """One task: its training split, and what is said of both splits together."""
+    """One task: its training split, and figures of both splits together."""
 
     task: Task
     train: SplitStatistics
@@ -32,12 +32,12 @@ class CardRow:
 
     @property
     def jat_range(self) -> tuple[float, float] | None:
-        """Mean returns that JAT published for its random policy and its expert; None if there is no scale in them."""
+        """Mean returns that JAT published for its random policy and its expert; None if they define no scale."""
         return jat_scale(self.task.name)
 
     @property
     def on_jat_scale(self) -> float | None:
-        """Mean return of the training episodes where 0 is JAT's random policy and 1 its expert."""
+        """Mean return of the training episodes, scaled so that JAT's random policy is 0 and its expert 1."""
         if self.jat_range is None or not self.train.num_episodes:
             return None
         random, expert = self.jat_range
@@ -45,18 +45,18 @@ class CardRow:
 
     @property
     def expert_kinds(self) -> list[str]:
-        """Kinds of the experts that played; a revision is a kind and what tells it from others of the kind."""
+        """Kinds of the acting experts; a revision is a kind and an identifier among experts of that kind."""
         return sorted({revision.rsplit("-", 1)[0] for revision in self.both.experts if revision})
 
     @property
     def rejected_share(self) -> float:
-        """Share of the seeds played whose episode was rejected."""
+        """Share of the played seeds whose episode was rejected."""
         num_rejected = sum(self.both.rejected.values())
         return num_rejected / max(1, num_rejected + self.both.num_episodes)
 
     @property
     def is_weak(self) -> bool:
-        """Whether its expert hardly succeeds or earns far less than JAT's, or many seeds are missing."""
+        """Whether its expert rarely succeeds or has a far lower return than JAT's, or many seeds are rejected."""
         rate, score = self.train.success_rate, self.on_jat_scale
         return (
             (rate is not None and rate < WEAK_SUCCESS)
@@ -66,7 +66,7 @@ class CardRow:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Its line of the table of its domain."""
+        """Its row of the table of its domain."""
         train, both = self.train, self.both
         score = self.on_jat_scale
         return (
@@ -91,14 +91,14 @@ TASK_HEADINGS = (
 
 @dataclass(frozen=True)
 class DomainRow:
-    """Tasks of one domain."""
+    """The tasks of one domain."""
 
     domain: str
     tasks: tuple[CardRow, ...]
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Its line of the summary, without the name."""
+        """Its row of the summary, without the name."""
         train = [row.train for row in self.tasks]
         both = [row.both for row in self.tasks]
         scores = [score for row in self.tasks if (score := row.on_jat_scale) is not None]
@@ -144,7 +144,7 @@ def _median_and_range(values: Sequence[float]) -> str:
 
 
 def reasons(rows: Sequence[CardRow]) -> dict[str, int]:
-    """Why episodes were rejected, the most frequent first, with counts."""
+    """Reasons of rejections, the most frequent first, with counts."""
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update(row.both.rejected)
@@ -152,7 +152,7 @@ def reasons(rows: Sequence[CardRow]) -> dict[str, int]:
 
 
 def _experts(statistics: SplitStatistics) -> str:
-    """Who acted, the most frequent first, with shares if they are several."""
+    """The acting experts, the most frequent first, with shares if there are several."""
     ordered = sorted(statistics.experts.items(), key=lambda item: (-item[1], item[0]))
     if len(ordered) > MAX_NAMED:
         return f"{len(ordered)} experts"

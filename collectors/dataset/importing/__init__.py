@@ -1,1 +1,1 @@
-"""Other people's episodes as shards."""
+"""Import of other people's episodes as shards."""

@@ -1,14 +1,13 @@
-"""Import somebody else's episodes: a dataset in JAT's columns, such as JAT's own, or one of Minari's.
+"""Import episodes of another dataset: one in JAT's columns, such as JAT's own, or a Minari dataset.
 
     jat dataset import --source jat-project/jat-dataset --task mujoco-hopper --out runs/default
 
 Writes ``OUT/imported/<task>/<source>/...``, shards like collected ones (``pipeline/storage/shards.py``) that ``jat
-dataset`` takes beside them. Rows are read a few at a time, from the Hub too, and nothing of it is kept but the shards.
-A shard is a range of the source's rows: run the same command again after a kill and it goes on; ask for more and they
-are added.
+dataset`` includes too. Rows are streamed a few at a time, also from the Hub, and only the shards are stored. A shard is
+a range of the source's rows: run the same command again after a kill to resume; ask for more episodes to add them.
 
-An imported episode has no seed, so it cannot be re-created. What is no data is rejected with its reason, and so is a
-copy of an earlier episode of its shard; actions out of range are kept as they are, and the side table flags them.
+An imported episode has no seed, so it cannot be replayed. Invalid rows are rejected with their reason, and so are
+copies of an earlier episode of the same shard. Actions out of range are kept unchanged and flagged in the side table.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-# Rows per shard, by domain: what a kill can cost, and small enough for many shards to be made at once.
+# Rows per shard, by domain: what a kill can lose, and small enough to import many shards in parallel.
 SHARD_EPISODES = {"babyai": 10_000, "metaworld": 4_000, "mujoco": 500, "atari": 25}
 DEFAULT_SHARD_EPISODES = 500
-NUM_TRIED = 8  # first rows, of which one at least must be data
+NUM_TRIED = 8  # first rows, of which at least one must be valid
 WORKER_BYTES = 8 * 2**30
 
 
@@ -55,7 +54,7 @@ class ImportConfig:
 
     source: str
     """A folder (of Parquet files in JAT's columns, or of a Minari dataset), `owner/name` of a dataset on the Hub,
-    `@revision` allowed, or `minari:NAME`."""
+    optionally with `@revision`, or `minari:NAME`."""
     task: str
     """Tasks: name, domain, glob, or comma list of these."""
     out: Path = Path("runs/default")
@@ -64,16 +63,16 @@ class ImportConfig:
     """Training episodes per task; all if not given."""
     test_share: float = 0.1
     """Test episodes as a share of the training episodes where `episodes` is given; where the source has no test split,
-    also the share of its episodes, the last ones, that become it."""
+    also the share of its episodes, the last ones, that become the test split."""
     environment: str = ""
-    """Id of the environment that they were played in. If not given: what Minari says; this project's in a dataset of
-    `jat dataset`; else JAT's, as `jat tasks` lists it."""
+    """Id of the environment in which the episodes were played. If not given: the one that Minari records; this
+    project's for a dataset of `jat dataset`; else JAT's, as listed by `jat tasks`."""
     shard_episodes: int | None = None
     """Rows of the source per shard, the unit of work; if not given 10,000 (BabyAI), 4,000, 500 or 25 (Atari)."""
     workers: int = 2
     """Worker processes."""
     stall_s: float = 300.0
-    """Seconds without a single row after which a worker is held to be hung and replaced."""
+    """Seconds without a single row after which a worker is considered hung and replaced."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("episodes", "shard_episodes") if getattr(self, name) is not None]
@@ -99,7 +98,7 @@ class ImportJob:
 
 
 def import_shard(job: ImportJob) -> ShardManifest:
-    """Read the rows of one shard and write it. A plain function: it needs no Ray."""
+    """Read the rows of one shard and write it. A plain function that does not need Ray."""
     shard = job.shard
     episodes = job.rows.read(shard.task, shard.first_seed - FIRST_SEED[shard.split], shard.num_seeds)
     unlike = reject_copies(shard.task, episodes)
@@ -107,17 +106,17 @@ def import_shard(job: ImportJob) -> ShardManifest:
 
 
 def import_dataset(config: ImportConfig, tasks: Sequence[Task] | None = None) -> None:
-    """Write the shards that are missing for the episodes asked for.
+    """Write the shards that are missing for the requested number of episodes.
 
     Args:
-        config: what to import.
+        config: the options.
         tasks: the table to choose from; all 157 if None.
 
     Raises:
-        UserError: bad input, a source that cannot be reached, is no dataset or another than before, or does not fit.
-        JobsFailedError: some shards could not be made.
+        UserError: invalid input, or a source that cannot be reached, is no dataset, has changed, or does not fit.
+        JobsFailedError: some shards could not be written.
     """
-    root = config.out.absolute() / IMPORTED  # workers may stand elsewhere
+    root = config.out.absolute() / IMPORTED  # workers may have another current directory
     name = folder_of(config.source)
     chosen = select_tasks(config.task, tasks)
     with exclusive(root / ".lock", "wait for it, stop it, or use another --out"):
@@ -138,22 +137,22 @@ def import_dataset(config: ImportConfig, tasks: Sequence[Task] | None = None) ->
 
 
 def folder_of(source: str) -> str:
-    """Name of the folder of a source's shards."""
+    """Name of the folder for the shards of a source."""
     name = source_name(source)
     short = Path(name).name if Path(name).is_absolute() else name.partition(":")[2]
     return f"{re.sub(r'[^A-Za-z0-9._]+', '-', short).strip('-.')}-{digest_of(name)[:8]}"
 
 
 def import_jobs(config: ImportConfig, tasks: Sequence[Task], root: Path) -> list[ImportJob]:
-    """Missing shards of all tasks that the source has.
+    """Missing shards of all tasks in the source.
 
     Args:
-        config: what to import.
-        tasks: the chosen ones.
-        root: where imported shards stand, a folder per task.
+        config: the options.
+        tasks: the selected tasks.
+        root: folder of the imported shards, with a folder per task.
 
     Raises:
-        UserError: the source cannot be reached, is no dataset, has none of the tasks or one of another kind.
+        UserError: the source cannot be reached, is not a dataset, or has none of the tasks or other columns.
     """
     name = folder_of(config.source)
     named = {part.strip() for part in config.task.split(",")}
@@ -201,7 +200,7 @@ def _jobs(config: ImportConfig, task: Task, root: Path, name: str) -> list[Impor
 
 
 def _check_same(task: Task, folder: Path, done: Sequence[ShardManifest], origin: Origin) -> None:
-    """Refuse to add rows of another revision or environment to those that are there."""
+    """Refuse to add rows of another revision or environment to existing shards."""
     for shard in done:
         if (shard.source, shard.environment) != (origin.source, origin.environment):
             raise UserError(
@@ -212,7 +211,7 @@ def _check_same(task: Task, folder: Path, done: Sequence[ShardManifest], origin:
 
 
 def _check_fits(task: Task, source: EpisodeSource, environment: str) -> None:
-    """Refuse a source of whose first rows none is data: that is not bad luck, but another task or version."""
+    """Refuse a source if all of its first rows are invalid: then it is of another task or version."""
     rows, reasons = source.rows["train"], list[str]()
     for episode in rows.read(task, 0, rows.num_rows):
         if not episode.rejected:
@@ -229,7 +228,7 @@ def _check_fits(task: Task, source: EpisodeSource, environment: str) -> None:
 
 
 def _tell(task: Task, root: Path, name: str) -> None:
-    """What came of a task's rows."""
+    """Log the counts of a task's imported episodes."""
     done = finished_shards(root / task.name, name)
     if not done:
         return
@@ -251,7 +250,7 @@ def _tell(task: Task, root: Path, name: str) -> None:
 
 
 def _tell_repeats(task: Task, root: Path, name: str) -> None:
-    """Which episodes of a source are in two of its shards; within one they are rejected."""
+    """Log episodes that occur in two shards of a source; within one shard they are rejected."""
     found = Findings()
     repeats = Repeats(task, found)
     done = finished_shards(root / task.name, name)

@@ -1,8 +1,8 @@
-"""Minari's datasets as episodes: on this machine, or downloaded by Minari into its own folder.
+"""Read Minari datasets as episodes, from this machine or downloaded by Minari into its own folder.
 
-A Minari episode has one observation more than actions, which is dropped as everywhere here. Seeds in its metadata are
-those of the environment it was made with, reset in its maker's way: they do not re-create it here, so they are not
-kept.
+A Minari episode has one observation more than actions; the last one is dropped, as everywhere here. Seeds in its
+metadata belong to the original environment and reset procedure. They do not reproduce the episode here, so they are
+not kept.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ MINARI = "minari:"
 METADATA = "metadata.json"
 HDF5 = (".hdf5", ".h5")
 MAX_FILE_BYTES, MAX_METADATA_BYTES = 2**42, 2**28
-WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # what arrays of other types or shapes raise
+WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # raised for arrays of other types or shapes
 OTHER_ARRAYS = "arrays of other types or shapes"
-MAX_ARRAY_BYTES = 2**31  # of a column of an episode
-# A grid world's observation, which is a dictionary in Minari.
+MAX_ARRAY_BYTES = 2**31  # of one column of an episode
+# The keys of a grid world's observation, which is a dictionary in Minari.
 DIRECTION, VIEW, MISSION = "direction", "image", "mission"
 
 
 def data_folder(folder: Path) -> Path | None:
-    """The folder with Minari's metadata in or below ``folder``, or None if that is no dataset of Minari's."""
+    """The folder with Minari's metadata in or below ``folder``, or None if there is no Minari dataset."""
     for path in (folder, folder / "data"):
         if not (path / METADATA).is_file():
             continue
@@ -52,9 +52,9 @@ class MinariRows:
     """Episodes of a Minari dataset.
 
     Attributes:
-        folder: with its metadata.
-        begin: the first one of this split.
-        num_rows: how many there are.
+        folder: the folder with its metadata.
+        begin: index of the first episode of this split.
+        num_rows: number of episodes.
     """
 
     folder: str
@@ -91,7 +91,7 @@ def find_minari(name: str) -> Path:
         name: such as ``mujoco/hopper/expert-v0``.
 
     Raises:
-        UserError: no such dataset, no network, or minari is not installed.
+        UserError: there is no such dataset, no network, or minari is not installed.
     """
     minari = _import_minari()
     from huggingface_hub.errors import HTTPError
@@ -123,7 +123,7 @@ def _import_minari() -> Any:
 
 @dataclass(frozen=True)
 class MinariInfo:
-    """What a dataset says of itself: a digest of its content, its environment or None, and its episodes."""
+    """The metadata of a dataset: a digest of its content, its environment or None, and its number of episodes."""
 
     digest: str
     environment: str | None
@@ -131,7 +131,7 @@ class MinariInfo:
 
 
 def describe_minari(folder: Path, task: Task) -> MinariInfo:
-    """Read the metadata of a dataset and check that it is of the task.
+    """Read the metadata of a dataset and check that it fits the task.
 
     Raises:
         UserError: it cannot be read, or its environment or sizes are not the task's.
@@ -152,12 +152,12 @@ def describe_minari(folder: Path, task: Task) -> MinariInfo:
 
 
 def _check_files(folder: Path) -> None:
-    """Refuse a dataset that names what is not in its folder, or says that it is larger than anything is.
+    """Refuse a dataset that refers to files outside its folder, or that declares implausible sizes.
 
-    HDF5 can link to other files, and can say of any file on this machine that it is the content of an array.
+    HDF5 can link to other files, and can declare any file of this machine as the content of an array.
 
     Raises:
-        UserError: names the file and what is in it.
+        UserError: names the file and the offending entry.
     """
     import h5py
 
@@ -225,7 +225,7 @@ def _steps(task: Task, raw: dict[str, Any]) -> RawSteps:
         observations = np.concatenate([np.asarray(observations[DIRECTION]).reshape(-1, 1), view], axis=1)
     dtype = np.float32 if task.observation == CONTINUOUS else np.int64
     discrete = task.action.kind == "discrete"
-    with np.errstate(over="ignore", invalid="ignore"):  # what is no finite float32 is found later
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite float32 values are found by later checks
         steps = RawSteps(
             observations=np.asarray(observations)[:num_steps].astype(dtype),
             texts=texts,

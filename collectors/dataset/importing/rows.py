@@ -1,4 +1,4 @@
-"""Somebody else's rows as episodes: read a few at a time, from this machine or the Hub, and checked one by one."""
+"""Read rows of other people's datasets as episodes, a few at a time, locally or from the Hub, and check each one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pipeline.runtime.heartbeat import WORKER_PROGRESS
 from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
 from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
 
-BATCH_BYTES = 16 * 2**20  # of rows in memory at a time, as the footer counts them; one row at least
-BUFFER_BYTES = 2**20  # of a column read ahead
-NUM_FOOTERS = 8  # read at a time, where each is a question to the Hub
+BATCH_BYTES = 16 * 2**20  # of rows in memory at a time, by the footer's sizes; at least one row
+BUFFER_BYTES = 2**20  # read-ahead per column
+NUM_FOOTERS = 8  # read concurrently, as each needs a request to the Hub
 EMPTY = "empty episode"
 OTHER_SIZE = "numbers in a step of"
 
@@ -38,16 +38,16 @@ class Rows(Protocol):
     def num_rows(self) -> int: ...
 
     def read(self, task: Task, first: int, count: int) -> Iterator[Episode]:
-        """Episodes ``first .. first + count - 1``, rejected ones included; their ``seed`` is that number."""
+        """Episodes ``first .. first + count - 1``, including rejected ones; their ``seed`` is this number."""
 
 
 class UnfitError(ValueError):
-    """A row that cannot be an episode of the task; the message says why."""
+    """A row that cannot be an episode of the task; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class RawSteps:
-    """Steps as a source has them, sizes right: what ``Episode`` holds, but lengths and values not checked yet."""
+    """Steps of a source with correct sizes: the fields of ``Episode``, lengths and values not checked yet."""
 
     observations: np.ndarray
     texts: tuple[str, ...] | None
@@ -56,16 +56,16 @@ class RawSteps:
 
 
 def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> Episode:
-    """An episode of these steps.
+    """Build an episode from these steps.
 
     Args:
-        task: whose.
-        number: of its row.
-        steps: what is known of it.
-        ended: how it ended.
+        task: the task.
+        number: the row number.
+        steps: the data of the row.
+        ended: how the episode ended.
 
     Raises:
-        UnfitError: no steps, columns of different lengths, a value that is not finite, an action that there is not.
+        UnfitError: no steps, columns of different lengths, a value that is not finite, or an invalid action.
     """
     lengths = {"rewards": len(steps.rewards), "observations": len(steps.observations), "actions": len(steps.actions)}
     if steps.texts is not None:
@@ -91,7 +91,7 @@ def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> E
 
 
 def _unequal(lengths: dict[str, int]) -> str:
-    """Why columns of these lengths are no episode, the same for every episode of its kind."""
+    """The reason why columns of these lengths are no episode; equal failures give equal strings."""
     num_steps = lengths["rewards"]
     differ = [name for name, length in lengths.items() if length != num_steps]
     if differ[0] == "observations" and all(lengths[name] == num_steps + 1 for name in differ) and num_steps:
@@ -100,7 +100,7 @@ def _unequal(lengths: dict[str, int]) -> str:
 
 
 def _flag(task: Task, actions: np.ndarray) -> str | None:
-    """That continuous actions leave their range: what a policy asked for, which the environment clipped."""
+    """The flag for continuous actions out of range: the policy's output, which the environment clipped."""
     action = task.action
     if action.kind == "discrete":
         wrong = actions[(actions < 0) | (actions >= action.size)]
@@ -113,7 +113,7 @@ def _flag(task: Task, actions: np.ndarray) -> str | None:
 
 
 def unfit_episode(task: Task, number: int, reason: str) -> Episode:
-    """A rejected episode; of its success nothing is known."""
+    """A rejected episode; its success is unknown."""
     return replace(rejected_episode(task, number, reason), success=None)
 
 
@@ -123,9 +123,9 @@ class ParquetRows:
 
     Attributes:
         files: paths or addresses that fsspec opens, in order.
-        file_rows: rows of each.
-        begin: the first row that belongs to this split, counted over all files.
-        num_rows: how many do.
+        file_rows: number of rows of each file.
+        begin: first row of this split, counted over all files.
+        num_rows: number of rows of this split.
     """
 
     files: tuple[str, ...]
@@ -134,10 +134,10 @@ class ParquetRows:
     num_rows: int
 
     def read(self, task: Task, first: int, count: int) -> Iterator[Episode]:
-        """See ``Rows``. Row groups before the first row are not read; nor are columns that are not needed.
+        """See ``Rows``. Row groups before the first row and unneeded columns are not read.
 
         Raises:
-            UserError: a file cannot be read any further.
+            UserError: a file cannot be read.
         """
         number, start, left = first, self.begin + first, count
         for file, num_rows in zip(self.files, self.file_rows, strict=True):
@@ -154,7 +154,7 @@ class ParquetRows:
 
 
 def count_rows(files: Sequence[str], wanted: int | None) -> tuple[int, ...]:
-    """Rows of each file, from its footer; only of as many files as hold ``wanted`` rows, if that is given.
+    """Number of rows of each file, from its footer; if ``wanted`` is given, stop after that many rows.
 
     Raises:
         UserError: a file cannot be read.
@@ -187,7 +187,7 @@ def schema_of(file: str) -> pa.Schema:
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
-    """A Parquet file on this machine or the Hub within the limits, whose errors tell its name, and its bytes."""
+    """Open a local or Hub Parquet file within the size limits, with its raw handle; errors name the file."""
     import fsspec
     from huggingface_hub.errors import HTTPError
 
@@ -205,10 +205,10 @@ def _opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
 
 
 def check_columns(task: Task, file: str, found: pa.Schema) -> None:
-    """Refuse a file that lacks a column of the task, or has something else under its name.
+    """Refuse a file that lacks a column of the task or has one of another type.
 
     Raises:
-        UserError: names the columns that are there and those that should be.
+        UserError: names the existing and the expected columns.
     """
     for field in features(task).arrow_schema:
         index = found.get_field_index(field.name)
@@ -223,7 +223,7 @@ def check_columns(task: Task, file: str, found: pa.Schema) -> None:
 
 
 def _outline(kind: pa.DataType) -> tuple[int, str]:
-    """How deep lists are nested, and what is inside: a number, a string or an image."""
+    """The nesting depth of lists and the type of their elements: a number, a string or an image."""
     depth = 0
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind, depth = kind.value_type, depth + 1
@@ -235,7 +235,7 @@ def _outline(kind: pa.DataType) -> tuple[int, str]:
 
 
 def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dict[str, pa.Array | None]]:
-    """Rows ``first .. first + count - 1`` of a file: the steps by column, None where there is a null."""
+    """Rows ``first .. first + count - 1`` of a file: the steps by column, None for a null."""
     with _opened(file) as (parquet, handle):
         check_columns(task, file, parquet.schema_arrow)
         names = list(features(task))
@@ -245,7 +245,7 @@ def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dic
                 first -= metadata.num_rows
                 continue
             size = max(1, BATCH_BYTES * metadata.num_rows // max(1, metadata.total_byte_size))
-            size = 1 if task.observation == IMAGE else size  # a game is compressed many times over
+            size = 1 if task.observation == IMAGE else size  # compressed game frames expand many times
             check_step_texts(handle, parquet.metadata, group)
             for batch in parquet.iter_batches(size, row_groups=[group], columns=names):
                 for row in range(min(first, len(batch)), len(batch)):
@@ -283,7 +283,7 @@ def _steps_of_row(task: Task, row: dict[str, pa.Array | None]) -> RawSteps:
 
 
 def _vector(steps: Any, dtype: Any) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # what is no finite float32 is found later
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite float32 values are found by later checks
         values: np.ndarray = steps.to_numpy(zero_copy_only=False).astype(dtype)
     return values
 

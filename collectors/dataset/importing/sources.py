@@ -1,8 +1,8 @@
-"""Where imported episodes come from, and what belongs to which task and split there.
+"""Find the episodes to import in a source, and assign them to tasks and splits.
 
-folder                     Parquet files in JAT's columns, placed by the card or by their names; or one of Minari's
-owner/name, hub:owner/name  a dataset on the Hub, @revision allowed; read over the network, never downloaded whole
-minari:mujoco/hopper/expert-v0   a dataset of Minari's
+folder                     Parquet files in JAT's columns, assigned by the card or by file names; or a Minari dataset
+owner/name, hub:owner/name  a dataset on the Hub, @revision allowed; streamed, never downloaded as a whole
+minari:mujoco/hopper/expert-v0   a Minari dataset
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from pipeline.storage.manifest import DatasetManifest
 from pipeline.text import format_count
 
 _REPOSITORY = re.compile(r"(?:hub:)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-LEROBOT = "meta/info.json"  # which every LeRobot dataset has
+LEROBOT = "meta/info.json"  # present in every LeRobot dataset
 NOT_LEROBOT = (
     f"is a LeRobot dataset (it has {LEROBOT}), which is not imported: its rows are steps, in columns of its robot. "
     "Write its episodes in JAT's columns, one row each, or as a Minari dataset"
 )
-# What may serve as the test split, best first.
+# Splits that may serve as the test split, best first.
 TESTS = ("test", "validation")
 
 
 class NotThereError(UserError):
-    """The source has nothing of a task, but of others."""
+    """The source has nothing of this task, but has other tasks."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class EpisodeSource:
 
     Attributes:
         name: of the source, the same for all its revisions.
-        revision: what fixes the content: a commit, or a digest.
-        environment: where they were played, or None if neither the source nor its kind says.
+        revision: identifies the content: a commit, or a digest.
+        environment: id of the environment, or None if neither the source nor its kind determines it.
         rows: of both splits.
     """
 
@@ -59,15 +59,15 @@ class EpisodeSource:
 
     @property
     def text(self) -> str:
-        """For ``ShardManifest.source``."""
+        """The value of ``ShardManifest.source``."""
         return f"{self.name}@{self.revision}"
 
 
 def source_name(text: str) -> str:
-    """The name of a source, whatever its revision.
+    """The name of a source without its revision.
 
     Raises:
-        UserError: neither a folder nor the name of a repository.
+        UserError: it is neither a folder nor the name of a repository.
     """
     if text.startswith(MINARI):
         return text
@@ -90,15 +90,15 @@ def resolve_source(
     """Find a task's episodes in a source.
 
     Args:
-        text: what the module's docstring lists.
-        task: which task.
-        limit: training episodes wanted, so that no more files are looked into; None for all.
-        test_share: of the episodes, where the source has no test split; the last ones are it then.
-        known_revision: the commit to stay at where the source names none.
+        text: one of the forms in the module's docstring.
+        task: the task.
+        limit: number of training episodes requested, so that no more files are opened than needed; None for all.
+        test_share: share of the episodes, the last ones, used as the test split where the source has none.
+        known_revision: the commit to use where the source names none.
 
     Raises:
         NotThereError: it has nothing of this task.
-        UserError: it cannot be reached or read, is no dataset, or is of another environment.
+        UserError: it cannot be reached or read, is not a dataset, or is of another environment.
     """
     name = source_name(text)
     if text.startswith(MINARI):
@@ -188,7 +188,7 @@ def _hub_files(repository: str, commit: str, task: Task) -> dict[str, list[str]]
 
 
 def _check_inside(repository: str, commit: str, files: Mapping[str, list[str]]) -> None:
-    """Refuse a card that names files of other places, such as of this machine or its network."""
+    """Refuse a card that names files outside the repository, such as on this machine or its network."""
     for file in (file for of_split in files.values() for file in of_split):
         if not file.startswith(f"hf://datasets/{repository}@{commit}/") or ".." in file.split("/"):
             raise UserError(f"the card of {repository} names {file}, which is not in the repository; it is not read")
@@ -197,7 +197,7 @@ def _check_inside(repository: str, commit: str, files: Mapping[str, list[str]]) 
 def _parquet_rows(
     name: str, task: Task, files: Mapping[str, list[str]], limit: int | None, test_share: float
 ) -> dict[str, Rows]:
-    """Rows of both splits; the last of a source without a test split are its test split."""
+    """Rows of both splits; without a test split, the last rows of the source become it."""
     train_files = files.get("train", [])
     tests = next((files[split] for split in TESTS if files.get(split)), [])
     if not train_files:
@@ -222,12 +222,12 @@ def _all_rows(files: list[str], wanted: int | None) -> ParquetRows:
 
 
 def num_tests(num_train: int, test_share: float) -> int:
-    """Test episodes for so many training episodes; at least one."""
+    """Number of test episodes for this many training episodes; at least one."""
     return max(1, round(num_train * test_share))
 
 
 def _num_train(name: str, num_rows: int, test_share: float) -> int:
-    """Training episodes of so many, if the others shall be this share of them."""
+    """Number of training episodes if ``test_share`` is the ratio of test to training episodes."""
     if num_rows < 2:
         raise UserError(
             f"{name} has {format_count(num_rows, 'episode')}; it takes at least one for training and one for testing"
