@@ -1,8 +1,8 @@
 """Load images of documents from a row or from the web, as JPEG or PNG files no larger than JAT's.
 
 JAT scaled every image so that its longer side is 352 pixels, up as well as down, and dropped all metadata. Here an RGB
-image that is not larger and has no metadata is kept byte by byte; a larger one is scaled down; none is scaled up, which
-would add bytes and no information.
+JPEG or PNG that is not larger and has neither EXIF data nor transparency is kept byte by byte; a larger one is scaled
+down; none is scaled up, which would add bytes and no information.
 """
 
 from __future__ import annotations
