@@ -117,9 +117,8 @@ class Monitor:
         self._last_line = time.time()
         status = self._stage.status
         running = ", ".join(sorted(name for name, task in status.tasks.items() if task.running)[:4])
-        log.info(
-            "%s; largest worker %d MB%s", status.describe(), status.worker_bytes // 2**20, running and f"; {running}"
-        )
+        memory = f"largest worker {status.worker_bytes // 2**20} MB" if status.worker_bytes else ""
+        log.info("%s", "; ".join(filter(None, (status.describe(), memory, running))))
 
 
 def progress_table(status: StageStatus) -> Table:

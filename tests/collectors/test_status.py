@@ -160,3 +160,18 @@ def test_a_damaged_status_is_left_out_and_told(text: str, tmp_path: Path, caplog
     (found,) = read_statuses(tmp_path)
     assert found.stage == "collect"
     assert "here-1.json is left out" in caplog.text
+
+
+def test_while_workers_start_the_log_says_that_and_nothing_that_is_not_known(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = shard(tmp_path / "shards", FAKE_GRID)
+    with caplog.at_level(logging.INFO, "progress"), reported(COLLECT, tmp_path, "*") as live:
+        with Monitor("episodes", {("toy-grid", job.shard.stem): 4}) as monitor:
+            monitor.update([JobProgress("toy-grid", job.shard.stem, 0, 0)])
+            assert caplog.messages[-1] == "starting workers, 0 of 4 episodes; toy-grid"
+            started = live.status.counting_since
+            monitor.update([JobProgress("toy-grid", job.shard.stem, 0, 0, steps=0)])
+            assert live.status.counting_since > started  # the wait for the first step is in no rate
+            monitor.update([JobProgress("toy-grid", job.shard.stem, 0, 2**20, steps=7)])
+            assert live.status.activity == "" and live.status.left_s is None
