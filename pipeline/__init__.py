@@ -1,1 +1,1 @@
-"""Words and files that every stage shares: tasks, episodes, the rollout, shards, manifests, scores."""
+"""Code that all stages share: tasks, episodes, the rollout, shards, manifests and scores."""

@@ -1,8 +1,8 @@
-"""How much of some files is new to a store that keeps equal pieces of files once, as the Hugging Face Hub's does.
+"""Estimates the upload size of files in a store with chunk deduplication, such as that of the Hugging Face Hub.
 
-The Hub cuts files where their content says so, into pieces of about 64 KiB (https://huggingface.co/docs/xet/chunking),
-and moves only pieces it does not have. This cuts by the same rule with the same sizes; the table of random numbers is
-another one, so the cuts fall elsewhere, but as often.
+The Hub splits files by content-defined chunking (https://huggingface.co/docs/xet/chunking) into chunks of about 64 KiB,
+and only chunks that it does not have are uploaded. This module uses the same rule with the same sizes. Its table of
+random numbers is different, so the boundaries are elsewhere but equally frequent.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 
 MIN_BYTES, MAX_BYTES = 8 * 2**10, 128 * 2**10
-MASK = np.uint64(0xFFFF_0000_0000_0000)  # a cut every 64 KiB, on average
-WINDOW = 64  # bytes that the rolling hash remembers: each shifts it by one bit
+MASK = np.uint64(0xFFFF_0000_0000_0000)  # one boundary every 64 KiB on average
+WINDOW = 64  # length of the rolling hash's window in bytes: each byte shifts the hash by one bit
 BLOCK = 4 * 2**20  # bytes hashed at a time
 
 
 def chunk_sizes(paths: Iterable[Path]) -> dict[bytes, int]:
-    """Size of every different piece of some files, by its hash."""
+    """Return the size in bytes of every distinct chunk of some files, by the chunk's hash."""
     return {hash_: size for path in paths for hash_, size in _chunks(path.read_bytes())}
 
 
 def new_bytes(before: Iterable[Path], after: Iterable[Path]) -> int:
-    """Bytes to move so that a store with the files ``before`` gets the files ``after``."""
+    """Return the bytes to transfer to store the files ``after`` where the files ``before`` are stored already."""
     known = chunk_sizes(before)
     return sum(size for hash_, size in chunk_sizes(after).items() if hash_ not in known)
 
@@ -42,10 +42,10 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _possible_cuts(content: np.ndarray) -> Iterator[np.ndarray]:
-    """Where the rolling hash of the last ``WINDOW`` bytes allows a cut, as offsets, in order.
+    """Yield sorted arrays of offsets at which the rolling hash of the last ``WINDOW`` bytes allows a boundary.
 
-    The hash is ``h = 2 * h + table[byte]`` modulo 2**64, that is, a sum over the last 64 bytes. Sums over 1, 2, 4 to
-    64 bytes are made of each other, which takes six steps over arrays and no loop over bytes.
+    The hash is ``h = 2 * h + table[byte]`` modulo 2**64, that is, a sum over the last 64 bytes. The sums over 2, 4, ...
+    64 bytes are computed by doubling: six array operations and no loop over bytes.
     """
     for begin in range(0, len(content), BLOCK):
         start = max(0, begin - WINDOW + 1)

@@ -1,4 +1,4 @@
-"""The exceptions that commands turn into one readable line and an exit code."""
+"""Defines the exceptions that commands print as one line, with an exit code."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Bad input, found before work starts.
+    """Invalid input, detected before work starts.
 
-    The message names the value, what was allowed and the fix. Commands print it in one line, without a
-    traceback, and exit with code 2. What it repeats of a stranger's file cannot steer a terminal: characters that are
-    not printed are shown as Python writes them.
+    The message names the value, what was allowed and the fix. Commands print it in one line, without a traceback, and
+    exit with code 2. Non-printable characters are escaped, so that text from an untrusted file cannot control the
+    terminal.
     """
 
     def __str__(self) -> str:
@@ -22,19 +22,19 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Of an error's message, such as Arrow's, which goes on with what it did; its type if it says nothing."""
+    """Return the first line of an error's message (Arrow's have several lines), or its type if there is none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def how_to_install(extra: str, target: str) -> str:
-    """What to run for the packages of an extra, from the index and in a clone."""
+    """Return the commands that install the packages of an extra, from the package index and in a clone."""
     return f"`pip install 'jat-pipeline[{extra}]'`, or `make {target}` in a clone"
 
 
 def reason_of(error: BaseException) -> str:
-    """Type and first line of an error as the reason of a rejection: the same whenever the same goes wrong.
+    """Return the type and first line of an error as a stable reason string, so that equal failures can be counted.
 
-    Addresses of objects are left out: they differ from process to process, and one fault would count as many.
+    Memory addresses of objects are removed, because they differ between processes.
     """
     text = re.sub(r" at 0x[0-9a-fA-F]+|\b0x[0-9a-fA-F]{6,}\b", "", first_line(error))
     return f"{type(error).__name__}: {text}"
@@ -42,10 +42,11 @@ def reason_of(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """Why a job was given up: it raised, or the workers that ran it died or hung.
+    """Why a job failed: it raised, or its workers died or hung.
 
     Attributes:
-        is_bad_input: it raised a ``UserError``, which trying again does not make better.
+        is_worker_lost: whether the job's worker died or was killed.
+        is_bad_input: whether the job raised a ``UserError``, which a retry would not fix.
     """
 
     job: Any
@@ -58,7 +59,7 @@ class JobFailure:
 
 
 class JobsFailedError(RuntimeError):
-    """Some jobs failed (exit code 1); the others are done and their results kept."""
+    """Some jobs failed (exit code 1); the other jobs are done and their results are kept."""
 
     def __init__(self, message: str, failures: Sequence[JobFailure] = ()) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""Files that strangers made: how much they hold is looked at before anything is read or built of it.
+"""Checks untrusted files for size, type and links before anything reads or unpacks them.
 
-A small file can unpack to gigabytes, a link can lead anywhere, a pipe never ends. Whoever reads files from elsewhere
-asks here first. None of it depends on the format's library, which would have to read the file to say so.
+A small file can unpack to gigabytes, a link can point anywhere, and a pipe never ends. Code that reads files from
+elsewhere calls these checks first. They do not use the format's library, which would have to read the file first.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ MAX_MEMBERS = 10_000
 
 
 def check_file(path: Path, most_bytes: int, root: Path | None = None) -> None:
-    """Refuse a file that is too large, no plain file, or a link out of the folder that it came in.
+    """Check that a file is not too large, is a regular file, and is not a link out of its folder.
 
     Args:
-        path: of the file, which may be missing: that is for who opens it.
-        most_bytes: size that is still plausible.
-        root: the folder that it must lie in when all links are followed; None for a file that the user named.
+        path: the file; a missing file passes, as opening it reports the error.
+        most_bytes: the largest plausible size.
+        root: folder that must contain the file after all links are resolved; None for a file that the user named.
 
     Raises:
-        UserError: names the file, and what was allowed.
+        UserError: a check failed; the message names the file and what is allowed.
     """
     if not path.exists() and not path.is_symlink():
         return
@@ -41,9 +41,10 @@ def check_file(path: Path, most_bytes: int, root: Path | None = None) -> None:
 
 
 def leads_out(path: Path, root: Path) -> bool:
-    """Whether a file of a folder is a link to one outside.
+    """Whether a path inside a folder resolves to a file outside of it.
 
-    The Hub's cache is a folder of links to its files, beside it: what lies in the same repository's cache is inside.
+    The Hub's cache holds snapshot folders of links to files in a sibling folder: files in the cache of the same
+    repository count as inside.
     """
     root = root.resolve()
     of_cache = [folder.parent for folder in root.parents if folder.name == "snapshots"]
@@ -51,15 +52,15 @@ def leads_out(path: Path, root: Path) -> bool:
 
 
 def check_zip(source: Path | IO[bytes], origin: str, most_bytes: int) -> None:
-    """Refuse a zip that would unpack to too much, as its own list of members says; no library reads more of one.
+    """Check the unpacked size of a zip in its list of members; libraries read no more bytes than listed there.
 
     Args:
-        source: the zip; where it is none, that is for who opens it.
-        origin: what to call it in messages.
-        most_bytes: of all members together.
+        source: the zip; a file that is not a zip passes, as opening it reports the error.
+        origin: name of the zip in messages.
+        most_bytes: largest total size of all members.
 
     Raises:
-        UserError: names both sizes.
+        UserError: the zip is too large; the message names both sizes.
     """
     try:
         with zipfile.ZipFile(source) as archive:

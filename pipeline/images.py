@@ -1,7 +1,7 @@
-"""Images of strangers, decoded only where their size is right, and only in formats that hold nothing but pixels.
+"""Decodes untrusted images, only if they have the expected size, and only in formats that contain only pixels.
 
-Pillow knows formats that start other programs (EPS) or decoders nobody needs here; those below are all that are opened.
-The header tells the size; no pixel is decoded, and no memory taken for any, before that is compared.
+Pillow also supports formats that start other programs (EPS) or need decoders that are not used here; only the formats
+below are opened. The size is read from the header and compared before any pixel is decoded or memory is allocated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class BadImageError(ValueError):
     """An image that cannot be used.
 
     Attributes:
-        reason: one of the above, the same for every such image.
+        reason: one of the constants above, so that equal failures can be counted.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -36,10 +36,10 @@ class BadImageError(ValueError):
 
 @contextlib.contextmanager
 def opened(file: bytes) -> Iterator[Image]:
-    """An image of which only the header was read. What goes wrong while it is used is a ``BadImageError``, too.
+    """Open an image and read only its header. Errors inside the block also become a ``BadImageError``.
 
     Raises:
-        BadImageError: it is none, broken, or larger than any image here may be.
+        BadImageError: the file is not an image, is damaged, or is too large (limit of Pillow).
     """
     from PIL import Image
 
@@ -50,19 +50,19 @@ def opened(file: bytes) -> Iterator[Image]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(TOO_LARGE) from error
-    except Exception as error:  # which one a broken file raises depends on its format and where it breaks
+    except Exception as error:  # the type depends on the format and on where the file is damaged
         raise BadImageError(UNREADABLE) from error
 
 
 def pixels_of(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """An image as ``(H, W, C)`` uint8.
+    """Decode an image to ``(H, W, C)`` uint8.
 
     Args:
-        file: the image.
-        shape: that it must have.
+        file: the encoded image.
+        shape: the required shape.
 
     Raises:
-        BadImageError: it has another one, or cannot be read.
+        BadImageError: the image has another shape or cannot be decoded.
     """
     with opened(file) as image:
         found = (image.height, image.width, len(image.getbands()))

@@ -1,9 +1,9 @@
-"""The reader of every JSON file that says what a dataclass holds: it checks all types before anything is made of it.
+"""Reads JSON files into dataclasses, with a check of all types before an object is created.
 
     read_record(path, ShardManifest, "the manifest of a shard", "delete it and run `jat collect` again")
 
-A file may be damaged, of another version or a stranger's. What does not fit is one ``UserError`` that names the file
-and the field, whatever is in it: other types, fields that are missing or unknown, nesting without end.
+A file may be damaged, of another version or from an untrusted source. Any mismatch raises one ``UserError`` that names
+the file and the field: wrong types, missing or unknown fields, or too deep nesting.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MAX_SHOWN = 40  # characters of a value in an error
 
 
 class RecordError(ValueError):
-    """A value of another type than the record has; the message names the field."""
+    """A value does not have the type of its field; the message names the field."""
 
 
 def read_record(path: Path, kind: type[RecordT], what: str, fix: str) -> RecordT:
-    """The record in a JSON file.
+    """Read a JSON file into a dataclass.
 
     Args:
-        path: of the file.
-        kind: a dataclass.
-        what: the file is, in words, such as ``the manifest of a shard``.
-        fix: what to do if it is not.
+        path: the file to read.
+        kind: the dataclass.
+        what: description of the file for errors, such as ``the manifest of a shard``.
+        fix: what the user can do if the file does not match.
 
     Raises:
-        UserError: it is no JSON, or says something else.
-        FileNotFoundError: there is no such file.
+        UserError: the file is not valid JSON, or does not match the dataclass.
+        FileNotFoundError: the file does not exist.
     """
     try:
         return record_of(read_json(path), kind)
@@ -45,7 +45,7 @@ def read_record(path: Path, kind: type[RecordT], what: str, fix: str) -> RecordT
 
 
 def read_values(path: Path, kind: Any, what: str, fix: str) -> Any:
-    """``read_record`` of a file that holds a dict or a list, such as ``dict[str, int]``."""
+    """Read a JSON file like ``read_record``, but into a dict or a list, such as ``dict[str, int]``."""
     try:
         return value_of(read_json(path), kind, "")
     except RecordError as error:
@@ -53,15 +53,15 @@ def read_values(path: Path, kind: Any, what: str, fix: str) -> Any:
 
 
 def record_of(raw: Any, kind: type[RecordT], where: str = "") -> RecordT:
-    """A dataclass of what JSON says.
+    """Convert a JSON object to a dataclass.
 
     Args:
-        raw: as ``json.loads`` gives it.
-        kind: the dataclass, whose fields' types are checked. Those with a default may be missing.
-        where: the record stands in a larger one, for errors.
+        raw: a value as returned by ``json.loads``.
+        kind: the dataclass; the types of its fields are checked, and fields with a default may be missing.
+        where: path of this record inside a larger one, for errors.
 
     Raises:
-        RecordError: a field is missing, unknown or of another type, or the dataclass refuses the values.
+        RecordError: a field is missing, unknown or of another type, or the dataclass rejects the values.
     """
     if not isinstance(raw, Mapping):
         raise RecordError(f"{where or 'it'} is {_shown(raw)}, expected an object")
@@ -77,7 +77,7 @@ def record_of(raw: Any, kind: type[RecordT], where: str = "") -> RecordT:
 
 
 def value_of(raw: Any, kind: Any, where: str) -> Any:
-    """A value of a type: a dataclass, ``dict``, ``list`` or ``tuple`` of values, a literal, a union or a plain one.
+    """Convert a JSON value to a type: a dataclass, ``dict``, ``list``, ``tuple``, literal, union or scalar type.
 
     Raises:
         RecordError: as ``record_of``.
@@ -108,7 +108,7 @@ def value_of(raw: Any, kind: Any, where: str) -> Any:
 
 
 def _one_of(raw: Any, kinds: tuple[Any, ...], where: str) -> Any:
-    """Of several types the one that fits; if none does, the error of the last one that is not None."""
+    """Convert to the first matching type of a union; if none matches, raise the error of the last non-None type."""
     if raw is None and types.NoneType in kinds:
         return None
     others = [kind for kind in kinds if kind is not types.NoneType]
@@ -128,11 +128,11 @@ def _sequence(raw: Sequence[Any], origin: type, args: tuple[Any, ...], where: st
     return tuple(value_of(value, arg, f"{where}[{i}]") for i, (value, arg) in enumerate(zip(raw, args, strict=True)))
 
 
-_FIELDS: dict[Any, dict[str, tuple[Any, bool]]] = {}  # reading annotations takes longer than checking a record
+_FIELDS: dict[Any, dict[str, tuple[Any, bool]]] = {}  # cache: reading annotations takes longer than checking a record
 
 
 def _fields_of(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Type of each field of a dataclass, and whether it has no default."""
+    """Return the type of each field of a dataclass, and whether the field is required (has no default)."""
     if kind not in _FIELDS:
         _FIELDS[kind] = _read_fields(kind)
     return _FIELDS[kind]
@@ -149,7 +149,7 @@ def _read_fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _shown(raw: Any) -> str:
-    """A value in an error: a few of its characters, as Python writes them; of containers only what they are."""
+    """Format a value for an error: the first characters of its ``repr``, or only the kind of a container."""
     if isinstance(raw, Mapping):
         return "an object"
     if isinstance(raw, list):
@@ -161,7 +161,7 @@ def _shown(raw: Any) -> str:
 
 
 def _named(kind: Any) -> str:
-    """A type in an error, in JSON's words."""
+    """Format a type for an error, in JSON's terms."""
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", types.NoneType: "null"}
     if kind in names:
         return names[kind]

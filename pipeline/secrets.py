@@ -1,4 +1,4 @@
-"""Keeping credentials out of what people read: messages, logs, errors."""
+"""Redacts credentials in messages, logs and errors."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from typing import NoReturn
 from pipeline.errors import UserError
 
 HIDDEN = "[hidden]"
-# Signed addresses carry their credential behind the question mark; some people write theirs before the host.
+# Signed URLs have their credential in the query; some users write theirs before the host.
 _SCHEME = r"\b[a-z][a-z0-9+.-]*://"
 _QUERY = re.compile(rf"({_SCHEME}[^\s?'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
-# Before the host: all up to an @ that comes before the first slash; or, as keys of S3 may hold slashes, up to the last
-# @ where something follows the first colon that is no port.
+# Before the host: everything up to an @ before the first slash. S3 keys may contain slashes, so if the text after the
+# first colon is not a port, everything up to the last @.
 _USER = re.compile(rf"({_SCHEME})(?:[^\s/@'\"]*:(?!\d+(?:[/\s'\"]|$))[^\s'\"]*@|[^\s/'\"]*@)", re.IGNORECASE)
 _NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY")
 
 
 def redacted(text: str) -> str:
-    """``text`` without the values of credentials, as far as this process knows them, and without signed addresses."""
+    """Redact in ``text`` all credentials that this process knows, and the credentials in URLs."""
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
     return _USER.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
 
 
 def check_no_credentials(text: str) -> None:
-    """Refuse what a user gave if it holds an address with a key or a password before the host.
+    """Check that user input contains no URL with a key or a password before the host.
 
     Raises:
-        UserError: says so, with the credentials hidden.
+        UserError: it contains one; the message hides the credentials.
     """
     if _USER.search(text):
         raise_for_credentials(text)
 
 
 def raise_for_credentials(address: str) -> NoReturn:
-    """Refuse an address.
+    """Raise the error for a URL with credentials.
 
     Raises:
         UserError: always.
@@ -52,17 +52,17 @@ def raise_for_credentials(address: str) -> NoReturn:
 
 
 def _secrets() -> list[str]:
-    """Values of environment variables that are named like credentials, and the Hub's stored login; longest first."""
+    """Values of environment variables with names of credentials, and the Hub's stored token; longest first."""
     found = {value for name, value in os.environ.items() if _NAMES.search(name.upper())}
-    hub = sys.modules.get("huggingface_hub")  # whoever has not imported it has not read the login either
+    hub = sys.modules.get("huggingface_hub")  # if it is not imported, the token was not read either
     if hub is not None:
         found.add(hub.get_token() or "")
-    # Shorter ones would tear words apart and protect nothing.
+    # Replacing shorter values would damage ordinary words and protect nothing.
     return sorted((secret for secret in found if len(secret) >= 8), key=len, reverse=True)
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats as its base class does, tracebacks included, without credentials."""
+    """Formats as its base class does, including tracebacks, with credentials redacted."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
@@ -76,8 +76,8 @@ class _Filter(logging.Filter):
 
 @contextlib.contextmanager
 def secrets_kept_from_logs() -> Iterator[None]:
-    """While this lasts, whatever any library logs is redacted."""
-    from huggingface_hub.utils import logging as _  # noqa: F401  makes its own handler
+    """Redact the log lines of all libraries during the block."""
+    from huggingface_hub.utils import logging as _  # noqa: F401  the import creates its handler
 
     handlers = [*logging.getLogger().handlers, *logging.getLogger("huggingface_hub").handlers]
     hide = _Filter()

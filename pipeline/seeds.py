@@ -1,10 +1,10 @@
-"""Which seeds serve what. The ranges are disjoint, so no episode is ever in two of these sets."""
+"""Assigns disjoint ranges of seeds to purposes, so that no episode belongs to two of them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Seeds stay below 2**31 because ALE takes a signed 32-bit integer.
+# Seeds are below 2**31 because ALE takes a signed 32-bit integer.
 FIRST_SEED = {
     "train": 0,
     "test": 1_000_000_000,
@@ -15,21 +15,24 @@ SPLITS = ("train", "test")
 
 
 def seed_range(purpose: str) -> range:
-    """All seeds of a purpose."""
+    """Return all seeds of a purpose."""
     first = FIRST_SEED[purpose]
     return range(first, min(value for value in (*FIRST_SEED.values(), 2**31) if value > first))
 
 
 def seeds_of(purpose: str, num_episodes: int) -> list[int]:
-    """The first ``num_episodes`` seeds of ``train``, ``test``, ``measure`` (experts) or ``evaluate`` (the agent)."""
+    """Return the first ``num_episodes`` seeds of a purpose.
+
+    The purposes are ``train``, ``test``, ``measure`` (experts) and ``evaluate`` (the agent).
+    """
     first = FIRST_SEED[purpose]
     return list(range(first, first + num_episodes))
 
 
 def policy_generator(seed: int) -> np.random.Generator:
-    """The random numbers of a policy in the episode of a seed.
+    """Create the random number generator of a policy for the episode of a seed.
 
-    Not ``default_rng(seed)``: gymnasium gives the environment that very stream, and a policy drawing the same numbers
-    would act in step with the environment's reset noise.
+    ``default_rng(seed)`` is not used: gymnasium gives the environment the same stream, so the policy's actions would be
+    correlated with the environment's reset noise.
     """
     return np.random.default_rng((seed, 1))

@@ -1,4 +1,4 @@
-"""Work whose failure must not end the stage: metrics, status files, trackers."""
+"""Runs side effects whose failure must not abort the stage: metrics, status files, trackers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _logged: set[str] = set()
 
 @contextlib.contextmanager
 def side_effect(failure: str) -> Iterator[None]:
-    """Log instead of raising what goes wrong in the block, which only tells of the work that a stage does.
+    """Log exceptions of the block instead of raising them; for code that only reports on a stage's work.
 
-    Libraries and networks fail in any way they like, so this takes whatever they raise.
+    Catches every ``Exception``, because libraries and networks can raise any type.
 
     Args:
-        failure: what to say then, before the reason; said once, since such work is done again and again.
+        failure: message to log before the reason. The first time it is a warning, later it is logged at debug level,
+            because such code runs repeatedly.
     """
     try:
         yield

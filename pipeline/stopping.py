@@ -1,8 +1,8 @@
-"""How a command is asked to end, with Ctrl-C (SIGINT) or SIGTERM, and when it does.
+"""Handles the signals that ask a command to stop: SIGINT (Ctrl-C) and SIGTERM.
 
-The first signal raises ``KeyboardInterrupt`` or ``SystemExit(143)`` where the command is. Work that has something to
-save first says ``with deferred_stop():`` around it, asks ``stop_requested`` now and then, and ends by ``raise_stop``.
-A second Ctrl-C ends the command at once; more SIGTERMs change nothing, since schedulers often send several.
+The first signal raises ``KeyboardInterrupt`` or ``SystemExit(143)`` in the main thread. Work that must save its results
+first runs inside ``with deferred_stop():``, polls ``stop_requested`` and ends with ``raise_stop``. A second Ctrl-C ends
+the command immediately. Further SIGTERMs are ignored, because schedulers often send several.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pipeline.errors import first_line
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STOPPED_CODE = 128 + signal.SIGTERM  # exit code after SIGTERM, as shells have it
+STOPPED_CODE = 128 + signal.SIGTERM  # exit code after SIGTERM, by the convention of shells
 INTERRUPTED_CODE = 128 + signal.SIGINT
 
 
 class _Stop:
-    """The state of this process.
+    """Signal state of this process.
 
     Attributes:
-        is_handled: whether the signals are handled here.
-        requested: the first signal that came.
-        deferring: what to call when it comes, of every block that defers it.
+        is_handled: whether this module's handlers are installed.
+        requested: the signal that was received (SIGINT after a second Ctrl-C), or None.
+        deferring: callbacks of all active ``deferred_stop`` blocks, called at the first signal.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ _stop = _Stop()
 
 
 def stop_requested() -> bool:
-    """Whether a signal has asked this command to end."""
+    """Whether a signal has asked this command to stop."""
     return _stop.requested is not None
 
 
 def raise_stop() -> NoReturn:
-    """End the command as the signal that came would have done."""
+    """Raise the exception of the received signal."""
     if _stop.requested == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(STOPPED_CODE)
@@ -56,9 +56,9 @@ def raise_stop() -> NoReturn:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Handle the signals while the block lasts, unless a block around it or another thread does.
+    """Install the signal handlers during the block; no-op in a nested block or outside the main thread.
 
-    Whatever a signal has led to, such as the error of a library that was interrupted, ``raise_stop`` takes its place.
+    Any exception after a signal, such as the error of an interrupted library, is replaced by that of ``raise_stop``.
     """
     if _stop.is_handled or threading.current_thread() is not threading.main_thread():
         yield
@@ -81,21 +81,21 @@ def stop_signals() -> Iterator[None]:
 
 
 def handle_stop_signals() -> None:
-    """Take the signals back from a library that has set handlers of its own, if they are handled at all."""
+    """Reinstall the handlers after a library has set its own; no-op outside ``stop_signals``."""
     if not _stop.is_handled or threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
-        # Whoever started this process to be deaf to a signal (nohup, a job in the background) meant it.
+        # A signal that the parent process set to be ignored (nohup, a background job) stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _take)
 
 
 @contextlib.contextmanager
 def deferred_stop(on_request: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Only note the first signal while the block lasts; the block asks ``stop_requested``.
+    """Only record the first signal during the block; the block polls ``stop_requested``.
 
     Args:
-        on_request: called when it comes, for work that another process does.
+        on_request: called at the first signal, e.g. to stop work in another process.
     """
     _stop.deferring.append(on_request)
     try:

@@ -1,8 +1,8 @@
-"""Tables that commands print: for people in a terminal or a pipe, for programs as JSON or TSV.
+"""Prints the tables of commands: as text for people, or as JSON or TSV for programs.
 
-``--format json`` prints a list of objects, or an object of such lists where a command prints several tables; ``--format
-tsv`` a line of names and a line per row, several tables one below the other. Both have plain numbers, no totals and no
-ornaments. Nothing is ever cut: a terminal that is too narrow folds cells, a pipe gets lines as long as they are.
+``--format json`` prints a list of objects, or an object of such lists if a command prints several tables. ``--format
+tsv`` prints a header line and one line per row, several tables one below the other. Both contain unformatted numbers,
+without totals or borders. Text is never truncated: a narrow terminal wraps cells, and lines in a pipe have full length.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 FORMATS = TEXT, JSON, TSV = ("text", "json", "tsv")
 PIPE_WIDTH = 100_000  # characters; more than any table has
 
-# A triple is a mean with its interval: mean, low, high.
+# A tuple is a mean with its interval: (mean, low, high).
 Cell = str | int | float | None | tuple[float, float, float]
 
-_chosen = [TEXT]  # the format of this process's tables
+_chosen = [TEXT]  # the table format of this process
 
 
 def choose_format(name: str) -> None:
     """Set the format of all tables that this process prints.
 
     Raises:
-        UserError: there is no such format.
+        UserError: the format is unknown.
     """
     if name not in FORMATS:
         near = nearest_name(name, FORMATS)
@@ -48,10 +48,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: above it, for people.
-        show: how its numbers are formatted for people: as ``,.1f`` says, or by a function; three digits if empty.
-        key: its name for programs; the heading in snake case if empty.
-        missing: what stands for None.
+        heading: heading in the text format.
+        show: number format in the text format: a format spec such as ``,.1f``, or a function; three digits if empty.
+        key: name in JSON and TSV; the heading in snake case if empty.
+        missing: text for None in the text format.
     """
 
     heading: str
@@ -65,7 +65,7 @@ class Column:
         return self.key or re.sub(r"[^a-z0-9]+", "_", words).strip("_") or "name"
 
     def text(self, cell: Cell) -> str:
-        """A cell as people see it."""
+        """Format a cell for the text format."""
         if cell is None:
             return self.missing
         if isinstance(cell, str):
@@ -82,12 +82,12 @@ class Column:
 
 
 class Table:
-    """Rows of cells under columns.
+    """A table with columns and rows of cells.
 
     Args:
-        columns: of these; a word is a column with that heading.
-        title: above it, for people.
-        caption: below it, for people.
+        columns: the columns; a string is a column with that heading.
+        title: title above the table in the text format.
+        caption: caption below the table in the text format.
     """
 
     def __init__(self, *columns: str | Column, title: str = "", caption: str | None = None) -> None:
@@ -98,7 +98,7 @@ class Table:
         self._sections: set[int] = set()
 
     def add_row(self, *cells: Cell, is_total: bool = False) -> None:
-        """Add a row; one that sums up others is for people alone."""
+        """Add a row; a total row appears only in the text format."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells in a table of {len(self.columns)} columns")
         if is_total:
@@ -106,15 +106,15 @@ class Table:
         self.rows.append(cells)
 
     def add_section(self) -> None:
-        """Draw a line below the last row."""
+        """Add a separator line below the last row."""
         self._sections.add(len(self.rows) - 1)
 
     def texts(self) -> list[tuple[str, ...]]:
-        """The rows as people see them."""
+        """Return the rows as formatted in the text format."""
         return [tuple(c.text(cell) for c, cell in zip(self.columns, row, strict=True)) for row in self.rows]
 
     def records(self) -> list[dict[str, str | int | float | None]]:
-        """The rows as programs see them, without totals. An interval is three values: ``x``, ``x_low``, ``x_high``."""
+        """Return the rows for JSON and TSV, without totals; an interval becomes ``x``, ``x_low`` and ``x_high``."""
         intervals = {i for row in self.rows for i, cell in enumerate(row) if isinstance(cell, tuple)}
         found = []
         for number, row in enumerate(self.rows):
@@ -143,7 +143,7 @@ class Table:
 
 
 def print_table(table: Table) -> None:
-    """Print a table to stdout, in the format that was chosen."""
+    """Print a table to stdout in the chosen format."""
     if _chosen[0] == TEXT:
         _print_text(table)
     elif _chosen[0] == JSON:
@@ -153,7 +153,7 @@ def print_table(table: Table) -> None:
 
 
 def print_tables(tables: Mapping[str, Table]) -> None:
-    """Print all tables of a command to stdout, in the format that was chosen; programs tell them apart by name."""
+    """Print all tables of a command to stdout in the chosen format; JSON and TSV include their names."""
     if _chosen[0] == TEXT:
         for table in tables.values():
             _print_text(table)
@@ -164,7 +164,7 @@ def print_tables(tables: Mapping[str, Table]) -> None:
 
 
 def print_note(text: str) -> None:
-    """Print a line beside a table, which programs that read the table do not get."""
+    """Print a line to stdout in the text format, else to stderr, so that programs do not read it."""
     (sys.stdout if _chosen[0] == TEXT else sys.stderr).write(f"{text}\n")
 
 
@@ -178,7 +178,7 @@ def _print_text(table: Table) -> None:
 
 
 def _plain(value: str | int | float | None) -> str | int | float | None:
-    """A value that JSON has."""
+    """Replace non-finite numbers, which JSON does not have, with None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -202,7 +202,7 @@ def _write(text: str) -> None:
 
 
 class _Interval(Protocol):
-    """As ``pipeline.scoring.scores.Interval``, which this module does without for its imports."""
+    """The fields of ``pipeline.scoring.scores.Interval``, which is not imported here because of its own imports."""
 
     @property
     def mean(self) -> float: ...
@@ -215,5 +215,5 @@ class _Interval(Protocol):
 
 
 def interval_cell(value: _Interval | None) -> tuple[float, float, float] | None:
-    """The cell of a mean with its interval; None of None."""
+    """Make the cell of a mean with its interval; None for None."""
     return None if value is None else (value.mean, value.low, value.high)

@@ -1,4 +1,4 @@
-"""How numbers are told to people: counts with their noun, rates, durations; and the nearest of some names."""
+"""Formats numbers for people (counts with a noun, rates, durations), parses counts, and finds the closest name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from decimal import Decimal
 
 
 def parse_count(text: str) -> int:
-    """A whole number as people write it: ``1000000``, ``1_000_000``, ``1e6``, ``1.5M``, ``10k``.
+    """Parse a whole number such as ``1000000``, ``1_000_000``, ``1e6``, ``1.5M`` or ``10k``.
 
     Raises:
-        ValueError: it is none; the message says what would be.
+        ValueError: the text is not a whole number; the message shows valid ones.
     """
     plain = text.strip().replace("_", "")
     factor = {"k": 1000, "m": 1_000_000}.get(plain[-1:].lower(), 1)
@@ -26,13 +26,13 @@ def parse_count(text: str) -> int:
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 task``, ``1,100 tasks``; ``noun`` is the singular, whose last word takes the plural's s."""
+    """Format as ``1 task`` or ``1,100 tasks``; ``noun`` is the singular, and its last word gets the plural ending."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 def format_rate(per_second: float) -> str:
-    """``1,100/s``, ``1.67/s``, ``3.2/min``, ``12/h``: three digits, in the unit that gives at least 0.1."""
+    """Format as ``1,100/s``, ``1.67/s``, ``3.2/min`` or ``12/h``: three digits, in the unit that gives at least 0.1."""
     for factor, unit in ((1, "s"), (60, "min")):
         if per_second * factor >= 0.1:
             return f"{format_number(per_second * factor)}/{unit}"
@@ -40,12 +40,12 @@ def format_rate(per_second: float) -> str:
 
 
 def format_number(number: float) -> str:
-    """Three digits or, from a thousand on, all before the point: ``0.0123``, ``1.67``, ``167``, ``1,670``."""
+    """Format with three significant digits, or as a whole number from 1000 up: ``0.0123``, ``167``, ``1,670``."""
     return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"
 
 
 def format_seconds(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 d``, or ``?`` for infinity."""
+    """Format as ``45 s``, ``12 min``, ``3.5 h`` or ``2.1 d``; ``?`` for infinity."""
     if not math.isfinite(seconds):
         return "?"
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
@@ -55,7 +55,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_estimate(seconds: float) -> str:
-    """``55 s``, ``3.1 min``: a duration that is only estimated, with two digits."""
+    """Format an estimated duration with two digits, such as ``55 s`` or ``3.1 min``."""
     if seconds <= 0 or not math.isfinite(seconds):
         return format_seconds(max(seconds, 0.0))
     unit = next(size for limit, size in ((120, 1), (7200, 60), (172_800, 3600), (math.inf, 86_400)) if seconds < limit)
@@ -64,6 +64,6 @@ def format_estimate(seconds: float) -> str:
 
 
 def nearest_name(word: str, names: Iterable[str]) -> str | None:
-    """The name that is most like a word that is none of them; None if none is like it."""
+    """Return the name that is most similar to a misspelt word; None if no name is similar."""
     found = difflib.get_close_matches(word, list(names), n=1)
     return found[0] if found else None

@@ -1,1 +1,1 @@
-"""The simulated world: tasks, environments, policies and the one environment loop."""
+"""Environments: tasks, simulators, policies and the only environment loop."""

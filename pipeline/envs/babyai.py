@@ -1,8 +1,8 @@
-"""BabyAI: 39 grid-world levels with a mission in words.
+"""Defines the BabyAI domain: 39 grid-world levels with a mission in natural language.
 
-Observation: ``discrete_observation``, 148 integers = the direction, then the 7 x 7 x 3 view flattened in C order, and
-``text_observation``, the mission, at every step. Most levels set their own step limit from the mission; the table
-holds the largest one the level can set.
+Observations: ``discrete_observation``, 148 integers = the direction, then the 7 x 7 x 3 view flattened in C order; and
+``text_observation``, the mission, at every step. Most levels compute their step limit from the mission; the table holds
+the largest limit of each level.
 """
 
 from __future__ import annotations
@@ -67,32 +67,32 @@ VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
 CELL_SIZES = (11, 6, 3)
 
 
-# minigrid's codes of cells. What is outside of a level is seen as a grey wall.
+# minigrid's encodings of cells. Cells outside the level appear as a grey wall.
 UNSEEN, EMPTY, WALL = bytes([0, 0, 0]), bytes([1, 0, 0]), bytes([2, 5, 0])
-# For each set of columns, as bits, its columns in order.
+# For each set of columns, encoded as a bit mask, its columns in order.
 _COLUMNS = tuple(tuple(i for i in range(VIEW_SIZE) if bits >> i & 1) for bits in range(1 << VIEW_SIZE))
 
 
 class FlatView(gym.Wrapper[Any, Any, Any, Any]):
-    """Direction and view as one integer vector, the mission as text, the reward as a float.
+    """Flattens direction and view into one integer vector; the mission is text and the reward a float.
 
     Attributes:
-        last_action: what was done last in this episode; None at its beginning.
-        visible_cells: indices ``y * width + x`` into the level's list of cells, of those seen in the last observation.
+        last_action: the previous action of this episode; None at its start.
+        visible_cells: indices ``y * width + x`` into the level's list of cells, for the cells in the last observation.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         sizes = [NUM_DIRECTIONS, *np.broadcast_to(CELL_SIZES, VIEW_SHAPE).ravel()]
-        # gymnasium's Text space would have to list every character of every mission; the level's own knows them.
+        # gymnasium's Text space would have to list every character of every mission; reuse the level's own space.
         mission = env.observation_space["mission"]  # type: ignore[index]
         self.observation_space = gym.spaces.Dict({DISCRETE: gym.spaces.MultiDiscrete(sizes), TEXT: mission})
         self.last_action: int | None = None
         self.visible_cells: list[int] = []
         level: Any = env.unwrapped
         self._level = level
-        # minigrid works these out cell by cell, which took most of a step and of some resets. They are replaced in this
-        # one environment, which is ours, and give the same results; minigrid itself stays as it is.
+        # minigrid computes these cell by cell, which took most of the time of a step and of some resets. They are
+        # replaced on this instance only, by methods with the same results; minigrid's classes are not changed.
         level.gen_obs = self._look
         level.check_objs_reachable = self._check_objs_reachable
 
@@ -100,7 +100,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         self.last_action = None
-        # minigrid prints a line for every layout it rejects while it draws a level.
+        # minigrid prints a line for every layout that it rejects while it generates a level.
         with contextlib.redirect_stdout(io.StringIO()):
             observation, info = self.env.reset(seed=seed, options=options)
         return _flatten(observation), info
@@ -111,7 +111,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
         return _flatten(observation), float(reward), terminated, truncated, info
 
     def _look(self) -> dict[str, Any]:
-        """What ``gen_obs`` of minigrid returns: the view as uint8 [7, 7, 3] with its columns first, and the rest."""
+        """Compute the same as minigrid's ``gen_obs``: the view as uint8 ``(7, 7, 3)``, columns first, and the rest."""
         level = self._level
         things = level.grid.grid
         x, y = level.agent_pos
@@ -135,14 +135,14 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
                     codes[column * VIEW_SIZE + row] = EMPTY if thing is None else bytes(thing.encode())
                     visible_cells.append(cell)
             row, seen = row - 1, ahead
-        # The agent stands in the middle of the last row and sees there what it carries.
+        # The agent's own cell is the middle of the last row; it shows the object that the agent carries.
         codes[VIEW_SIZE // 2 * VIEW_SIZE + VIEW_SIZE - 1] = bytes(level.carrying.encode()) if level.carrying else EMPTY
         self.visible_cells = visible_cells
         image = np.frombuffer(bytearray().join(codes), np.uint8).reshape(VIEW_SHAPE)
         return {"image": image, "direction": level.agent_dir, "mission": level.mission}
 
     def _check_objs_reachable(self, raise_exc: bool = True) -> bool:
-        """Whether the agent can reach every object without moving one; if not, and ``raise_exc``, RejectSampling."""
+        """Whether the agent can reach every object without moving any; else raise RejectSampling if ``raise_exc``."""
         from minigrid.envs.babyai.core.roomgrid_level import RejectSampling
 
         level = self._level
@@ -150,7 +150,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
         x, y = level.agent_pos
         reached = set()
         waiting = [int(y) * width + int(x)]
-        while waiting:  # never leaves the level: there are walls all around
+        while waiting:  # stays in the level, because walls surround it
             cell = waiting.pop()
             if cell not in reached:
                 reached.add(cell)
@@ -164,7 +164,7 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
 
 @functools.cache
 def _view_cells(width: int, height: int, x: int, y: int, direction: int) -> tuple[tuple[int | None, ...], ...]:
-    """The cells in the view of an agent, by row and column of the view; None is outside of the level."""
+    """Return the cells in the agent's view, by row and column of the view; None for cells outside the level."""
     forward_x, forward_y = ((1, 0), (0, 1), (-1, 0), (0, -1))[direction]
     right_x, right_y = -forward_y, forward_x
 
@@ -179,14 +179,14 @@ def _view_cells(width: int, height: int, x: int, y: int, direction: int) -> tupl
 
 @functools.cache
 def _spread(seen: int, clear: int) -> tuple[int, int]:
-    """How sight spreads in one row of the view, as minigrid defines it; bit i is column i.
+    """Compute the visible cells of one row of the view, as minigrid defines them; bit i is column i.
 
     Args:
-        seen: the cells seen from the row behind.
-        clear: the cells that can be seen past.
+        seen: cells that are visible from the row behind.
+        clear: cells that do not block the view.
 
     Returns:
-        the cells seen in this row, and those seen through it in the row ahead.
+        the visible cells of this row, and the cells of the row ahead that are visible through it.
     """
     ahead = 0
     for columns, step in ((range(VIEW_SIZE - 1), 1), (range(VIEW_SIZE - 1, 0, -1), -1)):

@@ -1,4 +1,4 @@
-"""An episode as it comes out of the rollout."""
+"""Defines the episode record that the rollout yields."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Episode:
-    """T steps of one environment. As in JAT, the observation after the last action is not kept.
+    """T steps of one environment. As in JAT, the observation after the last action is not stored.
 
     Attributes:
-        seed: what the environment and the policy were seeded with; of an imported episode, its place in the source.
-        observations: ``(T, *task.observation_shape)``; what the policy saw before each action.
+        seed: seed of the environment and the policy; for an imported episode, its index in the source.
+        observations: ``(T, *task.observation_shape)``; the policy's observation before each action.
         texts: T mission texts, or None for a task without text.
-        actions: ``(T,)`` int64 or ``(T, size)`` float32; what the environment was given, so in range (if
-            not ``flagged``).
-        rewards: ``(T,)`` float32; ``rewards[t]`` is what ``actions[t]`` earned.
-        ended: ``terminated`` by the environment, ``truncated`` at the step limit, or ``rejected``; ``unknown`` of an
-            imported episode whose source does not say.
-        success: None where the task has no notion of it, or the source does not say.
-        rejected: why the episode is not data (the policy gave up, a value was not finite), or None.
-        flagged: what is unusual about an imported episode that is data all the same (actions out of range), or None.
+        actions: ``(T,)`` int64 or ``(T, size)`` float32; as passed to the environment, so in range (unless
+            ``flagged``).
+        rewards: ``(T,)`` float32; ``rewards[t]`` is the reward of ``actions[t]``.
+        ended: ``terminated`` by the environment, ``truncated`` at the step limit, or ``rejected``; ``unknown`` for an
+            imported episode whose source does not record it.
+        success: None if the task does not define success, or the source does not record it.
+        rejected: why the episode is excluded from the data (the policy gave up, a value was not finite), or None.
+        flagged: what is unusual about an imported episode that is kept as data (actions out of range), or None.
     """
 
     seed: int

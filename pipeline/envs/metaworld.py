@@ -1,8 +1,8 @@
-"""Meta-World: 50 robot-arm tasks, 100-step episodes, goal hidden from the observation.
+"""Defines the Meta-World domain: 50 robot-arm tasks, episodes of 100 steps, goal hidden from the observation.
 
 JAT used the v2 environments; metaworld 3 has the same tasks as v3, with the v2 reward as its default. The goal is
-redrawn from the seed at every reset, and the last three of the 39 observation entries, where it would stand, are
-zero. Experts that need the goal read it from the environment.
+sampled from the seed at every reset. The last three of the 39 observation entries, which would hold the goal, are zero.
+Experts that need the goal read it from the environment.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ NAMES = (
 
 
 class HiddenGoal(gym.Wrapper[Any, Any, Any, Any]):
-    """Gives ``reset(seed=...)`` its usual meaning, JAT's key and float32, and ends episodes after 100 steps.
+    """Makes ``reset(seed=...)`` work, uses JAT's observation key and float32, and truncates after 100 steps.
 
-    Meta-World ignores ``reset(seed=...)``; its own ``seed`` and ``seeded_rand_vec`` decide the goal and the objects.
+    Meta-World ignores ``reset(seed=...)``: its own ``seed`` and ``seeded_rand_vec`` determine the goal and the objects.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -44,9 +44,9 @@ class HiddenGoal(gym.Wrapper[Any, Any, Any, Any]):
         )
         sawyer: Any = env.unwrapped
         sawyer.seeded_rand_vec = True
-        sawyer._freeze_rand_vec = False  # redraw goal and objects at every reset
+        sawyer._freeze_rand_vec = False  # sample goal and objects at every reset
         sawyer._partially_observable = True  # hide the goal
-        sawyer._set_task_called = True  # its step refuses to run otherwise
+        sawyer._set_task_called = True  # otherwise step raises
         self._sawyer = sawyer
         self._steps = 0
 
@@ -67,7 +67,7 @@ class HiddenGoal(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def goal_of(env: gym.Env[Any, Any]) -> np.ndarray:
-    """The goal that the task hides, ``(3,)``, as a full observation ends with it; fixed by a reset."""
+    """Return the hidden goal, ``(3,)``: the last entries of a full observation. It changes only at a reset."""
     sawyer: Any = env.unwrapped
     goal: np.ndarray = sawyer._get_pos_goal().copy()
     return goal
@@ -75,11 +75,11 @@ def goal_of(env: gym.Env[Any, Any]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _compiled_once(env_id: str) -> Callable[..., gym.Env[Any, Any]]:
-    """The class of an environment whose instances share one reading of its scene.
+    """Make a subclass of an environment whose instances share one compiled scene.
 
-    Compiling a scene with its meshes takes longer than an episode, and a rollout makes some environments of a task one
-    after the other. Each gets a copy, because a reset moves parts of the scene. Only the last task's is kept: it takes
-    up to some tens of MB.
+    Compiling a scene with its meshes takes longer than an episode, and a rollout creates several environments of a
+    task. Each environment gets a copy, because a reset moves parts of the scene. Only the last task's scene is cached,
+    because a scene takes up to some tens of MB.
     """
     import metaworld
     import mujoco
@@ -114,7 +114,7 @@ TASKS = tuple(
         action=Action("continuous", 4),
         max_steps=MAX_STEPS,
         success="info",
-        lockstep=2,  # measured with script and network: 1.9 times the speed of 16
+        lockstep=2,  # measured with scripted expert and network: 1.9 times as fast as 16
         packages=("metaworld", "mujoco", "gymnasium", "numpy"),
         factory=make_env,
     )

@@ -1,7 +1,7 @@
-"""MuJoCo locomotion and control: 11 tasks, gymnasium's v4 environments as in JAT.
+"""Defines the MuJoCo domain: 11 locomotion and control tasks, gymnasium's v4 environments as in JAT.
 
-``Pusher-v4`` refuses mujoco >= 3, which Meta-World needs, so the pusher is v5 here: same observation and action sizes,
-its reward is computed after the step instead of before it.
+``Pusher-v4`` does not support mujoco >= 3, which Meta-World needs, so the pusher is v5 here: its observation and action
+sizes are the same, but its reward is computed after the step instead of before it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ TABLE = (
 )
 
 
-# Environments whose control cost is that of the action; the humanoid's is that of what reaches its joints.
+# Environments that compute the control cost from the action; the humanoid computes it from the joint controls.
 CHARGED_FOR_ACTIONS = ("AntEnv", "HalfCheetahEnv", "HopperEnv", "SwimmerEnv", "Walker2dEnv")
 
 
 class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
-    """JAT's key, float32, and the step limit."""
+    """Converts observations to float32 under JAT's key, and applies the step limit."""
 
     def __init__(self, env: gym.Env[Any, Any], max_steps: int) -> None:
         super().__init__(env)
@@ -62,20 +62,20 @@ class ContinuousObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 @functools.cache
 def _quick(env_class: Any) -> Any:
-    """An environment of gymnasium's that does the same with fewer detours, an eighth of a half-cheetah's step.
+    """Make a faster subclass of a gymnasium environment, which saves an eighth of a half-cheetah's step time.
 
-    A test holds every task to gymnasium's own, bit by bit.
+    A test checks for every task that the results equal those of gymnasium's own class, bit by bit.
     """
     import mujoco
 
     class Quick(env_class):  # type: ignore[misc]
         @functools.cached_property
         def dt(self) -> float:
-            """Seconds of a step."""
+            """Duration of a step in seconds."""
             return float(self.model.opt.timestep * self.frame_skip)
 
         def do_simulation(self, ctrl: np.ndarray, n_frames: int) -> None:
-            if np.shape(ctrl) != (self.model.nu,):  # one number would be taken for all joints
+            if np.shape(ctrl) != (self.model.nu,):  # numpy would broadcast one number to all joints
                 raise ValueError(f"an action of shape {np.shape(ctrl)}, expected {(self.model.nu,)}")
             self.data.ctrl[:] = ctrl
             mujoco.mj_step(self.model, self.data, nstep=n_frames)
@@ -97,8 +97,8 @@ def make_env(task: Task) -> gym.Env[Any, Any]:
     spec = gym.spec(task.env_id)
     env_class: Any = load_env_creator(str(spec.entry_point))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is out of date.*")  # v4 is JAT's choice, not an oversight
-        # The rollout resets before it steps; each wrapper that asks whether it did costs a hundredth of a step.
+        warnings.filterwarnings("ignore", message=".*is out of date.*")  # v4 is intended: JAT uses it
+        # The rollout always resets before it steps; each wrapper that checks this costs 1 % of a step.
         spec = dataclasses.replace(
             spec,
             entry_point=_quick(env_class),

@@ -1,7 +1,7 @@
-"""What acts: experts and the trained agent implement the same protocol, so one rollout serves all.
+"""Defines the policy protocol that experts and the trained agent implement, so that one rollout works for all.
 
-A policy drives N environments at once, each in a *slot* from 0 to N - 1. Network policies need that to batch; the
-others loop. Only the slots that are still running are passed to ``act``.
+A policy acts in N vectorised environments, each in a *slot* from 0 to N - 1. Network policies compute all actions in
+one batch; other policies loop. Only the slots that are still running are passed to ``act``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Observations:
-    """What n running environments show, row i belonging to the i-th slot asked.
+    """Observations of n running environments; row i belongs to the i-th slot passed to ``act``.
 
     Attributes:
         values: ``(n, *task.observation_shape)``.
         texts: n mission texts, or None for a task without text.
-        rewards: ``(n,)`` float32; what the previous action earned, 0 at the first step.
+        rewards: ``(n,)`` float32; reward of the previous action, 0 at the first step.
     """
 
     values: np.ndarray
@@ -31,7 +31,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """In place of an action: this policy cannot go on with this episode, which is then rejected."""
+    """Returned instead of an action: the policy cannot continue this episode, which is then rejected."""
 
     reason: str
 
@@ -40,11 +40,11 @@ class Policy(Protocol):
     """Chooses actions for several environments in lockstep."""
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
-        """New episodes have begun in ``slots``.
+        """Start new episodes in ``slots``.
 
-        All randomness of the policy in an episode must follow from its seed. ``envs`` are for experts that plan on
-        the simulator's state; a learned agent must not look at them.
+        All randomness of the policy in an episode must derive from the episode's seed. ``envs`` are for experts that
+        plan with the simulator's state; a learned agent must not access them.
         """
 
     def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
-        """One action or ``GiveUp`` per slot: an int, or an array of ``task.action.size`` floats."""
+        """Return one action or ``GiveUp`` per slot: an int, or an array of ``task.action.size`` floats."""

@@ -1,9 +1,9 @@
-"""The 157 reinforcement-learning tasks of JAT, and how to choose some of them.
+"""Lists the 157 reinforcement-learning tasks of JAT and selects tasks by name.
 
     jat tasks --task 'babyai-*'
 
-Names, spaces and horizons are plain data, so this module imports no simulator; ``Task.make_env`` imports the one
-it needs. The tables themselves live in ``pipeline/envs/``, one file per domain.
+Names, spaces and step limits are plain data, so this module imports no simulator; ``Task.make_env`` imports the one
+it needs. The tables are in ``pipeline/envs/``, one file per domain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.errors import UserError, how_to_install
 if TYPE_CHECKING:
     from pipeline.tables import Table
 
-# The tasks of `jat demo`: three where a mission in words decides what to do, three with a robot arm.
+# The tasks of `jat demo`: three with a mission in natural language, three with a robot arm.
 DEMO_TASKS = (
     "babyai-go-to-local,babyai-open-door,babyai-pickup-loc,"
     "metaworld-reach,metaworld-button-press,metaworld-drawer-close"
@@ -29,18 +29,18 @@ DEMO_TASKS = (
 
 
 def all_tasks() -> tuple[Task, ...]:
-    """The 157 tasks, by domain and then by name."""
+    """Return the 157 tasks, ordered by domain and then by name."""
     from pipeline.envs import atari, babyai, metaworld, mujoco
 
     return atari.TASKS + babyai.TASKS + metaworld.TASKS + mujoco.TASKS
 
 
 def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
-    """Tasks matching ``pattern``, in table order and without doubles.
+    """Select the tasks that match ``pattern``, in table order and without duplicates.
 
     Args:
-        pattern: a task name, a domain name, a glob such as ``metaworld-*``, or a comma list of these.
-        tasks: the table to choose from; all 157 if None.
+        pattern: a task name, a domain name, a glob such as ``metaworld-*``, or a comma-separated list of these.
+        tasks: the tasks to select from; all 157 if None.
 
     Raises:
         UserError: a part of the pattern matches nothing; the message names the nearest names.
@@ -59,7 +59,7 @@ def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Tas
 
 
 def check_can_play(task: Task) -> None:
-    """Refuse a task whose environment cannot be built here.
+    """Check that the task's environment can be created on this machine.
 
     Raises:
         UserError: a package is not installed, or a game's ROM is missing.
@@ -101,11 +101,11 @@ class TasksConfig:
     """Print the table of tasks."""
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these."""
+    """Tasks to list: a task name, a domain, a glob, or a comma-separated list of these; all by default."""
 
 
 def tasks_table(tasks: Sequence[Task]) -> Table:
-    """A row per task."""
+    """Make a table with one row per task."""
     from pipeline.tables import Column, Table
     from pipeline.text import format_count
 

@@ -1,8 +1,8 @@
-"""Frames of an environment, on any machine: no display, no OpenGL library needed.
+"""Renders frames of an environment on any machine, without a display or an OpenGL library.
 
-Grid worlds and Atari draw themselves. MuJoCo scenes are ray-cast with MuJoCo's own CPU ray caster: one ray per pixel,
-each hit shaded by its geometry's colour and the angle of its surface. At video size this is faster than a software
-OpenGL and depends on nothing but the simulator.
+Grid worlds and Atari have renderers of their own. MuJoCo scenes are rendered with MuJoCo's CPU ray caster: one ray per
+pixel, each hit shaded by its geometry's colour and the angle of its surface. At video size this is faster than a
+software OpenGL and needs no dependency except the simulator.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-FRAME_SIZE = 240  # pixels, square, of ray-cast frames
-CAPTION_HEIGHT = 22  # pixels, of a frame of that width
-MIN_FONT_SIZE = 4  # pixels; a mission that is longer than that allows is cut off at both ends
+FRAME_SIZE = 240  # width and height of ray-cast frames, pixels
+CAPTION_HEIGHT = 22  # for a frame of width `FRAME_SIZE`, pixels
+MIN_FONT_SIZE = 4  # pixels; a mission that is too long even at this size is cropped at both ends
 SKY = np.array([0.75, 0.82, 0.90])
 SITE_COLOUR_WEIGHT = 0.85  # goal markers are drawn nearly opaque
-FAR = 50.0  # where a ray that hits nothing ends, metres
+FAR = 50.0  # length of a ray that hits nothing, metres
 VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # MuJoCo's viewer hides collision shapes the same way
 
 
 def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
-    """The environment's present state as ``(H, W, 3)`` uint8."""
+    """Render the environment's current state as ``(H, W, 3)`` uint8."""
     unwrapped: Any = env.unwrapped
     if hasattr(unwrapped, "model") and hasattr(unwrapped, "data"):
         return _ray_cast(unwrapped)
@@ -34,13 +34,13 @@ def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
 
 
 def _with_caption(frame: np.ndarray, text: str) -> np.ndarray:
-    """The frame with a line of text below it: what a grid world's agent was told."""
+    """Add a line of text below the frame: the mission of a grid world's agent."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (frame.shape[1], CAPTION_HEIGHT * frame.shape[1] // FRAME_SIZE))
     size = strip.height * 0.6
     font = ImageFont.load_default(size)
-    # A long mission in smaller letters: all frames of a video have one size.
+    # A long mission gets a smaller font, because all frames of a video must have the same size.
     while font.getlength(text) > strip.width - 4 and size > MIN_FONT_SIZE:
         size *= 0.9
         font = ImageFont.load_default(size)
@@ -64,12 +64,12 @@ def _ray_cast(env: Any) -> np.ndarray:
     colours = np.where(hit[:, None], _geom_colours(model)[geom] * shade[:, None], SKY)
     _draw_sites(model, data, position, directions, distance, colours)
     image = (np.clip(colours, 0, 1) * 255).astype(np.uint8).reshape(FRAME_SIZE, FRAME_SIZE, 3)
-    # Meta-World's camera hangs upside down.
+    # Meta-World's camera is mounted upside down.
     return image[::-1, ::-1] if getattr(env, "camera_name", None) == "corner2" else image
 
 
 def _camera(env: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Position ``(3,)``, rotation ``(3, 3)`` (columns: right, up, backwards) and vertical field of view in degrees."""
+    """Position ``(3,)``, rotation ``(3, 3)`` (columns: right, up, backwards) and vertical field of view, degrees."""
     import mujoco
 
     model, data = env.model, env.data
@@ -78,7 +78,7 @@ def _camera(env: Any) -> tuple[np.ndarray, np.ndarray, float]:
         index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name) if name else -1
         if index >= 0:
             return data.cam_xpos[index].copy(), data.cam_xmat[index].reshape(3, 3), float(model.cam_fovy[index])
-    # No camera in the model: look at its middle from the front, a little from above.
+    # The model has no camera: look at its centre from the front and slightly from above.
     backwards = np.array([0.0, -1.0, 0.4]) / np.linalg.norm([0.0, -1.0, 0.4])
     right = np.array([1.0, 0.0, 0.0])
     rotation = np.stack([right, np.cross(backwards, right), backwards], axis=1)
@@ -86,7 +86,7 @@ def _camera(env: Any) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _pixel_directions(fovy_deg: float) -> np.ndarray:
-    """Unit vectors from the camera through every pixel, row by row, in camera coordinates: ``(pixels, 3)``."""
+    """Return unit vectors from the camera through every pixel, row-major, in camera coordinates: ``(pixels, 3)``."""
     half = np.tan(np.deg2rad(fovy_deg) / 2)
     span = (np.arange(FRAME_SIZE) + 0.5) / FRAME_SIZE * 2 - 1
     x, y = np.meshgrid(span * half, -span * half)
@@ -95,7 +95,7 @@ def _pixel_directions(fovy_deg: float) -> np.ndarray:
 
 
 def _facing(points: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """How squarely the surface at each pixel faces the camera, 0 to 1, from the slope between neighbouring hits."""
+    """Return the absolute cosine between surface normal and ray at each pixel, 0 to 1, from neighbouring hits."""
     grid = points.reshape(FRAME_SIZE, FRAME_SIZE, 3)
     normals = np.cross(np.gradient(grid, axis=1), np.gradient(grid, axis=0)).reshape(-1, 3)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
@@ -104,7 +104,7 @@ def _facing(points: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _geom_colours(model: Any) -> np.ndarray:
-    """Colour of every geometry: its own, its material's, or the mean of its texture, ``(num_geoms, 3)``."""
+    """Return the colour of every geometry, ``(num_geoms, 3)``: its own, its material's, or its texture's mean."""
     colours = np.array(model.geom_rgba[:, :3], np.float64)
     for geom, material in enumerate(model.geom_matid):
         if material < 0:
@@ -122,7 +122,7 @@ def _geom_colours(model: Any) -> np.ndarray:
 def _draw_sites(
     model: Any, data: Any, position: np.ndarray, directions: np.ndarray, distance: np.ndarray, colours: np.ndarray
 ) -> None:
-    """Draw visible marker spheres (the goal, for one) into ``colours``; rays do not hit sites."""
+    """Draw visible marker spheres, such as the goal, into ``colours``; MuJoCo's rays do not hit sites."""
     import mujoco
 
     for site in range(model.nsite):

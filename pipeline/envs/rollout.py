@@ -26,7 +26,7 @@ from pipeline.envs.task import IMAGE, TEXT, Task
 from pipeline.errors import reason_of
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
 
-# An episode is rejected after this many environment errors; each attempt uses a newly created environment.
+# An episode is rejected after this many environment errors; each retry uses a newly created environment.
 MAX_ENV_ERRORS = 2
 
 # Cache of the last rollout's environments: a worker plays many shards of the same task, and creating an environment

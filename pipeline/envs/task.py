@@ -1,4 +1,4 @@
-"""One task: what is seen, what may be done, and how its environment is made."""
+"""Defines the record of one task: its observation and action spaces, and the factory of its environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import gymnasium as gym
 
-# Observation keys, as JAT names them. A task has one of the first three; BabyAI adds the text.
+# Observation keys, named as in JAT. A task has one of the first three; BabyAI tasks also have the text.
 CONTINUOUS, DISCRETE, IMAGE, TEXT = (
     "continuous_observation",
     "discrete_observation",
@@ -20,7 +20,7 @@ CONTINUOUS, DISCRETE, IMAGE, TEXT = (
 
 @dataclass(frozen=True)
 class Action:
-    """What an agent may do: ``size`` choices (discrete), or ``size`` numbers in ``[low, high]`` (continuous)."""
+    """An action space: ``size`` choices (discrete), or ``size`` numbers in ``[low, high]`` (continuous)."""
 
     kind: Literal["discrete", "continuous"]
     size: int
@@ -36,21 +36,20 @@ class Task:
         name: JAT's name for the task, e.g. ``metaworld-reach``.
         domain: the part before the first dash.
         env_id: the environment id used here.
-        jat_env_id: the id JAT used; differs where a newer version had to be taken.
+        jat_env_id: the id that JAT used; it differs if a newer version is required here.
         observation: key of the main observation.
         observation_shape: its shape for one time step.
-        has_text: whether a mission text (``text_observation``) comes with every observation.
-        action: what may be done.
-        max_steps: the most agent steps an episode can take, whatever its seed.
-        success: where success is read: ``info`` (``info["success"]`` at any step), ``reward`` (a positive reward on
-            the last step) or ``None`` when the environment has no notion of it.
-        packages: the distributions whose versions decide what an episode looks like.
-        lockstep: environments that one core steps fastest at a time. Networks gain from many; simulators lose once
-            their states no longer fit the processor's cache together.
+        has_text: whether every observation includes a mission text (``text_observation``).
+        action: the action space.
+        max_steps: the largest number of agent steps in an episode, for any seed.
+        success: source of the success flag: ``info`` (``info["success"]`` at any step), ``reward`` (a positive reward
+            on the last step) or ``None`` if the environment does not define success.
+        packages: the distributions whose versions determine the content of an episode.
+        lockstep: number of vectorised environments per core, tuned for throughput. Networks are faster with larger
+            batches; simulators are slower once their states together exceed the processor's cache.
         factory: builds the environment; heavy imports happen inside it.
-        drawable_factory: builds one with the same episodes that ``pipeline/envs/render.py`` can draw, where
-            ``factory``'s
-            cannot be drawn; None where it can.
+        drawable_factory: builds an environment with the same episodes that ``pipeline/envs/render.py`` can render, if
+            ``factory``'s environment cannot be rendered; else None.
     """
 
     name: str
@@ -69,11 +68,12 @@ class Task:
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
 
     def make_env(self, drawable: bool = False) -> gym.Env[Any, Any]:
-        """A new environment whose observations are a dict with JAT's keys.
+        """Create an environment whose observations are a dict with JAT's keys.
 
-        ``reset(seed=s)`` fixes the whole episode, the goal included: same seed and same actions, same episode.
+        ``reset(seed=s)`` determines the whole episode, including the goal: the same seed and actions give the same
+        episode.
 
         Args:
-            drawable: whether frames will be drawn of it.
+            drawable: whether frames of it will be rendered.
         """
         return (self.drawable_factory if drawable and self.drawable_factory else self.factory)(self)

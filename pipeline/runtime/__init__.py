@@ -1,1 +1,1 @@
-"""What runs where: Ray, the worker pool, training groups, stages, status and metrics."""
+"""Runs work in processes: Ray, the worker pool, training groups, stages, status and metrics."""

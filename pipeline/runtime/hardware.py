@@ -1,4 +1,4 @@
-"""The machine that something was measured on: figures of speed mean nothing without it."""
+"""Describes the machine of a measurement, without which speeds cannot be compared."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-# What processors call instructions for bfloat16: x86 (AVX-512 and matrix units) and ARM.
+# CPU flags for bfloat16 instructions: x86 (AVX-512 and matrix units) and ARM.
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-NO_LIMIT = 2**60  # bytes; version 1 of control groups says a number like this where there is no limit
+NO_LIMIT = 2**60  # bytes; cgroups v1 report a number of this size if there is no limit
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One machine.
+    """The hardware of one machine.
 
     Attributes:
-        processor: its model.
-        cores: that this process may use.
-        memory_gb: that this process may use, in 10^9 bytes.
-        bfloat16: whether the processor has instructions for it.
-        accelerator: GPU that was used, or empty.
+        processor: model name of the CPU.
+        cores: number of cores that this process may use.
+        memory_gb: memory that this process may use, in 10^9 bytes.
+        bfloat16: whether the CPU has bfloat16 instructions.
+        accelerator: the GPU that was used, or empty.
     """
 
     processor: str
@@ -38,7 +38,7 @@ class Hardware:
 
 
 def this_machine(accelerator: str = "") -> Hardware:
-    """The machine this process runs on, and what of it the process may use."""
+    """Describe the machine of this process, with the cores and the memory that the process may use."""
     processor, bfloat16 = read_processor(_read("/proc/cpuinfo"))
     limits = [_read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     known = [int(limit) for limit in limits if limit.strip().isdigit() and int(limit) < NO_LIMIT]
@@ -49,7 +49,7 @@ def this_machine(accelerator: str = "") -> Hardware:
 
 
 def read_processor(cpuinfo: str) -> tuple[str, bool]:
-    """The model of the first processor in ``/proc/cpuinfo``, and whether it has instructions for bfloat16."""
+    """Return the model of the first CPU in ``/proc/cpuinfo``, and whether it has bfloat16 instructions."""
     lines = [line.partition(":") for line in cpuinfo.split("\n\n")[0].splitlines()]
     values = {key.strip(): value.strip() for key, _, value in lines}
     flags = f"{values.get('flags', '')} {values.get('Features', '')}".split()

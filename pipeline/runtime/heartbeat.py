@@ -1,7 +1,7 @@
-"""Signs of life of a worker process: what its supervisor asks for to tell a slow job from a hung one.
+"""Counts the heartbeats of a worker process, so that its supervisor can distinguish a slow job from a hung one.
 
-The rollout beats; ``pipeline/runtime/pool.py`` reads the counts from another thread. Plain integers of one process:
-only one job runs in it at a time.
+The rollout increments the counts; ``pipeline/runtime/pool.py`` reads them from another thread. They are plain integers
+of the process, because a process runs only one job at a time.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 @dataclass
 class WorkerProgress:
-    """What this process has done in its present job.
+    """Progress of this process in its current job.
 
     Attributes:
-        beats: grows with every sign of life, whatever it is.
-        episodes: finished ones, or rows of a source that were read.
-        steps: of all environments together.
+        beats: number of heartbeats of any kind.
+        episodes: finished episodes, or rows read from a source.
+        steps: steps of all environments together.
     """
 
     beats: int = 0
@@ -28,12 +28,12 @@ class WorkerProgress:
 
 
 WORKER_PROGRESS = WorkerProgress()
-# Set when this process is asked to end its job early; a job that can, saves what it has and ends.
+# Set when this process is asked to end its job early; a job that supports this saves its results and returns.
 STOP = threading.Event()
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM; 0 where the system does not tell (no /proc)."""
+    """Return the resident memory of this process in bytes; 0 on systems without /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

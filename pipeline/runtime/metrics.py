@@ -1,7 +1,7 @@
-"""The status of a stage as Prometheus metrics, on the metrics endpoint of the Ray cluster that the stage belongs to.
+"""Exports the status of a stage as Prometheus metrics on the metrics endpoint of the stage's Ray cluster.
 
-Ray puts ``ray_`` before each name. Labels are ``stage``, ``task`` and ``out``: the tasks as the run was told them in
-``jat_stage_...``, one task in ``jat_task_...``. ``deploy/alerts.yml`` watches them.
+Ray prepends ``ray_`` to each name. The labels are ``stage``, ``task`` and ``out``. ``task`` is the run's task selection
+in ``jat_stage_...``, and one task in ``jat_task_...``. ``deploy/alerts.yml`` defines alerts on these metrics.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pipeline.runtime.status import STATES, StageStatus
 
-# Names and what they say. Times are seconds since 1970.
+# Names and descriptions. Times are seconds since 1970.
 METRICS = {
     "jat_stage_state": "1 for the state that a run is in (label state), else 0",
     "jat_stage_planned": "units of work of a run, 0 if not known",
@@ -32,7 +32,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class MetricSample:
-    """The value of a metric for some labels."""
+    """The value of a metric with its labels."""
 
     name: str
     labels: dict[str, str]
@@ -40,9 +40,9 @@ class MetricSample:
 
 
 def samples(status: StageStatus) -> Iterator[MetricSample]:
-    """All metrics of a run."""
+    """Yield all metrics of a run."""
     words = status.task.split(",")
-    # The list of a scheduler's unit of work may have all tasks in it.
+    # A scheduler may pass a list of all tasks, which is too long for a label.
     task = words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"
     labels = {"stage": status.stage, "task": _escaped(task), "out": _escaped(status.out)}
     for state in STATES:
@@ -62,16 +62,16 @@ def samples(status: StageStatus) -> Iterator[MetricSample]:
 
 
 def _escaped(text: str) -> str:
-    """As in a URL, ``j%C3%BCrgen``, what is not printable ASCII: Ray takes nothing else in a label."""
+    """Percent-encode characters other than printable ASCII, as in ``j%C3%BCrgen``; Ray accepts no others in labels."""
     return "".join(c if " " <= c <= "~" else quote(c, errors="surrogateescape") for c in text)
 
 
 def publish(status: StageStatus, is_last: bool) -> None:
-    """Put the metrics of a run on the endpoint of the cluster this process is connected to; without one, nowhere.
+    """Export the metrics of a run on the connected cluster's endpoint; no-op without a cluster.
 
     Args:
-        status: of the run.
-        is_last: whether this process may end next, so that they must have arrived.
+        status: the run's status.
+        is_last: whether the process may exit afterwards, so that the call must block until the metrics have arrived.
     """
     if sys.modules.get("ray") is None:
         return

@@ -1,4 +1,4 @@
-"""One line of progress every few seconds, readable in a terminal and in a log file alike."""
+"""Logs one progress line every few seconds, readable in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pipeline.runtime.stage import current_stage
 
 
 class Progress:
-    """Counts units of work for the stage's status, and logs what that says: done, total, rate and the time left.
+    """Counts units of work in the stage's status, and logs done, total, rate and the time left.
 
     Args:
-        label: what the units are, e.g. ``shards``.
-        total: how many there are.
-        interval_s: at most one line in this many seconds; the last unit always logs.
+        label: name of the units, e.g. ``shards``.
+        total: total number of units.
+        interval_s: smallest number of seconds between two lines; the last unit always logs a line.
     """
 
     def __init__(self, label: str, total: int, interval_s: float = 5.0) -> None:

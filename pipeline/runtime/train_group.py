@@ -1,4 +1,4 @@
-"""One function in several processes at once that form a group of ``torch.distributed``, through Ray Train."""
+"""Runs a function in several processes that form a ``torch.distributed`` process group, with Ray Train."""
 
 from __future__ import annotations
 
@@ -31,29 +31,30 @@ def run_group(
     scratch: Path,
     on_stop: Callable[[], None] = lambda: None,
 ) -> ResultT:
-    """Run ``function(job)`` in ``workers`` processes at once that form a group of ``torch.distributed`` (Ray Train).
+    """Run ``function(job)`` in ``workers`` processes that form a ``torch.distributed`` process group (Ray Train).
 
-    Each has a GPU if the cluster has one for each, else a CPU. When one is lost all are ended and started again, and it
-    is for the function to go on from what it saved.
+    Each process gets a GPU if the cluster has enough for all, else a CPU. If a process is lost, all are restarted, and
+    the function must resume from its last checkpoint.
 
     Args:
         function: a module-level function.
         job: small and picklable.
-        workers: how many; the cluster must have room for all of them.
-        progress: asked here after a loss; anything that differs once the function has saved more.
-        scratch: a folder for Ray's own notes, which all nodes see; removed at the end.
-        on_stop: called when this command is asked to end while the processes run; must make the function return soon.
+        workers: number of processes; the cluster must have resources for all of them.
+        progress: called in this process before each attempt and after a loss; its value must change whenever the
+            function has saved more.
+        scratch: a folder for Ray's own files that all nodes can access; removed at the end.
+        on_stop: called if this command is asked to stop while the processes run; must make the function return soon.
 
     Returns:
-        what the function returned in the process of rank 0.
+        the function's return value in the process of rank 0.
 
     Raises:
-        UserError: the function raised one in some process, or the cluster has no room for all of them.
+        UserError: the function raised one in some process, or the cluster has too few resources.
         OSError: some process had no space left to write to.
-        JobsFailedError: workers were lost, or raised anything else, ``MAX_ATTEMPTS`` times in a row without progress.
+        JobsFailedError: workers were lost, or raised any other error, ``MAX_ATTEMPTS`` times in a row without progress.
     """
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    # Looks for notices of spot machines; the loss of a worker is seen without.
+    # This watcher looks for preemption notices of spot machines; lost workers are detected without it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     connect(workers)
     _check_room(workers)
@@ -77,7 +78,7 @@ def run_group(
 
 
 def _check_room(workers: int) -> None:
-    """Refuse a group that is larger than the cluster; Ray itself would wait for ever."""
+    """Raise ``UserError`` if the group is larger than the cluster; Ray itself would wait without end."""
     import ray
 
     num_cpus = int(ray.cluster_resources().get("CPU", 0))
@@ -90,7 +91,7 @@ def _is_without_space(cause: BaseException) -> bool:
 
 
 class _LostError(RuntimeError):
-    """A process of a group died, or raised what may be due to another's death."""
+    """A process of a group died, or raised an error that the death of another process may have caused."""
 
 
 def _run_group_once(
@@ -105,13 +106,13 @@ def _run_group_once(
 
     class Trainer(TorchTrainer):  # type: ignore[misc]
         def _create_default_callbacks(self) -> list[Any]:
-            """Without, where the cluster ends with this process, what frees the cluster's places after this process:
-            it asks the dashboard, of which there is none."""
+            """Drop ``PlacementGroupCleanerCallback`` on an embedded cluster: it queries the dashboard, which is not
+            running. The callback releases resources after this process ends, and an embedded cluster ends with it."""
             callbacks = super()._create_default_callbacks()
             return [c for c in callbacks if not (is_embedded and isinstance(c, PlacementGroupCleanerCallback))]
 
         def _register_sigint_handler(self, controller: Any) -> None:
-            """None: Ray's would end the processes before they have saved anything."""
+            """Install no handler: Ray's would kill the processes before they have saved a checkpoint."""
 
     log_level = log.getEffectiveLevel()
 
