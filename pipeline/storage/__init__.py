@@ -1,1 +1,1 @@
-"""Episodes and documents on disk: schema, shards, manifests, rules, statistics."""
+"""Episodes and documents on disk: schema, shards, manifests, validation rules, statistics."""

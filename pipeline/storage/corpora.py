@@ -1,8 +1,8 @@
-"""The four text and image corpora of JAT, and how a row of a source becomes a document.
+"""The four text and image corpora of JAT, and the conversion of a source row to a document.
 
-JAT's published columns are ``text`` for two of them, ``images`` (one image) and ``text`` for the others. What makes a
-text is JAT's: an article or page as it is, ``Q: <question> A: <first answer>`` for a question about an image, the
-caption of a web image. A source may have these columns already, as JAT's own dataset has, or those of the original.
+JAT's published columns are ``text`` for two of them, ``images`` (one image) and ``text`` for the others. The text is
+the same as JAT's: an unchanged article or page, ``Q: <question> A: <first answer>`` for a question about an image, the
+caption of a web image. A source may have these columns, like JAT's own dataset, or the columns of the original.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.seeds import SPLITS
 
-# Of a source without a test split, every tenth row is for testing, as a tenth of JAT's episodes is.
+# Every tenth row of a source without a test split goes to the test split, like a tenth of JAT's episodes.
 TEST_EVERY = 10
 
 
 @dataclass(frozen=True)
 class CorpusLayout:
-    """Columns of a source that make a document.
+    """Columns of a source from which a document is made.
 
     Attributes:
-        columns: all that are needed; a source that has them is of this layout.
-        text: makes the text of a row with these columns; None or blank if there is none.
-        image: the column that holds an image, or the address of one.
-        origin: a column that tells where the document comes from, kept in the side table if the source has it.
+        columns: required columns; a source that has them matches this layout.
+        text: returns the text of a row with these columns; None or blank if there is no text.
+        image: column with an image or the URL of one.
+        origin: column with the origin of the document, copied to the side table if the source has it.
     """
 
     columns: tuple[str, ...]
@@ -39,14 +39,14 @@ class CorpusLayout:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One row of the table.
+    """A corpus of text, or of images with text.
 
     Attributes:
-        name: JAT's name for it.
-        source: where its rows come from if nothing else is said (``collectors/documents/sources.py`` has the syntax).
+        name: JAT's name of the corpus.
+        source: default source of its rows (``collectors/documents/sources.py`` has the syntax).
         has_images: whether a document is an image with a text.
-        layouts: what a source may look like.
-        licence: under which terms, for the dataset's card.
+        layouts: supported column layouts of a source.
+        licence: licence text for the dataset's card.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Corpus:
         """The layout of a source with ``columns``.
 
         Raises:
-            UserError: it has none that this corpus can be made of.
+            UserError: no layout of this corpus matches the columns.
         """
         for layout in self.layouts:
             if set(layout.columns) <= set(columns):
@@ -70,13 +70,13 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Document:
-    """One row of a source: what it became, or why it was rejected.
+    """Document made from one row of a source, or the reason why the row was rejected.
 
     Attributes:
-        index: its number among the rows of the source that its split is drawn from, from 0.
+        index: index, from 0, among the rows of the source that its split is drawn from.
         text: not blank, unless rejected.
-        image: a JPEG or PNG file, RGB; None if the corpus has none.
-        origin: where it comes from, such as the address of the page or the image; None if not known.
+        image: an RGB JPEG or PNG file; None if the corpus has no images.
+        origin: origin of the document, such as the URL of the page or the image; None if unknown.
         rejected: the reason, or None.
     """
 
@@ -88,7 +88,7 @@ class Document:
 
 
 def split_of(index: int, splits: Sequence[str]) -> str:
-    """Which of the splits that share the rows of one source a row belongs to."""
+    """Split of a row, among the splits that share the rows of one source."""
     if len(splits) == 1:
         return splits[0]
     train, test = SPLITS
@@ -96,9 +96,9 @@ def split_of(index: int, splits: Sequence[str]) -> str:
 
 
 def rows_for(num_train: int) -> int:
-    """Rows of a source without a test split that give ``num_train`` training documents, and at least one for testing.
+    """Number of rows of a source without a test split that give ``num_train`` training documents and a test document.
 
-    Rejected ones count, as seeds do.
+    Rejected documents count, like the seeds of rejected episodes.
     """
     return max(TEST_EVERY, num_train + (num_train - 1) // (TEST_EVERY - 1))
 
@@ -117,7 +117,7 @@ def _caption(row: Mapping[str, Any]) -> str | None:
 
 def _question_and_answer(row: Mapping[str, Any]) -> str | None:
     answers = row["answers"]
-    if isinstance(answers, Mapping):  # of lists, as `datasets` once stored a list of structs
+    if isinstance(answers, Mapping):  # older versions of `datasets` store a list of structs as a struct of lists
         answers = answers.get("answer") or ()
     first = next(iter(answers or ()), None)
     if isinstance(first, Mapping):
@@ -138,8 +138,8 @@ CORPORA = (
         "Wikipedia: texts under CC BY-SA 3.0 and GFDL; the side table names each article's address.",
     ),
     Corpus(
-        # What JAT took: English OSCAR, deduplicated and cleaned. `oscar-corpus/OSCAR-2301` (its columns are the second
-        # layout) asks for consent and an account.
+        # JAT's source: English OSCAR, deduplicated and cleaned. `oscar-corpus/OSCAR-2301` (its columns are the second
+        # layout) is gated: it requires consent and an account.
         "oscar",
         "hub:ClementRomac/cleaned_deduplicated_oscar/data",
         False,
@@ -147,7 +147,7 @@ CORPORA = (
         "OSCAR: metadata and annotations under CC0 1.0; the texts are of Common Crawl and stay their authors'.",
     ),
     Corpus(
-        # The original is scripts and archives, which `datasets` no longer runs; JAT's copy is Parquet.
+        # The original is a loading script with archives, which `datasets` no longer supports; JAT's copy is Parquet.
         "ok-vqa",
         "hub:jat-project/jat-dataset/ok-vqa",
         True,
@@ -166,7 +166,7 @@ CORPORA = (
 
 
 def corpora_named(pattern: str) -> tuple[Corpus, ...]:
-    """Corpora that a name or glob of the comma list ``pattern`` matches, in table order; perhaps none."""
+    """Corpora that match a name or glob of the comma-separated ``pattern``, in table order; may be empty."""
     parts = [part.strip() for part in pattern.split(",") if part.strip()]
     return tuple(corpus for corpus in CORPORA if any(fnmatch.fnmatchcase(corpus.name, part) for part in parts))
 

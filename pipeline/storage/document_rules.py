@@ -1,7 +1,7 @@
-"""The rules that the documents of one data file, and a shard of them, must keep.
+"""Validate the documents of one data file, and shards of documents.
 
-As with episodes (``pipeline/storage/episode_rules.py``), whatever is wrong is told to ``report`` and the rest is
-checked on.
+As with episodes (``pipeline/storage/episode_rules.py``), every problem is passed to ``report``, and the check continues
+with the rest.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JPEG = b"\xff\xd8\xff"
 
 @dataclass
 class DocumentCounts:
-    """What a data file holds."""
+    """Totals of a data file."""
 
     documents: int = 0
     characters: int = 0
@@ -47,15 +47,15 @@ class DocumentCounts:
 
 
 def scan_documents(corpus: Corpus, path: Path, report: Report) -> DocumentCounts | None:
-    """Tell what is wrong with the documents of a data file, read a row group at a time.
+    """Report the problems of the documents of a data file, reading one row group at a time.
 
     Args:
-        corpus: whose they should be.
-        path: of the file, ours or in the same columns.
-        report: gets each problem.
+        corpus: expected corpus of the file.
+        path: path of a file written by this project, or one with the same columns.
+        report: called with each problem.
 
     Returns:
-        What it holds; None if it cannot be read or has not the columns.
+        Totals of the file; None if it cannot be read or its columns are wrong.
     """
     try:
         check_limits(pq.read_metadata(path))
@@ -98,7 +98,7 @@ def _tell(path: Path, first_row: int, is_wrong: pa.Array, kind: str, reason: str
 
 
 def scan_document_shard(corpus: Corpus, directory: Path, shard: DocumentShard, report: Report) -> None:
-    """Tell everything that is wrong with a shard of documents on its own."""
+    """Report every problem of a single shard of documents."""
     sidecar = directory / f"{shard.stem}.json"
     if shard.corpus != corpus.name:
         report(Problem(OTHER_TASK, sidecar, f"is a shard of {shard.corpus}, in the folder of {corpus.name}"))
@@ -115,7 +115,7 @@ def scan_document_shard(corpus: Corpus, directory: Path, shard: DocumentShard, r
 
 
 def scan_document_side(path: Path, num_documents: int, report: Report) -> pa.Table | None:
-    """Tell what is wrong with a side table, and return it; None if it cannot be read or has not the columns."""
+    """Report the problems of a side table and return it; None if it cannot be read or its columns are wrong."""
     side = read_table(path, document_side_features().arrow_schema, report)
     if side is None:
         return None
@@ -129,7 +129,7 @@ def scan_document_side(path: Path, num_documents: int, report: Report) -> pa.Tab
 
 
 def scan_documents_together(directory: Path, shards: list[DocumentShard], report: Report) -> None:
-    """Tell what is wrong between the shards of one corpus: rows in two of them, or another origin."""
+    """Report conflicts between the shards of one corpus: overlapping rows, or different sources or settings."""
     ends: dict[str, tuple[int, str]] = {}
     for shard in sorted(shards, key=lambda shard: shard.first_row):
         sidecar = directory / f"{shard.stem}.json"

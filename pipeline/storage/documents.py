@@ -1,10 +1,10 @@
-"""The only writer of documents: a data file, its side table, then the sidecar that makes the shard exist.
+"""The only writer of documents: it writes a data file, its side table, then the sidecar that completes the shard.
 
     <root>/<corpus>/train-0000000000-010000.parquet            documents in JAT's columns
-    <root>/<corpus>/train-0000000000-010000.documents.parquet  one row per row of the source: what came of it
+    <root>/<corpus>/train-0000000000-010000.documents.parquet  one row per row of the source: accepted or rejected
     <root>/<corpus>/train-0000000000-010000.json               DocumentShard, written last
 
-The layout of the shards of episodes (``pipeline/storage/shards.py``); the numbers are rows of the source instead of
+The layout is that of shards of episodes (``pipeline/storage/shards.py``), with row indices of the source instead of
 seeds. Memory is bounded by a row group.
 """
 
@@ -31,14 +31,14 @@ from pipeline.storage.schema import (
 from pipeline.storage.shards import MAX_REASON, SIDECAR, are_there
 from pipeline.versions import versions_of
 
-# What decides what a document looks like, besides its source.
+# Packages that determine the content of a document, besides its source.
 PACKAGES = ("pillow",)
-ROW_GROUP_BYTES = 32 * 2**20  # of texts and pictures, in memory twice at most
+ROW_GROUP_BYTES = 32 * 2**20  # bytes of texts and images, at most two copies in memory
 
 
 @dataclass(frozen=True)
 class DocumentRange:
-    """Rows ``first_row .. first_row + count - 1`` of a source, of which those of one split are to be written."""
+    """Rows ``first_row .. first_row + count - 1`` of a source; a shard contains those of one split."""
 
     corpus: Corpus
     split: str
@@ -55,7 +55,7 @@ class DocumentRange:
 
 @dataclass(frozen=True)
 class DocumentProgress:
-    """How far a source has been read: rows of this range, and where the next one stands."""
+    """Read position in a source: number of rows read of this range, and file and index of the next row."""
 
     num_rows: int
     next_file: int
@@ -72,11 +72,11 @@ def write_documents(
     """Write one shard from its documents, given in the order of the source, and return its manifest.
 
     Args:
-        root: where shards stand, a folder per corpus.
-        wanted: which rows.
-        documents: those of its split, rejected ones included.
-        progress: how far the source has been read, asked when ``documents`` has ended.
-        options: what else decides what a document looks like, for the manifest.
+        root: folder of the shards, with one folder per corpus.
+        wanted: range of rows.
+        documents: documents of its split, rejected ones included.
+        progress: returns the read position in the source, called after ``documents`` is exhausted.
+        options: other settings that determine the content of a document, for the manifest.
     """
     directory, corpus = root / wanted.corpus.name, wanted.corpus
     data_path, side_path = directory / f"{wanted.stem}.parquet", directory / f"{wanted.stem}.documents.parquet"
@@ -124,7 +124,7 @@ def _write(
         pq.ParquetWriter(
             data,
             document_features(corpus).arrow_schema,
-            # Images are compressed already, and texts hardly ever occur twice.
+            # Images are already compressed, and texts hardly ever repeat.
             compression={DOCUMENT_TEXT: COMPRESSION},
             use_dictionary=False,
             write_page_index=True,
@@ -160,9 +160,9 @@ def _write(
 
 
 def finished_documents(root: Path, name: str) -> list[DocumentShard]:
-    """Manifests of a corpus's complete shards, by split and first row.
+    """Manifests of a corpus's complete shards, sorted by split and first row.
 
-    A shard counts when its sidecar is there and both files have the size it names.
+    A shard is complete if its sidecar exists and both files have the size that it states.
     """
     directory = root / name
     sizes = list_sizes(directory)

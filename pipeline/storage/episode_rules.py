@@ -1,7 +1,7 @@
-"""The rules that the episodes of one data file must keep, whoever wrote it: ours, JAT's, or somebody else's.
+"""Validate the episodes of one data file, written by this project, by JAT or by a third party.
 
-A file is read a few episodes at a time. Whatever is wrong is told to ``report`` and the rest is checked on; nothing in
-a file, not even its being no Parquet at all, raises anything but what ``report`` raises.
+A file is read a few episodes at a time. Every problem is passed to ``report``, and the check continues with the rest.
+No content of a file raises an exception of its own, not even a file that is not Parquet: only ``report`` may raise.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pipeline.images import BadImageError
 from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
 from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
 
-BATCH_BYTES = 32 * 2**20  # of numbers or pixels in memory at a time; one episode at least
+BATCH_BYTES = 32 * 2**20  # bytes of numbers or pixels in memory at a time; at least one episode
 IMAGES_AT_A_TIME = 256
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What breaks a rule.
+    """A violation of a rule.
 
     Attributes:
-        kind: of problem, a few words, the same for every file.
-        file: where.
-        reason: what was found and what was expected.
-        row: the first episode concerned, counted from the start of the file, or None for a whole file.
-        count: how many episodes, or files, are concerned.
+        kind: category of the problem in a few words, the same for every file.
+        file: path of the file.
+        reason: the value that was found and the value that was expected.
+        row: index in the file of the first affected episode, or None if the whole file is affected.
+        count: number of affected episodes, or files.
     """
 
     kind: str
@@ -68,7 +68,7 @@ PNG_STACKS = "stacked frames as PNG, every frame stored up to four times"
 
 
 def ignore(column: str, values: np.ndarray) -> None:
-    """Takes nothing."""
+    """Discard the values."""
 
 
 def scan_episodes(
@@ -79,18 +79,18 @@ def scan_episodes(
     take: Take = ignore,
     digests: list[bytes] | None = None,
 ) -> np.ndarray:
-    """Check a data file, and return the steps of every episode in it that could be read, ``(E,)`` int64.
+    """Check a data file, and return the number of steps of each readable episode, ``(E,)`` int64.
 
     Args:
-        task: whose file it should be.
-        path: the file.
-        report: gets each problem.
-        flagged: ``(E,)`` whether the side table says of an episode that its actions leave their range, which is no
-            problem then as long as they are numbers; None for none of them.
-        take: gets what was read of each column but texts, some steps at a time, where nothing is wrong with it: the
-            column's name and ``(S,)`` or ``(S, size)`` numbers, or the pixels of S images.
-        digests: gets one of the content of each episode that is counted, nothing of one that is empty; None if nobody
-            asks.
+        task: expected task of the file.
+        path: path of the file.
+        report: called with each problem.
+        flagged: ``(E,)`` bool: the side table flags the episode because its actions are out of range. Out-of-range
+            actions of a flagged episode are accepted if they are finite. None: no episode is flagged.
+        take: called with the valid values of each column except texts, some steps at a time: the column's name and
+            ``(S,)`` or ``(S, size)`` numbers, or the pixels of S images.
+        digests: list to which the content digest of each counted episode is appended, empty bytes for an empty
+            episode; None: compute no digests.
     """
     flagged = np.zeros(0, bool) if flagged is None else flagged
     lengths: list[np.ndarray] = []
@@ -110,7 +110,7 @@ def scan_episodes(
 
 
 def _batches(task: Task, path: Path, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Few enough episodes at a time for a batch to stay small, also where somebody's row groups are gigabytes."""
+    """Yield batches of few episodes, so that memory stays bounded even if row groups are gigabytes."""
     if not columns:
         return
     groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
@@ -123,7 +123,7 @@ def _batches(task: Task, path: Path, file: pq.ParquetFile, columns: Sequence[str
 
 
 def _usable_columns(task: Task, path: Path, found: pa.Schema, report: Report) -> list[str]:
-    """Names of the columns that are there and of a type that can be checked further."""
+    """Names of the columns that exist and have a type that can be checked further."""
     expected = features(task).arrow_schema
     usable = []
     for field in expected:
@@ -151,7 +151,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _shape_of(kind: pa.DataType) -> tuple[int, str]:
-    """Depth of nesting and type of what is inside, which is all that variable and fixed lists share."""
+    """Nesting depth and leaf type: the properties that variable-length and fixed-length lists share."""
     depth = 0
     while _is_list(kind):
         kind, depth = kind.value_type, depth + 1
@@ -159,7 +159,7 @@ def _shape_of(kind: pa.DataType) -> tuple[int, str]:
 
 
 def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Numbers of another width still have a length, a range and NaNs."""
+    """Whether both leaf types are numeric: lengths, ranges and NaNs can be checked at any width."""
     while _is_list(found) and _is_list(expected):
         found, expected = found.value_type, expected.value_type
 
@@ -172,7 +172,7 @@ def _is_checkable(found: pa.DataType, expected: pa.DataType) -> bool:
 def _scan_batch(
     task: Task, path: Path, first_row: int, batch: pa.RecordBatch, report: Report, flagged: np.ndarray, take: Take
 ) -> np.ndarray:
-    """Check some episodes; each check leaves out those that failed an earlier one."""
+    """Check a batch of episodes; each check skips the episodes that failed an earlier one."""
 
     def tell(kind: str, rows: np.ndarray, reason: str) -> None:
         report(Problem(kind, path, reason, first_row + int(rows[0]), len(rows)))
@@ -207,9 +207,9 @@ def _scan_batch(
 
 
 def _digest_of_row(batch: pa.RecordBatch, row: int) -> bytes:
-    """Tells the content of an episode: equal digests, equal steps, in whichever types of numbers they are stored."""
+    """Content digest of an episode: equal digests mean equal steps, independent of the stored dtypes."""
     if not batch.num_columns or not len(batch.column(0)[row].values or ()):
-        return b""  # empty ones are alike, and told for what they are
+        return b""  # empty episodes are reported as empty, not as duplicates
     found = hashlib.blake2b(digest_size=16)
     for name in sorted(batch.schema.names):
         steps = batch.column(name)[row].values
@@ -231,7 +231,7 @@ def _bytes_of(steps: pa.Array) -> bytes:
 
 
 def _list_lengths(column: pa.Array) -> np.ndarray:
-    """Steps of every row, ``(E,)`` int64; -1 where it is null."""
+    """Number of steps of every row, ``(E,)`` int64; -1 for a null row."""
     lengths: np.ndarray = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return lengths
 
@@ -239,12 +239,13 @@ def _list_lengths(column: pa.Array) -> np.ndarray:
 def _step_problems(
     task: Task, name: str, steps: pa.Array, may_leave: np.ndarray, take: Take
 ) -> Iterator[tuple[str, np.ndarray, str]]:
-    """What is wrong with S steps of one column: the kind, the steps concerned and the reason.
+    """Yield the problems of S steps of one column: the kind, the affected steps and the reason.
 
-    Continuous actions of the steps ``may_leave``, ``(S,)`` bool, may be out of range. ``take`` gets what is right.
+    Continuous actions may be out of range in the steps where ``may_leave``, ``(S,)`` bool, is true. ``take`` is called
+    with the values if there is no problem.
     """
     is_null = steps.is_null().to_numpy(zero_copy_only=False)
-    place = np.arange(len(steps))  # of a step, or of the step that a number is of
+    place = np.arange(len(steps))  # index of the step; after flattening, one per number
     if is_null.any():
         yield MISSING_VALUE, place[is_null], f"a step of {name} is null"
         steps, place = steps.drop_null(), place[~is_null]
@@ -268,7 +269,7 @@ def _step_problems(
 
 
 def _vector_size(task: Task, name: str) -> int | None:
-    """Numbers in a step of a column, or None where a step is one number."""
+    """Vector size of a step of a column, or None if a step is a scalar."""
     if name == observation_column(task):
         return task.observation_shape[0]
     if name == action_column(task) and task.action.kind != "discrete":
@@ -284,7 +285,7 @@ def _value_problems(
         action = task.action
         is_discrete = action.kind == "discrete"
         low, high = (0, action.size - 1) if is_discrete else (action.low, action.high)
-        outside = ~((numbers >= low) & (numbers <= high))  # NaN is outside, too
+        outside = ~((numbers >= low) & (numbers <= high))  # true for NaN
         if not is_discrete:
             outside &= ~(may_leave[place] & np.isfinite(numbers))
         if outside.any():
@@ -320,7 +321,7 @@ def _image_problems(
 
 
 def _decoded(task: Task, files: Sequence[bytes | None]) -> np.ndarray | str:
-    """Pixels ``(S, H, W, C)`` of the images, or why they cannot be read."""
+    """Pixels ``(S, H, W, C)`` of the images, or the reason why they cannot be decoded."""
     if None in files:
         return "an image has no bytes"
     try:

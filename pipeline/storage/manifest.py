@@ -1,9 +1,8 @@
-"""Typed manifests: what a finished file or directory says about itself. A manifest is written last, so its
-existence means "complete".
+"""Typed manifests that describe finished shards and datasets.
 
-A manifest may be damaged or a stranger's. Types and names are checked where it is read: what it names lies in its own
-folder, and no name in it can become a path, a table or a page that is not meant. What it counts is checked by
-``pipeline/storage/validate.py``, which counts again.
+A manifest is written last, so its existence means that the shard or dataset is complete. A manifest may be damaged or
+untrusted. Types and names are therefore checked when it is read: every file it names is in its own folder, and no name
+can inject a path, a table or markup. ``pipeline/storage/validate.py`` recomputes its counts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MAX_NAME, MAX_TEXT = 200, 2000  # characters
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file by its name (relative to its manifest), size in bytes and SHA-256."""
+    """Name of a file (relative to its manifest), size in bytes and SHA-256."""
 
     name: str
     num_bytes: int
@@ -35,17 +34,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ShardManifest:
-    """Sidecar of one shard: which seeds it covers, who acted, with what, and what came of it.
+    """Sidecar of one shard of episodes: seeds, provenance, package versions and totals.
 
-    An imported shard has no seeds: ``first_seed`` and ``num_seeds`` number the rows of its source instead, from the
-    first seed of the split on, so that both kinds are planned, named and resumed alike.
+    An imported shard has no seeds: ``first_seed`` and ``num_seeds`` number the rows of its source instead, starting at
+    the first seed of the split, so that both kinds are planned, named and resumed in the same way.
 
     Attributes:
-        rejected: episodes by reason.
-        noise: added to actions, as ``--noise`` spells it; shards older than this field have none.
-        source: where an imported shard comes from, with its commit or digest after an @; None if it was collected.
-        environment: id of the environment that an imported shard was played in; None if it was collected.
-        num_flagged: episodes that the side table flags.
+        rejected: number of rejected episodes by reason.
+        noise: noise added to the actions, in the syntax of ``--noise``; None in shards older than this field.
+        source: source of an imported shard, followed by @ and its commit or digest; None if it was collected.
+        environment: id of the environment of an imported shard; None if it was collected.
+        num_flagged: number of episodes that the side table flags.
     """
 
     task: str
@@ -88,10 +87,10 @@ class ShardManifest:
 
     @staticmethod
     def from_json(raw: Any, file_name: str) -> ShardManifest:
-        """The manifest that a sidecar of that name holds.
+        """Parse and check the content of the sidecar ``file_name``.
 
         Raises:
-            RecordError: it is none, or names other files than those beside it.
+            RecordError: it is not a shard manifest, or its file names do not match ``file_name``.
         """
         manifest = record_of(raw, ShardManifest)
         _check_beside(file_name, data=manifest.data, episodes=manifest.episodes)
@@ -103,17 +102,17 @@ class ShardManifest:
 
 @dataclass(frozen=True)
 class DocumentShard:
-    """Sidecar of one shard of a corpus: which rows of the source it covers, and what came of those of its split.
+    """Sidecar of one shard of a corpus: rows of the source, provenance and totals of the documents of its split.
 
     Attributes:
-        source: where the rows come from, as ``--source`` spells it.
-        revision: of the source: a commit of the Hub, or a digest of local files.
-        first_row: number of the first row of the source that was looked at.
-        count: how many were wanted; the source ended if ``num_rows`` is less.
-        num_rows: how many were read, those of the other split included.
-        next_file: number of the source's file in which the next row stands, and
-        next_row: its number there, from which the next shard goes on.
-        options: what else decides what a document looks like.
+        source: source of the rows, in the syntax of ``--source``.
+        revision: revision of the source: a commit on the Hub, or a digest of local files.
+        first_row: index of the first row read from the source.
+        count: number of rows requested; the source ended if ``num_rows`` is less.
+        num_rows: number of rows read, including those of the other split.
+        next_file: index of the source's file that contains the next row.
+        next_row: index of the next row in that file; the next shard resumes there.
+        options: other settings that determine the content of a document.
     """
 
     corpus: str
@@ -160,7 +159,7 @@ class DocumentShard:
 
 
 def shard_stem(split: str, first_seed: int, num_seeds: int) -> str:
-    """Name of a shard's files without suffix, e.g. ``train-0000000250-000250``; in the order of the seeds."""
+    """File name of a shard without suffix, e.g. ``train-0000000250-000250``; sorted names are in the order of seeds."""
     return f"{split}-{first_seed:010d}-{num_seeds:06d}"
 
 
@@ -182,8 +181,8 @@ class TaskManifest:
     """One task of a dataset.
 
     Attributes:
-        expert, expert_revision, versions: of the episodes that were collected, if any were.
-        imported: by source, the environments of the episodes that come from it and their number.
+        expert, expert_revision, versions: provenance of the collected episodes, if there are any.
+        imported: for each source, the number of imported episodes by environment.
     """
 
     expert: str
@@ -211,7 +210,7 @@ class CorpusSplit:
 
 @dataclass(frozen=True)
 class CorpusManifest:
-    """One corpus of a dataset: where its documents come from, and its splits."""
+    """One corpus of a dataset: source of its documents, and its splits."""
 
     source: str
     revision: str
@@ -222,16 +221,17 @@ class CorpusManifest:
 
 @dataclass(frozen=True)
 class DatasetManifest:
-    """A dataset directory. ``digest`` covers the content of every shard, so equal digests mean equal data.
+    """Manifest of a dataset directory.
 
-    ``descriptions`` are the files beside the data: statistics, and the pictures of the card. Not the card itself, which
-    people may edit before they publish it. ``missing`` are the episodes that were planned and not collected when it was
-    built, by task and split, those of tasks among them that the dataset has nothing of.
+    ``digest`` covers the content of every shard, so equal digests mean equal data. ``descriptions`` lists the
+    statistics and the images of the dataset card, but not the card itself, which users may edit before they publish it.
+    ``missing`` is the number of episodes that were planned but not collected at build time, by task and split,
+    including tasks of which the dataset has no episodes.
     """
 
     digest: str
     tasks: dict[str, TaskManifest]
-    corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # of datasets older than them: none
+    corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # empty in datasets older than this field
     descriptions: tuple[FileEntry, ...] = ()
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -239,7 +239,7 @@ class DatasetManifest:
 
     @staticmethod
     def find(dataset: Path) -> DatasetManifest | None:
-        """The manifest in a dataset directory; None if there is no dataset. Raises as ``load``."""
+        """The manifest in a dataset directory; None if there is no dataset. Raises the same errors as ``load``."""
         path = dataset / DatasetManifest.FILE_NAME
         return DatasetManifest.load(path) if path.exists() else None
 
@@ -274,7 +274,7 @@ class DatasetManifest:
 
     @property
     def files(self) -> list[FileEntry]:
-        """Every data file and side table of the dataset, and what describes them."""
+        """All data files, side tables and descriptions of the dataset."""
         of_tasks = [split for task in self.tasks.values() for split in task.splits.values()]
         of_corpora = [split for corpus in self.corpora.values() for split in corpus.splits.values()]
         return [
@@ -285,40 +285,40 @@ class DatasetManifest:
 
 
 def collected_by(out: Path) -> dict[str, str]:
-    """Revision of the expert, or mix of experts, of each task of a run's dataset; none if there is no dataset."""
+    """Expert revision (of one expert or a mix) of each task of a run's dataset; empty if there is no dataset."""
     dataset = DatasetManifest.find(out / "dataset")
     return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse what is no plain name: letters, digits and ``._+-``.
+    """Check that a name consists of letters, digits and ``._+-`` only.
 
     Raises:
-        RecordError: names it.
+        RecordError: it does not; the message contains the name.
     """
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise RecordError(f"{what} {name[:MAX_NAME]!r} is no name of letters, digits and ._+-")
 
 
 def check_relative(what: str, name: str) -> None:
-    """Refuse what is no path within a folder: absolute, upwards, or with characters that mean more than themselves.
+    """Check that a name is a path within a folder: not absolute, no ``..``, no special characters.
 
     Raises:
-        RecordError: names it.
+        RecordError: it is not; the message contains the name.
     """
     if not is_relative(name):
         raise RecordError(f"{what} {name[:MAX_NAME]!r} is no path within its folder")
 
 
 def is_relative(name: str) -> bool:
-    """Whether a name is a path within a folder, and one on every system."""
+    """Whether a name is a path within a folder on every operating system."""
     path = PurePosixPath(name)
     is_within = not path.is_absolute() and ".." not in path.parts and str(path) == name
     return is_within and "\\" not in name and name.isprintable() and len(name) <= MAX_TEXT
 
 
 def _check_beside(file_name: str, **entries: FileEntry) -> None:
-    """Refuse a sidecar that names other files than those beside it, which are named as it is."""
+    """Check that a sidecar names the files of its own shard, which have the same stem."""
     stem = file_name.removesuffix(".json")
     for kind, entry in entries.items():
         expected = f"{stem}.parquet" if kind == "data" else f"{stem}.{kind}.parquet"
@@ -327,13 +327,13 @@ def _check_beside(file_name: str, **entries: FileEntry) -> None:
 
 
 def is_one_line(text: str) -> bool:
-    """Whether a text is one line without control characters, and not too long to show."""
+    """Whether a text is one line without control characters, of at most ``MAX_TEXT`` characters."""
     is_control = (unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
     return len(text) <= MAX_TEXT and not any(is_control)
 
 
 def _check_texts(*groups: Iterable[str | None]) -> None:
-    """Refuse texts that are not one line."""
+    """Check that all texts are single lines."""
     for text in itertools.chain.from_iterable(groups):
         if text is not None and not is_one_line(text):
             raise RecordError(f"{text[:MAX_NAME]!r} is not one line of text")

@@ -1,6 +1,6 @@
-"""What came of episodes, counted again: returns from the rewards, successes and totals from the side table.
+"""Recompute the outcomes of episodes: returns from the rewards, successes and totals from the side table.
 
-Nothing that a side table or a manifest says of this is believed; ``pipeline/storage/validate.py`` compares.
+The values stored in a side table or a manifest are not trusted; ``pipeline/storage/validate.py`` compares them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pipeline.storage.episode_rules import Problem, Report, Take, ignore
 from pipeline.storage.schema import REWARDS
 
 OUTCOME = "side table and data disagree"
-ROUNDING = 1e-6  # by which sums of the same rewards in another order may differ, as a share of their sizes
+ROUNDING = 1e-6  # relative tolerance for sums of the same rewards in another order
 
 
 @dataclass
 class Rewards:
-    """The rewards of a data file, kept while something else takes what is read of it.
+    """A ``take`` callback that collects the rewards of a data file and forwards all columns.
 
     Attributes:
-        then: gets everything, as ``scan_episodes`` gives it away.
+        then: callback that gets everything, see ``scan_episodes``.
     """
 
     then: Take = ignore
@@ -39,7 +39,7 @@ class Rewards:
         self.then(column, values)
 
     def by_episode(self, lengths: np.ndarray | None) -> list[np.ndarray] | None:
-        """Rewards of each episode of ``lengths``; None if they are not all there, because something is wrong."""
+        """Rewards of each episode of ``lengths``; None if some are missing because of a problem in the file."""
         values = np.concatenate(self.pieces) if self.pieces else np.empty(0, np.float32)
         if lengths is None or len(values) != lengths.sum() or not len(lengths) or not lengths.all():
             return None
@@ -49,15 +49,15 @@ class Rewards:
 def scan_outcomes(
     task: Task, path: Path, side: pa.Table, lengths: np.ndarray | None, rewards: Rewards, report: Report
 ) -> None:
-    """Tell where a side table names another return or success than the data has.
+    """Report returns and successes in a side table that differ from the data.
 
     Args:
-        task: whose shard it is.
-        path: of the side table.
-        side: the table itself.
+        task: task of the shard.
+        path: path of the side table.
+        side: the side table.
         lengths: ``(E,)`` steps of each episode of the data file, or None if it could not be read.
-        rewards: of the data file.
-        report: gets each problem.
+        rewards: rewards of the data file.
+        report: called with each problem.
     """
     accepted = side.filter(pa.compute.is_valid(side["row"]))
     episodes = rewards.by_episode(lengths)
@@ -66,7 +66,7 @@ def scan_outcomes(
     said = accepted["return"].to_numpy()
     found = np.array([episode.sum(dtype=np.float64) for episode in episodes])
     sizes = np.array([np.abs(episode).sum(dtype=np.float64) for episode in episodes])
-    wrong = np.flatnonzero(~(np.abs(said - found) <= ROUNDING * (1 + sizes)))  # NaN is wrong, too
+    wrong = np.flatnonzero(~(np.abs(said - found) <= ROUNDING * (1 + sizes)))  # true for NaN
     if len(wrong):
         row = int(wrong[0])
         report(Problem(OUTCOME, path, f"return {said[row]:g}, the rewards sum up to {found[row]:g}", row, len(wrong)))
@@ -81,11 +81,11 @@ def scan_outcomes(
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What a side table says of all its episodes.
+    """Totals of the episodes of a side table.
 
     Attributes:
-        num_successes: None where the task has no notion of it, or one episode does not say.
-        return_sum, return_size: of the accepted episodes' returns, and of their absolute values.
+        num_successes: None if the task does not define success, or the success of an episode is unknown.
+        return_sum, return_size: sum of the accepted episodes' returns, and of their absolute values.
     """
 
     num_episodes: int
@@ -99,12 +99,12 @@ class Outcomes:
         return self.return_sum / max(1, self.num_episodes)
 
     def has_return_sum(self, said: float) -> bool:
-        """Whether a sum of returns is that of these episodes, in whichever order it was summed up."""
+        """Whether ``said`` equals the sum of these returns, up to the rounding of another order of summation."""
         return math.isfinite(said) and abs(said - self.return_sum) <= ROUNDING * (1 + self.return_size)
 
 
 def count_outcomes(task: Task, side: pa.Table) -> Outcomes:
-    """What a side table says of all its episodes."""
+    """Compute the totals of the episodes of a side table."""
     accepted = side.filter(pa.compute.is_valid(side["row"]))
     returns = accepted["return"].to_numpy().astype(np.float64)
     is_known = task.success is not None and not accepted["success"].null_count
@@ -118,7 +118,7 @@ def count_outcomes(task: Task, side: pa.Table) -> Outcomes:
 
 
 def merge_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
-    """Those of several side tables together."""
+    """Totals of several side tables together."""
     successes = [part.num_successes for part in parts]
     return Outcomes(
         num_episodes=sum(part.num_episodes for part in parts),

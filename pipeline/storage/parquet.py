@@ -1,7 +1,7 @@
-"""How episodes are laid out in Parquet: one row each, in row groups of a size and an encoding per kind of observation.
+"""Parquet layout of episodes: one row per episode; row group size and encoding depend on the kind of observation.
 
 Every choice is measured by ``jat bench parquet``; docs/parquet.md has the figures. A row cannot be split over pages or
-row groups, so an episode or a window of one costs the reading of its row group, whatever the pages.
+row groups, so reading an episode, or a window of it, reads its whole row group regardless of the page size.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 
-# Uncompressed observations per row group, about; an episode that has more is one by itself. Small groups make single
-# episodes and windows fast to reach and keep what a changed episode moves small; large ones compress better where
-# episodes are alike. Vectors hardly compress across episodes: a hopper's step takes 48 bytes and not 44, and an episode
-# is reached twelve times as fast as in 32 MiB. Grid worlds do: 10.4 bytes in 4 MiB, 12.5 in 1 MiB. A game is nearly
-# always a group.
+# Approximate bytes of uncompressed observations per row group; a larger episode is a row group of its own. Small groups
+# give fast random access to episodes and windows, and a changed episode changes few bytes of the file. Large groups
+# compress better if episodes are similar. Vectors hardly compress across episodes: a hopper step takes 48 bytes instead
+# of 44, and an episode is read twelve times as fast as from groups of 32 MiB. Grid worlds do: a step takes 10.4 bytes
+# with 4 MiB and 12.5 with 1 MiB. An Atari episode is nearly always a group of its own.
 ROW_GROUP_BYTES = {CONTINUOUS: 2**17, DISCRETE: 4 * 2**20, IMAGE: 8 * 2**20}
 
-# Levels above 1 gain a sixth to a fifth for grids and images, at a hundredth of what collecting them takes; for
-# vectors 1 % or nothing.
+# Levels above 1 save a sixth to a fifth for grids and images, at a hundredth of the time of collecting them; for
+# vectors they save 1 % or nothing.
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = {CONTINUOUS: 1, DISCRETE: 9, IMAGE: 9}
 
@@ -27,15 +27,16 @@ COMPRESSION_LEVEL = {CONTINUOUS: 1, DISCRETE: 9, IMAGE: 9}
 def ends_row_group(seed: int, num_bytes: int, held_bytes: int, group_bytes: int) -> bool:
     """Whether a row group ends with an episode.
 
-    Groups have a quarter of ``group_bytes`` at least and end once they have twice that. In between the seed decides, as
-    if by lot, so that after an episode that has become longer or shorter groups soon end where they did before:
-    publishing again then moves the groups around that episode and not the rest of the file.
+    Groups have at least a quarter of ``group_bytes`` and end once they have twice ``group_bytes``. In between, the
+    boundary is chosen pseudo-randomly from a hash of the seed. After an episode whose length has changed, the
+    boundaries soon coincide with the earlier ones again, so publishing again uploads only the groups around that
+    episode and not the rest of the file.
 
     Args:
-        seed: of the episode, or any number that stays its own.
-        num_bytes: of its observations.
-        held_bytes: of the observations of the group so far, this episode's included.
-        group_bytes: to aim at; 0 for a group per episode.
+        seed: seed of the episode, or any other number that permanently identifies it.
+        num_bytes: bytes of its observations.
+        held_bytes: bytes of the observations in the group so far, including this episode.
+        group_bytes: target size in bytes; 0 for one group per episode.
     """
     if held_bytes >= 2 * group_bytes:
         return True
@@ -46,21 +47,21 @@ def ends_row_group(seed: int, num_bytes: int, held_bytes: int, group_bytes: int)
 
 
 def parquet_options(task: Task) -> dict[str, Any]:
-    """How a task's episodes are encoded, as ``pyarrow.parquet.ParquetWriter`` takes it."""
+    """Encoding of a task's episodes as arguments of ``pyarrow.parquet.ParquetWriter``."""
     kind = task.observation
     return {
         "compression": COMPRESSION,
         "compression_level": COMPRESSION_LEVEL[kind],
-        # Measured values hardly ever occur twice, nor do images: with a dictionary a hopper's step takes 78 bytes,
-        # without one 48, a grid world's 10 and 18.
+        # Continuous values and images hardly ever repeat: a hopper step takes 78 bytes with a dictionary and 48
+        # without. A grid world's step takes 10 bytes with and 18 without.
         "use_dictionary": kind == DISCRETE,
-        # The four bytes of floats apart, so that signs and exponents stand beside each other: 1 to 10 % fewer bytes.
+        # Splits floats into their four bytes, so that signs and exponents are adjacent: 1 to 10 % fewer bytes.
         "use_byte_stream_split": kind == CONTINUOUS and task.action.kind == "continuous",
-        # Least and greatest values of nested lists serve nobody's search, and for images they are whole images: 52
-        # bytes per step instead of 44.
+        # Min/max statistics of nested columns are never used for predicate push-down, and for images they would store
+        # whole images: 52 bytes per step instead of 44.
         "write_statistics": False,
         "write_page_index": True,
-        # Pages cut by content cost grids 17 % and more, vectors up to 3 %, and save no more than small row groups do,
-        # which end where the seeds say.
+        # Content-defined pages cost 17 % or more for grids and up to 3 % for vectors, and save no more upload than
+        # small row groups with boundaries chosen by seed, see `ends_row_group`.
         "use_content_defined_chunking": False,
     }

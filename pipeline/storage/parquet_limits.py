@@ -1,7 +1,7 @@
-"""Opening Parquet files that anybody may have written: what a file would take in memory is limited before it is read.
+"""Open untrusted Parquet files: the memory that a file would need is limited before it is read.
 
-A few kilobytes can say a billion numbers (runs of equal ones) or one long text a million times (a dictionary). So the
-footer's counts are looked at first, and dictionaries before the texts in them are written out.
+A few kilobytes can encode a billion numbers (run-length encoding) or one long text a million times (a dictionary).
+Therefore the counts in the footer are checked first, and dictionaries are checked before their texts are expanded.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-MAX_ROWS = 10**8  # of a file
-MAX_STEPS = 2**20  # of an episode, on average over a row group: the longest of JAT's have a tenth
-MAX_GROUP_BYTES = 4 * 2**30  # of a row group in memory; of JAT's the humanoid's take a third
-MAX_TEXT_BYTES = 2**16  # of one text of a step or a side table
-MAX_SMALL_BYTES = 2**30  # of a side table in memory, which is read whole
+MAX_ROWS = 10**8  # per file
+MAX_STEPS = 2**20  # per episode, averaged over a row group: JAT's longest episodes have a tenth
+MAX_GROUP_BYTES = 4 * 2**30  # per row group in memory; JAT's humanoid needs a third
+MAX_TEXT_BYTES = 2**16  # per text of a step or a side table
+MAX_SMALL_BYTES = 2**30  # per side table in memory, which is read as a whole
 NOT_READ = pa.ArrowNotImplementedError
 WIDTHS = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8, "INT96": 12, "BOOLEAN": 1, "BYTE_ARRAY": 8}
 
 
 @contextlib.contextmanager
 def open_parquet(source: Any, **options: Any) -> Iterator[pq.ParquetFile]:
-    """A Parquet file whose footer is within the limits.
+    """Open a Parquet file after checking its footer against the limits.
 
     Args:
         source: a path or an open file.
-        options: of ``pyarrow.parquet.ParquetFile``.
+        options: options of ``pyarrow.parquet.ParquetFile``.
 
     Raises:
-        pyarrow.ArrowException: as reading does: it is none, or above a limit.
+        pyarrow.ArrowException: it is not a Parquet file, or exceeds a limit.
     """
     with pq.ParquetFile(source, **options) as file:
         check_limits(file.metadata)
@@ -40,17 +40,17 @@ def open_parquet(source: Any, **options: Any) -> Iterator[pq.ParquetFile]:
 
 
 def check_step_texts(source: Any, metadata: pq.FileMetaData, group: int) -> None:
-    """Refuse a row group whose steps have a long text, of which each step would be given a copy.
+    """Check a row group for long texts in its steps, which would be copied for each step.
 
-    Arrow cannot read every list of texts as dictionaries; those that it cannot are not looked at.
+    Arrow cannot read every list of texts as dictionaries; lists that it cannot read so are skipped.
 
     Args:
         source: a path or an open file.
-        metadata: its footer.
-        group: number of the row group.
+        metadata: footer of the file.
+        group: index of the row group.
 
     Raises:
-        pyarrow.ArrowException: as reading does: it cannot be read, or a text is too long.
+        pyarrow.ArrowException: the row group cannot be read, or a text is too long.
     """
     texts = [name for name in _leaves(metadata) if _is_text(metadata, name) and "." in name]
     if not texts:
@@ -68,14 +68,14 @@ def _innermost(column: pa.Array) -> pa.Array:
 
 
 def check_limits(metadata: pq.FileMetaData, max_group_bytes: int | None = None) -> None:
-    """Refuse a file by what its footer says.
+    """Check the footer of a file against the limits.
 
     Args:
-        metadata: its footer.
-        max_group_bytes: of a row group in memory; ``MAX_GROUP_BYTES`` if None.
+        metadata: footer of the file.
+        max_group_bytes: limit for a row group in memory; None: ``MAX_GROUP_BYTES``.
 
     Raises:
-        pyarrow.ArrowInvalid: names what is too much.
+        pyarrow.ArrowInvalid: a limit is exceeded; the message names it.
     """
     limit = MAX_GROUP_BYTES if max_group_bytes is None else max_group_bytes
     if metadata.num_rows > MAX_ROWS:
@@ -92,7 +92,7 @@ def check_limits(metadata: pq.FileMetaData, max_group_bytes: int | None = None) 
 
 
 def check_steps(metadata: pq.FileMetaData, column: str) -> None:
-    """Refuse a file of episodes that no game or simulator has played.
+    """Check a file of episodes for implausibly long episodes.
 
     Raises:
         pyarrow.ArrowInvalid: the rows of a group have more than ``MAX_STEPS`` values of a column on average.
@@ -109,10 +109,10 @@ def check_steps(metadata: pq.FileMetaData, column: str) -> None:
 
 
 def read_small(source: Any, columns: Sequence[str] | None = None) -> pa.Table:
-    """A side table as a whole, or some columns of it.
+    """Read all columns of a side table, or some of them.
 
     Raises:
-        pyarrow.ArrowException: as reading does: it is none, or above a limit.
+        pyarrow.ArrowException: it is not a Parquet file, or exceeds a limit.
     """
     metadata = pq.read_metadata(source)
     check_limits(metadata, MAX_SMALL_BYTES)
@@ -128,10 +128,10 @@ def read_small(source: Any, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def check_texts(texts: pa.Array) -> None:
-    """Refuse a dictionary of texts that has a long one.
+    """Check a dictionary of texts for long texts.
 
     Raises:
-        pyarrow.ArrowInvalid: one has more than ``MAX_TEXT_BYTES``.
+        pyarrow.ArrowInvalid: a text has more than ``MAX_TEXT_BYTES``.
     """
     if not pa.types.is_dictionary(texts.type) or not len(texts.dictionary):
         return
@@ -150,5 +150,5 @@ def _is_text(metadata: pq.FileMetaData, path: str) -> bool:
 
 
 def _num_bytes(column: pq.ColumnChunkMetaData) -> int:
-    """What the values of a column take in memory; of texts and images only the places they take in a list."""
+    """Bytes of the values of a column in memory; for texts and images only their offsets."""
     return int(column.num_values) * WIDTHS.get(column.physical_type, 1)

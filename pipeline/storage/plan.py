@@ -1,8 +1,8 @@
-"""What is to be collected: the plan of a folder of shards, and which of them are still missing.
+"""Plan of a folder of shards: which episodes are to be collected, and which shards are still missing.
 
-``<root>/<task>/plan.json`` is written before the task's first shard. It says how many episodes of each split are
-wanted, who plays them and with which package versions; with it, the shards follow by arithmetic on seeds alone. A file
-per task, so that several collectors may work on different tasks in one place.
+``<root>/<task>/plan.json`` is written before the task's first shard. It has the number of episodes of each split, the
+expert and the package versions; the shards are computed from it by arithmetic on seeds alone. There is one file per
+task, so that several collectors can work on different tasks in one folder.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pipeline.storage.manifest import ShardManifest, shard_stem
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The seeds ``first_seed .. first_seed + num_seeds - 1`` of one split, played by one expert, with noise or without.
+    """The seeds ``first_seed .. first_seed + num_seeds - 1`` of one split, played by one expert, with or without noise.
 
-    A shard's content is a function of its job and the package versions, so a repeated job writes the same file.
+    Jobs are idempotent: a shard's content is a function of its job and the package versions.
     """
 
     task: Task
@@ -44,15 +44,15 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """What is wanted of one task.
+    """Episodes to collect of one task.
 
     Attributes:
-        expert: who plays; a kind, or a mix of them.
-        expert_revision: which of that kind.
-        versions: of the packages that decide what an episode looks like.
-        shard_episodes: the grid on which jobs are cut.
-        episodes: seeds to play, by split.
-        noise: added to the expert's actions, as ``--noise`` spells it; None for none.
+        expert: expert kind, or a mix of kinds.
+        expert_revision: revision of the expert.
+        versions: versions of the packages that determine the content of an episode.
+        shard_episodes: seeds per shard: jobs are cut at multiples of this number.
+        episodes: number of seeds to play, by split.
+        noise: noise added to the expert's actions, in the syntax of ``--noise``; None for none.
     """
 
     expert: str
@@ -60,15 +60,15 @@ class TaskPlan:
     versions: dict[str, str]
     shard_episodes: int
     episodes: dict[str, int]
-    noise: str | None = None  # plans written before there was any do not say
+    noise: str | None = None  # missing in plans older than this field
 
 
 PLAN = "plan.json"
-MAX_NAMED = 10  # tasks in a message
+MAX_NAMED = 10  # maximum number of tasks named in a message
 
 
 def read_plan(root: Path) -> dict[str, TaskPlan]:
-    """The plans of a folder of shards by task name; empty if nothing was planned there."""
+    """The plans of a folder of shards by task name; empty if it has no plans."""
     plans = {folder.name: read_task_plan(root, folder.name) for folder in list_folders(root)}
     return {name: plan for name, plan in sorted(plans.items()) if plan is not None}
 
@@ -86,7 +86,7 @@ def read_task_plan(root: Path, task_name: str) -> TaskPlan | None:
 
 
 def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:
-    """Write what is wanted into the plans. Larger numbers of episodes of earlier runs stay."""
+    """Update the plans. Larger numbers of episodes planned by earlier runs are kept."""
     for name, task in wanted.items():
         before = read_task_plan(root, name)
         earlier = before.episodes if before else {}
@@ -95,7 +95,7 @@ def extend_plan(root: Path, wanted: Mapping[str, TaskPlan]) -> None:
 
 
 def interleaved(jobs: Sequence[Sequence[ShardJob]]) -> list[ShardJob]:
-    """The jobs of several tasks in an order in which all tasks advance evenly, so that no slow one holds the rest."""
+    """Interleave the jobs of several tasks so that all tasks advance evenly and no slow task delays the rest."""
     keyed = [((index + 0.5) / len(of_task), job) for of_task in jobs for index, job in enumerate(of_task)]
     return [job for _, job in sorted(keyed, key=lambda pair: pair[0])]
 
@@ -111,8 +111,8 @@ def missing_jobs(
 ) -> list[ShardJob]:
     """Jobs that complete the first ``num_episodes`` seeds of a split.
 
-    Jobs are cut on a grid of ``shard_episodes``, so that what a killed run left over is cut the same way again.
-    Shards that are already there stay, whatever grid they were cut on.
+    Jobs are cut at multiples of ``shard_episodes``, so that a resumed run cuts the remaining seeds in the same way.
+    Existing shards are kept, whatever their size.
     """
     first = FIRST_SEED[split]
     gaps = _gaps(first, first + num_episodes, [(m.first_seed, m.num_seeds) for m in done])
@@ -128,11 +128,11 @@ def missing_jobs(
 
 
 def count_missing(plan: TaskPlan, done: Iterable[ShardManifest]) -> dict[str, int]:
-    """Seeds of each split that are planned and in no finished shard; splits that lack none are left out.
+    """Number of planned seeds of each split that are in no finished shard; complete splits are omitted.
 
     Args:
-        plan: of a task.
-        done: its finished shards.
+        plan: plan of a task.
+        done: finished shards of the task.
     """
     shards = list(done)
     counts = {}
@@ -144,11 +144,11 @@ def count_missing(plan: TaskPlan, done: Iterable[ShardManifest]) -> dict[str, in
 
 
 def describe_missing(missing: Mapping[str, Mapping[str, int]], there: Collection[str]) -> str:
-    """``metaworld-reach (250 train episodes), mujoco-ant (all of it)``; a few tasks are named, the others counted.
+    """Format e.g. ``metaworld-reach (250 train episodes), mujoco-ant (all of it)``; after a few tasks, only a count.
 
     Args:
-        missing: episodes by task and split.
-        there: names of the tasks of which there is something.
+        missing: number of missing episodes by task and split.
+        there: names of the tasks that have at least one episode.
     """
     words = []
     for name, counts in list(missing.items())[:MAX_NAMED]:
@@ -159,7 +159,7 @@ def describe_missing(missing: Mapping[str, Mapping[str, int]], there: Collection
 
 
 def _gaps(start: int, end: int, covered: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Parts of ``[start, end)`` outside the covered ``(first, count)`` ranges."""
+    """Parts of ``[start, end)`` that no ``(first, count)`` range covers."""
     gaps = []
     for first, count in sorted(covered):
         if first > start:

@@ -1,7 +1,7 @@
-"""Task <-> Arrow. The names of the published columns exist here and nowhere else.
+"""Arrow schemas of tasks and corpora: the only place that defines the names of the published columns.
 
-Two tables per task: the episodes' data in JAT's columns, and a side table with one row per seed played that says who
-acted and how it went, rejected episodes included.
+A task has two tables: the episodes in JAT's columns, and a side table with one row per seed played, rejected episodes
+included, with the provenance and the outcome of the episode.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 REWARDS = "rewards"
 TEXTS = "text_observations"
-EPISODE_COLUMNS_ADDED = ("noise", "flagged")  # to the side table since the first shards were written, which lack them
-EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this
+EPISODE_COLUMNS_ADDED = ("noise", "flagged")  # later additions to the side table, missing in the oldest shards
+EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this suffix
 
 
 def observation_column(task: Task) -> str:
@@ -40,7 +40,7 @@ def action_column(task: Task) -> str:
 
 
 def features(task: Task) -> Features:
-    """The columns of a task's data as ``datasets`` sees them: JAT's names and dtypes, fixed lengths where fixed."""
+    """Columns of a task's data as ``datasets.Features``: JAT's names and dtypes, with fixed lengths where possible."""
     from datasets import Features, Image, List, Value
 
     columns: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def features(task: Task) -> Features:
 
 
 def episode_features() -> Features:
-    """The columns of the side table, one row per seed played."""
+    """Columns of the side table, which has one row per seed played."""
     from datasets import Features, Value
 
     return Features(
@@ -70,18 +70,18 @@ def episode_features() -> Features:
             "expert_revision": Value("string"),
             "return": Value("float64"),
             "length": Value("int32"),
-            "success": Value("bool"),  # null where the task has no notion of it, or the source does not say
+            "success": Value("bool"),  # null if the task does not define success, or the source does not report it
             "ended": Value("string"),  # terminated, truncated, rejected or unknown
             "rejected": Value("string"),  # the reason, or null
             "noise": Value("string"),  # added to the expert's actions in this episode, such as epsilon=0.05, or null
             "versions": Value("string"),  # null if imported
-            "flagged": Value("string"),  # what is unusual about an episode that is data all the same, or null
+            "flagged": Value("string"),  # what is unusual about an accepted episode, or null
         }
     )
 
 
 def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
-    """Episodes, none of them rejected, as rows. No Python loop over steps except to encode images and texts."""
+    """Convert accepted episodes to rows. Python loops over steps only to encode images and texts."""
     offsets = pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32())
     schema = features(task).arrow_schema
     action_shape = (0,) if task.action.kind == "discrete" else (0, task.action.size)
@@ -107,7 +107,7 @@ def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
 
 
 def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
-    """``(T,)`` or ``(T, size)`` numbers as an Arrow array of T elements."""
+    """Convert ``(T,)`` or ``(T, size)`` numbers to an Arrow array of T elements."""
     leaf = arrow_type.value_type if pa.types.is_fixed_size_list(arrow_type) else arrow_type
     flat = pa.array(np.ascontiguousarray(values, leaf.to_pandas_dtype()).ravel(), leaf)
     return flat if leaf is arrow_type else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
@@ -115,7 +115,7 @@ def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
 
 @dataclass(frozen=True)
 class EpisodeBlock:
-    """Consecutive episodes laid end to end: S steps of E episodes.
+    """Consecutive episodes, concatenated: S steps of E episodes.
 
     Attributes:
         lengths: ``(E,)`` int64, summing to S.
@@ -133,12 +133,12 @@ class EpisodeBlock:
 
 
 def read_lengths(path: Path) -> np.ndarray:
-    """Steps of every episode of a data file, ``(E,)`` int64, without reading observations or actions."""
+    """Length in steps of every episode of a data file, ``(E,)`` int64, without reading observations or actions."""
     return lengths_of(pq.read_table(path, columns=[REWARDS]))
 
 
 def lengths_of(table: pa.Table) -> np.ndarray:
-    """Steps of every episode of a table, ``(E,)`` int64."""
+    """Length in steps of every episode of a table, ``(E,)`` int64."""
     lengths: np.ndarray = pa.compute.list_value_length(table[REWARDS]).to_numpy().astype(np.int64)
     return lengths
 
@@ -147,7 +147,7 @@ def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
     """Read a data file, one row group at a time.
 
     Raises:
-        UserError: the columns of a row disagree about its length.
+        UserError: the columns of a row have different lengths.
     """
     row = 0
     with pq.ParquetFile(path) as file:
@@ -159,10 +159,10 @@ def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
 
 
 def read_episode(task: Task, path: Path, row: int) -> EpisodeBlock:
-    """One episode of a data file, of which only its row group is read.
+    """Read one episode of a data file; only its row group is read.
 
     Raises:
-        UserError: there is no such row, or its columns disagree about its length.
+        UserError: there is no such row, or its columns have different lengths.
     """
     with pq.ParquetFile(path) as file:
         first = 0
@@ -209,9 +209,9 @@ def _block(task: Task, table: pa.Table) -> EpisodeBlock:
 
 
 def _matrix(steps: pa.Array) -> np.ndarray:
-    """Arrow steps as ``(S,)`` or ``(S, size)`` without copying.
+    """View Arrow steps as ``(S,)`` or ``(S, size)`` without copying.
 
-    Lists of variable length, as in JAT's own files, are taken too if they all have one length.
+    Lists of variable length, as in JAT's own files, are supported if all have the same length.
     """
     if pa.types.is_primitive(steps.type):
         return steps.to_numpy()
@@ -219,15 +219,15 @@ def _matrix(steps: pa.Array) -> np.ndarray:
     return flat.reshape(len(steps), -1) if len(steps) else flat.reshape(0, 0)
 
 
-# Corpora: one row is one document. ``Corpus`` says which have images.
+# Corpora: one row is one document. ``Corpus.has_images`` decides whether there is an image column.
 
 DOCUMENT_TEXT = "text"
 DOCUMENT_IMAGE = "images"  # JAT's name for the one image of a document
-DOCUMENTS_SUFFIX = "-documents"  # config name of a corpus's side table = its name + this
+DOCUMENTS_SUFFIX = "-documents"  # config name of a corpus's side table = corpus name + this suffix
 
 
 def document_features(corpus: Corpus) -> Features:
-    """The columns of a corpus as ``datasets`` sees them: JAT's."""
+    """Columns of a corpus as ``datasets.Features``, the same as JAT's."""
     from datasets import Features, Image, Value
 
     image = {DOCUMENT_IMAGE: Image()} if corpus.has_images else {}
@@ -235,23 +235,23 @@ def document_features(corpus: Corpus) -> Features:
 
 
 def document_side_features() -> Features:
-    """The columns of a corpus's side table, one row per row of the source that belongs to the split."""
+    """Columns of a corpus's side table, which has one row per row of the source that belongs to the split."""
     from datasets import Features, Value
 
     return Features(
         {
-            "index": Value("int64"),  # among the rows of the source
+            "index": Value("int64"),  # index of the row in the source
             "row": Value("int32"),  # row of the data file of the same number; null if rejected
-            "characters": Value("int32"),  # of the text
+            "characters": Value("int32"),  # length of the text
             "image_bytes": Value("int32"),  # null without an image
-            "origin": Value("string"),  # where it comes from, such as an address; null if the source does not say
+            "origin": Value("string"),  # origin of the document, such as its URL; null if unknown
             "rejected": Value("string"),  # the reason, or null
         }
     )
 
 
 def documents_table(corpus: Corpus, documents: Sequence[Document]) -> pa.Table:
-    """Documents, none of them rejected, as rows."""
+    """Convert accepted documents to rows."""
     schema = document_features(corpus).arrow_schema
     arrays = []
     for field in schema:
@@ -264,7 +264,7 @@ def documents_table(corpus: Corpus, documents: Sequence[Document]) -> pa.Table:
 
 
 def document_side_table(documents: Sequence[Document], first_row: int = 0) -> pa.Table:
-    """The side table of documents, rejected ones included; ``first_row`` of the data file is the first accepted one."""
+    """Side table of documents, rejected ones included; the first accepted one is row ``first_row`` of the data file."""
     rows, num_rows = [], first_row
     for document in documents:
         rows.append(
@@ -298,7 +298,7 @@ def read_documents(path: Path) -> Iterator[DocumentBlock]:
     """Read a data file of a corpus, one row group at a time."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            # A row group is one record batch unless its strings exceed 2 GiB, far above what the writer puts in one.
+            # A row group is one record batch unless its strings exceed 2 GiB, far above the writer's row group size.
             for batch in file.read_row_group(group).to_batches():
                 images = batch.column(DOCUMENT_IMAGE).field("bytes") if DOCUMENT_IMAGE in batch.schema.names else None
                 yield DocumentBlock(batch.column(DOCUMENT_TEXT), images)

@@ -1,9 +1,9 @@
-"""The only writer of episodes: a data file, its side table, then the sidecar that makes the shard exist.
+"""The only writer of episodes: it writes a data file, its side table, then the sidecar that completes the shard.
 
     <root>/<task>/train-0000000000-000250.parquet            episodes in JAT's columns
-    <root>/<task>/train-0000000000-000250.episodes.parquet   one row per seed: who acted, how it went
+    <root>/<task>/train-0000000000-000250.episodes.parquet   one row per seed: provenance and outcome
     <root>/<task>/train-0000000000-000250.json               ShardManifest, written last
-    <root>/<task>/index.json                                 copies of the manifests, to read many of them at once
+    <root>/<task>/index.json                                 cache: copies of all manifests in one file
 
 Memory is bounded by two row groups: one is written while the next is played.
 """
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 SIDECAR = re.compile(r"[a-z]+-\d{10}-\d{6}\.json")
-IMPORTED = "imported"  # kind of expert of episodes that were not made here
-MAX_REASON = 100  # characters of a reason that the counts distinguish; the side table has it whole
+IMPORTED = "imported"  # expert kind of imported episodes
+MAX_REASON = 100  # reasons are counted by their first characters; the side table has the full reason
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who played an episode: kind and revision of the expert, and the noise in its actions or None."""
+    """Provenance of an episode: kind and revision of the expert, and the noise in its actions or None."""
 
     expert: str
     revision: str
@@ -52,14 +52,14 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an imported shard comes from: source and environment, as ``ShardManifest`` has them."""
+    """Origin of an imported shard: source and environment, as in ``ShardManifest``."""
 
     source: str
     environment: str
 
     @property
     def revision(self) -> str:
-        """In place of an expert's: ``imported-`` and a digest."""
+        """Revision used instead of an expert's: ``imported-`` and a digest."""
         return f"{IMPORTED}-{digest_of([self.source, self.environment])[:8]}"
 
 
@@ -86,13 +86,13 @@ def write_shard(
     """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest.
 
     Args:
-        root: where shards stand, a folder per task.
-        job: which seeds; its expert may be a mix.
-        expert_revision: of the job's expert.
+        root: folder of the shards, with one folder per task.
+        job: seeds of the shard; its expert may be a mix.
+        expert_revision: revision of the job's expert.
         episodes: one per seed.
-        actor: who played a seed, for the side table; the job's own expert and noise in every episode if None.
-        origin: of imported episodes; the side table then has neither seeds nor versions.
-        folder: below ``root``; named after the task if None.
+        actor: maps a seed to its provenance, for the side table; None: the job's expert and noise for every episode.
+        origin: origin of imported episodes; the side table then has neither seeds nor versions.
+        folder: folder below ``root``; None: the name of the task.
     """
     directory = root / (folder or job.task.name)
     versions = {} if origin else versions_of(job.task.packages)
@@ -145,8 +145,8 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     def write(episodes: Sequence[Episode]) -> None:
         writer.write_table(data_table(task, episodes))
 
-    # A thread writes while the next episodes are played; compression holds no lock of Python's. Leaving it waits for
-    # it, before the file is closed.
+    # A thread writes while the next episodes are played; compression releases the GIL. On exit the executor waits for
+    # the thread before the file is closed.
     with (
         pq.ParquetWriter(path, features(task).arrow_schema, **parquet_options(task)) as writer,
         ThreadPoolExecutor(1) as thread,
@@ -169,7 +169,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
             buffered_bytes += episode.observations.nbytes
             if ends_row_group(episode.seed, episode.observations.nbytes, buffered_bytes, group_bytes):
                 if written:
-                    written.result()  # one row group waits at most, and its error stops the rest
+                    written.result()  # at most one row group is pending; its error is raised here
                 written = thread.submit(write, buffer)
                 buffer, buffered_bytes = [], 0
         if written:
@@ -196,22 +196,22 @@ def _entry(name: str, path: Path) -> FileEntry:
 
 
 def finished_shards(root: Path, task_name: str) -> list[ShardManifest]:
-    """Manifests of a task's complete shards, by split and first seed.
+    """Manifests of a task's complete shards, sorted by split and first seed.
 
-    A shard counts when its sidecar is there and both files have the size it names; checksums are the dataset
-    build's business, which reads every byte anyway. Costs one listing and one file, the index, whatever the number of
-    shards, plus one file per shard that the index does not know.
+    A shard is complete if its sidecar exists and both files have the size that it states; checksums are verified by
+    the dataset build, which reads every byte anyway. The cost is one listing and one file, the index, independent of
+    the number of shards, plus one file per shard that is missing in the index.
     """
     return [manifest for manifest, _ in _finished(root / task_name).values()]
 
 
 def are_there(entries: Iterable[FileEntry], sizes: Mapping[str, tuple[int, str]]) -> bool:
-    """Whether the files of a shard are in a folder, which ``list_sizes`` listed, with the sizes they should have."""
+    """Whether the files of a shard exist with their expected sizes, given the result of ``list_sizes``."""
     return all(sizes.get(entry.name, (-1, ""))[0] == entry.num_bytes for entry in entries)
 
 
 def index_shards(root: Path, task_name: str) -> None:
-    """Bring a task's index up to date. It only saves time: a sidecar that is not in it, or has changed, is read."""
+    """Update a task's index. It is only a cache: sidecars that are not in it, or have changed, are read."""
     found = _finished(root / task_name)
     if found:
         index = {
@@ -222,7 +222,7 @@ def index_shards(root: Path, task_name: str) -> None:
 
 
 def _finished(directory: Path) -> dict[str, tuple[ShardManifest, str]]:
-    """By name of the sidecar: the manifest, and the stamp of the sidecar it was read from."""
+    """For each sidecar name: the manifest, and the stamp of the sidecar it was read from."""
     sizes = list_sizes(directory)
     index = read_cache(directory / INDEX) if INDEX in sizes else {}
     found = {}
@@ -235,7 +235,7 @@ def _finished(directory: Path) -> dict[str, tuple[ShardManifest, str]]:
 
 
 def _indexed(name: str, entry: Any, stamp: str) -> ShardManifest | None:
-    """What the index says of a sidecar that has not changed since; None if it does not, or the index is damaged."""
+    """Cached manifest of an unchanged sidecar; None if it is not cached, has changed, or the entry is damaged."""
     if not isinstance(entry, dict) or entry.get("stamp") != stamp:
         return None
     try:
@@ -246,7 +246,7 @@ def _indexed(name: str, entry: Any, stamp: str) -> ShardManifest | None:
 
 
 def read_cache(path: Path) -> dict[str, Any]:
-    """What a file says that only saves time; nothing if it is damaged, so that it is made again."""
+    """Read a cache file; a damaged file gives an empty cache, so it is rebuilt."""
     try:
         found = read_json(path)
     except UserError as error:

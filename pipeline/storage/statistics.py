@@ -1,9 +1,8 @@
-"""What is in a dataset, in numbers: how many episodes and steps, who acted and how it went, and the range, mean and
-spread of everything stored.
+"""Dataset statistics: counts of episodes and steps, provenance, outcomes, and range, mean and standard deviation.
 
-Statistics of a shard are made in the pass that checks it, and those of a task are the shards' merged, so a dataset of
-any size is described without reading anything twice. Counts and histograms come out the same whatever is merged with
-what; means and spreads do, up to rounding. Shards are merged in their order, so equal data gives equal bytes.
+The statistics of a shard are computed in the pass that validates it, and those of a task by merging its shards, so a
+dataset of any size is read only once. Counts and histograms do not depend on the order of merging; means and standard
+deviations do not either, up to rounding. Shards are merged in a fixed order, so equal data gives equal bytes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from pipeline.records import read_record, record_of
 from pipeline.storage.schema import REWARDS, action_column, observation_column
 from pipeline.storage.shards import MAX_REASON
 
-FOLDER = "statistics"  # of a dataset; one file per task
+FOLDER = "statistics"  # folder of a dataset, with one file per task
 MAX_BINS = 64
 FINEST_RETURN = 2.0**-10
-CHUNK_VALUES = 2**19  # numbers widened to float64 at once: they stay in the cache
+CHUNK_VALUES = 2**19  # numbers converted to float64 at a time: they fit in the CPU cache
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Range, mean and standard deviation of ``count`` vectors, per dimension; empty tuples where there are none."""
+    """Range, mean and standard deviation of ``count`` vectors, per dimension; empty tuples if there are no vectors."""
 
     count: int = 0
     mean: tuple[float, ...] = ()
@@ -44,7 +43,7 @@ class Moments:
 
     @staticmethod
     def of(values: np.ndarray) -> Moments:
-        """Moments of ``(n, size)`` or ``(n,)`` numbers; in two passes over pieces, so no digits cancel."""
+        """Moments of ``(n, size)`` or ``(n,)`` numbers; two passes over each chunk avoid cancellation."""
         if not len(values):
             return Moments()
         rows = values.reshape(len(values), -1)
@@ -54,7 +53,7 @@ class Moments:
 
     @staticmethod
     def of_bytes(values: np.ndarray) -> Moments:
-        """Moments of uint8 numbers of any shape as one dimension, from how often each value occurs."""
+        """Moments of uint8 numbers of any shape as one dimension, from the count of each value."""
         counts = np.zeros(256, np.int64)
         flat = values.reshape(-1)
         for begin in range(0, len(flat), CHUNK_VALUES):
@@ -68,7 +67,7 @@ class Moments:
         return Moments(int(counts.sum()), (mean,), (math.sqrt(variance),), (low,), (high,))
 
     def merge(self, other: Moments) -> Moments:
-        """Moments of both together (Chan, Golub and LeVeque 1983: pairwise update of means and squares)."""
+        """Moments of the union of both (Chan, Golub and LeVeque 1983: pairwise update of means and squares)."""
         if not self.count or not other.count:
             return self if self.count else other
         count = self.count + other.count
@@ -96,8 +95,8 @@ def _moments_of_piece(rows: np.ndarray) -> Moments:
 class Histogram:
     """``counts[i]`` values lie in ``[(first + i) * width, (first + i + 1) * width)``.
 
-    The width is the smallest power of two, not below a finest one, that needs at most ``MAX_BINS`` bins. Bins of one
-    width are halves of those of the next, so merged histograms are exactly the histogram of all values.
+    The width is the smallest power of two, not below a minimum, that needs at most ``MAX_BINS`` bins. A bin of the
+    next larger width is the union of two bins, so merging gives exactly the histogram of all values.
     """
 
     width: float
@@ -110,7 +109,7 @@ class Histogram:
 
         Args:
             values: the numbers.
-            finest: the smallest width, a power of two.
+            finest: minimum width, a power of two.
         """
         if not len(values):
             return Histogram(finest)
@@ -126,7 +125,7 @@ class Histogram:
         return Histogram(width, int(bins.min()), tuple(counts.tolist()))
 
     def merge(self, other: Histogram) -> Histogram:
-        """Histogram of the values of both."""
+        """Histogram of the union of both."""
         if not self.counts or not other.counts:
             return self if self.counts else other
         width = max(self.width, other.width)
@@ -138,7 +137,7 @@ class Histogram:
             width *= 2
 
     def _bins(self, width: float) -> Counter[int]:
-        """Counts by number of the bin, in bins of a width that this one's divides."""
+        """Counts by bin index for a larger ``width``, a multiple of this histogram's."""
         factor = int(width / self.width)
         bins: Counter[int] = Counter()
         for i, count in enumerate(self.counts):
@@ -147,25 +146,25 @@ class Histogram:
 
     @property
     def edges(self) -> list[float]:
-        """Limits of the bins, one more than there are bins."""
+        """Bin edges, one more than the number of bins."""
         return [(self.first + i) * self.width for i in range(len(self.counts) + 1)]
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """Episodes of one split of one task; those rejected only count in ``rejected``.
+    """Statistics of the episodes of one split of one task; rejected episodes are counted in ``rejected`` only.
 
     Attributes:
-        num_bytes: of the data files.
-        num_judged: episodes of which is known whether they succeeded; 0 where the task has no notion of it.
-        experts: episodes by revision of the expert that played them, ``""`` where nobody knows.
-        noise: episodes by the noise in their actions, ``""`` for none.
-        ended: episodes by how they ended.
-        rejected: episodes by reason.
-        returns: undiscounted, as moments.
-        observations: per dimension; of images, all pixels of the newest frame as one dimension.
-        actions: of continuous ones, per dimension; else None.
-        action_counts: of discrete ones, how often each was taken; else None.
+        num_bytes: size of the data files.
+        num_judged: number of episodes with a known success or failure; 0 if the task does not define success.
+        experts: number of episodes by revision of the expert that played them, ``""`` if unknown.
+        noise: number of episodes by the noise in their actions, ``""`` for none.
+        ended: number of episodes by how they ended.
+        rejected: number of rejected episodes by reason.
+        returns: moments of the undiscounted returns.
+        observations: moments per dimension; for images, of all pixels of the newest frame as one dimension.
+        actions: moments per dimension of continuous actions, else None.
+        action_counts: how often each discrete action was taken, else None.
     """
 
     num_episodes: int
@@ -191,19 +190,19 @@ class SplitStatistics:
         return self.num_successes / self.num_judged if self.num_judged else None
 
     def merge(self, other: SplitStatistics) -> SplitStatistics:
-        """Statistics of both together."""
+        """Statistics of the union of both."""
         return SplitStatistics(
             **{field.name: _merged(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         )
 
     @staticmethod
     def from_json(raw: Any) -> SplitStatistics:
-        """Raises RecordError if it is none."""
+        """Raises RecordError if ``raw`` is not a record of statistics."""
         return record_of(raw, SplitStatistics)
 
 
 def _merged(a: Any, b: Any) -> Any:
-    """Two values of one field."""
+    """Merge two values of one field."""
     if a is None or b is None:
         if a is not b:
             raise ValueError(f"statistics of different tasks do not merge: {a} and {b}")
@@ -218,7 +217,7 @@ def _merged(a: Any, b: Any) -> Any:
 
 
 class StepStatistics:
-    """What is said of the steps of a data file, gathered while something else reads them; see ``SplitStatistics``."""
+    """Accumulates the step statistics of a data file while it is validated; see ``SplitStatistics``."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -226,7 +225,7 @@ class StepStatistics:
         self.action_counts = np.zeros(task.action.size, np.int64)
 
     def add(self, column: str, values: np.ndarray) -> None:
-        """Count some steps of a column, as ``pipeline.storage.episode_rules.scan_episodes`` gives them away."""
+        """Add some steps of a column; a ``take`` callback for ``pipeline.storage.episode_rules.scan_episodes``."""
         task = self._task
         if column == REWARDS:
             self.rewards = self.rewards.merge(Moments.of(values))
@@ -243,9 +242,9 @@ def split_statistics(task: Task, side: pa.Table, steps: StepStatistics, num_byte
     """Statistics of a data file and its side table.
 
     Args:
-        task: whose episodes they are.
-        side: one row per seed played.
-        steps: of the data file, all of them.
+        task: task of the episodes.
+        side: side table, one row per seed played.
+        steps: statistics of all steps of the data file.
         num_bytes: size of the data file.
     """
     discrete = task.action.kind == "discrete"
@@ -280,13 +279,13 @@ def _counted(values: Sequence[str | None]) -> dict[str, int]:
 
 
 def merge_all(parts: Sequence[SplitStatistics]) -> SplitStatistics:
-    """Statistics of all parts together, merged in the order given."""
+    """Statistics of the union of all parts, merged in the given order."""
     return functools.reduce(SplitStatistics.merge, parts)
 
 
 @dataclass(frozen=True)
 class TaskStatistics:
-    """What ``statistics/<task>.json`` of a dataset says: the statistics of each split, by name."""
+    """Content of ``statistics/<task>.json`` of a dataset: the statistics of each split, by name."""
 
     task: str
     splits: dict[str, SplitStatistics]
@@ -297,10 +296,10 @@ def statistics_path(dataset: Path, task_name: str) -> Path:
 
 
 def load_statistics(dataset: Path, task: Task) -> TaskStatistics:
-    """Statistics of a task of a dataset.
+    """Load the statistics of a task of a dataset.
 
     Raises:
-        UserError: the dataset was built without, or they cannot be read.
+        UserError: the dataset was built without statistics, or they cannot be read.
     """
     path = statistics_path(dataset, task.name)
     fix = f"build the dataset anew with `jat dataset --task {task.name}`"

@@ -1,7 +1,7 @@
-"""The rules a shard must keep: its bytes, its manifest, its side table, its episodes, and its place among others.
+"""Validate shards of episodes: checksums, manifest, side table, episodes, and overlaps between shards.
 
-``check_shard`` refuses what breaks one with the file, the row and the reason; ``scan_shard`` tells all that does. What
-a side table or a manifest says of returns, successes and rejections is counted again, from the data and the side table.
+``check_shard`` raises on the first problem, with the file, the row and the reason; ``scan_shard`` reports all problems.
+Returns, successes and rejections in a side table or a manifest are recomputed from the data and the side table.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def check_shard(task: Task, directory: Path, shard: ShardManifest, take: Take = 
     """Check both files of a shard against its manifest and the rules, a few episodes at a time.
 
     Args:
-        task: whose shard it should be.
-        directory: where its files are.
-        shard: what its sidecar says.
-        take: gets every step of its data file, as ``scan_episodes`` says.
+        task: expected task of the shard.
+        directory: folder of the shard's files.
+        shard: manifest of the shard.
+        take: called with every step of the data file, see ``scan_episodes``.
 
     Raises:
         UserError: a checksum, a column, a length, a value or a seed is wrong.
@@ -74,14 +74,14 @@ def refuse(problem: Problem) -> None:
 
 
 def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report, take: Take = ignore) -> None:
-    """Tell everything that is wrong with a shard on its own.
+    """Report every problem of a single shard.
 
     Args:
-        task: whose shard it should be.
-        directory: where its files are.
-        shard: what its sidecar says.
-        report: gets each problem; what it raises ends the scan.
-        take: gets what was read of the data file, as ``scan_episodes`` says.
+        task: expected task of the shard.
+        directory: folder of the shard's files.
+        shard: manifest of the shard.
+        report: called with each problem; an exception that it raises ends the scan.
+        take: called with the values of the data file, see ``scan_episodes``.
     """
     sidecar = directory / f"{shard.stem}.json"
     if shard.task != task.name:
@@ -101,7 +101,7 @@ def scan_shard(task: Task, directory: Path, shard: ShardManifest, report: Report
 
 
 def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Problem]:
-    if Path(shard.data.name).stem != shard.stem:  # the file's own name was compared with it when it was read
+    if Path(shard.data.name).stem != shard.stem:  # `load` has compared the sidecar's file name with `data.name`
         yield Problem(SEEDS, sidecar, f"{shard.data.name} is named for other seeds than {shard.stem}")
     if shard.split not in SPLITS:
         yield Problem(SEEDS, sidecar, f"split {shard.split!r}, expected one of {', '.join(SPLITS)}")
@@ -117,7 +117,7 @@ def _seed_range_problems(sidecar: Path, shard: ShardManifest) -> Iterator[Proble
 
 
 def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
-    """Whether a file is the one its manifest was written for; if not, tell why."""
+    """Whether a file exists and has the SHA-256 of its manifest; if not, report why."""
     path = directory / entry.name
     if leads_out(path, directory):
         report(Problem(LINK, path, "is a link that leads out of the folder; put the file itself there"))
@@ -136,7 +136,7 @@ def scan_file(directory: Path, entry: FileEntry, report: Report) -> bool:
 def _scan_side(
     directory: Path, shard: ShardManifest, side: pa.Table, lengths: np.ndarray | None, report: Report
 ) -> None:
-    """The side table against the manifest and, unless the data could not be read, against the episodes' lengths."""
+    """Check the side table against the manifest and, if the data could be read, against the episodes' lengths."""
     path, data_path = directory / shard.episodes.name, directory / shard.data.name
     scan_rows(path, side, shard.num_episodes, data_path, lengths, report)
     if shard.source is not None:
@@ -156,7 +156,7 @@ def _scan_side(
 
 
 def _scan_counts(task: Task, sidecar: Path, shard: ShardManifest, side: pa.Table, report: Report) -> None:
-    """What a manifest counts, counted again."""
+    """Recompute the counts of a manifest from the side table and report differences."""
     counts = count_outcomes(task, side)
     reasons = Counter(reason[:MAX_REASON] for reason in side["rejected"].drop_null().to_pylist())
     pairs = [
@@ -175,7 +175,7 @@ def _scan_counts(task: Task, sidecar: Path, shard: ShardManifest, side: pa.Table
 
 
 def flagged_rows(side: pa.Table | None) -> np.ndarray:
-    """``(E,)`` bool: of which rows of its data file a side table says that their actions leave their range."""
+    """``(E,)`` bool: rows of the data file that the side table flags because their actions are out of range."""
     if side is None or "flagged" not in side.column_names:
         return np.zeros(0, bool)
     accepted = side.filter(side["row"].is_valid())
@@ -184,17 +184,17 @@ def flagged_rows(side: pa.Table | None) -> np.ndarray:
 
 
 def read_side(path: Path, report: Report) -> pa.Table | None:
-    """The side table of a shard, or None if it cannot be read or has not the columns, which is told."""
+    """Read the side table of a shard; if it cannot be read or columns are missing, report that and return None."""
     return read_table(path, episode_features().arrow_schema, report, EPISODE_COLUMNS_ADDED)
 
 
 def read_table(path: Path, expected: pa.Schema, report: Report, optional: Collection[str] = ()) -> pa.Table | None:
-    """A small file as a table, or None if it cannot be read or has not the columns, which is told.
+    """Read a small file as a table; if it cannot be read or its columns are wrong, report that and return None.
 
     Args:
-        path: of the file.
-        expected: its columns.
-        report: gets each problem.
+        path: path of the file.
+        expected: expected columns.
+        report: called with each problem.
         optional: names of the columns that may be missing.
     """
     try:
@@ -208,7 +208,7 @@ def read_table(path: Path, expected: pa.Schema, report: Report, optional: Collec
 def scan_columns(
     path: Path, found: pa.Schema, expected: pa.Schema, report: Report, optional: Collection[str] = ()
 ) -> bool:
-    """Whether a file has just the columns expected, those ``optional`` or not; if it has not, tell why."""
+    """Whether a file has exactly the expected columns (``optional`` ones may be missing); if not, report why."""
     problems = list(_column_problems(path, found, expected, optional))
     for problem in problems:
         report(problem)
@@ -218,15 +218,15 @@ def scan_columns(
 def scan_rows(
     path: Path, side: pa.Table, num_episodes: int, data_path: Path, lengths: np.ndarray | None, report: Report
 ) -> None:
-    """Tell where a side table and its data file do not belong together.
+    """Report inconsistencies between a side table and its data file.
 
     Args:
-        path: of the side table.
-        side: the table itself.
-        num_episodes: how many there should be.
-        data_path: of the data file.
-        lengths: ``(E,)`` steps of each episode in it, or None if it could not be read.
-        report: gets each problem.
+        path: path of the side table.
+        side: the side table.
+        num_episodes: expected number of accepted episodes.
+        data_path: path of the data file.
+        lengths: ``(E,)`` steps of each episode of the data file, or None if it could not be read.
+        report: called with each problem.
     """
     accepted = side.filter(pa.compute.is_valid(side["row"]))
     if len(accepted) != num_episodes or (accepted["row"].to_numpy() != np.arange(len(accepted))).any():
@@ -245,7 +245,7 @@ def scan_rows(
 
 
 def scan_versions(path: Path, side: pa.Table, versions: dict[str, str], report: Report) -> None:
-    """Tell if a side table names other package versions than its manifest."""
+    """Report a side table that has other package versions than its manifest."""
     expected = format_versions(versions)
     strange = set(side.filter(side["seed"].is_valid())["versions"].to_pylist()) - {expected}
     if strange:
@@ -265,13 +265,13 @@ def _column_problems(path: Path, found: pa.Schema, expected: pa.Schema, optional
 
 
 def scan_together(shards: Iterable[tuple[Path, ShardManifest]], report: Report) -> None:
-    """Tell what is wrong between the shards of one task: seeds that are in two of them, or several versions.
+    """Report conflicts between the shards of one task: seeds in more than one shard, or mixed package versions.
 
-    Of imported shards nothing is known that could disagree: their rows are numbered by each source for itself.
+    Imported shards are skipped: each source numbers its rows independently.
 
     Args:
-        shards: the folder and the manifest of each.
-        report: gets each problem.
+        shards: folder and manifest of each shard.
+        report: called with each problem.
     """
     collected = [shard for shard in shards if shard[1].source is None]
     ordered = sorted(collected, key=lambda shard: (shard[1].first_seed, shard[1].num_seeds))
