@@ -1,1 +1,1 @@
-"""The Hugging Face Hub, object stores and folders to publish to."""
+"""Publishing to the Hugging Face Hub, object stores and folders."""

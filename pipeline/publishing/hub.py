@@ -1,6 +1,6 @@
-"""Reading repositories of the Hugging Face Hub: only the files that matter, into the Hub's usual cache.
+"""Download selected files of a Hugging Face Hub repository into the Hub's usual cache.
 
-A source is ``hub:owner/name`` or ``hub:owner/name@revision``. Without a connection, what the cache holds is taken.
+A source is ``hub:owner/name`` or ``hub:owner/name@revision``. Without a connection, the cached files are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 log = logging.getLogger(__name__)
 
 HUB = "hub:"
-# Until the Hub has answered the first question.
+# Timeout of the first request to the Hub.
 HUB_TIMEOUT_S = 10.0
 _SOURCE = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -32,22 +32,22 @@ class Snapshot:
 
     @property
     def root(self) -> Path:
-        """What the cache keeps of the repository; the files of the folder are links into it."""
+        """Cache folder of the repository; the files in ``folder`` are links into it."""
         return self.folder.parents[1]
 
 
 def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), hint: str = "") -> Snapshot:
-    """Fetch what is wanted of a repository.
+    """Download selected files of a repository.
 
     Args:
         source: ``hub:owner/name[@revision]``.
-        wanted: globs of the files to fetch.
-        unwanted: globs of those among them to leave out.
-        hint: what to add where there is no such repository.
+        wanted: globs of the files to download.
+        unwanted: globs of files to exclude.
+        hint: text to append to the error message if there is no such repository.
 
     Raises:
         UserError: the source is malformed, there is no such repository or revision, or the Hub cannot be reached and
-            nothing of it was downloaded before.
+            the cache has nothing of the repository.
     """
     match = _SOURCE.fullmatch(source)
     if not match:
@@ -60,16 +60,16 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
 
 @contextmanager
 def readable_errors(repository: str, revision: str | None, elsewhere: str, hint: str = "") -> Iterator[None]:
-    """Turn what the Hub's client raises while something is read into one line that says what to do.
+    """Convert errors of the Hub's client while reading to a one-line error with the fix.
 
     Args:
-        repository: which is read.
-        revision: that was asked for, if any.
-        elsewhere: what to do if the Hub cannot be reached.
-        hint: what to add where there is no such repository.
+        repository: repository that is read.
+        revision: requested revision, if any.
+        elsewhere: fix for the error message if the Hub cannot be reached.
+        hint: text to append to the error message if there is no such repository.
 
     Raises:
-        UserError: instead of any error of the network or the Hub.
+        UserError: replaces any error of the network or the Hub.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -99,11 +99,11 @@ def readable_errors(repository: str, revision: str | None, elsewhere: str, hint:
             "For a private one, log in with `hf auth login`"
         ) from error
     except EntryNotFoundError:
-        raise  # the caller knows what a file of that name would be
+        raise  # only the caller can say what the missing file is
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
-    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: an answer that is not the Hub's
+    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: the response is not from a Hub
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{repository} cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason}); check "
@@ -112,7 +112,7 @@ def readable_errors(repository: str, revision: str | None, elsewhere: str, hint:
 
 
 def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> tuple[str, Path]:
-    """Commit and folder of a revision; without a connection, what the Hub's cache holds of it."""
+    """Commit and folder of a revision; without a connection, the cached files of it."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -129,7 +129,7 @@ def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted
         return folder.name, folder  # the cache names snapshots by their commits
 
     try:
-        # Only this request can be given a limit of time: without an answer to it, no other is made.
+        # Only this request accepts a timeout, so it is sent first; if it fails, no other request is made.
         HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
     except HfHubHTTPError:
         raise

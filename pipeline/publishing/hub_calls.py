@@ -1,4 +1,4 @@
-"""Asking the Hub: again after what passes, and with errors in words that hold no credentials."""
+"""Calls to the Hub: retry transient errors, and raise errors whose messages contain no credentials."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipeline.secrets import redacted
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Each of the client's own requests for data is tried six times before that counts as one attempt here.
+# The client itself tries each of its data requests six times; all six count as one attempt here.
 ATTEMPTS = 5
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
-# A commit of many files takes the Hub a while; a server that says nothing for longer is gone.
+# The Hub needs a while for a commit of many files; a server that is silent for longer is considered unreachable.
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, WRITE_TIMEOUT_S = 10.0, 300.0, 60.0
 
 
 def set_timeouts() -> None:
-    """Let no connection of the client wait for ever, which is its default."""
+    """Set timeouts for all connections of the client, which has none by default."""
     import httpx2
     from huggingface_hub import set_client_factory
 
@@ -30,16 +30,16 @@ def set_timeouts() -> None:
 
 
 def ask_hub(function: Callable[[], T], what: str, is_first: bool = False) -> T:
-    """Call the client; try again after what passes, give up in words on what does not.
+    """Call the client; retry transient errors, convert permanent errors to readable ones.
 
     Args:
-        function: what to do. It may have been done already when it is called again: an answer can get lost.
-        what: what it is about, for messages, such as ``dataset owner/name``.
-        is_first: nobody has answered yet, so a connection that is refused is not tried again.
+        function: the call. It must be idempotent: a retry may repeat a call that succeeded but lost its response.
+        what: subject for messages, such as ``dataset owner/name``.
+        is_first: this is the first request, so a refused connection is not retried.
 
     Raises:
-        UserError: no credentials, no right, no such repository, no room, or something the Hub does not take.
-        JobsFailedError: it failed for longer than the retries last.
+        UserError: no credentials, no permission, no such repository, no space, or the Hub rejects the request.
+        JobsFailedError: all retries failed.
     """
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
@@ -61,7 +61,7 @@ def ask_hub(function: Callable[[], T], what: str, is_first: bool = False) -> T:
 
 
 def _give_up(error: BaseException, what: str) -> NoReturn:
-    """Raise what a person can act on, without the addresses and headers that may hold credentials."""
+    """Raise an error with a fix, without URLs and headers, which may contain credentials."""
     import httpx2
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -84,9 +84,9 @@ def _give_up(error: BaseException, what: str) -> NoReturn:
         ) from None
     if isinstance(error, RepositoryNotFoundError):
         raise UserError(f"there is no {what} that this token may see") from None
-    if isinstance(error, ValueError):  # a name, a card or a file that the client or the Hub does not take
+    if isinstance(error, ValueError):  # the client or the Hub rejects a name, a card or a file
         raise UserError(f"{what} cannot be published ({_describe(error)})") from None
-    if not isinstance(error, HfHubHTTPError):  # the disk, or the client's own store of chunks
+    if not isinstance(error, HfHubHTTPError):  # an error of the disk, or of the client's chunk cache
         raise JobsFailedError(
             f"uploading failed ({_describe(error)}); what arrived stays, run the same command again to go on"
         ) from error
@@ -107,7 +107,7 @@ def _give_up(error: BaseException, what: str) -> NoReturn:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The client wraps what goes wrong with one file in a RuntimeError."""
+    """Unwrap an error: the client wraps errors of a single file in a RuntimeError."""
     is_ours = isinstance(error, JobsFailedError)
     return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None and not is_ours else error
 
@@ -122,7 +122,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _retry_after_s(error: BaseException) -> float | None:
-    """Seconds that the server asks to be left alone."""
+    """Seconds of the server's ``Retry-After`` header, or None."""
     from huggingface_hub.errors import HfHubHTTPError
 
     text = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""

@@ -1,7 +1,7 @@
-"""What a finished directory consists of, checked against its manifest, and what of it a place elsewhere still lacks.
+"""Inventory of a finished directory, checked against its manifest, and its difference to a destination.
 
-Every file is hashed once: the checksums are kept in a journal by device, inode, size and time of change, so that
-neither going on after a kill nor publishing again after a build, whose files are hard links, reads gigabytes twice.
+Every file is hashed once: checksums are cached in a journal by device, inode, size and modification time. Resuming
+after a kill, or publishing again after a build (whose files are hard links), does not read gigabytes again.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pipeline.runtime.progress import Progress
 from pipeline.storage.manifest import FileEntry, is_relative
 from pipeline.text import format_count
 
-# The list of a published directory's files, in the format of `sha256sum -c`. What is in the list of an earlier
-# publication is ours and goes when it has left the directory; whatever else lies there is never touched. Others have
-# lists of this name, too: ours begins with this comment.
+# List of the published files, in the format of `sha256sum -c`. Files in the list of an earlier publication are ours:
+# they are deleted once they have left the directory. All other files at the destination are never touched. Other
+# tools write lists of the same name; ours starts with the comment below.
 CHECKSUMS = "SHA256SUMS"
 _MARK = "# Files published by jat-pipeline; to check them: sha256sum -c SHA256SUMS\n"
-# In a list of checksums: this file is being replaced, so nobody may take it for what it was.
+# Checksum in a list for a file that is being replaced, whose earlier checksum is no longer valid.
 UNKNOWN = "0" * 64
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file to publish: its name relative to the directory, with slashes, and where it is."""
+    """A file to publish: its name relative to the directory, with slashes, and its local path."""
 
     name: str
     path: Path
@@ -43,7 +43,7 @@ class Item:
     sha256: str
 
     def check_unchanged(self) -> None:
-        """Raise UserError if the file is not any more what was hashed."""
+        """Raise UserError if the file has changed since it was hashed."""
         try:
             stat = self.path.stat()
         except FileNotFoundError as error:
@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """What publishing would do, in the order in which it would: upload, then delete."""
+    """The actions of publishing, in order: upload, then delete."""
 
     upload: tuple[Item, ...]
     same: tuple[Item, ...]
@@ -73,7 +73,7 @@ class Plan:
 
 
 def compare(items: Sequence[Item], is_there: Callable[[Item], bool], ours: Set[str]) -> Plan:
-    """What has to happen for a place to hold ``items`` and none else of ``ours``, the files there that we published."""
+    """Plan that makes a destination hold ``items`` and removes the rest of ``ours``, our earlier published files."""
     found = [(item, is_there(item)) for item in items]
     upload = tuple(item for item, is_same in found if not is_same)
     same = tuple(item for item, is_same in found if is_same)
@@ -85,7 +85,7 @@ def sum_bytes(items: Iterable[Item]) -> int:
 
 
 class Journal:
-    """Lines of JSON that outlive their process; a later line with the same key replaces an earlier one."""
+    """Persistent key-value store of JSON lines; a later line with the same key replaces an earlier one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -108,25 +108,25 @@ class Journal:
     def put(self, key: str, value: Any) -> None:
         self._values[key] = value
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Begins with a line break: the last line may be half of one.
+        # Write the line break first: a killed process may have left an incomplete last line.
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write("\n" + json.dumps([key, value]))
 
 
 def take_inventory(directory: Path, entries: Sequence[FileEntry], last: str, records: Path) -> list[Item]:
-    """All files below a directory, hashed and checked, in the order in which readers may see them appear.
+    """Hash and check all files below a directory, and return them in the order in which to publish them.
 
-    Hidden files are left out: they are what a killed process has left, or a file manager's.
+    Hidden files are skipped: they are left over from a killed process, or belong to a file manager.
 
     Args:
         directory: a local folder.
-        entries: what its manifest says of its files. Where the manifest names one file of a top-level folder, it must
-            name all: readers take whole folders.
-        last: the file whose presence says that the directory is complete.
+        entries: file entries of its manifest. If the manifest has one file of a top-level folder, it must have all
+            files of it, because readers load whole folders.
+        last: completion marker: the file whose existence means that the directory is complete.
         records: folder for the journal of checksums.
 
     Raises:
-        UserError: no such directory, incomplete, damaged, or with files that its manifest does not know.
+        UserError: the directory does not exist, is incomplete or damaged, or has files that are not in its manifest.
     """
     if not is_local(directory):
         raise UserError(f"{directory} is not on this machine; only a local folder can be published")
@@ -195,14 +195,14 @@ def _item(directory: Path, name: str, stat: os.stat_result, entry: FileEntry | N
 
 
 def format_checksums(checksums: Mapping[str, str]) -> str:
-    """The text of ``CHECKSUMS`` for checksums by name."""
+    """Format checksums by name as the text of ``CHECKSUMS``."""
     return _MARK + "".join(f"{checksum}  {name}\n" for name, checksum in sorted(checksums.items()))
 
 
 def parse_checksums(text: str) -> dict[str, str]:
-    """Checksums by name; none if the list is not one of ours.
+    """Parse checksums by name; empty if the list was not written by this project.
 
-    Lines that make no sense, or name what is not in the folder of the list, are passed over.
+    Malformed lines, and names outside the folder of the list, are skipped.
     """
     found: dict[str, str] = {}
     if not text.startswith(_MARK):
@@ -215,7 +215,7 @@ def parse_checksums(text: str) -> dict[str, str]:
 
 
 def write_checksums(items: Sequence[Item], records: Path) -> Item:
-    """Write the list of ``items`` to the folder ``records``, as one more file to publish."""
+    """Write the checksums of ``items`` to the folder ``records``, and return that list as another file to publish."""
     path = records / CHECKSUMS
     text = format_checksums({item.name: item.sha256 for item in items})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""A folder of this machine that stands for a place in an object store, for work that needs a disk.
+"""Local mirror of folders in an object store, for stages that need a disk.
 
-What is read is fetched first; what was made is sent, in the order it was written in, so that what is written last to
-say that all is done arrives last. Then a list says which files belong together: of a folder that was being sent when
-its process was killed, the next fetch takes what the last list names and nothing that was to be added. No file moves
-twice: a journal on the disk knows what both sides were like, and the list what is in the store.
+Inputs are downloaded before the run. Outputs are uploaded in modification order, so completion markers arrive last. A
+list per folder is then written, which names the files of a complete upload: after a killed upload, the next download
+takes only the files of the last list and ignores partially uploaded additions. Unchanged files are skipped: a local
+journal records the last known state of both sides, and the list records the content of the store.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pipeline.publishing.inventory import Journal
 from pipeline.publishing.publish_files import readable_errors
 
 LISTS = ".lists"
-TRANSFERS = 16  # at once: a store's answers are slow, not its lines
+TRANSFERS = 16  # parallel downloads: a store is limited by latency, not by bandwidth
 
 
 class Mirror:
     """Files below ``remote`` and below ``local``, under the same names.
 
     Args:
-        remote: a place in an object store, as ``pipeline.files.location`` gives it.
-        local: a folder that no other process works in.
-        passing: folders whose files are never sent: what the work can make again.
+        remote: location in an object store, from ``pipeline.files.location``.
+        local: a folder that no other process uses.
+        passing: folders that are never uploaded (regenerable caches).
     """
 
     def __init__(self, remote: Path, local: Path, passing: Iterable[str] = ()) -> None:
@@ -38,10 +38,10 @@ class Mirror:
         self._journal = Journal(local / ".journal.jsonl")
 
     def fetch(self, places: Iterable[str]) -> int:
-        """Make files and folders on the disk what they are in the store; the number of files that moved.
+        """Make local files and folders equal to those in the store, and return the number of downloaded files.
 
         Raises:
-            UserError: no right to read there, or no bucket.
+            UserError: no read permission, or no such bucket.
             JobsFailedError: the store failed.
         """
         moved = 0
@@ -61,22 +61,22 @@ class Mirror:
         return moved
 
     def send(self, places: Iterable[str]) -> int:
-        """Make folders in the store what they are on the disk; the number of files that moved.
+        """Make folders in the store equal to the local ones, and return the number of uploaded files.
 
-        Files that are gone here go there, too: nobody else may write in these folders.
+        Files that were deleted locally are deleted in the store: no other process may write to these folders.
 
         Raises:
-            UserError: no right to write there.
-            JobsFailedError: the store failed; what arrived stays.
-            FileNotFoundError: something was moved here meanwhile; the list there is still the earlier one.
+            UserError: no write permission.
+            JobsFailedError: the store failed; uploaded files are kept.
+            FileNotFoundError: a local file was moved during the upload; the list in the store is not yet updated.
         """
         return sum(self._send_own(place) for place in places)
 
     def add(self, places: Iterable[str]) -> int:
-        """Send what is new or has changed in folders in which others write as well; the number of files that moved.
+        """Upload new and changed files of folders that other processes also write; the number of uploaded files.
 
         Raises:
-            As ``send``.
+            The same errors as ``send``.
         """
         names = [name for place in places for name in self._by_age(place) if self._stamp_of(name) is None]
         with readable_errors(self._remote):
@@ -87,7 +87,7 @@ class Mirror:
     def _send_own(self, place: str) -> int:
         here = self._by_age(place)
         if not here:
-            return 0  # not made yet, or between two names
+            return 0  # the folder does not exist yet, or is being renamed
         moved = 0
         with readable_errors(self._remote):
             there, before = self._there(place), self._list_of(place) or {}
@@ -99,7 +99,7 @@ class Mirror:
                     continue
                 digest = sha256_of(self._local / name)
                 if stamp is None and before.get(name) == [there.get(name), digest]:
-                    self._journal.put(name, [*self._state(name), there[name]])  # written again, the same
+                    self._journal.put(name, [*self._state(name), there[name]])  # rewritten with the same content
                 elif stamp is None:
                     self._put(name)
                     moved += 1
@@ -111,7 +111,7 @@ class Mirror:
         return moved
 
     def _here(self, place: str) -> Iterator[str]:
-        """Names of local files; hidden ones and locks are the processes' own."""
+        """Names of local files, without hidden files and locks, which belong to running processes."""
         root = self._local / place
         if not root.is_dir():
             yield from [place] if root.exists() else []
@@ -130,7 +130,7 @@ class Mirror:
         return sorted(self._here(place), key=lambda name: (self._local / name).stat().st_mtime_ns)
 
     def _there(self, place: str) -> dict[str, str]:
-        """A stamp that changes with the content of every file in the store, by name."""
+        """For each file name in the store: a stamp that changes with the file's content."""
         fs, root = self._remote.fs, self._remote.path.rstrip("/") + "/"
         fs.invalidate_cache()
         found = fs.find(root + place, detail=True)
@@ -140,7 +140,7 @@ class Mirror:
         }
 
     def _list_of(self, place: str) -> dict[str, list[str]] | None:
-        """Stamp and SHA-256 by name of the files that belong together; None of what others write, who list nothing."""
+        """Stamp and SHA-256 by name of the files of the last complete upload; None if there is no list."""
         path = self._list_path(place)
         return read_json(path) if path.exists() else None
 
@@ -153,7 +153,7 @@ class Mirror:
         return [stat.st_size, stat.st_mtime_ns]
 
     def _stamp_of(self, name: str) -> str | None:
-        """That of the file in the store which the local one is the same as, if it is known to be."""
+        """Stamp of the file in the store if the local file is known to be the same, else None."""
         known = self._journal.get(name)
         if known is None or not (self._local / name).exists() or known[:2] != self._state(name):
             return None

@@ -1,6 +1,6 @@
-"""Publishing a finished directory: to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
+"""Publish a finished directory to the Hugging Face Hub, to any store that fsspec supports, or to a folder.
 
-Whatever the place: what is there already does not move, nothing is seen half-done, a run that was killed goes on when
+For every destination: unchanged files are skipped, readers never see a partial publication, a killed run resumes when
 it is started again, and only files of an earlier publication are ever deleted.
 """
 
@@ -33,20 +33,20 @@ _SHORT = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<branch>[\w./-]+))?", r
 
 @dataclass(frozen=True)
 class Options:
-    """How to publish; what is about the Hub alone is refused elsewhere. Commands add what they publish and where."""
+    """Options of publishing; those for the Hub are an error elsewhere. Commands add the source and the destination."""
 
     branch: str | None = None
-    """Branch of the repository, made from main if it is not there; main if not given."""
+    """Branch of the Hub repository, created from main if it does not exist; main if not given."""
     tag: str | None = None
-    """Tag to put on what is published."""
+    """Tag for the published commit on the Hub."""
     public: bool = False
-    """Everybody may see a repository that is made; otherwise it is private."""
+    """Create the Hub repository as public; required to publish to an existing public repository."""
     create: bool = True
-    """Make the repository if there is none."""
+    """Create the Hub repository if it does not exist."""
     dry_run: bool = False
-    """Only say what would move."""
+    """Only print what would be uploaded and deleted."""
     workers: int = 5
-    """Files that go up to the Hub at the same time."""
+    """Number of parallel uploads to the Hub."""
 
 
 def publish(
@@ -56,19 +56,19 @@ def publish(
 
     Args:
         directory: a local folder.
-        entries: what its manifest says of its files; checksums are verified before anything moves.
-        last: the name of the manifest, which says that the directory is complete.
+        entries: file entries of its manifest; checksums are verified before anything is uploaded.
+        last: name of the manifest, whose existence means that the directory is complete.
         to: ``hf://datasets/owner/name[@branch]``, ``owner/name[@branch]``, a URL, or a folder.
-        kind: what a repository of the Hub is to be, ``dataset`` or ``model``.
-        records: local folder for what must outlive this process.
-        options: how.
+        kind: kind of the Hub repository, ``dataset`` or ``model``.
+        records: local folder for state that is needed to resume.
+        options: options of publishing.
 
     Returns:
-        What was done, or would be.
+        The actions that were done, or with ``dry_run`` would be done.
 
     Raises:
-        UserError: bad input, or a directory, place or right that is not as it must be; nothing was published.
-        JobsFailedError: the place failed for longer than retries last; what arrived stays.
+        UserError: invalid input, directory or destination, or no permission; nothing was published.
+        JobsFailedError: the destination failed and all retries too; uploaded files are kept.
     """
     check_at_least_one(options, "workers")
     target = parse_target(to, kind, options)
@@ -98,10 +98,10 @@ def _publish_to_hub(target: HubOptions, items: Sequence[Item], records: Path, op
 
 
 def parse_target(to: str, kind: str, options: Options) -> HubOptions | Path:
-    """Where ``to`` is.
+    """Parse the destination ``to``.
 
     Raises:
-        UserError: it means nothing, could mean two things, or an option makes no sense there.
+        UserError: it is malformed or ambiguous, or an option does not apply to it.
     """
     short = None if Path(to).expanduser().is_absolute() else _SHORT.fullmatch(to)
     if to.startswith("hf://"):
@@ -149,7 +149,7 @@ def _announce(plan: Plan, where: str, is_dry: bool) -> None:
 
 
 def _table(plan: Plan) -> Table:
-    """Files and bytes by folder and by what would happen to them."""
+    """Table of files and bytes by folder and by action."""
     table = Table("what", "folder", "files", Column("MB", ",.2f"))
     for what, items in (("upload", plan.upload), ("already there", plan.same)):
         by_folder: dict[str, list[Item]] = {}

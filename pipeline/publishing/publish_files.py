@@ -1,8 +1,9 @@
-"""Publishing to a folder or to any store that fsspec knows.
+"""Publish to a folder or to any store that fsspec supports.
 
-There are no commits here, so the order does it: data first, then the card, the manifest last; then what has left the
-directory goes, and the list of checksums says that all is done. File names contain the number of files, so a dataset
-that has grown has new names and a reader of the old manifest finds the old files until the new manifest is there.
+There are no commits here, so the order of writes keeps readers consistent: data first, then the card, then the
+manifest; then obsolete files are deleted, and the list of checksums is written as the completion marker. File names
+contain the number of files, so a larger dataset has new names, and a reader of the old manifest finds the old files
+until the new manifest is written.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class Place:
-    """A folder or a prefix of a store.
+    """A destination: a folder, or a prefix of an object store.
 
     Args:
-        path: as ``pipeline.files.location`` gives it.
-        records: local folder for the journal of what arrived there, which is what a run that was killed goes on from.
+        path: location from ``pipeline.files.location``.
+        records: local folder for the journal of uploaded files, from which a killed run resumes.
 
     Raises:
-        UserError: it cannot be reached, or nobody may read there.
+        UserError: the destination cannot be reached, or there is no read permission.
     """
 
     def __init__(self, path: Path, records: Path) -> None:
@@ -57,10 +58,10 @@ class Place:
         self._checksums = parse_checksums(self._list_text)
 
     def plan(self, items: Sequence[Item]) -> Plan:
-        """What has to happen for the place to hold exactly ``items`` of what is ours.
+        """Plan that makes ``items`` exactly the files published by this project at the destination.
 
         Raises:
-            UserError: a file of another origin is in the way, or there is no room.
+            UserError: a foreign file would be overwritten, or there is not enough space.
         """
         items = [*items, write_checksums(items, self._records)]
         plan = compare(items, self._has, self._checksums.keys() & self._there.keys())
@@ -74,11 +75,11 @@ class Place:
         return plan
 
     def apply(self, plan: Plan) -> None:
-        """Make it so. May be killed at any moment and done again.
+        """Execute the plan. It may be killed at any time and executed again.
 
         Raises:
-            UserError: no right to write there, or no room.
-            JobsFailedError: the store failed; what arrived stays and is not sent again.
+            UserError: no write permission, or not enough space.
+            JobsFailedError: the store failed; uploaded files are kept and skipped the next time.
         """
         with readable_errors(self._path):
             progress = Progress("files uploaded", len(plan.upload))
@@ -110,7 +111,7 @@ class Place:
         return is_our_list or name in self._checksums or self._journal.get(name) is not None
 
     def _invalidate_checksums(self, items: Sequence[Item]) -> None:
-        """Say that these are not any more what the list says, before they change: another machine may go on."""
+        """Mark files as stale in the list of checksums before overwriting them: another machine may resume the run."""
         if all(self._checksums[item.name] == UNKNOWN for item in items):
             return
         self._checksums |= {item.name: UNKNOWN for item in items}
@@ -120,7 +121,7 @@ class Place:
 
     def _put(self, item: Item) -> None:
         item.check_unchanged()
-        # Noted before, so that a file which arrives without this process living on is known as ours.
+        # Record it before the upload, so that a file is known as ours even if this process is killed right after it.
         self._journal.put(item.name, [item.sha256, None])
         path = self._path / item.name
         if is_local(path):
@@ -144,7 +145,7 @@ class Place:
                     (self._path / parent).rmdir()
 
     def _list(self) -> dict[str, tuple[int, str]]:
-        """Size and a stamp that changes with the content of every file, by name."""
+        """For each file name: size, and a stamp that changes with the file's content."""
         if not is_local(self._path):
             remote: Any = self._path
             remote.fs.invalidate_cache()
@@ -172,7 +173,7 @@ class Place:
 
 @contextlib.contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """Turn what stores raise into one line that says what to do. The stores' own clients have retried by then."""
+    """Convert errors of stores to a one-line error with the fix. The stores' own clients have already retried."""
     try:
         yield
     except (UserError, JobsFailedError):

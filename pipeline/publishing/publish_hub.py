@@ -1,12 +1,12 @@
-"""Publishing to the Hugging Face Hub: large files first, out of sight, then one commit that shows all at once.
+"""Publish to the Hugging Face Hub: upload large files first, invisible to readers, then publish all in one commit.
 
-Files that are in the repository already, by checksum, do not move. The others go up in batches; before it sends a
-file the client asks whether the store has it, so a run that was killed sends only what is missing. Then comes a single
-commit on the parent that was compared with: if somebody else has committed meanwhile, it is refused. The Hub allows
-25,000 large files in a commit, which is why nothing needs to be published in several steps here.
+Files that the repository already has, by checksum, are skipped. The others are uploaded in batches; before each file
+the client checks whether the store has it, so a resumed run uploads only missing files. A single commit follows, with
+the compared commit as its parent: if somebody else has committed in the meantime, the Hub rejects it. The Hub allows
+25,000 large files per commit, so one commit is always enough here.
 
-With ``hf_xet`` installed the client sends chunks and skips those that the store has; ``HF_HUB_DISABLE_XET=1`` makes it
-send whole files. Credentials are the client's: ``HF_TOKEN`` or ``hf auth login``.
+With ``hf_xet`` installed the client uploads chunks and skips those that the store has; ``HF_HUB_DISABLE_XET=1`` makes
+it upload whole files. Credentials are the client's: ``HF_TOKEN`` or ``hf auth login``.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_FILES = 25_000
-# A run that is killed sends at most one batch a second time: by Xet, where chunks count when their batch is complete;
-# by LFS only the files that were on their way.
+# A resumed run uploads at most one batch a second time: Xet registers chunks when their batch is complete; LFS repeats
+# only the files that were being uploaded.
 BATCH_FILES, BATCH_BYTES = 64, 2e9
 
 
 @dataclass(frozen=True)
 class HubOptions:
-    """What a repository is to be."""
+    """Repository to publish to, and how."""
 
     repo: str
     """``owner/name``."""
     kind: str
     """``dataset`` or ``model``."""
     branch: str = "main"
-    """Made from ``main`` if it is not there."""
+    """Branch, created from ``main`` if it does not exist."""
     tag: str | None = None
-    """A name for what is published."""
+    """Tag for the published commit."""
     public: bool = False
-    """Whether a new repository can be seen by everybody, and publishing in one that can be is meant."""
+    """Create the repository as public; required to publish to an existing public repository."""
     create: bool = True
-    """Make the repository if it is not there."""
+    """Create the repository if it does not exist."""
     workers: int = 5
-    """Files that go up at the same time."""
+    """Number of parallel uploads."""
 
 
 class Hub:
-    """One repository.
+    """A Hub repository as a destination.
 
     Args:
-        options: which, and how.
+        options: repository to publish to, and how.
         records: local folder for the list of checksums.
 
     Raises:
-        UserError: no credentials, no right, no network, or the repository is not as it was asked for.
+        UserError: no credentials, no permission, no network, or the repository does not match the options.
     """
 
     def __init__(self, options: HubOptions, records: Path) -> None:
@@ -76,16 +76,16 @@ class Hub:
         self._what = f"{options.kind} {options.repo}"
         self._which = {"repo_id": options.repo, "repo_type": options.kind}
         self._check_credentials()
-        self._head: str | None = None  # of the branch, or of main if the branch is to be made
+        self._head: str | None = None  # head commit of the branch, or of main if the branch does not exist yet
         self._has_branch = False
         self._tags: dict[str, str] = {}
         self._look()
 
     def plan(self, items: Sequence[Item]) -> Plan:
-        """What has to happen for the branch to hold exactly ``items`` of what is ours.
+        """Plan that makes ``items`` exactly the files published by this project on the branch.
 
         Raises:
-            UserError: too many files for a commit.
+            UserError: too many files for one commit.
         """
         items = [*items, write_checksums(items, self._records)]
         if len(items) > MAX_FILES:
@@ -97,17 +97,17 @@ class Hub:
         return compare(items, lambda item: _is_same(item, there.get(item.name)), ours & there.keys())
 
     def check_tag(self, plan: Plan) -> None:
-        """Raise UserError if the tag is taken by something else than what would be published."""
+        """Raise UserError if the tag already exists for other content."""
         tag = self._options.tag
         if tag in self._tags and not (plan.is_empty and self._tags[tag] == self._head):
             raise UserError(f"{self._options.repo} has a tag {tag} already, for something else; choose another")
 
     def apply(self, plan: Plan, items: Sequence[Item], message: str) -> None:
-        """Make it so: upload, commit, tag. May be killed at any moment and done again.
+        """Execute the plan: upload, commit, tag. It may be killed at any time and executed again.
 
         Raises:
-            UserError: no right, no room, or somebody else has committed meanwhile.
-            JobsFailedError: the Hub failed for longer than the retries; what arrived stays and is not sent again.
+            UserError: no permission, no space, or somebody else has committed in the meantime.
+            JobsFailedError: the Hub failed and all retries too; uploaded files are kept and skipped the next time.
         """
         options = self._options
         if self._head is None:
@@ -126,7 +126,7 @@ class Hub:
         log.info("published in %s, branch %s, commit %s", options.repo, options.branch, self._head)
 
     def _check_published(self, items: Sequence[Item]) -> None:
-        """Raise UserError if the commit does not hold all: the Hub leaves out what a .gitignore names."""
+        """Raise UserError if the commit is incomplete: the Hub skips files that a .gitignore matches."""
         missing = [item.name for item in self.plan(items).upload]
         if missing:
             raise UserError(
@@ -144,7 +144,7 @@ class Hub:
             raise UserError(f"the token of {who['name']} may only read; make one that may write and set HF_TOKEN to it")
 
     def _look(self) -> None:
-        """Read where the repository stands."""
+        """Read the state of the repository: branches, tags and head commit."""
         options = self._options
         about = self._call(self._about)
         if about is None:
@@ -196,7 +196,7 @@ class Hub:
             for item in batch:
                 item.check_unchanged()
                 operations.append(CommitOperationAdd(item.name, item.path))
-                operations[-1].upload_info.sha256 = bytes.fromhex(item.sha256)  # not hashed a second time
+                operations[-1].upload_info.sha256 = bytes.fromhex(item.sha256)  # avoids hashing the file again
             self._call(partial(self._send, operations))
             for item in batch:
                 item.check_unchanged()
@@ -230,7 +230,7 @@ class Hub:
         def commit() -> None:
             self._look()
             if self._head != parent:
-                # Either the answer to an attempt before this one was lost, or somebody else was here.
+                # Either the response to an earlier attempt was lost, or somebody else has committed.
                 if self.plan(items).is_empty:
                     return
                 raise UserError(f"{self._options.repo} has changed while this was uploaded; run the same command again")
@@ -248,7 +248,7 @@ class Hub:
 
 
 def _is_same(item: Item, entry: Any) -> bool:
-    """Whether a file of the repository has an item's content: by SHA-256 if it is large, else by git's own checksum."""
+    """Whether a file of the repository equals an item: by SHA-256 if it is an LFS file, else by git's blob hash."""
     from huggingface_hub.utils.sha import git_hash
 
     if entry is None or entry.size != item.num_bytes:

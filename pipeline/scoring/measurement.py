@@ -1,4 +1,4 @@
-"""How well a policy did on fixed seeds: what the experts stage and the evaluation both write."""
+"""Measurement of a policy on fixed seeds: the record that both the experts stage and the evaluation write."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MEASUREMENT = "measurement.json"
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What counts of an episode that was played.
+    """Outcome of one episode.
 
     Attributes:
-        success: None where the task has no notion of it.
-        rejected: the reason it is not counted, or None.
+        success: None if the task does not define success.
+        rejected: the reason why the episode is not counted, or None.
     """
 
     seed: int
@@ -41,14 +41,14 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Every episode one policy played in one task, in the order of its seeds.
+    """Outcomes of all episodes that one policy played in one task, in the order of the seeds.
 
     Attributes:
         policy: expert kind, or ``agent``.
-        revision: which version of that policy; for an expert, the name of its folder in the store.
-        versions: of the packages that define the environment.
-        successes: per episode, or None where the task has no notion of it.
-        rejected: per episode, the reason it is not counted, or None.
+        revision: revision of the policy; for an expert, the name of its folder in the store.
+        versions: versions of the packages that define the environment.
+        successes: per episode, or None if the task does not define success.
+        rejected: per episode, the reason why it is not counted, or None.
     """
 
     task: str
@@ -73,20 +73,20 @@ class Measurement:
 
     @property
     def episodes(self) -> list[EpisodeResult]:
-        """The same, episode by episode."""
+        """The outcomes as one record per episode."""
         successes: Sequence[bool | None] = self.successes or [None] * len(self.seeds)
         rows = zip(self.seeds, self.returns, self.lengths, successes, self.rejected, strict=True)
         return [EpisodeResult(*row) for row in rows]
 
     @property
     def accepted_returns(self) -> np.ndarray:
-        """Returns of the episodes that count, ``(n,)`` float64."""
+        """Returns of the episodes that are not rejected, ``(n,)`` float64."""
         pairs = zip(self.returns, self.rejected, strict=True)
         return np.array([value for value, reason in pairs if reason is None])
 
     @property
     def mean_return(self) -> Interval:
-        """Mean return of the episodes that count."""
+        """Mean return of the episodes that are not rejected."""
         return mean_interval([self.accepted_returns])
 
     @property
@@ -97,14 +97,14 @@ class Measurement:
 def summarise(
     task: Task, episodes: Iterable[Episode], policy: str, revision: str, versions: dict[str, str]
 ) -> Measurement:
-    """Measurement of episodes as they come; none of them is kept in memory."""
+    """Measurement of a stream of episodes; they are not kept in memory."""
     return measurement_of(task, [EpisodeResult.of(episode) for episode in episodes], policy, revision, versions)
 
 
 def measurement_of(
     task: Task, episodes: Sequence[EpisodeResult], policy: str, revision: str, versions: dict[str, str]
 ) -> Measurement:
-    """Measurement of what is left of episodes."""
+    """Measurement of the outcomes of episodes."""
     return Measurement(
         task=task.name,
         policy=policy,
@@ -124,9 +124,10 @@ def experts_directory(out: Path, task_name: str) -> Path:
 
 
 def load_measurement(folder: Path, task: Task) -> Measurement | None:
-    """The valid measurement in the folder of an expert's revision, or None.
+    """Load the measurement in the folder of an expert's revision; None if there is no valid one.
 
-    It is valid for the installed versions of the task's packages only: another version is another environment.
+    It is valid only for the installed versions of the task's packages, because another version may be another
+    environment.
     """
     path = folder / MEASUREMENT
     if not path.exists():
@@ -141,7 +142,7 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
 
 
 def load_measurements(out: Path, task: Task) -> dict[str, Measurement]:
-    """Valid measurements of the experts of a task in a run, the random policy's among them, by revision."""
+    """Valid measurements of the experts of a task in a run, including the random policy, by revision."""
     folders = [path.parent for path in sorted(experts_directory(out, task.name).glob(f"[!.]*/{MEASUREMENT}"))]
     found = {folder.name: load_measurement(folder, task) for folder in folders}
     return {revision: measurement for revision, measurement in found.items() if measurement is not None}

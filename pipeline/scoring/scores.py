@@ -1,11 +1,12 @@
-"""Normalised scores, what is said of many of them in one number, and the intervals of these numbers.
+"""Normalised scores, their aggregates over tasks, and confidence intervals.
 
 A score puts a return on the scale where a random policy is 0 and the expert is 1:
 ``(return - random) / (expert - random)``, the definition of the JAT paper (arXiv 2402.09844, section 5).
 
-The aggregates are those of Agarwal et al. 2021 (arXiv 2108.13264). Their package rliable is not called: its last
-release, 1.2.0, takes no arch from 8 on, and arch 7.2.0 cannot be imported beside pandas 3; and it wants as many
-episodes of every task, where an environment may have crashed. The tests hold these numbers to its own.
+The aggregates are those of Agarwal et al. 2021 (arXiv 2108.13264). Their package rliable is not used: its last
+release, 1.2.0, does not support arch 8 or later, and arch 7.2.0 cannot be imported with pandas 3. It also requires the
+same number of episodes for every task, although an environment may have crashed. The tests compare these aggregates
+with those of rliable.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import numpy as np
 from pipeline.files import read_json
 
 NUM_RESAMPLES = 2000
-# Of the larger of JAT's two means, what must lie between them: with less, a score is mostly noise. Of its 157 tasks
-# disassemble (40.3 and 42.8), solaris, bowling and venture have less; the next one, skiing, has 0.37.
+# Minimum gap between JAT's two means, relative to the larger one: with a smaller gap, a score is mostly noise. Of the
+# 157 tasks disassemble (40.3 and 42.8), solaris, bowling and venture have less; the next one, skiing, has 0.37.
 MIN_JAT_GAP = 0.1
-# What resamples may take in memory at once, in numbers.
+# Maximum count of resampled numbers in memory at a time.
 _CHUNK = 4_000_000
 
 
@@ -38,14 +39,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The scores of some tasks in four numbers, each with a stratified bootstrap 95 % interval.
+    """Four aggregates of the scores of some tasks, each with a stratified bootstrap 95 % interval.
 
     Attributes:
-        num_tasks: how many tasks are in it.
-        num_episodes: of all of them together.
+        num_tasks: number of tasks.
+        num_episodes: total number of episodes.
         mean, median: over tasks, of each task's mean.
-        iqm: interquartile mean: of all episodes together without the lowest and the highest quarter.
-        optimality_gap: mean over tasks of what is missing to 1, where scores above 1 count as 1; less is better.
+        iqm: interquartile mean over all episodes together, without the lowest and the highest quarter.
+        optimality_gap: mean over tasks of 1 minus the score, where scores above 1 count as 1; lower is better.
     """
 
     num_tasks: int
@@ -60,7 +61,7 @@ class Aggregate:
 def jat_scores() -> dict[str, dict[str, float]]:
     """Mean returns that JAT published, by task: ``random``, ``expert``, ``jat`` and, for Atari, ``human``.
 
-    Source: the model card of the released agent and the score table of its evaluation code, four slips corrected
+    Source: the model card of the released agent and the score table of its evaluation code, with four errors corrected
     (the sign or scale of human doubledunk, fishingderby and tennis, and of random battlezone).
     """
     scores: dict[str, dict[str, float]] = read_json(Path(__file__).with_name("jat_scores.json"))
@@ -68,10 +69,10 @@ def jat_scores() -> dict[str, dict[str, float]]:
 
 
 def jat_scale(task_name: str) -> tuple[float, float] | None:
-    """Mean returns that JAT published for its random policy and its expert, which are 0 and 1 on its scale.
+    """Mean returns that JAT published for its random policy and its expert, which have the scores 0 and 1.
 
-    None where JAT has no such task, or where its expert is hardly better than random (``MIN_JAT_GAP``): there a
-    policy that solves the task scores 160, and one such task would decide the mean of fifty.
+    None if JAT does not have the task, or if its expert is hardly better than random (``MIN_JAT_GAP``): in such a task
+    a policy that solves it would score 160, and one such task would dominate the mean of fifty.
     """
     scores = jat_scores().get(task_name)
     if scores is None:
@@ -81,7 +82,7 @@ def jat_scale(task_name: str) -> tuple[float, float] | None:
 
 
 def is_scorable(random_mean: float, expert_mean: float) -> bool:
-    """Whether a normalised score means anything: the expert must be better than random."""
+    """Whether normalised scores are defined: the expert must be better than random."""
     return expert_mean > random_mean
 
 
@@ -89,7 +90,7 @@ def normalise(returns: Sequence[float] | np.ndarray, random_mean: float, expert_
     """Scores of single episodes, ``(n,)``.
 
     Raises:
-        ValueError: the expert is not better than random; such a task is "not scorable", never 1.0.
+        ValueError: the expert is not better than random; such a task is "not scorable" and never gets the score 1.0.
     """
     if not is_scorable(random_mean, expert_mean):
         raise ValueError(f"not scorable: the expert's {expert_mean} is not above random's {random_mean}")
@@ -99,8 +100,8 @@ def normalise(returns: Sequence[float] | np.ndarray, random_mean: float, expert_
 def mean_interval(samples: Sequence[np.ndarray]) -> Interval:
     """Mean over tasks of the mean over episodes, with a stratified bootstrap 95 % interval.
 
-    Episodes are resampled within each task, tasks are not: the tasks are the benchmark, not a sample of one
-    (Agarwal et al. 2021, arXiv 2108.13264). With one task this is the ordinary percentile bootstrap.
+    Episodes are resampled within each task. Tasks are not resampled: they are the whole benchmark, not a sample from
+    one (Agarwal et al. 2021, arXiv 2108.13264). With one task this is the ordinary percentile bootstrap.
 
     Args:
         samples: per task, the scores or returns of its episodes.
@@ -110,7 +111,7 @@ def mean_interval(samples: Sequence[np.ndarray]) -> Interval:
 
 
 def resampled_means(samples: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray:
-    """Means over tasks of the mean over episodes, the episodes resampled within each task: ``(NUM_RESAMPLES,)``."""
+    """Means over tasks of the mean over episodes, with episodes resampled within each task, ``(NUM_RESAMPLES,)``."""
     by_task = [generator.choice(sample, (NUM_RESAMPLES, len(sample))).mean(axis=1) for sample in samples]
     means: np.ndarray = np.mean(by_task, axis=0)
     return means
@@ -120,10 +121,10 @@ def aggregate(samples: Sequence[Sequence[float] | np.ndarray]) -> Aggregate:
     """Four aggregates of scores with their intervals.
 
     Args:
-        samples: per task, the scores of its episodes; at least one task, and one episode of each.
+        samples: per task, the scores of its episodes; at least one task, and at least one episode of each task.
 
     Raises:
-        ValueError: there is nothing to aggregate.
+        ValueError: there are no tasks, or a task has no episodes.
     """
     tasks = [np.asarray(sample, np.float64) for sample in samples]
     if not tasks or min(map(len, tasks)) == 0:
@@ -137,13 +138,13 @@ def aggregate(samples: Sequence[Sequence[float] | np.ndarray]) -> Aggregate:
 def probability_of_improvement(
     first: Sequence[Sequence[float] | np.ndarray], second: Sequence[Sequence[float] | np.ndarray]
 ) -> Interval:
-    """How likely an episode of ``first`` beats one of ``second`` in a task drawn at random, ties counting half.
+    """Probability that an episode of ``first`` beats one of ``second`` in a random task; a tie counts as one half.
 
     Args:
         first, second: per task, in the same order, the scores or returns of the episodes of two agents.
 
     Raises:
-        ValueError: the two are not of the same tasks, or there are none.
+        ValueError: the numbers of tasks differ, or there are no tasks.
     """
     if not first or len(first) != len(second):
         raise ValueError(f"{len(first)} tasks cannot be compared with {len(second)}")
@@ -152,7 +153,7 @@ def probability_of_improvement(
     for a, b in zip(first, second, strict=True):
         x, y = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
         wins = (x > y) + 0.5 * (x == y)
-        # How often each episode is in a resample; a pair is in it as often as the product of its two.
+        # Count of each episode in a resample; the count of a pair is the product of the counts of its two episodes.
         counts_x = generator.multinomial(len(a), np.full(len(a), 1 / len(a)), NUM_RESAMPLES)
         counts_y = generator.multinomial(len(b), np.full(len(b), 1 / len(b)), NUM_RESAMPLES)
         points.append(wins.mean())
@@ -161,7 +162,7 @@ def probability_of_improvement(
 
 
 def _resamples(tasks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Episodes drawn with replacement within each task: per task ``(resamples, episodes)``, some resamples at once."""
+    """Yield episodes drawn with replacement within each task, in batches of resamples: per task ``(R, episodes)``."""
     generator = np.random.default_rng(0)
     at_once = max(1, min(NUM_RESAMPLES, _CHUNK // sum(map(len, tasks))))
     for start in range(0, NUM_RESAMPLES, at_once):
@@ -170,11 +171,11 @@ def _resamples(tasks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def _statistics(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean, median, IQM and optimality gap of R resamples, ``(4, R)``; per task ``(R, episodes)``."""
+    """Mean, median, IQM and optimality gap of R resamples, ``(4, R)``; ``samples`` has ``(R, episodes)`` per task."""
     means = np.stack([sample.mean(axis=1) for sample in samples], axis=1)
     gaps = np.stack([1 - np.minimum(sample, 1).mean(axis=1) for sample in samples], axis=1)
     pool = np.concatenate(samples, axis=1)
-    # As scipy's and rliable's trimmed mean: what is cut from each end is rounded down to whole episodes.
+    # Like the trimmed mean of scipy and rliable: the number of episodes cut at each end is rounded down.
     size = pool.shape[1]
     cut = size // 4
     middle = np.partition(pool, sorted({cut, size - cut - 1}), axis=1)[:, cut : size - cut]
@@ -182,6 +183,6 @@ def _statistics(samples: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def interval_of(point: float | np.floating, resampled: np.ndarray) -> Interval:
-    """A statistic with the middle 95 % of what it is in resamples."""
+    """A statistic with the middle 95 % of its values in resamples."""
     low, high = np.quantile(resampled, (0.025, 0.975))
     return Interval(float(point), float(low), float(high))
