@@ -1,7 +1,7 @@
-"""Films of a policy's episodes: one mp4 per seed, so that two policies can be shown beside each other.
+"""Record a policy's episodes as films: one mp4 per seed, so that two policies can be shown side by side.
 
-The agent and the expert of a task are filmed by the same code on the same seeds: a frame of one shows the same step as
-that frame of the other.
+The agent and the expert of a task are filmed by the same code on the same seeds: the frames with the same index show
+the same step.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from pipeline.files import update_json
 from pipeline.records import read_record
 from pipeline.scoring.measurement import experts_directory
 
-# Steps per frame and frames per second: a grid world is read step by step, an arm's 100 steps are one motion.
+# Steps per frame and frames per second: viewers follow a grid world step by step, but 100 steps of a robot arm are one
+# motion.
 PACE = {"babyai": (1, 5)}
 DEFAULT_PACE = (2, 20)
-MAX_FRAMES = 100  # per episode: what follows is not filmed
+MAX_FRAMES = 100  # per episode; later steps are not filmed
 
 
 class Outcome(Protocol):
-    """How an episode ended, as far as films are chosen by it."""
+    """Outcome of an episode: the attributes that the choice of films depends on."""
 
     @property
     def seed(self) -> int: ...
@@ -44,13 +45,13 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True)
 class Filmed:
-    """What is known of a filmed episode; it stands beside its mp4, and is written after it.
+    """Record of a filmed episode, stored in the same folder as its mp4 and written after it.
 
     Attributes:
-        revision: of the policy that acted.
-        versions: of the packages that define the environment.
-        num_frames: of the film.
-        rejected: why the episode does not count, or None.
+        revision: revision of the policy that acted.
+        versions: versions of the packages that define the environment.
+        num_frames: number of frames of the film.
+        rejected: the reason why the episode is not counted, or None.
     """
 
     task: str
@@ -64,7 +65,7 @@ class Filmed:
     rejected: str | None
 
     def path(self, directory: Path) -> Path:
-        """Its mp4."""
+        """Path of its mp4."""
         return directory / f"{self.seed}.mp4"
 
     @property
@@ -73,7 +74,7 @@ class Filmed:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the film goes on to the episode's end."""
+        """Whether the film shows the whole episode."""
         return self.length < MAX_FRAMES * pace(self.task.partition("-")[0])[0]
 
 
@@ -83,15 +84,15 @@ def pace(domain: str) -> tuple[int, int]:
 
 
 def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:
-    """A frame of a task's environment, ``(H, W, 3)`` uint8.
+    """Render a frame of an environment in its current state, ``(H, W, 3)`` uint8.
 
     Args:
-        task: which.
-        env: in its present state.
-        otherwise: what else can be done where it cannot be drawn, for the message.
+        task: task of the environment.
+        env: the environment.
+        otherwise: alternative to rendering, for the error message.
 
     Raises:
-        UserError: it cannot.
+        UserError: the environment cannot be rendered.
     """
     from pipeline.envs.render import render_frame
 
@@ -110,12 +111,12 @@ def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:
 
 
 class Film:
-    """Frames of episodes, taken while a rollout plays them.
+    """Collects frames of episodes during a rollout.
 
     Args:
-        task: where they are played.
-        seeds: of the episodes to film; the rollout may play others too.
-        directory: where the films go.
+        task: task of the episodes.
+        seeds: seeds of the episodes to film; the rollout may also play other seeds.
+        directory: output folder of the films.
     """
 
     def __init__(self, task: Task, seeds: Sequence[int], directory: Path) -> None:
@@ -128,7 +129,7 @@ class Film:
         """A step listener for the rollout.
 
         Raises:
-            UserError: the environment cannot be drawn.
+            UserError: the environment cannot be rendered.
         """
         if seed not in self._frames:
             return
@@ -137,13 +138,13 @@ class Film:
         self._calls[seed] += 1
 
     def of(self, episodes: Iterable[Episode], revision: str, versions: dict[str, str]) -> Iterator[Episode]:
-        """The same episodes; the film of each is written when it is over."""
+        """Yield the episodes unchanged, after writing the film of each."""
         for episode in episodes:
             self.write(episode, revision, versions)
             yield episode
 
     def write(self, episode: Episode, revision: str, versions: dict[str, str]) -> None:
-        """The film of an episode that is over, if it is filmed."""
+        """Write the film of a finished episode, if the episode is filmed."""
         from pipeline.media.video import write_mp4
 
         frames = self._frames.pop(episode.seed, None)
@@ -165,10 +166,10 @@ class Film:
 
 
 def missing_failure(outcomes: Iterable[Outcome], filmed: Collection[int]) -> int | None:
-    """The seed of the worst episode, if films of the seeds ``filmed`` would show success alone.
+    """Seed of the worst episode, if the films of the seeds ``filmed`` do not show it.
 
-    The worst is a failed episode if there is any, else the one of the least return. None if it, or another failed one,
-    is filmed, or if no episode counts.
+    The worst episode is a failed one if there is any, else the one with the lowest return. None if it, or another
+    failed one, is filmed, or if all episodes are rejected.
     """
     counted = [outcome for outcome in outcomes if outcome.rejected is None]
     if not counted:

@@ -1,4 +1,4 @@
-"""Frames -> mp4, and back."""
+"""Write frames as mp4 videos, and read them back."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pipeline.files import replacing
 
 @contextlib.contextmanager
 def mp4_writer(path: Path, frames_per_s: int, crf: int = 26) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that appends a ``(H, W, 3)`` uint8 frame to an H.264 video, which every browser plays.
+    """Give a function that appends a ``(H, W, 3)`` uint8 frame to an H.264 video, which every browser plays.
 
-    No frame is kept, so a video may be of any length. All frames have one size; odd sizes lose their last row or
-    column. The file is there when the context is left without an exception, and not before.
+    No frame is kept in memory, so a video can have any length. All frames must have the same size; if the height or
+    width is odd, the last row or column is cut. The file is created when the context exits without an exception.
 
     Args:
-        path: the file.
-        frames_per_s: how fast it plays.
-        crf: x264's constant rate factor: 18 looks like the frames, 6 more halve the bytes, 51 is the coarsest.
+        path: output file.
+        frames_per_s: frame rate in frames per second.
+        crf: x264's constant rate factor: 18 is visually lossless, each 6 more halve the bytes, 51 is the worst quality.
 
     Raises:
-        UserError: PyAV, or the encoder in it, is missing.
-        ValueError: no frames.
+        UserError: PyAV, or its H.264 encoder, is missing.
+        ValueError: no frame was added.
     """
     try:
         import av
@@ -56,14 +56,14 @@ def mp4_writer(path: Path, frames_per_s: int, crf: int = 26) -> Iterator[Callabl
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], frames_per_s: int, crf: int = 26) -> None:
-    """Write ``(H, W, 3)`` uint8 frames; see ``mp4_writer``."""
+    """Write ``(H, W, 3)`` uint8 frames as a video; see ``mp4_writer``."""
     with mp4_writer(path, frames_per_s, crf) as add:
         for frame in frames:
             add(frame)
 
 
 def read_mp4(path: Path) -> Iterator[np.ndarray]:
-    """The frames of a video, ``(H, W, 3)`` uint8, as they are decoded.
+    """Decode the frames of a video one by one, ``(H, W, 3)`` uint8.
 
     Raises:
         UserError: the file is damaged.

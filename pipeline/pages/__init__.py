@@ -1,1 +1,1 @@
-"""What the HTML pages of a run share: template, style, script and the look of figures."""
+"""Shared parts of the HTML pages of a run: template, style sheet, script and figure style."""

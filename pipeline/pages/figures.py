@@ -1,6 +1,6 @@
-"""The look of figures: inline SVG that takes its colours from the page, light or dark, or PNG files for documents.
+"""Style of figures: inline SVG with the colours of the page (light or dark), or PNG files for documents.
 
-The colours here are those of the light page, by the name of its style's variable.
+The colours defined here are those of the light page, keyed by the name of their CSS variable.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ COLOURS = {
 PAGE, INK, SOFT, LINE = (COLOURS[name] for name in ("page", "ink", "soft", "line"))
 DOMAIN_COLOURS = {name: COLOURS[name] for name in ("atari", "babyai", "metaworld", "mujoco")}
 OTHER_COLOURS = tuple(COLOURS[name] for name in ("other0", "other1", "other2"))
-SERIES = (*DOMAIN_COLOURS.values(), *OTHER_COLOURS)  # of things that are no domains
+SERIES = (*DOMAIN_COLOURS.values(), *OTHER_COLOURS)  # colours of series that are not domains
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one panel with a grid; sizes in inches."""
+    """Create a figure of one panel with a grid; sizes in inches."""
     figure, panels = new_figure(width, height, 1, 1)
     panels[0].grid(color=LINE, linewidth=0.8)
     return figure, panels[0]
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of several panels, row by row."""
+    """Create a figure of several panels, listed row by row; sizes in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
@@ -54,13 +54,13 @@ def new_figure(width: float, height: float, rows: int, columns: int, **shared: A
 
 
 def add_legend(axes: Axes) -> None:
-    """A legend if anything has a label."""
+    """Add a legend if anything has a label."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
 
 def colour_of(name: str, names: Sequence[str]) -> str:
-    """Of a domain, its own; of what else there is, the others in turn."""
+    """Colour of a series: a domain has its own colour, other names get the remaining colours in turn."""
     if name == "overall":
         return INK
     others = [other for other in names if other not in DOMAIN_COLOURS]
@@ -68,19 +68,19 @@ def colour_of(name: str, names: Sequence[str]) -> str:
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """The figure as an element of a page; ``label`` says what it shows to those who do not see it."""
+    """Convert the figure to an inline SVG element; ``label`` is its text for screen readers."""
     import html
 
     import matplotlib
 
     buffer = io.StringIO()
-    # A fixed salt and no date: the same numbers give the same page. Text stays text, in the page's font.
+    # A fixed salt and no date: equal numbers give equal bytes. Text is kept as text, in the font of the page.
     with matplotlib.rc_context({"svg.hashsalt": label, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to them, and two figures have the same
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # unused, and not unique on a page
     text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
@@ -88,6 +88,6 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """The figure as a file, in the light page's colours; the same figure gives the same bytes."""
+    """Write the figure as a PNG file in the colours of the light page; equal figures give equal bytes."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,8 +1,8 @@
-"""Rendering of self-contained HTML pages: they open from disk and ask no network for anything.
+"""Render self-contained HTML pages, which open from disk and make no network requests.
 
-A page extends ``templates/page.html.j2``, which has the style, the script of its table and a content security policy
-that forbids everything from outside. Values from files are escaped; only figures of ``pipeline/pages/figures.py`` are
-markup.
+A page extends ``templates/page.html.j2``, which has the style sheet, the script of its table and a content security
+policy that blocks all external resources. Values from files are escaped; only the figures of
+``pipeline/pages/figures.py`` are inserted as markup.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ TITLES = {"atari": "Atari", "babyai": "BabyAI", "metaworld": "Meta-World", "mujo
 
 
 def title(name: str) -> str:
-    """Of a domain, as people write it; other names stay as they are."""
+    """Display name of a domain; other names are returned unchanged."""
     return TITLES.get(name, name)
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """The text of a page.
+    """Render a page as HTML text.
 
     Args:
         template: a file that extends ``page.html.j2``.
-        values: what it shows; one that it names and that is not given is an error.
+        values: variables of the template; a missing variable is an error.
     """
     import jinja2
 
@@ -40,7 +40,7 @@ def render_page(template: Path, **values: Any) -> str:
 
 
 def data_url(path: Path, media_type: str) -> str:
-    """A file as an address that contains it."""
+    """Encode a file as a ``data:`` URL."""
     return f"data:{media_type};base64,{as_base64(path)}"
 
 
@@ -49,6 +49,6 @@ def as_base64(path: Path) -> str:
 
 
 def two_digits(value: float) -> str:
-    """Two digits after the point, and no minus before nothing."""
+    """Format a number with two decimals, without a minus sign for zero."""
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text

@@ -40,7 +40,7 @@ class Options:
     tag: str | None = None
     """Tag for the published commit on the Hub."""
     public: bool = False
-    """Create the Hub repository as public; required to publish to an existing public repository."""
+    """Create the Hub repository as public instead of private; required to publish to an existing public one."""
     create: bool = True
     """Create the Hub repository if it does not exist."""
     dry_run: bool = False

@@ -47,7 +47,7 @@ class HubOptions:
     tag: str | None = None
     """Tag for the published commit."""
     public: bool = False
-    """Create the repository as public; required to publish to an existing public repository."""
+    """Create the repository as public instead of private; required to publish to an existing public one."""
     create: bool = True
     """Create the repository if it does not exist."""
     workers: int = 5
