@@ -1,1 +1,1 @@
-"""The order of work: which stage follows which. Edges only; the work is in the stages."""
+"""Order of the stages, and the means to run them: a chain of commands, or Airflow. The work is in the stages."""

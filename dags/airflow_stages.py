@@ -1,16 +1,16 @@
-"""One Airflow DAG per stage, ``jat_experts`` to ``jat_report``: each can be scheduled, paused and run again by itself.
+"""One Airflow DAG per stage, ``jat_experts`` to ``jat_report``: each can be scheduled, paused and rerun on its own.
 
-Assets chain them: a stage that ends starts the next one with exactly the tasks that worked and the same options. Needs
-the extra ``dags``; the commands may run with another Python (``dags/launch.py``). Settings of the scheduler, from its
-environment:
+Assets chain the DAGs: a finished stage triggers the next one with exactly the tasks that succeeded and the same
+options. This module needs the extra ``dags``; the commands can run with another Python (``dags/launch.py``). The
+scheduler reads these settings from its environment:
 
     JAT_OUT            default of the parameter ``out``: an absolute path or a URL
-    JAT_TASK           default of the parameter ``task``, for runs that nobody triggers; none if not given
-    JAT_SCHEDULE       when `jat_experts` starts by itself, as cron; only by hand if not given; needs JAT_TASK
-    JAT_QUEUE_SCHEDULE the same for `jat_experts-queue`, which then goes on with the list of its last run
-    JAT_RETRIES        of a unit of work that failed; 2 if not given
-    JAT_RETRY_SECONDS  before the first retry, doubled for each later one; 60 if not given
-    JAT_TIMEOUT_HOURS  a unit of work may take; 48 if not given
+    JAT_TASK           default of the parameter ``task``, for scheduled runs; no default if not given
+    JAT_SCHEDULE       cron schedule of `jat_experts`; triggered only manually if not given; needs JAT_TASK
+    JAT_QUEUE_SCHEDULE cron schedule of `jat_experts-queue`, which then resumes the list of its last run
+    JAT_RETRIES        number of retries of a failed unit of work; 2 if not given
+    JAT_RETRY_SECONDS  seconds before the first retry, doubled for each later one; 60 if not given
+    JAT_TIMEOUT_HOURS  timeout of a unit of work in hours; 48 if not given
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from dags.stages import ALL_STAGES, PUBLISH, QUEUE, STAGES, Stage
 from dags.units import unit_name, units_of
 from pipeline.errors import UserError
 
-# Which setting says when a stage starts by itself.
+# Names of the settings with the cron schedules of stages.
 SCHEDULES = {STAGES[0]: "JAT_SCHEDULE", QUEUE: "JAT_QUEUE_SCHEDULE"}
 ASSETS = {stage.name: Asset(f"jat_{stage.name}") for stage in ALL_STAGES}
-# Of the parameters that are not given.
+# Defaults of the parameters.
 DEFAULTS = {"task": os.environ.get("JAT_TASK"), "out": os.environ.get("JAT_OUT", str(Path.home() / "jat"))}
 
 
@@ -41,8 +41,8 @@ class StageOperator(BaseOperator):
     """Runs a stage's command on one unit of work and returns the unit.
 
     Args:
-        stage: which stage.
-        unit: ``name`` to be shown, names of ``tasks``, and ``options`` of the command.
+        stage: stage to run.
+        unit: a unit of work: display ``name``, names of the ``tasks``, and ``options`` of the command.
     """
 
     template_fields = ("unit",)
@@ -70,15 +70,16 @@ class StageOperator(BaseOperator):
 
 
 def runs_of(params: dict[str, Any], handed: list[dict[str, Any]], needs_task: bool = True) -> list[dict[str, Any]]:
-    """What a run is about: for each set of options, the tasks.
+    """Tasks of a DAG run for each set of options.
 
     Args:
-        params: of the run, used where nothing was handed on.
-        handed: extras of the assets that started the run; several if the stage before ended several times meanwhile.
-        needs_task: whether the parameters must name tasks; else it is about all.
+        params: parameters of the run, used if ``handed`` is empty.
+        handed: extras of the asset events that triggered the run; several if the upstream stage has finished several
+            times since the last run.
+        needs_task: whether the parameter ``task`` is required; if not, it defaults to all tasks.
 
     Raises:
-        UserError: nothing was handed on, and a parameter is unknown or wrong, or there is no task.
+        UserError: ``handed`` is empty, and a parameter is unknown or invalid, or there is no task.
     """
     if not handed:
         options = options_of(params, needs_task)
@@ -93,7 +94,7 @@ def runs_of(params: dict[str, Any], handed: list[dict[str, Any]], needs_task: bo
 
 
 def stage_dag(stage: Stage) -> DAG:
-    """The DAG of a stage."""
+    """Create the DAG of a stage."""
     cron = os.environ.get(SCHEDULES.get(stage, ""))
     schedule: Any = CronTriggerTimetable(cron, timezone="UTC") if cron else None
     if stage.after:
@@ -110,11 +111,11 @@ def stage_dag(stage: Stage) -> DAG:
 
         @task(retries=0)
         def plan(params: dict[str, Any], dag_run: Any, triggering_asset_events: Any) -> list[dict[str, Any]]:
-            """The units of work: of what the stage before handed on, else of the parameters."""
+            """Determine the units of work, from the triggering asset events or else from the parameters."""
             handed = [event.extra for events in triggering_asset_events.values() for event in events]
             units = []
             try:
-                # Airflow itself lets through what no parameter is called.
+                # Airflow does not reject unknown names in `conf`, so they are checked here.
                 for run in runs_of({**params, **(dag_run.conf or {})}, handed, "task" in stage.options):
                     options = run["options"]
                     if stage is PUBLISH and not options.get("to"):
@@ -143,7 +144,7 @@ def stage_dag(stage: Stage) -> DAG:
 
         @task(outlets=[ASSETS[stage.name]], trigger_rule="all_done", retries=0)
         def hand_on(units: Any, outlet_events: Any) -> None:
-            """Start the next stage with what worked; what failed returned no unit."""
+            """Trigger the next stage with the units that succeeded; a failed unit returns nothing."""
             worked = [unit for unit in units or [] if unit]
             if not worked:
                 raise AirflowSkipException("nothing worked")
@@ -151,7 +152,7 @@ def stage_dag(stage: Stage) -> DAG:
 
         @task(retries=0)
         def all_worked() -> None:
-            """A leaf with the default rule: one unit that failed makes the run red, though the others go on."""
+            """Leaf task with the default trigger rule: a failed unit fails the DAG run, but the others continue."""
 
         hand_on(done.output)
         done >> all_worked()

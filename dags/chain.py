@@ -2,7 +2,7 @@
 
     jat chain --recipe demo --out runs/demo
 
-A stage that has nothing left to do ends at once, so running the chain again after a kill goes on where it stopped.
+Every stage is resumable and exits immediately if nothing is left to do, so running the chain again resumes it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class ChainConfig:
     recipe: str | None = None
     """Recipe of every stage that has recipes; each stage's own default if not given."""
     task: str | None = None
-    """Task name, domain, glob, or comma list of these; the recipe's tasks if not given."""
+    """Task name, domain, glob, or comma-separated list of these; the recipe's tasks if not given."""
     episodes: str | None = None
-    """Training episodes per task; the recipe's if not given."""
+    """Number of training episodes per task; the recipe's number if not given."""
     workers: int = 2
-    """Worker processes."""
+    """Number of worker processes."""
     first: str = "experts"
-    """Stage to begin with."""
+    """First stage to run."""
     last: str = "report"
-    """Stage to end with."""
+    """Last stage to run."""
 
 
 def stages_between(first: str, last: str) -> tuple[Stage, ...]:
@@ -60,13 +60,13 @@ def stages_between(first: str, last: str) -> tuple[Stage, ...]:
 
 
 def options(config: ChainConfig) -> dict[str, str]:
-    """What is passed on to the stages, by name."""
+    """Options that are passed to the stages, by name."""
     values = {name: getattr(config, name) for name in ("out", "recipe", "task", "episodes", "workers")}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def run_chain(config: ChainConfig) -> None:
-    """Run the stages; the first that fails ends the chain with its exit code."""
+    """Run the stages; if a stage fails, exit with its exit code."""
     started = time.monotonic()
     stages = stages_between(config.first, config.last)
     for number, stage in enumerate(stages, 1):
@@ -81,7 +81,7 @@ def run_chain(config: ChainConfig) -> None:
 
 
 def _run_stage(words: Sequence[str]) -> int:
-    """The exit code of a command. A signal for this process is passed on, and the command may save its work first."""
+    """Run a command and return its exit code. Signals are forwarded to it, so that it can save its work."""
     process = subprocess.Popen(words)
     try:
         with deferred_stop(process.terminate):

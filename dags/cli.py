@@ -3,8 +3,8 @@
     jat collect --task 'metaworld-*' --episodes 20
     jat dataset validate
 
-A sub-command names a module whose ``main`` reads its options. Nothing but the standard library is imported before one
-is chosen, so ``jat --help`` is quick, and ``jat status`` needs no torch.
+A sub-command refers to a module whose ``main`` parses its options. Only the standard library is imported until one is
+chosen, so ``jat --help`` is quick, and ``jat status`` does not import torch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Command:
     """A sub-command.
 
     Attributes:
-        name: its words after ``jat``; two if it belongs to a group.
-        module: has the ``main`` that reads the options.
-        summary: a line for ``jat --help``.
-        arguments: passed before the user's.
+        name: words after ``jat``; two words if it belongs to a group.
+        module: module whose ``main`` parses the options.
+        summary: one line for ``jat --help``.
+        arguments: arguments that are passed before the user's.
     """
 
     name: str
@@ -97,7 +97,7 @@ SECTIONS = (
     ("benchmarks", BENCH),
 )
 COMMANDS = {command.name: command for _, section in SECTIONS for command in section}
-# A command of a group may be called without it, unless its name alone is another command's.
+# A command of a group can be called without the group, unless another command has the same name.
 WITHOUT_GROUP = {name.split()[1]: name for name in COMMANDS if " " in name and name.split()[1] not in COMMANDS}
 GROUPS = {command.name.split()[0] for command in COMMANDS.values() if " " in command.name}
 USAGE = "usage: jat COMMAND [OPTIONS]; `jat COMMAND --help` lists the options of one"
@@ -105,7 +105,7 @@ HELP = ("-h", "--help")
 
 
 def main() -> None:
-    """Run the sub-command that the command line names; the entry point of ``jat``."""
+    """Run the sub-command of the command line; the entry point of ``jat``."""
     words = sys.argv[1:]
     if words[:1] == ["--version"]:
         sys.stdout.write(f"jat {importlib.metadata.version('jat-pipeline')}\n")
@@ -126,10 +126,10 @@ def main() -> None:
 
 
 def find_command(words: Sequence[str]) -> tuple[Command, list[str]]:
-    """The sub-command that ``words`` begin with, and the words after it.
+    """Find the sub-command at the start of ``words``; return it and the remaining words.
 
     Raises:
-        SystemExit: 2 after naming the nearest command; 0 after the help of a group.
+        SystemExit: with code 2 after printing the nearest command; with code 0 after printing the help of a group.
     """
     first, *rest = words
     if first in GROUPS and rest and not rest[0].startswith("-"):
@@ -153,7 +153,7 @@ def _section_of(group: str) -> list[tuple[str, Sequence[Command]]]:
 
 
 def _refuse(name: str, allowed: Mapping[str, str]) -> NoReturn:
-    """Exit with code 2 and the nearest of the names that are allowed, spelled as what they stand for."""
+    """Exit with code 2 after printing the full name of the nearest allowed command."""
     nearest = [] if name.startswith("-") else difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean `jat {allowed[nearest[0]]}`?" if nearest else "`jat --help` lists the commands"
     sys.stderr.write(f"error: there is no command `jat {name}`; {hint}\n")
@@ -161,7 +161,7 @@ def _refuse(name: str, allowed: Mapping[str, str]) -> NoReturn:
 
 
 def describe(sections: Sequence[tuple[str, Sequence[Command]]]) -> str:
-    """The help text of some sections."""
+    """Help text of some sections."""
     lines = [USAGE]
     for title, commands in sections:
         lines += ["", f"{title}:"] + [f"  {command.name:<18} {command.summary}" for command in commands]

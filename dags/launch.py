@@ -1,16 +1,16 @@
-"""Start a stage's command from a scheduler: in a process here, or as a job on a Ray cluster; follow it; stop it.
+"""Launch a stage's command from a scheduler, as a local process or as a Ray job; stream its output; stop it.
 
-Where commands run is the scheduler's setting, not the stage's:
+The scheduler's environment configures where commands run:
 
-    JAT_PYTHON       the Python that has the pipeline installed; the scheduler's own if not given
+    JAT_PYTHON       Python interpreter with the pipeline installed; the scheduler's own if not given
     JAT_RAY_JOBS     address of a Ray dashboard, such as http://head:8265: every command is submitted there as a job
-    JAT_RAY_PYTHON   the Python on that cluster; ``python`` if not given
-    JAT_RAY_RESERVE  what a stage's own process reserves there, apart from its workers, as JSON:
-                     {"train": {"num-gpus": 1, "num-cpus": 8, "memory": 34359738368}}
-    JAT_RAY_WAIT_MINUTES  how long a cluster that is lost in the middle of a command is waited for, 10 if not given; the
-                     command is then submitted again, and goes on from what it had made
+    JAT_RAY_PYTHON   Python interpreter on that cluster; ``python`` if not given
+    JAT_RAY_RESERVE  resources of a stage's driver process on the cluster, without those of its workers, as JSON
+                     (memory in bytes): {"train": {"num-gpus": 1, "num-cpus": 8, "memory": 34359738368}}
+    JAT_RAY_WAIT_MINUTES  minutes to wait for a cluster that is lost while a command runs, 10 if not given; the command
+                     is then submitted again and resumes
 
-A command started here that needs Ray itself uses the cluster of ``RAY_ADDRESS``, or starts its own.
+A local command that needs Ray uses the cluster of ``RAY_ADDRESS``, or starts its own.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from typing import Any
 from dags.stages import ALL_STAGES, Stage, command
 from pipeline.secrets import redacted
 
-BAD_INPUT = 2  # exit code of a command whose input no retry makes better
-# What the client of a Ray job says when the job failed; its own exit code is 1 then, whatever the job's was.
+BAD_INPUT = 2  # exit code of a command for invalid input, which is not retried
+# Output of the Ray job client when the job has failed; the client's own exit code is then 1 for any exit code of a job.
 JOB_ENDED = re.compile(r"command failed with exit code (\d+)")
-# What it says when the cluster has the job. What it prints before is of interest only if it does not come so far.
+# Output of the client when the cluster has accepted the job. Earlier output matters only if the submission fails.
 JOB_ACCEPTED = "submitted successfully"
-# When it does not know how the job goes on, because the head died or only the connection broke.
+# Output of the client when it has lost the job, because the head node died or only the connection broke.
 JOB_LOST = "WebSocket connection closed unexpectedly"
 RESERVABLE = ("num-cpus", "num-gpus", "memory")
-GRACE_S = 50.0  # between asking a command to end and ending it; Airflow itself waits 60 s
-ASK_EVERY_S = 10.0  # whether a lost cluster is back
-MAX_SUBMISSIONS = 4  # of one command; a cluster that is lost more often may die of the command itself
+GRACE_S = 50.0  # between SIGTERM and SIGKILL; Airflow itself waits 60 s
+ASK_EVERY_S = 10.0  # interval of polling whether a lost cluster is back
+MAX_SUBMISSIONS = 4  # per command; if the cluster is lost more often, the command itself may be the cause
 
 
 class StageError(RuntimeError):
     """A command failed.
 
     Attributes:
-        is_permanent: whether starting it again would fail in the same way.
+        is_permanent: whether a retry would fail in the same way.
     """
 
     def __init__(self, message: str, is_permanent: bool) -> None:
@@ -59,15 +59,15 @@ class StageError(RuntimeError):
 
 
 class Launcher:
-    """One stage command.
+    """Runs one stage command.
 
     Args:
-        stage: which stage.
-        options: of the command, by name.
-        environ: settings, see above.
+        stage: stage to run.
+        options: options of the command, by name.
+        environ: environment with the settings of the module docstring.
 
     Raises:
-        StageError: a setting is not understood.
+        StageError: a setting is invalid.
     """
 
     def __init__(self, stage: Stage, options: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
@@ -87,10 +87,10 @@ class Launcher:
         self._stopped = threading.Event()
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Run the command to its end, handing every line it prints to ``say``.
+        """Run the command until it exits, and pass every line of its output to ``say``.
 
         Raises:
-            StageError: it ended with an error, or was stopped.
+            StageError: the command failed, or was stopped.
         """
         for submission in range(1, MAX_SUBMISSIONS + 1):
             output = _JobOutput(say, self._address) if self._address else _Output(say)
@@ -101,7 +101,7 @@ class Launcher:
                 return
             if not isinstance(output, _JobOutput) or not output.is_lost:
                 raise output.error(code)
-            self._stop_job()  # if only the connection broke, it would still be there
+            self._stop_job()  # if only the connection broke, the job still runs
             is_back = submission < MAX_SUBMISSIONS and self._wait_for_cluster(output, say)
             if self._stopped.is_set():
                 break
@@ -111,18 +111,18 @@ class Launcher:
         raise StageError("stopped from outside; run it again to go on", is_permanent=False)
 
     def _follow(self, output: _Output) -> int:
-        """Start the command, take what it prints to its end; its exit code."""
+        """Start the command, process its output until it exits, and return its exit code."""
         self._process = subprocess.Popen(
             self.words,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # the whole group can be stopped
+            start_new_session=True,  # so that the whole process group can be killed
             preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, which takes no lock
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        if self._stopped.is_set():  # between the last command and this
+        if self._stopped.is_set():  # `stop` was called before this process started
             self.stop()
         assert self._process.stdout is not None
         with self._process.stdout as lines:
@@ -131,7 +131,7 @@ class Launcher:
         return self._process.wait()
 
     def _wait_for_cluster(self, output: _JobOutput, say: Callable[[str], None]) -> bool:
-        """Whether a cluster that was lost takes jobs again within the time for it; not if stopped meanwhile."""
+        """Wait for a lost cluster; whether it accepts jobs again before the timeout. False if stopped meanwhile."""
         say(f"lost {output.place}; waiting up to {self._wait_s / 60:g} minutes for it, to submit again")
         deadline = time.monotonic() + self._wait_s
         while not self._stopped.is_set() and time.monotonic() < deadline:
@@ -142,26 +142,26 @@ class Launcher:
         return False
 
     def _rename_job(self) -> None:
-        """A cluster takes a job's name only once."""
+        """Choose a new job id, because a cluster accepts each id only once."""
         old, self._job = self._job, f"{self._job[:-12]}{uuid.uuid4().hex[:12]}"
         self.words = [self._job if word == old else word for word in self.words]
 
     def stop(self) -> None:
-        """End the command and what it started; it can go on later, nothing it has made is lost."""
+        """Terminate the command and its child processes; its outputs are kept, and a later run resumes from them."""
         self._stopped.set()
         process = self._process
         if process is None or process.poll() is not None:
             return
         if self._address:
             self._stop_job()
-        process.terminate()  # it ends what it has started itself, when it has saved its work
+        process.terminate()  # the command saves its work and terminates its own child processes
         threading.Thread(target=_kill_later, args=(process,), daemon=True).start()
 
     def _stop_job(self) -> None:
         self._ask("stop", self._job)
 
     def _ask(self, *words: str) -> int | None:
-        """The exit code of a short question to the cluster; None if there is no answer in time."""
+        """Run a short Ray job command and return its exit code; None if it times out."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return subprocess.run(self._ray(*words), check=False, capture_output=True, timeout=GRACE_S).returncode
         return None
@@ -172,7 +172,7 @@ class Launcher:
 
 
 class _Output:
-    """The lines of a command, and what they say of its end."""
+    """Output of a command, from which its error message is extracted."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -189,7 +189,7 @@ class _Output:
 
 
 class _JobOutput(_Output):
-    """Of a command that is a Ray job: the client first submits it, then hands on what it prints."""
+    """Output of the Ray job client: messages of the submission, followed by the output of the job."""
 
     def __init__(self, say: Callable[[str], None], address: str) -> None:
         super().__init__(say)
@@ -240,7 +240,7 @@ def _minutes(text: str) -> float:
 
 
 def _reserve(stage: Stage, text: str) -> list[str]:
-    """Options of the client for what ``JAT_RAY_RESERVE`` says of a stage."""
+    """Options of the Ray job client for the resources of a stage in ``JAT_RAY_RESERVE``."""
     example = '{"train": {"num-gpus": 1, "num-cpus": 8}}'
     try:
         wanted = {name: {what: float(x) for what, x in given.items()} for name, given in json.loads(text).items()}
@@ -259,13 +259,13 @@ def _reserve(stage: Stage, text: str) -> list[str]:
 
 
 def _die_with_parent() -> None:
-    """In the child: end when the scheduler's process is killed and cannot call ``stop`` (Linux, ``prctl(2)``)."""
+    """Make the child die with the scheduler's process, which cannot call ``stop`` if killed (Linux, ``prctl(2)``)."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def signal_group(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    """Send a signal to a process that has a session of its own, and to all that it has started there."""
+    """Send a signal to the whole process group of a process that was started in a new session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
@@ -278,15 +278,15 @@ def _kill_later(process: subprocess.Popen[str]) -> None:
 
 
 def check_out(out: str) -> None:
-    """Refuse a folder that cannot be written, as an output root.
+    """Check that an output root is writable.
 
     Raises:
-        UserError: names the folder and the fix.
+        UserError: it is not; the message names the folder and the fix.
     """
     from pipeline.errors import UserError
 
     if "://" in out:
-        return  # an object store says so at the first write; its client is not installed beside Airflow
+        return  # not checked: the client of object stores is not installed with Airflow; the first write fails
     path = Path(out)
     if not path.is_absolute():
         raise UserError(f"out is {out!r}; a scheduler has no working folder: give an absolute path or a URL")

@@ -1,14 +1,14 @@
-"""Run a stage that needs a disk although its output root is in an object store.
+"""Run a stage that needs a local disk for an output root in an object store.
 
     jat on-disk --stage train --out s3://bucket/run -- --recipe small
 
-The stage's own command, with what stands after ``--``, works in a folder of this machine: what it reads is fetched
-there, what it makes is sent every ``--send-every-s`` seconds and at its end, however it ends. Killed at any time, also
-with its machine, it goes on elsewhere from what was sent last. Experts and collect need none of this: their workers
-write to the store themselves.
+The stage's command, with the options after ``--``, runs in a local folder: its inputs are downloaded first, and its
+outputs are uploaded every ``--send-every-s`` seconds and when it exits, even after an error. If it is killed, or its
+machine is lost, another machine resumes from the last upload. Experts and collect do not need this: their workers write
+to the store themselves.
 
-The stage uses this machine alone, with a Ray of its own, not the cluster it was submitted to. Only one process may run
-a stage on the same OUT at a time, which an object store cannot make sure of; a scheduler does.
+The stage uses only this machine, with its own Ray instance instead of the cluster that it was submitted to. Only one
+process at a time may run a stage on the same OUT. An object store cannot enforce this; a scheduler does.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-# Decoded images, and Ray's notes: made again from the dataset, and of no use to another machine.
+# Decoded images and Ray's files: regenerated from the dataset, or useless on another machine.
 PASSING = ("train/cache", "train/ray")
-TELL_EVERY_S = 20.0  # between two times that the cluster is told of the stage
-# Of the job that this process is: they would have the stage's own Ray join the cluster.
+TELL_EVERY_S = 20.0  # interval of publishing the stage's metrics on the cluster
+# Environment variables of this Ray job: they would make the stage's own Ray instance join the cluster.
 OF_THE_JOB = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 
 
@@ -53,17 +53,17 @@ def _scratch() -> Path:
 
 @dataclass(frozen=True)
 class OnDiskConfig:
-    """Run a stage on this machine's disk, for an output root in an object store."""
+    """Run a stage on this machine's local disk, for an output root in an object store."""
 
     stage: str
     """dataset, publish, experts-queue, train, evaluate, film or report."""
     out: Path
     """Root of all outputs of a run, a URL such as s3://bucket/run."""
     scratch: Path = field(default_factory=_scratch)
-    """Folder for what the stage reads and makes, with room for both; that of JAT_SCRATCH if it is set. Emptied when the
-    stage is done."""
+    """Local folder for the stage's inputs and outputs, with space for both; JAT_SCRATCH if that is set. The stage's
+    files in it are deleted when the stage has succeeded."""
     send_every_s: float = 60.0
-    """Seconds between two times that what was made is sent."""
+    """Seconds between two uploads of the stage's outputs."""
 
     def __post_init__(self) -> None:
         if self.send_every_s <= 0:
@@ -71,14 +71,14 @@ class OnDiskConfig:
 
 
 def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
-    """Fetch, run, send; the exit code of the stage.
+    """Download the inputs, run the stage, upload its outputs, and return its exit code.
 
     Args:
-        config: which stage, where.
-        options: of the stage's command, besides ``--out``.
+        config: stage and output root.
+        options: options of the stage's command, besides ``--out``.
 
     Raises:
-        UserError: no such stage, an output root on this machine, or one that cannot be read or written.
+        UserError: no such stage, a local output root, or an output root that cannot be read or written.
         JobsFailedError: the store failed.
     """
     stage = _stage(config.stage)
@@ -135,7 +135,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
 
 
 def _has_cluster() -> bool:
-    """Join the cluster of ``RAY_ADDRESS`` to tell it of the stage; the stage does not need it."""
+    """Connect to the cluster of ``RAY_ADDRESS`` to publish the stage's metrics; the stage itself does not need it."""
     if os.environ.get("RAY_ADDRESS"):
         try:
             connect(1)
@@ -146,8 +146,8 @@ def _has_cluster() -> bool:
 
 
 def _tell(out: Path, stage: Stage, pid: int, is_last: bool) -> None:
-    """Tell the cluster, which the stage's process knows nothing of, what the stage has written of itself."""
-    with contextlib.suppress(*store_errors()):  # the next time, then
+    """Publish the stage's status on the cluster, to which the stage's own process is not connected."""
+    with contextlib.suppress(*store_errors()):  # retried after the next interval
         for status in read_statuses(out, stage.name):
             if (status.host, status.process) == (socket.gethostname(), pid):
                 publish(status, is_last)
@@ -159,9 +159,9 @@ def _send(stage: Stage, mirror: Mirror) -> int:
 
 
 def _send_what_is_there(stage: Stage, mirror: Mirror) -> None:
-    """Send while the stage goes on; what does not work now works the next time, or is an error at the end."""
+    """Upload while the stage runs; a failed upload is retried later, and raises only at the end."""
     try:
-        with contextlib.suppress(FileNotFoundError):  # what the stage moves meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the stage may move files during the upload
             _send(stage, mirror)
     except (JobsFailedError, UserError) as error:
         log.warning("nothing is sent for now: %s", error)

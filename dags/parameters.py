@@ -1,4 +1,4 @@
-"""The parameters of a DAG's run: what each is, and how the ``conf`` of a trigger becomes options of the commands."""
+"""Parameters of a DAG run, and their conversion from the ``conf`` of a trigger to options of the commands."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.text import nearest_name
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter.
+    """A parameter of a DAG run.
 
     Attributes:
-        description: for the form of a trigger.
-        example: a value that may be given.
-        is_number: whether a number may be given, too.
+        description: description for the trigger form.
+        example: a valid value.
+        is_number: whether a number is also accepted.
     """
 
     description: str
@@ -26,7 +26,7 @@ class Parameter:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Keywords of the JSON schema; what is not given is null."""
+        """Keywords of the JSON schema; a parameter that is not given is null."""
         numbers = {"minimum": 1} if self.is_number else {}
         types = ["null", "string", *(["integer"] if self.is_number else [])]
         return {"type": types, "description": self.description, "examples": [self.example], **numbers}
@@ -61,14 +61,15 @@ PARAMETERS = {
 
 
 def options_of(conf: Mapping[str, Any], needs_task: bool = True) -> dict[str, str]:
-    """The options that the parameters of a run are, by name, without those that are not given.
+    """Convert the parameters of a run to options by name, without those that are not given.
 
     Args:
-        conf: the parameters.
-        needs_task: whether tasks must be named; else they are all, for stages that take whatever is there.
+        conf: parameters of the run.
+        needs_task: whether ``task`` is required; if not, it defaults to all tasks.
 
     Raises:
-        UserError: an unknown name, with the nearest there is; a value that is neither text nor a whole number; no task.
+        UserError: an unknown name (the message has the nearest known one); a value that is neither text nor a whole
+            number; no task.
     """
     options = {}
     for name, value in conf.items():

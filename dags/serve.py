@@ -1,9 +1,9 @@
-"""Airflow for one person: scheduler, web page and SQLite in one folder, reachable from this machine alone.
+"""Run Airflow for a single user: scheduler, web server and SQLite in one folder, reachable only from this machine.
 
     jat dags --out runs/default
 
-Prints the address and the login, runs until interrupted, and then ends everything it started. A shared installation
-runs Airflow its own way and only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
+It prints the address and the login, runs until interrupted, and then stops all its processes. A shared installation
+of Airflow only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pipeline.files import exclusive
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-START_S = 180.0  # until the web page answers
-STOP_S = 10.0  # between asking a process to end and ending it
-# Logs are read from files on this machine; their server, which would listen on every interface, is left out.
+START_S = 180.0  # timeout until Airflow is healthy
+STOP_S = 10.0  # between SIGTERM and SIGKILL
+# Logs are read from local files; the log server is disabled, because it would listen on all network interfaces.
 PROCESSES = (("api-server",), ("scheduler", "--skip-serve-logs"), ("dag-processor",))
 
 
@@ -45,13 +45,13 @@ class ServeConfig:
     """Start Airflow with a DAG for every stage."""
 
     out: str = "runs/default"
-    """Default output root of the DAGs, a folder or a URL. The stages open it, Airflow does not: it has no S3 client."""
+    """Default output root of the DAGs, a folder or a URL. Only the stages open it; Airflow needs no S3 client."""
     home: Path = Path("runs/airflow")
-    """Airflow's own folder: database, logs, password. Remove it to forget all runs."""
+    """Airflow's home folder with its database, logs and password. Delete it to delete the history of all runs."""
     port: int = 8080
-    """Port of the web page, on 127.0.0.1."""
+    """Port of the web server, on 127.0.0.1."""
     parallel: int = os.cpu_count() or 1
-    """Units of work at once, over all stages."""
+    """Maximum number of units of work that run in parallel, over all stages; by default the number of CPUs."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.port <= 65535:
@@ -59,11 +59,11 @@ class ServeConfig:
 
 
 def serve(config: ServeConfig) -> None:
-    """Run until a signal ends it.
+    """Run Airflow until a signal stops it.
 
     Raises:
-        UserError: Airflow is missing, the port is taken, or another one runs in the same home.
-        JobsFailedError: a part of Airflow did not start, or ended by itself.
+        UserError: Airflow is not installed, the port is in use, or another instance uses the same home.
+        JobsFailedError: a process of Airflow did not start, or exited.
     """
     if importlib.util.find_spec("airflow") is None:
         raise UserError(f"Airflow is not installed here; run {how_to_install('dags', 'setup-dags')}")
@@ -90,7 +90,7 @@ def serve(config: ServeConfig) -> None:
 
 
 def environment(config: ServeConfig) -> dict[str, str]:
-    """The environment of Airflow's processes, and of whoever wants to talk to this Airflow from the shell."""
+    """Environment variables of Airflow's processes, and for Airflow's command line with this instance."""
     home = config.home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     root = str(HERE.parent)
@@ -129,7 +129,7 @@ def _fernet_key() -> str:
 
 
 def _secret(home: Path, name: str, make: Callable[[], str]) -> str:
-    """A secret of this home, made once and readable by its owner alone."""
+    """A secret of this home folder, created once, in a file that only its owner can read."""
     path = home / name
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -193,7 +193,7 @@ def _ended(started: list[subprocess.Popen[bytes]], home: Path) -> str:
 
 @contextlib.contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that what it started ends, too."""
+    """Handle SIGTERM like Ctrl-C, so that child processes are stopped too."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The stages: which command each is, which options it takes, what starts it, and whether it works task by task."""
+"""Definition of the stages: command, options, upstream stage, inputs and outputs, and whether it is split by task."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ class Stage:
     """One command of the pipeline.
 
     Attributes:
-        name: as in ``make NAME``.
-        module: run as ``python -m MODULE``.
-        options: those of the chain's that it takes, besides ``--out``.
-        after: the stage whose end starts this one; None for those that a person or a clock starts.
-        also_after: another one whose end starts it.
-        by_task: whether tasks are worked on apart from each other, so that a scheduler may spread them and one that
-            fails leaves the others alone.
-        reads: files and folders below OUT that it needs on a disk; none if the stage works in an object store itself.
-        makes: folders below OUT that it writes on a disk. One that is read, too, is shared with other stages.
+        name: name as in ``make NAME``.
+        module: module that is run as ``python -m MODULE``.
+        options: options of the chain that the stage accepts, besides ``--out``.
+        after: upstream stage, which triggers this one when it finishes; None if a user or a schedule starts it.
+        also_after: another upstream stage that triggers it.
+        by_task: whether tasks are processed independently, so that a scheduler can distribute them and a failed task
+            does not affect the others.
+        reads: files and folders below OUT that the stage needs on a local disk; empty if it reads and writes an object
+            store itself.
+        makes: folders below OUT that it writes on a local disk. A folder that is also in ``reads`` is shared with other
+            stages.
     """
 
     name: str
@@ -33,10 +35,10 @@ class Stage:
     also_after: str | None = None
 
 
-# What is told of a dataset without its data.
+# Metadata of a dataset, without its data.
 FACTS = ("dataset/manifest.json", "dataset/config.json", "dataset/statistics")
 
-# In an order in which they can run one after another.
+# In topological order: they can run one after another.
 STAGES = (
     Stage("experts", "experts.prepare", ("recipe", "task", "workers"), None, by_task=True),
     Stage(
@@ -60,14 +62,14 @@ STAGES = (
         reads=("experts", "shards/config.json", *FACTS, "train", "evaluation"), makes=("report",),
     ),
 )  # fmt: skip
-# Beside the others: texts and images, which come from elsewhere,
+# Stages outside the chain. Texts and images from other sources:
 CORPORA = Stage("corpora", "collectors.documents.collect", ("task", "workers", "episodes", "source"), None)
-# long trainings, which nobody waits for (of the chain's options it takes the number of workers alone),
+# Long trainings of experts, which no other stage waits for. Of the chain's options it accepts only the workers:
 QUEUE = Stage(
     "experts-queue", "experts.queue.run", ("queue", "workers"), None,
     reads=("experts",), makes=("queue", "experts"),
 )  # fmt: skip
-# and what nothing waits for; it needs a place to publish to.
+# Publishing, which no other stage waits for. It needs a destination:
 PUBLISH = Stage(
     "publish", "collectors.dataset.publish", ("to",), "dataset", reads=("dataset",), makes=("publish",)
 )  # fmt: skip
@@ -76,9 +78,9 @@ ALL_STAGES = (*STAGES, CORPORA, QUEUE, PUBLISH)
 
 
 def command(stage: Stage, options: Mapping[str, str], python: str = sys.executable) -> list[str]:
-    """The command line of a stage; of ``options`` (``out`` and others, by name) those it takes.
+    """Command line of a stage, with those of ``options`` (``out`` and others, by name) that it accepts.
 
-    A stage that needs a disk, and whose ``out`` is in an object store, is started by ``dags/on_disk.py``.
+    A stage that needs a local disk is started through ``dags/on_disk.py`` if its ``out`` is in an object store.
     """
     own = [word for name in stage.options if options.get(name) for word in (f"--{name}", options[name])]
     out = ["--out", options["out"]] if options.get("out") else []

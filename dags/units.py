@@ -1,5 +1,8 @@
-"""Which tasks are worked on together: a scheduler spends a second and a half on every unit of work it starts, so tasks
-that are seconds of work share one, and every other has one of its own."""
+"""Group tasks into units of work for a scheduler.
+
+A scheduler needs 1.5 s to start a unit of work, so tasks that take only seconds share a unit. Every other task has a
+unit of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ from pipeline.envs.task import Task
 from pipeline.storage.corpora import CORPORA as CORPUS_TABLE
 from pipeline.storage.corpora import select_corpora
 
-UNIT_SECONDS = 120.0  # of one core
-MEASURED_EPISODES = 100  # of each expert, by `jat experts`
-# A dataset has corpora, too; all that learn or play have tasks alone.
+UNIT_SECONDS = 120.0  # seconds of work on one core
+MEASURED_EPISODES = 100  # episodes that `jat experts` plays with each expert
+# Stages that process corpora as well as tasks; training and playing stages process only tasks.
 HOLDS_CORPORA = ("dataset", PUBLISH.name)
 
 
 def units_of(stage: Stage, options: Mapping[str, str]) -> list[list[str]]:
-    """Names of the tasks or corpora of a stage, in units of work; none if it has to do with none of them.
+    """Names of the tasks or corpora of a stage, grouped into units of work; empty if none of them applies to it.
 
     Args:
-        stage: what is done with them.
-        options: of the run, by name; ``task`` is a name, domain, glob, or comma list of these. Corpora beside tasks are
-            given by their full names.
+        stage: stage that processes them.
+        options: options of the run, by name; ``task`` is a name, domain, glob, or comma-separated list of these.
+            Corpora in a list with tasks must be given by their full names.
 
     Raises:
         UserError: a part of ``task`` matches nothing, or ``episodes`` is not understood.
@@ -43,7 +46,7 @@ def units_of(stage: Stage, options: Mapping[str, str]) -> list[list[str]]:
 
 
 def grouped(work: Sequence[tuple[str, float | None]]) -> list[list[str]]:
-    """Neighbours together until they are ``UNIT_SECONDS`` of work; one of which nothing is known alone."""
+    """Group consecutive short tasks into about ``UNIT_SECONDS`` of work; tasks of unknown duration stay single."""
     groups: list[list[str]] = []
     together: list[str] = []
     total = 0.0
@@ -60,12 +63,12 @@ def grouped(work: Sequence[tuple[str, float | None]]) -> list[list[str]]:
 
 
 def unit_name(tasks: Sequence[str]) -> str:
-    """How a unit is shown: its task, or the first and the number of the others."""
+    """Display name of a unit: its task, or the first task and the number of the others."""
     return tasks[0] if len(tasks) == 1 else f"{tasks[0]} and {len(tasks) - 1} more"
 
 
 def _seconds(stage: Stage, tasks: Sequence[Task], options: Mapping[str, str]) -> list[float | None]:
-    """What each task takes one core, from the rates measured while collecting; None where they are not known."""
+    """Seconds of work of each task on one core, from rates measured during collection; None if unknown."""
     from collectors.rates import load_rates
 
     rates = load_rates().tasks
