@@ -181,22 +181,22 @@ def missing_failure(outcomes: Iterable[Outcome], filmed: Collection[int]) -> int
 
 
 def evaluation_folder(out: Path, name: str = "") -> Path:
-    """Where an evaluation stands in a run; ``name`` is that of one beside the run's own."""
+    """Folder of an evaluation in a run; ``name`` selects an additional evaluation instead of the run's own."""
     return out / "evaluation" / name
 
 
 def agent_films(out: Path, task_name: str, name: str = "") -> Path:
-    """Where the films of the agent in a task stand in an evaluation of a run."""
+    """Folder of the agent's films of a task in an evaluation of a run."""
     return evaluation_folder(out, name) / "films" / task_name
 
 
 def expert_films(out: Path, task_name: str, revision: str) -> Path:
-    """Where the films of an expert stand in a run: beside its record."""
+    """Folder of an expert's films in a run, inside the folder of its revision."""
     return experts_directory(out, task_name) / revision / "films"
 
 
 def films_in(directory: Path) -> dict[int, Filmed]:
-    """The complete films of a directory, by seed; none if there is no such directory."""
+    """Complete films of a directory, by seed; empty if the directory does not exist."""
     fix = "delete it and make the film again"
     found = [read_record(path, Filmed, "the record of a film", fix) for path in sorted(directory.glob("*.json"))]
     return {filmed.seed: filmed for filmed in found if filmed.path(directory).exists()}

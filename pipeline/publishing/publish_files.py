@@ -121,7 +121,7 @@ class Place:
 
     def _put(self, item: Item) -> None:
         item.check_unchanged()
-        # Record it before the upload, so that a file is known as ours even if this process is killed right after it.
+        # Record it before the upload, so that the file is known as ours if this process is killed during the upload.
         self._journal.put(item.name, [item.sha256, None])
         path = self._path / item.name
         if is_local(path):

@@ -119,7 +119,7 @@ def measurement_of(
 
 
 def experts_directory(out: Path, task_name: str) -> Path:
-    """Where the experts of a task stand in a run, one folder per revision."""
+    """Folder of the experts of a task in a run, with one folder per revision."""
     return out / "experts" / task_name
 
 

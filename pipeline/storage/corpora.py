@@ -22,7 +22,7 @@ TEST_EVERY = 10
 
 @dataclass(frozen=True)
 class CorpusLayout:
-    """Columns of a source from which a document is made.
+    """Columns of a source, and their conversion to a document.
 
     Attributes:
         columns: required columns; a source that has them matches this layout.
