@@ -1,1 +1,1 @@
-"""Who acts: an expert policy per task, and the random policy every score is measured against."""
+"""Experts: a policy per task to imitate, and the random policy, the baseline of every score."""

@@ -1,4 +1,4 @@
-"""The algorithms that train experts, and the one each task is trained with unless told otherwise."""
+"""The algorithms that train experts, and the default algorithm of each task."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.files import exclusive
 
-# Processes of a training whose driver was killed end within seconds; one that resumes it waits for that.
+# Seconds to wait for the lock of a training: if its driver was killed, its processes end within seconds.
 LOCK_S = 60.0
 LOCK = "lock"
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to train an expert.
+    """An algorithm that trains experts.
 
     Attributes:
-        module: has ``train`` and ``export``, a module ``recipes`` beside it ``check`` (see ``experts/training.py``);
-            imported only where it runs.
-        domains: where it has recipes.
-        packages: import names it needs beyond what acting needs.
-        num_cpus: cores one training occupies.
-        num_gpus: GPUs, or a share of one, that one training occupies where there are any.
+        module: module with ``train`` and ``export``; a module ``recipes`` in the same package has ``check`` (see
+            ``experts/training.py``). It is only imported where it runs.
+        domains: domains that it has recipes for.
+        packages: import names that training needs in addition to those for acting.
+        num_cpus: cores reserved per training.
+        num_gpus: GPUs, or a share of one, reserved per training if there are any.
     """
 
     module: str
@@ -57,10 +57,10 @@ ALGORITHMS = {
 
 
 def default_algorithm(task: Task) -> str:
-    """The algorithm whose recipe is known to work for ``task``.
+    """Return the algorithm whose recipe is known to work for ``task``.
 
     Raises:
-        UserError: a domain whose experts are rules, not trained.
+        UserError: the experts of the domain are rules and not trained.
     """
     if task.domain in ("mujoco", "metaworld"):
         from experts.stable_baselines.recipes import own_algorithm
@@ -72,10 +72,10 @@ def default_algorithm(task: Task) -> str:
 
 
 def check_can_train(task: Task, algorithm: str) -> None:
-    """Refuse an algorithm without a recipe for ``task``, or whose packages are not installed.
+    """Check that an algorithm has a recipe for ``task`` and that its packages are installed.
 
     Raises:
-        UserError: unknown, not for this domain, or packages that are missing.
+        UserError: the algorithm is unknown or not for this domain, or packages are missing.
     """
     if algorithm not in ALGORITHMS:
         raise UserError(f"unknown algorithm {algorithm!r}; allowed: {', '.join(ALGORITHMS)}")
@@ -90,30 +90,30 @@ def check_can_train(task: Task, algorithm: str) -> None:
 
 
 def train(job: TrainJob) -> StoredExpert:
-    """Train, in this process, from the last checkpoint if there is one.
+    """Train in this process; resume from the last checkpoint if there is one.
 
     Raises:
-        UserError: another process has been training in the same folder for ``LOCK_S`` seconds from now on.
-        TrainingStoppedError: this process was asked to stop; the last checkpoint is written.
+        UserError: another process is training in the same folder and still holds its lock after ``LOCK_S`` seconds.
+        TrainingStoppedError: this process was asked to stop; a last checkpoint has been written.
     """
     with exclusive(job.folder / LOCK, f"{job} is under way elsewhere: wait until it ends, or stop it", LOCK_S):
         return _module_of(job).train(job)
 
 
 def export(job: TrainJob) -> StoredExpert:
-    """Put the best policy of a training's last checkpoint into the store, whether the training runs or not.
+    """Write the best policy of a training's last checkpoint to the store; the training may be running.
 
     Raises:
-        UserError: there is no checkpoint, or it holds no policy whose return is known.
+        UserError: there is no checkpoint, or it contains no policy with a known return.
     """
     return _module_of(job).export(job)
 
 
 def check_can_resume(job: TrainJob) -> None:
-    """Refuse a training whose checkpoint was made with other settings.
+    """Check that a training's checkpoint, if there is one, was made with the same settings.
 
     Raises:
-        UserError: it was; nothing is said if there is no checkpoint.
+        UserError: it was made with other settings.
     """
     package = ALGORITHMS[job.algorithm].module.rpartition(".")[0]
     importlib.import_module(f"{package}.recipes").check(job)

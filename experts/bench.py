@@ -1,9 +1,10 @@
-"""How fast each kind of expert decides, on one core.
+"""Benchmark the decisions per second of each kind of expert on one core.
 
     jat bench experts --out runs/default
 
-Every kind plays its own task with 1, 16 and 64 environments in lockstep, and only the time inside the policy counts:
-a rule plans on the simulator's state, so it needs real environments, and a network meets real observations.
+Every kind plays its own task with 1, 16 and 64 vectorised environments, and only the time inside the policy is
+measured. Real environments are used, because a rule plans on the simulator's state and a network should receive real
+observations.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ BATCHES = (1, 16, 64)
 
 @dataclass(frozen=True)
 class ActingBenchConfig:
-    """Time the decisions of every kind of expert."""
+    """Measure the decisions per second of every kind of expert."""
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-hopper,atari-pong"
     """Task name, domain, glob, or comma list of these."""
     out: Path = Path("runs/default")
-    """Root of a run whose experts are timed, besides the embedded ones and the rules."""
+    """Root of a run; its experts are timed in addition to the embedded ones and the rules."""
     decisions: int = 50
-    """Decisions per environment."""
+    """Number of decisions per environment."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "decisions")
@@ -48,7 +49,7 @@ class EnoughDecisions(Exception):  # noqa: N818  not an error: it ends a rollout
 
 
 class TimedPolicy:
-    """Adds up the time spent in ``act``, and ends the rollout after ``num_calls`` of it; the first is not counted."""
+    """Sums the time spent in ``act`` and ends the rollout after ``num_calls`` calls; a first warm-up call is extra."""
 
     def __init__(self, policy: Policy, num_calls: int) -> None:
         self._policy, self._calls_left = policy, num_calls + 1
@@ -73,10 +74,10 @@ class TimedPolicy:
 
 
 def bench_policy(task: Task, policy: Policy, num_envs: int, num_calls: int) -> float:
-    """Decisions per second with ``num_envs`` environments in lockstep, the environments' own time left out."""
+    """Return decisions per second with ``num_envs`` vectorised environments, without the environments' own time."""
     timed = TimedPolicy(policy, num_calls)
     try:
-        # More seeds than can be played to their end, as every episode takes a call at least.
+        # More seeds than can be completed, as every episode takes at least one call.
         for _ in rollout(task, timed, range(num_envs * (num_calls + 2)), num_envs):
             pass
     except EnoughDecisions:
@@ -85,7 +86,7 @@ def bench_policy(task: Task, policy: Policy, num_envs: int, num_calls: int) -> f
 
 
 def policies(config: ActingBenchConfig, task: Task) -> Iterator[tuple[str, Policy]]:
-    """One expert per kind that the task has; without any, the network that Sample Factory would train, untrained."""
+    """Yield one expert per kind of the task; without any, an untrained network of Sample Factory's default size."""
     from experts.network import NetworkPolicy, PolicyNetwork
 
     kinds: set[str] = set()
@@ -99,7 +100,7 @@ def policies(config: ActingBenchConfig, task: Task) -> Iterator[tuple[str, Polic
 
 
 def untrained_spec(task: Task) -> NetworkSpec:
-    """What Sample Factory trains by default: convolutions for images, else two layers of 64."""
+    """Return a network for benchmarks: convolutions for images, otherwise two layers of 64, as in Sample Factory."""
     is_image = len(task.observation_shape) == 3
     height, width, channels = task.observation_shape if is_image else (0, 0, 0)
     return NetworkSpec(

@@ -1,4 +1,4 @@
-"""Where bfloat16 is faster than float32."""
+"""Detect devices on which bfloat16 is faster than float32."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def is_fast(device: torch.device) -> bool:
-    """Whether a device is a processor with matrix instructions for bfloat16."""
+    """Whether a device is a CPU with bfloat16 instructions (AVX512-BF16)."""
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -1,4 +1,6 @@
-"""Resolve ``--expert`` to the mix of experts that acts in a task. Syntax:
+"""Resolve ``--expert`` to the mix of experts that acts in a task.
+
+Syntax:
 
 best                        the highest measured mean return among those whose success rate is within 0.05 of the best
 best-return                 the highest measured mean return

@@ -1,10 +1,10 @@
-"""Film the experts on the seeds that the agent was filmed on, for the report to show both beside each other.
+"""Record videos of the experts on the agent's video seeds, so that the report can show both side by side.
 
     jat film --out runs/default
 
-Reads which episodes ``trainer.evaluation.evaluate`` filmed, and writes
-``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with what it shows, ``<seed>.json``. The report reads these files:
-the trainer's code knows no expert. What is filmed already stays.
+Finds the episodes recorded by ``trainer.evaluation.evaluate``, and writes
+``OUT/experts/<task>/<revision>/films/<seed>.mp4`` with metadata in ``<seed>.json``. The report reads these files, so
+the trainer does not import experts. Existing videos are skipped.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FilmConfig:
-    """Film experts on the evaluation's seeds."""
+    """Record videos of experts on the evaluation's seeds."""
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these, among the tasks that the agent was filmed in."""
+    """Task name, domain, glob, or comma list of these, among the tasks with videos of the agent."""
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     name: str = ""
-    """Of the evaluation, if it is not the run's own: OUT/evaluation/NAME."""
+    """Name of the evaluation, in OUT/evaluation/NAME. Default: the run's own evaluation."""
     workers: int = 2
-    """Worker processes; each films one task at a time."""
+    """Worker processes; each records one task at a time."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "workers")
@@ -52,7 +52,7 @@ class FilmConfig:
 
 @dataclass(frozen=True)
 class FilmJob:
-    """The seeds of a task that are still to be filmed."""
+    """The seeds of a task without a video of the expert with the installed packages."""
 
     task: Task
     expert: StoredExpert
@@ -64,7 +64,7 @@ class FilmJob:
 
 
 def film_expert(job: FilmJob) -> int:
-    """Play and film; how many episodes."""
+    """Play and record the episodes; return their number."""
     policy = make_policy(job.task, job.expert)
     revision = job.expert.record.revision
     film = Film(job.task, job.seeds, expert_films(job.out, job.task.name, revision))
@@ -73,7 +73,7 @@ def film_expert(job: FilmJob) -> int:
 
 
 def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> list[FilmJob]:
-    """What the agent was filmed in and the expert was not, with the installed packages."""
+    """Return jobs for the seeds with a video of the agent but none of the expert with the installed packages."""
     collected = collected_by(config.out)
     jobs = []
     for task in select_tasks(config.task, tasks):
@@ -85,21 +85,21 @@ def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> li
         versions = versions_of(task.packages)
         seeds = [seed for seed in wanted if seed not in found or found[seed].versions != versions]
         if seeds:
-            # The folder of a rule may not be there yet, and that of an embedded expert is not to be written to.
+            # The folder of a rule may not exist yet, and that of an embedded expert is read-only.
             expert = ensure_in_store(config.out.absolute(), expert)
             jobs.append(FilmJob(task, expert, config.out.absolute(), tuple(seeds)))
     return jobs
 
 
 def film(config: FilmConfig, tasks: Sequence[Task] | None = None) -> None:
-    """Film what is missing.
+    """Record the missing videos.
 
     Args:
-        config: what to film.
-        tasks: the table to choose from; all 157 if None.
+        config: options of the stage.
+        tasks: tasks to select from; all 157 if None.
 
     Raises:
-        UserError: nothing is evaluated in the run.
+        UserError: the run has no evaluation.
     """
     if not evaluation_folder(config.out, config.name).is_dir():
         command = "jat evaluate" + (f" --name {config.name}" if config.name else "")
@@ -115,9 +115,9 @@ def film(config: FilmConfig, tasks: Sequence[Task] | None = None) -> None:
 
 
 def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
-    """The expert of a revision if it can act; else, as for a mix of several, the best one measured in the run.
+    """Return the expert of a revision if it can act; otherwise, such as for a mix, the best measured expert of the run.
 
-    This is the expert that the evaluation normalises with.
+    This is the expert that the evaluation uses for normalised scores.
     """
     named = next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
     best = None if named else best_of(rank_experts(out, task))

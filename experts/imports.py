@@ -1,9 +1,11 @@
-"""Experts from elsewhere into the store: Sample Factory folders, Stable-Baselines3 zips, this project's own folders,
-policies that are plain arrays in a file.
+"""Import third-party experts into the store.
 
-A source is a local path, or ``hub:owner/name`` (``hub:owner/name@revision``) on the Hugging Face Hub, of which only the
-files that matter are downloaded, into the Hub's usual cache. Nothing in a source is executed, how much it holds is
-looked at before it is read, and no link in it is followed out of its folder.
+Supported are Sample Factory folders, Stable-Baselines3 zips, folders of this project's store, and policies that are
+plain arrays in a file.
+
+A source is a local path, or ``hub:owner/name`` (``hub:owner/name@revision``) on the Hugging Face Hub. From the Hub only
+the required files are downloaded, to the Hub's default cache. Sources are untrusted: nothing in them is executed, sizes
+are checked before reading, and links out of the source's folder are not followed.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ from pipeline.publishing.hub import HUB, download
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What Sample Factory and Stable-Baselines3 name their files.
+# File names of Sample Factory and Stable-Baselines3.
 _CHECKPOINTS, _CONFIGS = "checkpoint_p0", ("config.json", "cfg.json")
 _STATISTICS = "*vec*normalize*.pkl"
 _ZOO_CONFIG = "config.yml"
-# Formats that are one file; to sample actions takes a distribution.
+# Single-file formats. A linear policy has no distribution, so its actions cannot be sampled.
 _HOMEWORK, _LINEAR = ".pkl", ".npz"
 _WANTED = (
     RECORD, WEIGHTS, CURVE, *_CONFIGS, f"{_CHECKPOINTS}/*.pth", "*.zip", _STATISTICS, _ZOO_CONFIG,
@@ -54,7 +56,7 @@ _EXPECTED = (
     f"homework, or a linear policy in a {_LINEAR}"
 )
 
-# The games whose repository is named otherwise; there is none for surround.
+# Games whose repository has a different name; there is none for surround.
 _GAMES = {
     "asteroids": "asteroid",
     "kungfumaster": "kongfumaster",
@@ -67,13 +69,13 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
     """Add the expert in ``source`` to the store of ``out``.
 
     Args:
-        task: what it was trained for; sizes and bounds are checked.
+        task: task it was trained for; sizes and bounds are checked.
         source: a folder, a file, or ``hub:owner/name[@revision]``.
         out: root of a run.
-        sampled: store it to act by sampling its distribution; otherwise it acts greedily, or as it was stored.
+        sampled: store the expert so that it samples its actions; otherwise it acts greedily, or as it was stored.
 
     Raises:
-        UserError: the source is missing, cannot be reached, damaged, of an unknown kind, or for another task.
+        UserError: the source is missing, unreachable, damaged, of an unknown kind, or for another task.
     """
     if source.startswith(HUB):
         found = download(source, _WANTED, _UNWANTED, _suggestion(task))
@@ -86,7 +88,7 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
 
 
 def suggested_repositories(task: Task) -> tuple[str, ...]:
-    """Where experts of a task are likely to be found on the Hub; not checked."""
+    """Return repositories on the Hub that probably contain experts of a task; their existence is not checked."""
     name = task.name.removeprefix(f"{task.domain}-")
     if task.domain == "atari" and name != "surround":
         return (f"edbeeching/atari_2B_atari_{_GAMES.get(name, name)}_1111",)
@@ -95,9 +97,9 @@ def suggested_repositories(task: Task) -> tuple[str, ...]:
     if task.domain == "mujoco":
         env = task.env_id.rpartition("-")[0]
         found = [f"qgallouedec/sample-factory-{name}-v2"]
-        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 of these three observes other things
+        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 changed the observations of these three
             found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
-        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # in v3 as in v4
+        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # v3 and v4 are the same here
             found.append(f"sb3/sac-{env}-v3")
         return tuple(found)
     return ()
@@ -110,11 +112,11 @@ def _suggestion(task: Task) -> str:
 
 @dataclass(frozen=True)
 class _Importer:
-    """Reads one source.
+    """Imports one source.
 
     Attributes:
-        origin: names the source in messages and in the record.
-        root: the folder that its files must lie in.
+        origin: name of the source in messages and in the record.
+        root: folder that must contain all its files.
     """
 
     task: Task
@@ -124,7 +126,7 @@ class _Importer:
     root: Path
 
     def run(self, path: Path) -> StoredExpert:
-        """The expert in a local file or folder."""
+        """Import the expert from a local file or folder."""
         if path.is_file():
             return self._file(path, self.origin)
         if (path / RECORD).is_file():
@@ -175,7 +177,7 @@ class _Importer:
         return write_expert(self.out, self.task.name, kind, spec, arrays, f"Loaded from {_as_one_line(origin)}.")
 
     def _stored(self, folder: Path) -> StoredExpert:
-        """From a folder with the layout of this project's store."""
+        """Import from a folder with the layout of this project's store."""
         from experts.training import read_curve
 
         for name in (RECORD, WEIGHTS, CURVE):
@@ -200,12 +202,12 @@ class _Importer:
 
 
 def _as_one_line(text: str) -> str:
-    """Of a path, which may hold anything, what a record may."""
+    """Replace unprintable characters of a path by ``?`` and truncate it, as records require."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:1000]
 
 
 def _choose(zips: Sequence[Path], origin: str) -> Path:
-    """The one zip that is a model, or the best of a training's."""
+    """Return the only zip that is a model, or ``best_model.zip`` if there are several."""
     from experts.stable_baselines.saved_model import is_archive
 
     models = [path for path in zips if is_archive(path)] or list(zips)

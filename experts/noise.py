@@ -1,13 +1,15 @@
-"""Action noise: what ``--noise`` may say, and the policy that acts with it.
+"""Action noise: parse ``--noise``, and wrap a policy with it.
+
+Syntax:
 
 epsilon=0.05                    discrete tasks: with this probability a uniformly random action replaces the expert's
-gaussian=0.1                    continuous tasks: to every number a Gaussian is added whose standard deviation is this
-                                share of half the action's range; the sum is clipped like any action
-0.5*epsilon=0.05                only in this share of the episodes, drawn by seed
+gaussian=0.1                    continuous tasks: Gaussian noise is added to every dimension, with this share of half
+                                the action's range as standard deviation; the sum is clipped like any action
+0.5*epsilon=0.05                only in this share of the episodes, chosen by seed
 epsilon=0.05,0.5*gaussian=0.1   both, for tasks of both kinds
 
-What a seed's episode gets follows from the seed alone. Its numbers are neither the policy's (``(seed, 1)``) nor those
-that share seeds out among the experts of a mix (``(seed, 2)``), so noise changes neither.
+The noise of an episode is a function of its seed only. Its RNG stream differs from the policy's (``(seed, 1)``) and
+from the one that assigns seeds to the experts of a mix (``(seed, 2)``), so noise changes neither.
 """
 
 from __future__ import annotations
@@ -23,18 +25,18 @@ from pipeline.envs.policy import GiveUp, Observations, Policy
 from pipeline.envs.task import Action, Task
 from pipeline.errors import UserError
 
-# Kind of action a name is for.
+# Kind of action that each noise applies to.
 NAMES = {"epsilon": "discrete", "gaussian": "continuous"}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """One kind of noise, and in how many episodes; as text, what ``parse_noise`` reads back.
+    """One kind of noise and its share of the episodes; ``parse_noise`` parses its text form.
 
     Attributes:
         name: ``epsilon`` or ``gaussian``.
         amount: probability, or standard deviation as a share of half the range; above 0 and at most 1.
-        share: of the episodes; above 0 and at most 1.
+        share: share of the episodes with noise; above 0 and at most 1.
     """
 
     name: str
@@ -49,20 +51,20 @@ class Noise:
         return f"{self.name}={self.amount!r}"
 
     def of_episode(self, seed: int) -> str | None:
-        """The noise in the episode of ``seed``, such as ``epsilon=0.05``; None if there is none."""
+        """Return the noise in the episode of ``seed``, such as ``epsilon=0.05``; None if there is none."""
         return None if self._generator(seed) is None else self._strength
 
     def _generator(self, seed: int) -> np.random.Generator | None:
-        """What the noise of an episode is drawn from; its first number has decided whether there is any."""
+        """Return the RNG of an episode's noise, after the draw that decides whether there is any; else None."""
         generator = np.random.default_rng((seed, 3))
         return generator if generator.random() < self.share else None
 
 
 def parse_noise(text: str) -> tuple[Noise, ...]:
-    """What ``--noise`` says; nothing if it is empty.
+    """Parse the value of ``--noise``; an empty tuple if it is empty.
 
     Raises:
-        UserError: an unknown name, one given twice, or a number that is not above 0 and at most 1.
+        UserError: a name is unknown or given twice, or a number is not above 0 and at most 1.
     """
     found = tuple(_parse_part(part.strip(), text) for part in text.split(",")) if text.strip() else ()
     for name in NAMES:
@@ -87,21 +89,21 @@ def _parse_share(number: str, part: str, text: str) -> float:
         value = float(number)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 1:  # so is NaN
+    if not 0 < value <= 1:  # also true for NaN
         raise UserError(f"--noise {text!r}: {number.strip()!r} in {part!r} is not a number above 0 and at most 1")
     return value
 
 
 def noise_of_task(text: str, task: Task) -> Noise | None:
-    """The noise that ``--noise`` means in ``task``, or None."""
+    """Return the part of ``--noise`` that applies to ``task``, or None."""
     return next((noise for noise in parse_noise(text) if NAMES[noise.name] == task.action.kind), None)
 
 
 def check_noise(text: str, tasks: Sequence[Task]) -> None:
-    """Refuse noise that none of the tasks can have.
+    """Check that every part of ``--noise`` applies to at least one task.
 
     Raises:
-        UserError: malformed, or for a kind of action that no task has.
+        UserError: the text is malformed, or a part is for a kind of action that no task has.
     """
     for noise in parse_noise(text):
         if all(task.action.kind != NAMES[noise.name] for task in tasks):
@@ -112,10 +114,11 @@ def check_noise(text: str, tasks: Sequence[Task]) -> None:
 
 
 class NoisyPolicy:
-    """Lets another policy act and adds the noise of each episode.
+    """Wraps another policy and adds each episode's noise to its actions.
 
-    Networks and scripted policies act on what they see next. The BabyAI bot plans ahead; it looks up in the environment
-    what was really done, and undoes it (0 of 280 episodes given up on seven levels with epsilon=0.05, 1 with 0.2).
+    Networks and scripted policies react to the next observation. The BabyAI bot plans ahead; it reads the executed
+    action from the environment and undoes it (0 of 280 episodes given up on seven levels with epsilon=0.05, 1 with
+    0.2).
     """
 
     def __init__(self, task: Task, policy: Policy, noise: Noise) -> None:

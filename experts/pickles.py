@@ -1,9 +1,9 @@
-"""Pickles from elsewhere, read as data: numbers, texts, lists, dicts and NumPy arrays, and nothing is run.
+"""Read untrusted pickles as data (numbers, texts, lists, dicts and NumPy arrays) without executing code.
 
-A pickle is a program: it names functions and the arguments to call them with. Here every name, NumPy's included, gives
-an inert object that only keeps what it was called with, so nothing is imported and nothing runs; the few records that
-describe arrays of floats are then read from these objects. Before it is read at all, its opcodes are looked through:
-some ask for memory that no content of theirs fills.
+A pickle is a program: it names functions and the arguments to call them with. Here every name, including NumPy's,
+resolves to an inert object that only stores its arguments, so nothing is imported or executed. Float arrays are then
+decoded from these objects. The opcodes are scanned before loading, because some allocate more memory than the file has
+content for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.foreign import MIB, check_file
 MOST_BYTES = 32 * MIB
 MOST_OPCODES = 200_000
 
-# What broken pickles, and records that are not as expected, raise.
+# Exceptions raised by damaged pickles and by unexpected structures.
 DAMAGED = (
     pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, MemoryError, OverflowError,
     RecursionError,
@@ -30,14 +30,14 @@ DAMAGED = (
 
 
 def read_pickle(path: Path, expected: str) -> Any:
-    """What a pickle holds; of everything but plain Python values an ``Inert``.
+    """Read a pickle; everything except plain Python values becomes an ``Inert``.
 
     Args:
         path: the file.
-        expected: what it should be, for messages.
+        expected: description of the expected content, for messages.
 
     Raises:
-        UserError: it is missing, too large, or not a whole pickle.
+        UserError: the file is missing, too large, or not a complete pickle.
     """
     check_file(path, MOST_BYTES)
     try:
@@ -49,10 +49,10 @@ def read_pickle(path: Path, expected: str) -> Any:
 
 
 def loads(raw: bytes) -> Any:
-    """As ``read_pickle``, of bytes.
+    """Like ``read_pickle``, for bytes.
 
     Raises:
-        ValueError: it asks for more memory than it has content for; or any other of ``DAMAGED``.
+        ValueError: the pickle allocates more memory than it has content for; or any other of ``DAMAGED``.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
         if count > MOST_OPCODES:
@@ -63,7 +63,7 @@ def loads(raw: bytes) -> Any:
 
 
 class Inert:
-    """Stands for anything a pickle names, calls or fills; keeps the arguments and the state, does nothing."""
+    """Placeholder for every object that a pickle names, calls or fills; stores arguments and state, does nothing."""
 
     name: ClassVar[str]
     args: tuple[Any, ...]
@@ -92,10 +92,10 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def array_of(value: Any) -> np.ndarray:
-    """The float array that a call to NumPy's reconstruction would have made, as float64.
+    """Decode the float array that NumPy's reconstruction function would have returned, as float64.
 
     Raises:
-        ValueError: it is something else; or any other of ``DAMAGED``.
+        ValueError: ``value`` is not a float array; or any other of ``DAMAGED``.
     """
     if _is_call(value, "numpy.core.multiarray._reconstruct"):
         order: Any
@@ -109,10 +109,10 @@ def array_of(value: Any) -> np.ndarray:
 
 
 def objects_of(value: Any) -> list[Any]:
-    """What a one-dimensional array of Python objects holds.
+    """Return the items of a one-dimensional array of Python objects.
 
     Raises:
-        ValueError: it is something else; or any other of ``DAMAGED``.
+        ValueError: ``value`` is not an object array; or any other of ``DAMAGED``.
     """
     if not _is_call(value, "numpy.core.multiarray._reconstruct") or value.state[2].args[0] != "O8":
         raise ValueError(f"expected an array of objects, found {_describe(value)}")
@@ -120,10 +120,10 @@ def objects_of(value: Any) -> list[Any]:
 
 
 def number_of(value: Any) -> float:
-    """A Python number or a NumPy scalar.
+    """Return a Python number or a NumPy scalar as a float.
 
     Raises:
-        ValueError: it is something else; or any other of ``DAMAGED``.
+        ValueError: ``value`` is not a number; or any other of ``DAMAGED``.
     """
     if _is_call(value, "numpy.core.multiarray.scalar"):
         dtype, raw = value.args
@@ -134,7 +134,7 @@ def number_of(value: Any) -> float:
 
 
 def _is_call(value: Any, *names: str) -> bool:
-    """Whether a pickle asked for one of NumPy's functions, by the names of NumPy 1 or 2."""
+    """Whether ``value`` is a call of one of these NumPy functions, by its name in NumPy 1 or 2."""
     return isinstance(value, Inert) and value.name.replace("numpy._core.", "numpy.core.") in names
 
 
@@ -145,7 +145,7 @@ def _dtype(value: Any) -> np.dtype:
 
 
 def _bytes(value: Any) -> bytes:
-    # Pickles of protocol 2 hold bytes as text and a call that encodes it; those of Python 2 as text alone.
+    # Pickle protocol 2 stores bytes as text and a call that encodes it; Python 2 stores them as text only.
     if isinstance(value, Inert) and value.name == "_codecs.encode" and isinstance(value.args[0], str):
         return value.args[0].encode("latin1")
     if isinstance(value, str):

@@ -1,13 +1,14 @@
-"""Policies that are plain arrays in a file: the experts of cs285's homework, and linear policies.
+"""Load policies that are plain arrays in a file: the experts of cs285's homework, and linear policies.
 
-Neither says what it was trained on: sizes are all that can be checked. Nothing in them is run.
+Neither format names the task it was trained on, so only sizes can be checked. No code in the files is executed.
 
 - cs285 (Berkeley; before 2018 CS 294-112): a pickle of ``{"nonlin_type": ..., "GaussianPolicy": ...}`` as
   openai/imitation saved it. Its ``load_policy.py`` computes ``(x - mean) / (std + 1e-6)``, the hidden layers in the
   order of their names, each ``nonlin(x @ W + b)``, and the output layer.
-- linear: an ``.npz`` with the weights ``(actions, observations)``, alone or with mean and deviation of observations, as
-  three arrays or, as Augmented Random Search published them (``lin_policy_plus.npz``), in one array of objects. That
-  code acts by ``W @ ((x - mean) / (std + 1e-8))``; a deviation of infinity leaves a number out.
+- linear: an ``.npz`` with the weights ``(actions, observations)``, alone or with mean and standard deviation of the
+  observations, as three arrays or in one object array, as published by Augmented Random Search
+  (``lin_policy_plus.npz``). That code acts by ``W @ ((x - mean) / (std + 1e-8))``; an infinite standard deviation
+  excludes an entry of the observation.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _Layer = tuple[np.ndarray, np.ndarray]
 
 
 def load_homework(path: Path, task: Task, sampled: bool = False) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The policy in a pickle of cs285's homework.
+    """Load the policy from a pickle of cs285's homework.
 
     Raises:
-        UserError: it is another pickle, damaged, or of other sizes than the task's.
+        UserError: the file is another pickle or damaged, or its sizes differ from the task's.
     """
     root = read_pickle(path, _HOMEWORK)
     try:
@@ -57,10 +58,10 @@ def load_homework(path: Path, task: Task, sampled: bool = False) -> tuple[Networ
 
 
 def load_linear(path: Path, task: Task) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The policy in an ``.npz``.
+    """Load the linear policy from an ``.npz``.
 
     Raises:
-        UserError: it holds something else, is damaged, or is of other sizes than the task's.
+        UserError: the file has other content or is damaged, or its sizes differ from the task's.
     """
     try:
         arrays = _arrays_in(path)
@@ -80,7 +81,7 @@ def load_linear(path: Path, task: Task) -> tuple[NetworkSpec, dict[str, Tensor]]
 
 
 def _affine(module: Mapping[str, Any]) -> _Layer:
-    """``(in, out)`` and ``(out,)``."""
+    """Return weight ``(in, out)`` and bias ``(out,)`` of a layer."""
     layer = module["AffineLayer"]
     weight, bias = array_of(layer["W"]), array_of(layer["b"]).ravel()
     if weight.ndim != 2 or bias.shape != weight.shape[1:]:
@@ -89,7 +90,7 @@ def _affine(module: Mapping[str, Any]) -> _Layer:
 
 
 def _arrays_in(path: Path) -> list[np.ndarray]:
-    """The arrays of an ``.npz``, in the order of their names."""
+    """Read the arrays of an ``.npz``, sorted by name."""
     check_file(path, MOST_BYTES)
     check_zip(path, str(path), MOST_BYTES)
     with zipfile.ZipFile(path) as archive:
@@ -103,7 +104,10 @@ def _arrays_in(path: Path) -> list[np.ndarray]:
 
 
 def _read_npy(raw: bytes) -> np.ndarray | list[np.ndarray]:
-    """An array of floats, as float64, or those in an array of objects; NumPy makes room for whatever a header says."""
+    """Read a float array, or the float arrays in an object array, as float64.
+
+    ``numpy.load`` is not used, because it allocates whatever size the header claims.
+    """
     file = io.BytesIO(raw)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, is_fortran, dtype = read[np.lib.format.read_magic(file)](file)
@@ -124,7 +128,7 @@ def _network(
     log_std: np.ndarray | None,
     sampled: bool,
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """As a ``NetworkSpec``, checked against the task; without ``log_std`` next to no noise."""
+    """Make a ``NetworkSpec`` and its arrays, checked against the task; without ``log_std`` there is almost no noise."""
     *hidden, (weight, bias) = layers
     spec = NetworkSpec(
         observation_shape=(len(layers[0][0]),),

@@ -1,4 +1,4 @@
-"""Figures of experts: how good they are, and how they were trained."""
+"""Figures of experts: their scores and their training curves."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pipeline.scoring.scores import jat_scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MIN_SCORE, MAX_SCORE = -1.0, 3.0  # at which bars are cut
+MIN_SCORE, MAX_SCORE = -1.0, 3.0  # limits at which bars are cut off
 OVERVIEW_COLUMNS = 5
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, the name of its file, and what it shows in words."""
+    """A figure, its file name and its caption."""
 
     name: str
     figure: Figure
@@ -37,9 +37,9 @@ class Plot:
 
 
 def draw_bars(found: Sequence[Sequence[ExpertResult]]) -> list[Plot]:
-    """Normalised score of every expert with its interval, one figure per domain.
+    """Draw the normalised score of every expert with its interval, one figure per domain.
 
-    Bars are cut, their numbers beside them are not.
+    Bars are cut off at the limits, their labels show the exact values.
     """
     plots = []
     for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
@@ -74,7 +74,7 @@ def draw_bars(found: Sequence[Sequence[ExpertResult]]) -> list[Plot]:
 
 
 def draw_curves(out: Path, tasks: Sequence[Task]) -> list[Plot]:
-    """Return in training against steps and against time, one figure per task of which an expert has a curve."""
+    """Draw training returns against steps and against time, one figure per task that has a training curve."""
     plots = []
     for task in tasks:
         curves = _curves_of(out, task)
@@ -97,7 +97,7 @@ def draw_curves(out: Path, tasks: Sequence[Task]) -> list[Plot]:
 
 
 def draw_overviews(out: Path, tasks: Sequence[Task]) -> list[Plot]:
-    """How every task's experts were trained, small and side by side, one figure per domain with several of them."""
+    """Draw the training curves of all tasks as small multiples, one figure per domain with several of them."""
     plots = []
     for domain in dict.fromkeys(task.domain for task in tasks):
         curves = {t: found for t in tasks if t.domain == domain and (found := _curves_of(out, t))}
@@ -122,7 +122,7 @@ def draw_overviews(out: Path, tasks: Sequence[Task]) -> list[Plot]:
 
 
 def _curves_of(out: Path, task: Task) -> dict[str, list[TrainingPoint]]:
-    """Training curves of the experts of a task that have one, by revision."""
+    """Read the training curves of a task's experts, by revision; experts without a curve are left out."""
     found = {expert.record.revision: read_curve(expert.folder / CURVE) for expert in experts_of(out, task)}
     return {revision: points for revision, points in found.items() if points}
 

@@ -1,4 +1,4 @@
-"""How good the measured experts of a task are: against the random policy, against JAT's, and among themselves."""
+"""Rank the measured experts of a task, and compare them with the random policy and with JAT's expert."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.envs.task import Task
 from pipeline.scoring.measurement import Measurement, load_measurement
 from pipeline.scoring.scores import Interval, jat_scale, normalise
 
-# The best expert of a task succeeds about as often as any: at most this much less.
+# The success rate of a task's best expert may be at most this much below the highest one.
 SUCCESS_MARGIN = 0.05
 
 
@@ -41,12 +41,12 @@ class ExpertResult:
 
     @property
     def mean_length(self) -> float:
-        """Steps, rejected episodes included."""
+        """Mean episode length in steps, including rejected episodes."""
         return float(np.mean(self.measurement.lengths))
 
     @cached_property
     def on_jat_scale(self) -> Interval | None:
-        """The mean return where JAT's random policy is 0 and JAT's expert is 1; None where there is no such scale."""
+        """Normalised mean return: JAT's random policy is 0, JAT's expert is 1; None for tasks without this scale."""
         scale = jat_scale(self.task.name)
         if scale is None:
             return None
@@ -56,7 +56,7 @@ class ExpertResult:
 
 
 def rank_experts(out: Path, task: Task) -> list[ExpertResult]:
-    """Validly measured experts of a task, by mean return, the random policy last."""
+    """Return the experts of a task with a valid measurement, sorted by mean return, with the random policy last."""
     found = [
         ExpertResult(task, expert, measurement)
         for expert in experts_of(out, task)
@@ -66,10 +66,10 @@ def rank_experts(out: Path, task: Task) -> list[ExpertResult]:
 
 
 def best_of(found: Sequence[ExpertResult]) -> ExpertResult | None:
-    """The highest mean return among experts whose success rate is within ``SUCCESS_MARGIN`` of the best one.
+    """Return the expert with the highest mean return among those within ``SUCCESS_MARGIN`` of the best success rate.
 
-    A few tasks of Meta-World pay more for staying beside the goal than for reaching it; the highest return alone would
-    choose an expert that never solves them. Without a notion of success the mean return decides.
+    A few tasks of Meta-World reward staying near the goal more than reaching it, so the highest return alone would
+    select an expert that never solves them. In tasks that do not define success, only the mean return counts.
     """
     most = best_by_success(found)
     if most is None:
@@ -84,13 +84,13 @@ def _success_rate(standing: ExpertResult) -> float:
 
 
 def best_by_return(found: Sequence[ExpertResult]) -> ExpertResult | None:
-    """The expert, not the random policy, of the highest mean return."""
+    """Return the expert with the highest mean return, excluding the random policy."""
     experts = [standing for standing in found if not standing.is_random]
     return max(experts, key=lambda s: s.mean_return.mean, default=None)
 
 
 def best_by_success(found: Sequence[ExpertResult]) -> ExpertResult | None:
-    """The expert that succeeds most often, of equal ones that of the higher return; None without such a notion."""
+    """Return the expert with the highest success rate, ties broken by return; None if success is not defined."""
     experts = [s for s in found if not s.is_random and s.measurement.success_rate is not None]
     return max(experts, key=lambda s: (s.measurement.success_rate, s.mean_return.mean), default=None)
 
@@ -100,5 +100,5 @@ def random_among(found: Sequence[ExpertResult]) -> ExpertResult | None:
 
 
 def is_better_than_random(standing: ExpertResult, random: ExpertResult) -> bool:
-    """Whether the 95 % interval of the expert's mean return lies above that of the random policy's."""
+    """Whether the 95 % interval of the expert's mean return is entirely above the random policy's."""
     return standing.mean_return.low > random.mean_return.high

@@ -1,4 +1,4 @@
-"""Who can act in a task: rules that are defined by code, and the networks in the store."""
+"""The experts that can act in a task: rules, which are defined by code, and the networks in the store."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Rule:
     """An expert without weights.
 
     Attributes:
-        make: builds the policy, in the process that will use it.
-        domains: where it can act; None for everywhere.
-        package: the distribution that defines its behaviour, whose version is in its revision; None if it is
-            defined here.
-        origin: one sentence: where the rules come from.
+        make: builds the policy in the process that will use it.
+        domains: domains it can act in; None for all.
+        package: the distribution that defines its behaviour; its version is part of the revision. None if the rule is
+            defined in this package.
+        origin: provenance of the rule in one sentence.
     """
 
     make: Callable[[Task], Policy]
@@ -44,19 +44,19 @@ RULES = {
 
 
 def rule_record(kind: str, task: Task) -> ExpertRecord:
-    """The record of a rule as it is installed, e.g. revision ``scripted-3.1.1``."""
+    """Return the record of a rule in its installed version, e.g. revision ``scripted-3.1.1``."""
     rule = RULES[kind]
     versions = versions_of([rule.package] if rule.package else [])
-    # A plus, as in a version's local part, separates the parts of a mix.
+    # Replace the plus of local version labels, because it separates the parts of a mix.
     version = "".join(versions.values()).replace("+", "_") or "1"
     return ExpertRecord(task.name, kind, f"{kind}-{version}", None, rule.origin, versions=versions)
 
 
 def experts_of(out: Path, task: Task) -> list[StoredExpert]:
-    """Everyone who can act in ``task`` now: networks of ``out`` and embedded ones, then rules, the random policy last.
+    """Return all experts that can act in ``task``: networks of ``out``, embedded networks, rules, the random policy.
 
-    A stored rule of another version than the installed one is left out: it cannot act any more. The folder of a rule
-    that is not in a store yet does not exist; ``store.keep_expert`` makes it.
+    A stored rule of another version than the installed one is left out, because it cannot act any more. The folder of a
+    rule that is not in a store yet does not exist; ``store.ensure_in_store`` creates it.
     """
     stored = {expert.record.revision: expert for expert in stored_experts(out, task.name)}
     networks = [expert for expert in stored.values() if expert.record.network is not None]
@@ -70,10 +70,10 @@ def experts_of(out: Path, task: Task) -> list[StoredExpert]:
 
 
 def make_policy(task: Task, expert: StoredExpert) -> Policy:
-    """The policy of an expert, built in the process that will use it.
+    """Build the policy of an expert; call this in the process that will use it.
 
     Raises:
-        UserError: weights that cannot be read or do not fit the task.
+        UserError: weights cannot be read or do not fit the task.
     """
     record = expert.record
     if record.network is None:

@@ -1,9 +1,9 @@
-"""The experts of a run in one table, with plots of how they were trained and how good they are.
+"""Report the experts of a run: one table, with plots of their training and their scores.
 
     jat experts-report --task 'mujoco-*' --out runs/default
 
-Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the look of ``trainer.reporting.report``;
-``table.md``, the best expert of each task with what its training cost; and the figures as PNG files, for documents.
+Writes ``OUT/experts/report/``: ``index.html``, one self-contained page in the style of ``trainer.reporting.report``;
+``table.md``, the best expert of each task with the cost of its training; and the figures as PNG files, for documents.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.tables import Column, Table, interval_cell, print_note, print_tabl
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 NOT_BETTER = "not better than random"
-AS_GOOD = 0.9  # on JAT's scale, from which an expert is called as good as JAT's
+AS_GOOD = 0.9  # normalised score from which an expert counts as equal to JAT's
 COLUMNS = (
     Column("task"),
     Column("expert"),
@@ -53,7 +53,7 @@ HEADINGS = tuple(column.heading for column in COLUMNS)
 
 @dataclass(frozen=True)
 class ExpertsReportConfig:
-    """Print the table of all stored experts and write it with plots."""
+    """Print the table of all stored experts and write it as a page with plots."""
 
     task: str = "*"
     """Task name, domain, glob, or comma list of these."""
@@ -62,12 +62,12 @@ class ExpertsReportConfig:
 
 
 def table_rows(ranked: Sequence[ExpertResult]) -> list[tuple[str, ...]]:
-    """The table's cells for the experts of one task, in the order given, as people see them."""
+    """Return the formatted cells of the table for the experts of one task, in the given order."""
     return standings_table([ranked]).texts()
 
 
 def standings_table(tasks: Sequence[Sequence[ExpertResult]]) -> Table:
-    """The measured experts of each task, best first."""
+    """Make the table of the measured experts of each task, best first."""
     table = Table(*COLUMNS, title="Experts; normalised: 0 is JAT's random policy, 1 is JAT's expert")
     for ranked in tasks:
         random = random_among(ranked)
@@ -94,10 +94,10 @@ def standings_table(tasks: Sequence[Sequence[ExpertResult]]) -> Table:
 
 
 def report(config: ExpertsReportConfig, tasks: Sequence[Task]) -> Path:
-    """Write the page with its pictures and return its path.
+    """Write the page with its figures and return its path.
 
     Raises:
-        UserError: no expert is measured.
+        UserError: no expert has a measurement.
     """
     found = [ranked for task in tasks if (ranked := rank_experts(config.out, task))]
     if not found:
@@ -118,7 +118,7 @@ def report(config: ExpertsReportConfig, tasks: Sequence[Task]) -> Path:
 
 
 def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
-    """The best expert of each task that has one, and the steps and minutes of its training if known."""
+    """Make a Markdown table of each task's best expert, with the steps and minutes of its training if known."""
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -133,7 +133,7 @@ def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
             row["task"],
             f"`{row['expert']}`",
             row["mean return [95 %]"],
-            row["normalised [95 %]"].split()[0],  # the interval is that of the return
+            row["normalised [95 %]"].split()[0],  # the row already shows the interval of the return
             row["JAT's expert"],
             row["success"],
             f"{training['steps']:,}" if "steps" in training else "-",
@@ -145,11 +145,11 @@ def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
 
 @dataclass(frozen=True)
 class DomainSummary:
-    """The best experts of a domain's tasks by return.
+    """Summary of the best experts of a domain's tasks.
 
     Attributes:
-        median: over tasks, on JAT's scale; None where no task has one.
-        num_as_good: tasks with at least ``AS_GOOD`` on that scale, of ``num_compared``.
+        median: median normalised score over tasks, on JAT's scale; None if no task has such a scale.
+        num_as_good: tasks with a score of at least ``AS_GOOD``, out of ``num_compared``.
     """
 
     domain: str
@@ -160,7 +160,7 @@ class DomainSummary:
 
 
 def summaries(found: Sequence[Sequence[ExpertResult]]) -> list[DomainSummary]:
-    """The tiles of the page."""
+    """Compute the summaries for the page's tiles, one per domain."""
     made = []
     for domain in dict.fromkeys(ranked[0].task.domain for ranked in found):
         of_domain = [ranked for ranked in found if ranked[0].task.domain == domain]
@@ -174,7 +174,7 @@ def summaries(found: Sequence[Sequence[ExpertResult]]) -> list[DomainSummary]:
 
 @dataclass(frozen=True)
 class ExpertRow:
-    """A line of the page's table; ``marks`` are the words by which it is filtered."""
+    """A row of the page's table; ``marks`` are the keywords of its filter."""
 
     standing: ExpertResult
     marks: str

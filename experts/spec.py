@@ -1,4 +1,4 @@
-"""What a stored network is, in words and numbers: read by whoever looks at the store, without torch."""
+"""The specification of a stored network; importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Literal
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 
-# More than any policy has that a processor acts with.
+# Upper limits, above the sizes of any policy that runs on a CPU.
 MAX_LAYERS, MAX_SIZE = 100, 100_000
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What an expert's network computes; with its arrays it is the whole policy.
+    """Architecture of an expert's network; together with its arrays it defines the policy.
 
-    The observation goes through ``(x - subtract) / scale``, then, if ``normalise``, through
-    ``clip((x - mean) / sqrt(var + epsilon), +-clip)``; then the convolutions of ``encoder``, the ``hidden`` layers,
-    and one linear head.
+    The observation is transformed by ``(x - subtract) / scale`` and, if ``normalise``, by
+    ``clip((x - mean) / sqrt(var + epsilon), +-clip)``. Then follow the convolutions of ``encoder``, the ``hidden``
+    layers, and one linear head.
 
     Attributes:
-        observation_shape: as the network takes it; channels first for images.
+        observation_shape: input shape of the network; channels first for images.
         encoder: ``mlp`` or the name of a convolution stack in ``network.CONVOLUTIONS``.
         hidden: widths of the linear layers between encoder and head.
-        activation: after every layer but the head.
+        activation: activation function after every layer except the head.
         head: ``categorical`` (logits), ``gaussian`` (means, clipped to the bounds by the rollout) or ``squashed``
-            (``tanh`` of the means, stretched to the bounds).
-        action_size: choices, or numbers.
-        action_low, action_high: bounds of every number of a continuous action.
-        state_dependent_std: whether the head also puts out log standard deviations; otherwise they are an array.
+            (``tanh`` of the means, scaled to the bounds).
+        action_size: number of discrete actions, or dimensions of a continuous action.
+        action_low, action_high: bounds of every dimension of a continuous action.
+        state_dependent_std: whether the head also outputs log standard deviations; otherwise they are an array.
         tanh_scale: Sample Factory's soft limit on gaussian means, ``tanh(m / s) * s``; 0 for none.
-        sees_goal: whether the last three entries must show Meta-World's goal, which the task hides.
-        sampled: whether it acts by sampling its distribution, or greedily.
+        sees_goal: whether the last three entries must contain Meta-World's goal, which the task hides.
+        sampled: whether actions are sampled from the distribution; otherwise the policy is greedy.
     """
 
     observation_shape: tuple[int, ...]
@@ -56,10 +56,10 @@ class NetworkSpec:
     sampled: bool = False
 
     def check(self, origin: str) -> None:
-        """Refuse sizes and numbers that no policy has, before anything of these sizes is built.
+        """Validate sizes and numbers before anything of these sizes is allocated.
 
         Raises:
-            UserError: names ``origin`` and what is wrong.
+            UserError: a value is invalid; the message names it and ``origin``.
         """
         sizes = (*self.observation_shape, *self.hidden, self.action_size)
         if len(self.observation_shape) not in (1, 3) or len(self.hidden) > MAX_LAYERS:
@@ -77,10 +77,10 @@ class NetworkSpec:
             raise UserError(f"{origin}: a bound, epsilon, clip, scale or shift is not finite, or no divisor")
 
     def check_fits(self, task: Task, origin: str) -> None:
-        """Refuse a network whose sizes are not the task's.
+        """Check that the network's sizes are the task's.
 
         Raises:
-            UserError: names ``origin``, both sizes, and what to do.
+            UserError: they differ; the message names ``origin``, both sizes and the fix.
         """
         shape = task.observation_shape
         if len(shape) == 3:
@@ -99,5 +99,5 @@ class NetworkSpec:
 
 
 def dims(shape: Sequence[int]) -> str:
-    """``4x84x84``."""
+    """Format a shape, such as ``4x84x84``."""
     return "x".join(map(str, shape))

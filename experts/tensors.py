@@ -1,4 +1,4 @@
-"""Tensors from files that strangers saved with torch: data only, and no more of it than the file holds."""
+"""Load tensors from untrusted files saved with torch, without executing code or allocating more than the file holds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from pipeline.errors import UserError, first_line
 from pipeline.foreign import MIB, check_file, check_zip
 
-# Policies with their optimiser's state are a hundredth of this.
+# Policies with their optimiser state have a hundredth of this size.
 MOST_BYTES = 1024 * MIB
 
-# What cut off or foreign zips, pickles and state dicts raise.
+# Exceptions raised by truncated or unexpected zips, pickles and state dicts.
 DAMAGED = (
     OSError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, NotImplementedError,
     RuntimeError, RecursionError, MemoryError, OverflowError,
@@ -26,27 +26,27 @@ DAMAGED = (
 
 
 class NotTensorsError(ValueError):
-    """A file holds something else than tensors, numbers and texts, or is not whole."""
+    """A file is incomplete, or contains other objects than tensors, numbers and texts."""
 
 
 def load_tensors(source: Path | bytes, origin: str, allowed: Sequence[Any] = ()) -> Any:
-    """What ``torch.save`` wrote, on the CPU.
+    """Load a file written by ``torch.save`` to the CPU.
 
     Args:
         source: a file, or its content.
-        origin: what to call it in messages.
-        allowed: functions that its pickle may call besides those that make tensors.
+        origin: name of the source in messages.
+        allowed: globals that its pickle may use besides those that construct tensors.
 
     Raises:
-        NotTensorsError: it is damaged, or holds more than tensors, numbers and texts.
-        UserError: it is too large, or unpacks to too much.
+        NotTensorsError: the file is damaged, or contains more than tensors, numbers and texts.
+        UserError: the file or its unpacked size is too large.
     """
     if isinstance(source, Path):
         check_file(source, MOST_BYTES)
     check_zip(source if isinstance(source, Path) else io.BytesIO(source), origin, MOST_BYTES)
     try:
         with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of other pickles before it refuses them
+            warnings.simplefilter("ignore")  # torch warns about other pickles before it rejects them
             return torch.load(
                 source if isinstance(source, Path) else io.BytesIO(source), map_location="cpu", weights_only=True
             )
@@ -55,12 +55,12 @@ def load_tensors(source: Path | bytes, origin: str, allowed: Sequence[Any] = ())
 
 
 def check_arrays(arrays: Mapping[Any, Any], origin: str) -> None:
-    """Refuse what is no state dict: names with plain arrays of floats that are as large as they say.
+    """Check that ``arrays`` is a state dict: names with plain CPU tensors whose storage is as large as their shape.
 
-    A tensor can repeat one number over a shape of terabytes, which the first copy would fill.
+    An expanded tensor can repeat one number over a shape of terabytes, which the first copy would allocate.
 
     Raises:
-        UserError: names the array.
+        UserError: an array is invalid; the message names it.
     """
     for name, array in arrays.items():
         if not isinstance(name, str) or not isinstance(array, Tensor):

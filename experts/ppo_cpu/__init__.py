@@ -1,1 +1,1 @@
-"""PPO for image observations on one processor core: the trainer of Atari experts where there is no GPU."""
+"""PPO for image observations on one CPU core: the trainer of Atari experts on machines without a GPU."""

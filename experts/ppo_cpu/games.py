@@ -1,9 +1,9 @@
-"""Atari games in lockstep, with the observations, rewards and episodes that a learner wants.
+"""Vectorised Atari games with the observations, rewards and episodes for training.
 
-Rewards are clipped to their sign, and a lost life ends an episode for the learner while the game goes on; scores are
-counted over whole games with raw rewards. Observations come as ``(n, 21, 21, 64)`` uint8: blocks of 4 x 4 pixels of
-each of the 4 stacked frames are channels (16 per frame, oldest frame first). A convolution of kernel 8 and stride 4
-over 84 x 84 x 4 is then one of kernel 2 and stride 1, which processors compute in half the time.
+Rewards are clipped to their sign, and a lost life ends a training episode while the game continues. Scores are returns
+of whole games with raw rewards. Observations are ``(n, 21, 21, 64)`` uint8: blocks of 4 x 4 pixels of each of the 4
+stacked frames are channels (16 per frame, oldest frame first). A convolution with kernel 8 and stride 4 over
+84 x 84 x 4 then becomes one with kernel 2 and stride 1, which takes half the time on a CPU.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CHANNELS = STACK_SIZE * CHANNELS_PER_FRAME
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one decision of every game gave.
+    """Result of one step of every game.
 
     Attributes:
         rewards: ``(n,)`` float32, clipped to their sign.
-        ends: ``(n,)`` bool; a life or the game was lost, so the next observation belongs to another episode.
-        returns: raw returns of the games that were over.
+        ends: ``(n,)`` bool; a life was lost or the game ended, so the next observation belongs to another episode.
+        returns: raw returns of the games that ended.
     """
 
     rewards: np.ndarray
@@ -37,15 +37,15 @@ class StepResult:
 
 
 class TrainingGames:
-    """``num_envs`` games of one task that run for ever.
+    """``num_envs`` vectorised games of one task, reset automatically.
 
     Args:
         task: an Atari task.
-        num_envs: games.
-        seed: of the seeds of all games to come.
+        num_envs: number of games.
+        seed: seed of the generator that draws the seed of every game.
 
     Attributes:
-        observations: ``(num_envs, GRID, GRID, CHANNELS)`` uint8; the next ``step`` writes into it again.
+        observations: ``(num_envs, GRID, GRID, CHANNELS)`` uint8; the next ``step`` overwrites it.
     """
 
     def __init__(self, task: Task, num_envs: int, seed: int | tuple[int, ...]) -> None:
@@ -61,7 +61,7 @@ class TrainingGames:
         self.observations[:] = np.tile(blocks, STACK_SIZE)
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Take one decision in every game; a game that is over begins anew."""
+        """Take one step in every game; games that end are reset."""
         num_envs = len(self._envs)
         rewards, ends = np.zeros(num_envs, np.float32), np.zeros(num_envs, bool)
         returns: list[float] = []
@@ -86,7 +86,7 @@ class TrainingGames:
         return StepResult(rewards, ends, returns)
 
     def _begin(self, i: int) -> np.ndarray:
-        """A new game; its first frame."""
+        """Start a new game in slot ``i``; return its first frame."""
         observation, info = self._envs[i].reset(seed=int(self._seeds.integers(2**31)))
         self._lives[i], self._totals[i] = info["lives"], 0.0
         frame: np.ndarray = observation[IMAGE][..., -1]
@@ -94,6 +94,6 @@ class TrainingGames:
 
 
 def to_blocks(frames: np.ndarray) -> np.ndarray:
-    """``(n, 84, 84)`` -> ``(n, 21, 21, 16)``: every block of 4 x 4 pixels becomes channels, row by row."""
+    """Reshape ``(n, 84, 84)`` to ``(n, 21, 21, 16)``: every block of 4 x 4 pixels becomes channels, row by row."""
     grid = frames.reshape(-1, GRID, BLOCK, GRID, BLOCK)
     return np.ascontiguousarray(grid.transpose(0, 1, 3, 2, 4)).reshape(-1, GRID, GRID, CHANNELS_PER_FRAME)

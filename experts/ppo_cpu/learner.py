@@ -1,4 +1,4 @@
-"""Proximal policy optimisation: collect a batch of decisions, learn from it a few times, throw it away."""
+"""Proximal policy optimisation: collect a rollout, train on it for a few epochs, discard it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from experts.ppo_cpu.games import TrainingGames
 from experts.ppo_cpu.network import EPSILON, MAX_PIXEL, ActorCritic
 from experts.ppo_cpu.recipes import PPORecipe
 
-# Pixels' moments are taken from every so many steps of the games: successive frames are much alike.
+# Pixel moments are updated every so many steps, because successive frames are similar.
 MOMENTS_EVERY = 8
 
 
 class Learner:
-    """The network, its optimiser and the buffer of one iteration.
+    """The network, its optimiser and the rollout buffer of one iteration.
 
     Args:
-        recipe: settings.
-        num_actions: size of the action set.
-        seed: of the initial weights, the sampled actions and the order of minibatches.
+        recipe: hyperparameters.
+        num_actions: number of discrete actions.
+        seed: seed of the initial weights, the sampled actions and the order of minibatches.
         use_bfloat16: compute layers in bfloat16; weights, values and losses stay in float32.
     """
 
@@ -37,7 +37,7 @@ class Learner:
         self._observations: Tensor | None = None
 
     def iterate(self, games: TrainingGames, learning_rate: float) -> list[float]:
-        """Collect ``num_envs * rollout_steps`` decisions and learn from them; raw returns of the games that ended."""
+        """Collect ``num_envs * rollout_steps`` steps and train on them; return the raw returns of games that ended."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         observations, actions, log_probs, advantages, targets, game_returns = self._collect(games)
@@ -49,7 +49,12 @@ class Learner:
         return game_returns
 
     def _collect(self, games: TrainingGames) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, list[float]]:
-        """Observations, actions, their log probabilities, advantages and value targets of one iteration, flat."""
+        """Collect one rollout.
+
+        Returns:
+            Observations, actions, log probabilities, advantages and value targets, all flat, and the returns of the
+            games that ended.
+        """
         steps, num_envs = self._recipe.rollout_steps, self._recipe.num_envs
         network = self.network
         if self._observations is None:
@@ -116,11 +121,11 @@ class Learner:
 def advantages_of(
     rewards: np.ndarray, ends: np.ndarray, values: np.ndarray, gamma: float, gae_lambda: float
 ) -> np.ndarray:
-    """Generalised advantage estimates (arXiv 1506.02438, equation 16).
+    """Compute generalised advantage estimates (arXiv 1506.02438, equation 16).
 
     Args:
-        rewards, ends: ``(steps, n)``; ``ends[t]`` says that the episode of step t ended with it.
-        values: ``(steps + 1, n)``, the last row after the last step.
+        rewards, ends: ``(steps, n)``; ``ends[t]`` is True if step t was the last of its episode.
+        values: ``(steps + 1, n)``; the last row is the value after the last step.
 
     Returns:
         ``(steps, n)`` float32.

@@ -1,4 +1,4 @@
-"""Policy and value network over blocks of pixels, and the expert it becomes."""
+"""Policy and value network over blocks of pixels, and its export as an expert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.envs.atari import STACK_SIZE
 from pipeline.envs.task import Task
 
 MAX_PIXEL = 255.0
-# Of normalised pixels: added to the variance, and the largest magnitude.
+# Normalisation of pixels: term added to the variance, and clipping limit.
 EPSILON, CLIP = 1e-5, 5.0
 
 
@@ -48,15 +48,15 @@ class RunningMoments(nn.Module):
 class ActorCritic(nn.Module):
     """Convolutions, one hidden layer, and linear heads for logits and value.
 
-    Pixels are normalised one by one, which makes what moves stand out. Values are predicted in units of the returns'
-    standard deviation.
+    Each pixel is normalised with its own moments, which emphasises moving objects. Values are normalised by the mean
+    and standard deviation of the returns.
 
-    The first convolution of the recipe's encoder must have kernel 8 and stride 4: it runs as kernel 2 and stride 1 on
-    blocks of 4 x 4 pixels (``games.py``), which is the same function.
+    The first convolution of the recipe's encoder must have kernel 8 and stride 4: it is computed with kernel 2 and
+    stride 1 on blocks of 4 x 4 pixels (``games.py``), which is the same function.
 
     Args:
-        recipe: widths.
-        num_actions: size of the action set.
+        recipe: defines the encoder and the widths.
+        num_actions: number of discrete actions.
     """
 
     def __init__(self, recipe: PPORecipe, num_actions: int) -> None:
@@ -79,27 +79,27 @@ class ActorCritic(nn.Module):
             _initialise(layer, gain=2**0.5)
         _initialise(self.policy, gain=0.01)
         _initialise(self.value, gain=1.0)
-        cast(Any, self).to(memory_format=torch.channels_last)  # not in the signatures of torch
+        cast(Any, self).to(memory_format=torch.channels_last)  # missing in torch's type hints
 
     def normalise(self, observations: Tensor) -> Tensor:
-        """``(n, GRID, GRID, CHANNELS)`` uint8 -> what ``forward`` takes, float32 of the same shape."""
+        """Normalise ``(n, GRID, GRID, CHANNELS)`` uint8 to the input of ``forward``, float32 of the same shape."""
         factor = torch.rsqrt(self.pixels.var + EPSILON)
         x = torch.addcmul(-self.pixels.mean * factor, observations.float(), factor / MAX_PIXEL)
         return x.clamp_(-CLIP, CLIP)
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, GRID, GRID, CHANNELS)`` normalised -> ``(n, num_actions)`` logits, ``(n,)`` scaled values."""
-        x = F.relu(self.first(observations.permute(0, 3, 1, 2)))  # channels last in memory, as it came
+        """Map normalised ``(n, GRID, GRID, CHANNELS)`` to ``(n, num_actions)`` logits and ``(n,)`` scaled values."""
+        x = F.relu(self.first(observations.permute(0, 3, 1, 2)))  # the memory format stays channels last
         for layer in self.others:
             x = F.relu(layer(x))
         x = F.relu(self.hidden(x.flatten(1)))
         return self.policy(x).float(), self.value(x).float().squeeze(1)
 
     def export(self, task: Task) -> tuple[NetworkSpec, dict[str, Tensor]]:
-        """The policy as the store takes it; it acts on 84 x 84 frames and samples its actions.
+        """Convert the policy to the store's format; it acts on 84 x 84 frames and samples its actions.
 
-        Weights are rounded to float16, half the size of the file. Moments stay in float32: where a pixel hardly varies,
-        an error in its mean would be as large as what varies.
+        Weights are rounded to float16, which halves the file size. Moments stay in float32: for a pixel that hardly
+        varies, a rounding error of its mean would be as large as its variation.
         """
         spec = NetworkSpec(
             observation_shape=(STACK_SIZE, GRID * BLOCK, GRID * BLOCK),
@@ -126,9 +126,10 @@ class ActorCritic(nn.Module):
 
 
 def from_blocks(blocks: Tensor) -> Tensor:
-    """``(n, CHANNELS, height, width)`` over blocks -> ``(n, STACK_SIZE, 4 * height, 4 * width)`` over pixels."""
+    """Reshape ``(n, CHANNELS, height, width)`` of blocks to ``(n, STACK_SIZE, 4 * height, 4 * width)`` of pixels."""
     num, _, height, width = blocks.shape
-    parts = blocks.reshape(num, STACK_SIZE, BLOCK, BLOCK, height, width)  # frame, y and x in the block, its y and x
+    # Axes: frame, y and x in the block, y and x of the block.
+    parts = blocks.reshape(num, STACK_SIZE, BLOCK, BLOCK, height, width)
     return parts.permute(0, 1, 4, 2, 5, 3).reshape(num, STACK_SIZE, BLOCK * height, BLOCK * width).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Settings of PPO on one core, and the budget of a training."""
+"""Hyperparameters of PPO on one CPU core, and the budget of a training."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 
 HOUR_S = 3600.0
-# In the folder of a training, what it was begun with.
+# File with the settings of a training, in its folder.
 SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
 class PPORecipe:
-    """How an Atari expert is trained on one core.
+    """Hyperparameters for training an Atari expert on one core.
 
     Attributes:
-        num_envs: games stepped in lockstep.
-        rollout_steps: decisions of each game per iteration; ``num_envs * rollout_steps`` decisions are learned from
-            ``epochs`` times in minibatches of ``batch_size``, then thrown away.
-        learning_rate: of Adam, falling linearly to 0 at the budget of steps.
+        num_envs: number of vectorised games.
+        rollout_steps: steps per game and iteration. Each iteration trains on ``num_envs * rollout_steps`` steps for
+            ``epochs`` epochs in minibatches of ``batch_size``, then discards them.
+        learning_rate: initial learning rate of Adam; it decreases linearly to 0 at the budget of steps.
         gamma, gae_lambda: discount, and the lambda of generalised advantage estimation (arXiv 1506.02438).
-        clip_range: of the probability ratio (arXiv 1707.06347).
+        clip_range: clip range of the probability ratio (arXiv 1707.06347).
         entropy_coefficient, value_coefficient: weights of the entropy bonus and of the value loss.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are clipped to this norm.
         encoder: name of the convolutions in ``experts.network.CONVOLUTIONS``.
         hidden: width of the layer between the convolutions and the heads.
     """
@@ -47,17 +47,17 @@ class PPORecipe:
 
 
 ATARI = PPORecipe()
-# A step is one decision, which is four emulator frames.
+# A step is one action, which is repeated for four emulator frames.
 BUDGET = Budget(steps=10_000_000, seconds=24 * HOUR_S)
 
 
 def settings_of(job: TrainJob, recipe: PPORecipe) -> dict[str, Any]:
-    """What a checkpoint can be resumed with; not the budget, for a larger one continues."""
+    """Return the settings that must not change on resuming; the budget is not one of them, as it may be raised."""
     return {"task": job.task.name, "seed": job.seed, "recipe": asdict(recipe)}
 
 
 def check(job: TrainJob, recipe: PPORecipe = ATARI) -> None:
-    """Refuse a training that was begun with other settings.
+    """Raise if the training in the job's folder was started with other settings.
 
     Raises:
         UserError: names the settings that differ and the fix.

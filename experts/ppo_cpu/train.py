@@ -1,7 +1,7 @@
-"""Train an Atari expert with PPO in this process, on one core, from the last checkpoint if there is one.
+"""Train an Atari expert with PPO in this process, on one core; resume from the last checkpoint if there is one.
 
-A step is one decision, which the emulator plays for four frames. A checkpoint holds weights, the optimiser's state, the
-recent returns and the best policy seen; a resumed training begins new games.
+A step is one action, which the emulator repeats for four frames. A checkpoint contains the weights, the optimiser's
+state, the recent returns and the best policy so far; a resumed training starts new games.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ PACKAGES = ("torch", "numpy")
 
 @dataclass
 class Training:
-    """Everything of a training that a checkpoint holds.
+    """The training state that a checkpoint contains.
 
     Attributes:
-        steps: decisions so far.
+        steps: environment steps so far.
         returns: raw returns of the last games.
-        num_new: games that ended since ``best`` was last compared.
-        best: arrays of the best policy seen, as the network names them; None before a window of games has ended.
-        best_return: mean return of the games that showed it.
+        num_new: games that ended since the last comparison with ``best``.
+        best: state dict of the best policy so far; None until a full window of games has ended.
+        best_return: mean return of that policy's games.
     """
 
     learner: Learner
@@ -63,18 +63,18 @@ class Training:
 
     @property
     def mean_return(self) -> float | None:
-        """Of the last games; None while they are too few to mean anything."""
+        """Mean return of the last games; None if there are fewer than ``MIN_EPISODES``."""
         return float(np.mean(self.returns)) if len(self.returns) >= MIN_EPISODES else None
 
     def note_games(self, returns: list[float]) -> None:
-        """Add finished games; keep the policy of now if a window of new games is the best so far."""
+        """Add finished games; keep the current policy if a full window of new games is the best so far."""
         self.returns.extend(returns)
         self.num_new += len(returns)
         if self.num_new >= (self.returns.maxlen or 0):
             self.keep_if_best()
 
     def keep_if_best(self) -> None:
-        """Compare the policy of now with the best seen."""
+        """Keep the current policy as the best if its mean return is higher."""
         mean_return = self.mean_return
         self.num_new = 0
         if mean_return is not None and (self.best_return is None or mean_return > self.best_return):
@@ -82,7 +82,7 @@ class Training:
             self.best = {name: value.clone() for name, value in self.learner.network.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, replacing the last one when it is complete."""
+        """Write the checkpoint; it replaces the previous one atomically."""
         state = {
             "steps": self.steps,
             "network": self.learner.network.state_dict(),
@@ -97,7 +97,7 @@ class Training:
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
+        """Load a checkpoint.
 
         Raises:
             UserError: it cannot be read.
@@ -110,18 +110,18 @@ class Training:
             self.steps, self.num_new = state["steps"], state["num_new"]
             self.returns.extend(state["returns"])
             self.best, self.best_return = state["best"], state["best_return"]
-        except Exception as error:  # a damaged file fails in many ways; starting from nothing in silence is worse
+        except Exception as error:  # a damaged file can raise anything; restarting silently from zero would be worse
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}); remove {path.parent} to start anew"
             ) from error
 
 
 def train(job: TrainJob, recipe: PPORecipe = ATARI, save_every_s: float = CHECKPOINT_SECONDS) -> StoredExpert:
-    """Train until the budget is used up or the target reached, and store the best policy seen.
+    """Train until the budget is used up or the target is reached, and store the best policy.
 
     Raises:
         UserError: the checkpoint to resume is damaged, or was made with other settings.
-        TrainingStoppedError: this process was asked to stop; the last checkpoint is written.
+        TrainingStoppedError: this process was asked to stop; a last checkpoint has been written.
     """
     torch.set_num_threads(1)
     check(job, recipe)
@@ -145,10 +145,10 @@ def train(job: TrainJob, recipe: PPORecipe = ATARI, save_every_s: float = CHECKP
 
 
 def export(job: TrainJob, recipe: PPORecipe = ATARI) -> StoredExpert:
-    """Put the best policy of the last checkpoint into the store; the training may be running.
+    """Write the best policy of the last checkpoint to the store; the training may be running.
 
     Raises:
-        UserError: there is no checkpoint yet, or too few games have ended to know a policy's return.
+        UserError: there is no checkpoint yet, or too few games have ended to estimate a return.
     """
     check(job, recipe)
     training = _resume(job, recipe)
@@ -160,7 +160,7 @@ def export(job: TrainJob, recipe: PPORecipe = ATARI) -> StoredExpert:
 
 
 def _resume(job: TrainJob, recipe: PPORecipe) -> Training:
-    """The training as its last checkpoint has it, or one that has not begun."""
+    """Load the training from its last checkpoint, or make a new one."""
     training = Training(Learner(recipe, job.task.action.size, job.seed, is_fast(torch.device("cpu"))))
     path = job.folder / CHECKPOINT
     if path.exists():
@@ -176,8 +176,8 @@ def _run(
     monitor: TrainingMonitor,
     save_every_s: float,
 ) -> None:
-    """Iterate until the monitor says stop, with a checkpoint every ``save_every_s`` seconds and at the end."""
-    # A resumed training plays other games than those it began with.
+    """Iterate until the monitor stops the training; save a checkpoint every ``save_every_s`` seconds and at the end."""
+    # The steps are part of the seed, so that a resumed training plays different games than at its start.
     games = TrainingGames(job.task, recipe.num_envs, (job.seed, training.steps))
     saved = time.monotonic()
     over = False
@@ -193,7 +193,7 @@ def _run(
 
 
 def _store(job: TrainJob, recipe: PPORecipe, training: Training) -> StoredExpert:
-    """The best policy seen, or that of now if no window of games has ended."""
+    """Store the best policy, or the current one if no full window of games has ended."""
     if training.best is not None:
         training.learner.network.load_state_dict(training.best)
     spec, arrays = training.learner.network.export(job.task)

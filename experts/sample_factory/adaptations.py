@@ -1,8 +1,8 @@
-"""What makes Sample Factory 2.1.1 run beside numpy 2, gymnasium 1 and torch 2.6 and later.
+"""Patch Sample Factory 2.1.1 so that it runs with numpy 2, gymnasium 1, and torch 2.6 and later.
 
-Sample Factory pins numpy < 2, gymnasium < 1 and huggingface_hub < 1. Its training itself needs little to run on newer
-ones; its Atari example (renamed gymnasium wrappers) and its uploads (``huggingface_hub.Repository``) are not used here.
-The rest are faults that would spoil a long training without a word.
+Sample Factory pins numpy < 2, gymnasium < 1 and huggingface_hub < 1. Its training code needs few changes for newer
+versions. Its Atari example (renamed gymnasium wrappers) and its uploads (``huggingface_hub.Repository``) are not used
+here. The other patches fix bugs that would silently break a long training.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from experts.sample_factory.checkpoint import numpy_scalars
 
 @functools.cache
 def apply() -> None:
-    """Adapt Sample Factory in this process, once.
+    """Patch Sample Factory in this process; idempotent.
 
-    To be called at the top of the main module, which every process that Sample Factory spawns imports again.
+    Call this at the top of the main module, which every process spawned by Sample Factory imports again.
     """
     _unwrap_single_numbers()
     _load_checkpoints_or_fail()
@@ -30,9 +30,9 @@ def apply() -> None:
 
 
 def speed_up() -> None:
-    """Compute convolutional encoders in bfloat16 where the processor has instructions for it: up to twice the speed.
+    """Compute convolutional encoders in bfloat16 if the CPU has instructions for it: up to twice the speed.
 
-    Heads, values and what is saved stay in float32. For training alone, not for comparisons with Sample Factory.
+    Heads, values and checkpoints stay in float32. Use this for training only, not for comparisons with Sample Factory.
     """
     import torch
     from sample_factory.model.encoder import ConvEncoder
@@ -42,7 +42,7 @@ def speed_up() -> None:
     original = ConvEncoder.forward
 
     def forward(self: Any, observations: torch.Tensor) -> Any:
-        # Small batches as well: policies old and new must round alike, or their ratio is off from the start.
+        # Also for small batches: old and new policy must round the same way, or the initial ratio differs from 1.
         if not is_fast(observations.device):
             return original(self, observations)
         with torch.autocast("cpu", torch.bfloat16):
@@ -52,7 +52,7 @@ def speed_up() -> None:
 
 
 def _unwrap_single_numbers() -> None:
-    """numpy 2.4 refuses to put an array of one number where one number belongs."""
+    """Unwrap arrays with one element: numpy 2.4 raises when they are assigned to a scalar."""
     import numpy as np
     from sample_factory.algo.utils.tensor_dict import TensorDict
 
@@ -68,8 +68,10 @@ def _unwrap_single_numbers() -> None:
 
 
 def _load_checkpoints_or_fail() -> None:
-    """torch 2.6 loads weights only and refuses the numpy scalar in these checkpoints; Sample Factory would then log the
-    error and start from scratch. Allow the scalar, and let every error through.
+    """Make checkpoints loadable with torch 2.6, and raise if one cannot be loaded.
+
+    By default torch 2.6 loads weights only and rejects the numpy scalar in these checkpoints. Sample Factory would then
+    log the error and start from scratch. This patch allows the scalar and does not catch errors.
     """
     import torch
     from sample_factory.algo.learning.learner import Learner
@@ -83,7 +85,7 @@ def _load_checkpoints_or_fail() -> None:
 
 
 def _go_on_with_the_learning_rate() -> None:
-    """A linearly decaying learning rate would start again from its highest value at every resumption."""
+    """Resume the linear decay of the learning rate; it would restart from its highest value otherwise."""
     from sample_factory.algo.learning.learner import Learner, LinearDecayScheduler
 
     original = Learner.init
@@ -98,7 +100,7 @@ def _go_on_with_the_learning_rate() -> None:
 
 
 def _fail_when_the_environment_fails() -> None:
-    """Sample Factory looks at the environment in a process of its own and waits for ever if that one dies."""
+    """Inspect the environment in this process; Sample Factory uses another one and waits forever if that dies."""
     import sample_factory.algo.runners.runner as runner
     from sample_factory.algo.utils.env_info import extract_env_info
     from sample_factory.algo.utils.make_env import make_env_func_batched
@@ -114,12 +116,12 @@ def _fail_when_the_environment_fails() -> None:
 
 
 def _end_processes_that_fail() -> None:
-    """A learner that fails would live on in the thread that gathers its batches, and the others wait for it."""
+    """End a process that fails: a failed learner's batching thread would keep it alive, and the others would wait."""
     from signal_slot.signal_slot import EventLoopProcess
 
     original = EventLoopProcess._target
 
-    @functools.wraps(original)  # it is pickled by its name
+    @functools.wraps(original)  # it is pickled by name
     def target(self: Any) -> None:
         failed = True
         try:

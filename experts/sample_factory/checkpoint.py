@@ -1,8 +1,8 @@
-"""Sample Factory's checkpoints as stored networks, read without Sample Factory.
+"""Convert Sample Factory's checkpoints to stored networks, without importing Sample Factory.
 
-A folder holds ``config.json`` (before Sample Factory 2.0.2 ``cfg.json``) and
+A folder contains ``config.json`` (``cfg.json`` before Sample Factory 2.0.2) and
 ``checkpoint_p0/{best,checkpoint}_<minibatches>_<environment steps>[_<metric>_<value>].pth``. The files are pickles, but
-only tensors, numbers and strings are let through, so a file from elsewhere cannot run anything.
+only tensors, numbers and strings are loaded, so an untrusted file cannot execute code.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 CONFIGS = ("config.json", "cfg.json")
 CHECKPOINTS = "checkpoint_p0"
 NAME = re.compile(r"(best|checkpoint)_(\d+)_(\d+)(?:_\w+?_(-?\d+(?:\.\d+)?))?\.pth")
-# Sample Factory keeps the deviation of continuous actions between these.
+# Sample Factory clips the standard deviation of continuous actions to this range.
 STD_MIN, STD_MAX = 1e-4, 1e4
 MAX_CONFIG = 4 * MIB
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What the name of a checkpoint tells.
+    """A checkpoint with the values in its file name.
 
     Attributes:
         kind: ``best`` or ``checkpoint``.
         minibatches: training steps so far.
         steps: environment steps so far; emulator frames for Atari.
-        value: mean return of recent episodes, in names of best checkpoints only.
+        value: mean return of recent episodes; only in the names of best checkpoints.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class CheckpointFile:
 
 
 def find_checkpoints(folder: Path) -> list[CheckpointFile]:
-    """Checkpoints below a Sample Factory folder, oldest first; none if there are none."""
+    """Return the checkpoints of a Sample Factory folder, oldest first."""
     found = []
     for path in (folder / CHECKPOINTS).glob("*.pth"):
         if match := NAME.fullmatch(path.name):
@@ -61,15 +61,15 @@ def find_checkpoints(folder: Path) -> list[CheckpointFile]:
 
 
 def newest_checkpoint(folder: Path) -> CheckpointFile | None:
-    """The one a training goes on from."""
+    """Return the checkpoint that a training resumes from; None if there is none."""
     return next((file for file in reversed(find_checkpoints(folder)) if file.kind == "checkpoint"), None)
 
 
 def choose_checkpoint(folder: Path) -> CheckpointFile:
-    """The best checkpoint by its mean return, or else the newest.
+    """Return the best checkpoint by mean return, or the newest if none is marked best.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no checkpoint.
     """
     files = find_checkpoints(folder)
     if not files:
@@ -82,9 +82,9 @@ def choose_checkpoint(folder: Path) -> CheckpointFile:
 
 
 def numpy_scalars() -> list[Any]:
-    """What ``torch.load(weights_only=True)`` must be allowed for ``best_performance``, a numpy scalar.
+    """Return the globals that ``torch.load(weights_only=True)`` must allow for ``best_performance``, a numpy scalar.
 
-    Each under the names that numpy 1 and numpy 2 give it.
+    The function has different names in numpy 1 and numpy 2; both are allowed.
     """
     import numpy as np
 
@@ -95,10 +95,10 @@ def numpy_scalars() -> list[Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, tensors on the CPU.
+    """Read a checkpoint file; tensors are on the CPU.
 
     Raises:
-        UserError: the file is missing, damaged, or holds anything but tensors, numbers and strings.
+        UserError: the file is missing, damaged, or contains anything but tensors, numbers and strings.
     """
     from experts.tensors import NotTensorsError, check_arrays, load_tensors
 
@@ -121,19 +121,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path, task: Task, sampled: bool = False) -> tuple[NetworkSpec, dict[str, Tensor]]:
-    """The expert of a Sample Factory folder: the best checkpoint, or else the newest.
+    """Load the expert of a Sample Factory folder: the best checkpoint, or the newest if none is marked best.
 
     Args:
-        folder: holds ``config.json`` or ``cfg.json``, and ``checkpoint_p0/``.
-        task: what it was trained for; sizes are checked.
-        sampled: whether it is to act by sampling, as in its training, or greedily.
+        folder: folder with ``config.json`` or ``cfg.json``, and ``checkpoint_p0/``.
+        task: task it was trained for; sizes are checked.
+        sampled: sample actions, as in training, instead of acting greedily.
 
     Returns:
-        The network and its arrays, float32, by the names of ``experts.network.PolicyNetwork``.
+        The spec and float32 arrays with the names of ``experts.network.PolicyNetwork``.
 
     Raises:
-        UserError: a file is missing, damaged or foreign, the network has parts that are not supported here (recurrent
-            or residual), or its sizes are not the task's.
+        UserError: a file is missing, damaged or of another kind, the network has unsupported parts (recurrent or
+            residual), or its sizes differ from the task's.
     """
     config = _read_config(folder)
     file = choose_checkpoint(folder)
@@ -143,20 +143,20 @@ def load_checkpoint(folder: Path, task: Task, sampled: bool = False) -> tuple[Ne
 
 @dataclass(frozen=True)
 class _Config:
-    """The configuration a checkpoint was trained with."""
+    """The configuration of a checkpoint's training."""
 
     path: Path
     values: Mapping[str, Any]
 
     def __call__(self, key: str, *kinds: type) -> Any:
-        """The value of ``key``, which must be of one of ``kinds``."""
+        """Return the value of ``key``; raise unless it has one of the types ``kinds``."""
         expected = " or ".join(kind.__name__ for kind in kinds)
         if key not in self.values:
             raise UserError(f"{self.path} has no {key!r} ({expected}); it is not a configuration of Sample Factory 2")
         value = self.values[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise UserError(f"{self.path}: {key!r} is {repr(value)[:60]}, expected {expected}; restore the file")
-        if isinstance(value, int | float) and not abs(value) < 1e30:  # nor is NaN
+        if isinstance(value, int | float) and not abs(value) < 1e30:  # also true for NaN
             raise UserError(f"{self.path}: {key!r} is {value!r}, expected a smaller number; restore the file")
         return value
 
@@ -180,7 +180,7 @@ def _read_config(folder: Path) -> _Config:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Finds the parts of a policy in Sample Factory's names."""
+    """Maps Sample Factory's array names to the parts of a policy."""
 
     config: _Config
     model: Mapping[str, Tensor]
@@ -228,13 +228,13 @@ class _Reader:
             subtract=float(self.config("obs_subtract_mean", int, float)),
             scale=float(self.config("obs_scale", int, float)),
             state_dependent_std=adaptive,
-            # Sample Factory ignores the limit where the deviation depends on the state.
+            # Sample Factory ignores the limit if the standard deviation depends on the state.
             tanh_scale=float(self.config("continuous_tanh_scale", int, float)) if "log_std" in arrays else 0.0,
             sees_goal=task.domain == "metaworld" and self._sees_goal(arrays),
             sampled=sampled,
         )
         spec.check_fits(task, str(self.path))
-        build_network(spec, arrays, str(self.path))  # names and shapes
+        build_network(spec, arrays, str(self.path))  # checks names and shapes
         return spec, {name: array.float() for name, array in arrays.items()}
 
     def _encoder(self, is_image: bool) -> str:
@@ -266,7 +266,7 @@ class _Reader:
         return bool(self.config("normalize_input", bool)) and (keys is None or "obs" in keys)
 
     def _observation_shape(self, task: Task, normalise: bool, arrays: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """What the network takes, as far as its arrays tell."""
+        """Derive the input shape of the network from its arrays."""
         if normalise:
             return tuple(arrays["mean"].shape)
         if "conv.0.weight" in arrays:
@@ -275,13 +275,13 @@ class _Reader:
         return (first.shape[1],)
 
     def _sees_goal(self, arrays: Mapping[str, Tensor]) -> bool:
-        """Whether the policy was shown Meta-World's goal: it was not if the last three entries were always zero."""
+        """Whether observations contained Meta-World's goal: not if the last three entries were always zero."""
         if "mean" in arrays:
             return bool(arrays["mean"][-3:].any())
         return bool(self.config.values.get("shows_goal", True))
 
     def _layers(self, prefix: str, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Weights and biases of a stack of layers; every second number is an activation's."""
+        """Return weights and biases of a stack of layers; odd indices are activations."""
         names = [f"{prefix}.{2 * index}" for index in range(count)]
         return [(self._array(f"{name}.weight"), self._array(f"{name}.bias")) for name in names]
 

@@ -1,4 +1,4 @@
-"""Our tasks as Sample Factory's training environments."""
+"""Wrap this project's tasks as training environments for Sample Factory."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from pipeline.envs.task import Task
 
 
 class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """A task with the observations, rewards and episodes its expert is trained on.
+    """A task with the observations, rewards and episodes for training an expert.
 
-    The base is the task's own environment, so an expert is trained on what it is measured in. On top:
+    It wraps the task's own environment, so an expert is trained in the environment in which it is measured. Changes:
 
-    - Observations are one array: images channels first, ``(4, 84, 84)`` uint8; vectors float32, with the goal of
-      Meta-World in the last three entries, where the task hides it.
-    - Continuous actions are clipped to their bounds first, as in a rollout; the environments would clip what they
-      execute, but not what they charge for.
-    - Atari: rewards are clipped to their sign, and a lost life ends the training episode; the game goes on with a
-      no-op.
-    - ``info["episode"]`` tells the raw return and length of a whole episode (or game) at its end. Not of one that was
-      begun with a seed: Sample Factory begins with those, and spreads the environments over them by random actions.
+    - Observations are one array: images channels first, ``(4, 84, 84)`` uint8; vectors float32, with Meta-World's goal,
+      which the task hides, in the last three entries.
+    - Continuous actions are clipped to their bounds first, as in a rollout. The environments clip the executed action,
+      but compute the control cost from the unclipped one.
+    - Atari: rewards are clipped to their sign, and a lost life ends the training episode; the game then continues with
+      a no-op.
+    - ``info["episode"]`` contains the raw return and length of a whole episode (or game) at its end. Episodes that were
+      reset with a seed are not reported: they are Sample Factory's first ones, in which it takes random actions to
+      decorrelate the environments.
 
     Differences to Sample Factory's own Atari environment: FIRE is pressed after a new game, not after a lost life, so
-    the policy learns to press it, as it must in a full game; the frame stack is kept over a lost life; frames are grey
-    before they are made smaller, not after.
+    the policy learns to press it, as it must in a full game; the frame stack is kept over a lost life; frames are
+    converted to grey before they are resized, not after.
 
     Args:
-        task: where to train.
-        seed: added to the seeds that Sample Factory gives, which number the environments from 0.
+        task: task to train.
+        seed: offset added to Sample Factory's seeds, which number the environments from 0.
     """
 
     def __init__(self, task: Task, seed: int = 0) -> None:
@@ -54,7 +55,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new episode, or the next life of the running one."""
+        """Start a new episode, or the next life of the current game."""
         if self._is_atari and seed is None and not self._over:
             observation, reward, terminated, truncated, info = self.env.step(0)
             self._total, self._length = self._total + float(reward), self._length + 1
@@ -100,7 +101,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
 def make_training_env(
     name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None
 ) -> gym.Env[Any, Any]:
-    """What Sample Factory calls, in every process that steps environments."""
+    """Factory that Sample Factory calls in every process that steps environments."""
     from pipeline.envs.registry import select_tasks
 
     (task,) = select_tasks(name)

@@ -1,11 +1,11 @@
-"""The process in which Sample Factory trains; started by ``train.py``, not by hand.
+"""Main process of a Sample Factory training; started by ``train.py``, not by hand.
 
     python -m experts.sample_factory.main SETTINGS.json < lifeline > progress
 
-Ends of the process: its standard input is the lifeline to the process that started it. The line ``stop`` ends the
-training with a checkpoint. The end of the input means that the other side is gone, however it died; then all processes
-of this one's group are killed, because Sample Factory's would live on. Should this process be killed itself, those it
-started notice within a second and do the same.
+Standard input is the lifeline to the process that started this one. The line ``stop`` ends the training with a
+checkpoint. End of file means that the parent has died for whatever reason. Then this process kills its process group,
+because Sample Factory's processes would survive. If this process itself is killed, its child processes notice within a
+second and do the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from experts.sample_factory.adaptations import apply, speed_up
 
 
 def end_with_parent() -> None:
-    """In a process that Sample Factory started: kill the group when the main process is gone.
+    """In a process started by Sample Factory: kill the process group when the main process has died.
 
-    Not left to the kernel (``PR_SET_PDEATHSIG``), which goes by threads: Sample Factory starts some of its processes
-    from a thread that soon ends.
+    ``PR_SET_PDEATHSIG`` cannot be used: it fires when the parent thread ends, and Sample Factory starts some of its
+    processes from a short-lived thread.
     """
     parent = os.getppid()
 
@@ -38,7 +38,7 @@ def end_with_parent() -> None:
 
 
 def hold_lifeline(stop_asked: threading.Event) -> None:
-    """Obey standard input until it ends, then kill the group."""
+    """Read commands from standard input until end of file, then kill the process group."""
 
     def read() -> None:
         with os.fdopen(os.dup(0), "rb") as lines:
@@ -51,7 +51,7 @@ def hold_lifeline(stop_asked: threading.Event) -> None:
 
 
 def take_progress() -> IO[str]:
-    """Standard output for progress alone; what anything else prints goes where errors go."""
+    """Reserve standard output for progress messages; redirect all other output to standard error."""
     progress = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return progress

@@ -1,4 +1,4 @@
-"""Hyperparameters of Sample Factory's published recipes, with the budgets JAT's experts had."""
+"""Hyperparameters of Sample Factory's published recipes, with the budgets of JAT's experts."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 
 DAY_S = 24 * 3600.0
-# Where Sample Factory keeps its state, below the folder of a training.
+# Folder of Sample Factory's state, below the folder of a training.
 STATE = "state"
-# And the settings of its last run.
+# File with the settings of the last run, in the folder of a training.
 SETTINGS = "settings.json"
-# Of these, what a resumed training may change: where and how fast it runs, and how long.
+# Settings that a resumed training may change: where, how fast and how long it runs.
 FREE_SETTINGS = (
     "train_dir", "seed", "device", "num_workers", "num_envs_per_worker", "train_for_env_steps", "save_every_sec",
     "save_best_every_sec", "default_niceness",
 )  # fmt: skip
-# The return of whole episodes with raw rewards, as ``envs.TrainingEnv`` tells it.
+# Statistic with the return of whole episodes with raw rewards, as reported by ``envs.TrainingEnv``.
 RETURN = "RecordEpisodeStatistics_reward"
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Sample Factory's arguments of the same names; those left out keep its defaults.
+    """Sample Factory's arguments of the same names; all others have its defaults.
 
     Attributes:
         env_frameskip: emulator frames per action; environment steps are counted in frames.
         batch_size: transitions per minibatch.
-        rollout: steps from each environment per trajectory.
-        lr_schedule: ``linear_decay`` falls towards 0 at the budget of environment steps; with a frame skip it falls by
-            only 1 / ``env_frameskip`` of itself, because Sample Factory takes frames for transitions there. The
-            published runs had that too.
-        exploration_loss_coeff: of the entropy bonus.
-        worker_num_splits: 2 lets a worker step half its environments while the other half waits for actions.
+        rollout: steps per environment and trajectory.
+        lr_schedule: ``linear_decay`` decreases to 0 at the budget of environment steps. With a frame skip it decreases
+            by only 1 / ``env_frameskip`` of its value, because Sample Factory counts frames as transitions there. The
+            published runs had the same behaviour.
+        exploration_loss_coeff: coefficient of the entropy bonus.
+        worker_num_splits: with 2, a worker steps half of its environments while the other half waits for actions.
     """
 
     nonlinearity: str
@@ -76,12 +76,12 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class SampleFactoryRecipe:
-    """How the experts of one domain are trained.
+    """Training recipe of the experts of one domain.
 
     Attributes:
-        num_envs: environments in all; with ``rollout`` it makes up the transitions of one training iteration.
-        sampled: whether the expert acts as in its training, by sampling, or greedily.
-        save_every_s: seconds between checkpoints, the most a kill can cost.
+        num_envs: total number of environments; times ``rollout`` it is the number of transitions per iteration.
+        sampled: whether the expert samples its actions, as in training; otherwise it acts greedily.
+        save_every_s: seconds between checkpoints, the maximum loss after a kill.
     """
 
     hyperparameters: Hyperparameters
@@ -116,7 +116,7 @@ ATARI = SampleFactoryRecipe(
     sampled=True,
 )
 
-# sf_examples/mujoco/mujoco_params.py. Its published scores are of the mean action.
+# sf_examples/mujoco/mujoco_params.py. The published scores are those of the mean action.
 MUJOCO = SampleFactoryRecipe(
     Hyperparameters(
         nonlinearity="tanh",
@@ -146,10 +146,10 @@ RECIPES = {"atari": ATARI, "mujoco": MUJOCO, "metaworld": METAWORLD}
 
 
 def recipe_of(task: Task) -> SampleFactoryRecipe:
-    """The recipe of a task's domain.
+    """Return the recipe of a task's domain.
 
     Raises:
-        UserError: Sample Factory has no recipe for it.
+        UserError: there is no Sample Factory recipe for the domain.
     """
     if task.domain not in RECIPES:
         raise UserError(f"{task.name}: sample-factory has no recipe for {task.domain}; allowed: {', '.join(RECIPES)}")
@@ -166,13 +166,13 @@ def settings_of(
     gpu: bool,
     niceness: int,
 ) -> dict[str, Any]:
-    """Every argument of Sample Factory that differs from its default, as JSON can say it.
+    """Return all arguments of Sample Factory that differ from its defaults, as JSON values.
 
     Args:
-        folder: of the training; the state goes to ``folder / STATE``.
-        steps: budget of environment steps, which is also where the learning rate reaches its end.
-        num_cpus: cores to use; the number of worker processes is the largest divisor of the environments below.
-        niceness: of its processes; its rollout workers add 10.
+        folder: folder of the training; the state is written to ``folder / STATE``.
+        steps: budget of environment steps, which is also the end of the learning rate schedule.
+        num_cpus: cores to use; the number of worker processes is the largest divisor of ``num_envs`` up to it.
+        niceness: niceness of its processes; its rollout workers add 10.
     """
     hyperparameters = dataclasses.asdict(recipe.hyperparameters)
     splits = recipe.hyperparameters.worker_num_splits
@@ -190,7 +190,7 @@ def settings_of(
         "save_best_every_sec": 15,
         "save_best_metric": RETURN,
         "default_niceness": niceness,
-        # Several trainings on one machine would all take its first cores.
+        # With affinity, several trainings on one machine would all use its first cores.
         "set_workers_cpu_affinity": False,
         "log_to_file": False,
         "shows_goal": task.domain == "metaworld",
@@ -198,7 +198,7 @@ def settings_of(
 
 
 def check(job: TrainJob) -> None:
-    """Refuse a checkpoint that was made with other settings or for another task.
+    """Raise if the checkpoint was made with other settings or for another task.
 
     Raises:
         UserError: names the setting, both values and the fix.
@@ -208,7 +208,7 @@ def check(job: TrainJob) -> None:
 
 
 def check_settings(job: TrainJob, settings: Mapping[str, Any]) -> None:
-    """The same with settings that are known already."""
+    """Like ``check``, with the given settings."""
     path = job.folder / SETTINGS
     if not path.exists() or not any(job.folder.glob(f"{STATE}/checkpoint_p0/*.pth")):
         return

@@ -1,4 +1,4 @@
-"""Sample Factory's runner under a supervisor: it says how far it is, stops when told to, and notices dead processes."""
+"""Sample Factory's runner with supervision: it reports progress, stops on request, and detects dead processes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from experts.training import MIN_EPISODES
 
 
 class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
-    """Runs a training; once a second it writes a line of JSON: ``start_steps``, ``steps`` and ``mean_return``.
+    """Runs a training and writes one line of JSON per second: ``start_steps``, ``steps`` and ``mean_return``.
 
-    ``start_steps`` are those of the checkpoint the learner has loaded, 0 without one; ``mean_return`` is that of at
-    least ``MIN_EPISODES``; None stands for not known yet.
+    ``start_steps`` are the steps of the checkpoint that the learner has loaded, 0 without one. ``mean_return`` is over
+    at least ``MIN_EPISODES`` episodes. None means unknown so far.
 
     Args:
         cfg: Sample Factory's configuration.
-        progress: where the lines go.
-        stop_asked: set to end the training early, with a checkpoint.
+        progress: stream for the lines.
+        stop_asked: event that ends the training early, with a checkpoint.
 
     Attributes:
-        failure: which processes died, if any did.
+        failure: names of the processes that died; empty if none did.
     """
 
     def __init__(self, cfg: Any, progress: IO[str], stop_asked: threading.Event) -> None:
@@ -53,7 +53,7 @@ class SupervisedRunner(ParallelRunner):  # type: ignore[misc]
         self._progress.flush()
 
     def _note_start(self, runner: Any, message: dict[str, Any], policy_id: int) -> None:
-        """The learner's first message comes when it has looked for a checkpoint."""
+        """Record the steps in the learner's first message, which it sends after looking for a checkpoint."""
         if self._start_steps is None:
             self._start_steps = message[LEARNER_ENV_STEPS]
 

@@ -1,12 +1,12 @@
-"""Train an expert with Sample Factory (APPO): one supervised group of processes, from the last checkpoint if any.
+"""Train an expert with Sample Factory (APPO) in one supervised process group; resume from the last checkpoint if any.
 
-A training's folder holds ``state/`` (Sample Factory's checkpoints and TensorBoard events), ``settings.json``, and
-``sample_factory.log``, besides what ``experts/training.py`` keeps there. Environment steps are emulator frames for
-Atari. Every ``Recipe.save_every_s`` seconds a checkpoint is written.
+A training's folder contains ``state/`` (Sample Factory's checkpoints and TensorBoard events), ``settings.json`` and
+``sample_factory.log``, besides the files of ``experts/training.py``. Environment steps are emulator frames for Atari. A
+checkpoint is written every ``SampleFactoryRecipe.save_every_s`` seconds.
 
-Sample Factory's processes live on when their main process dies, and its main process when its starter does. So they
-are a session of their own, which is killed as a whole on every way out of here, and which kills itself when this
-process is gone (``main.py``).
+Sample Factory's processes survive the death of their main process, and the main process survives the death of its
+parent. Therefore they run in a separate session. This module kills the whole session whenever it leaves the training,
+and the session kills itself if this process dies (``main.py``).
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ from pipeline.versions import versions_of
 log = logging.getLogger(__name__)
 
 KIND = "sample-factory"
-# Sample Factory needs up to a minute to start on a busy machine; then a line comes every second.
+# Seconds without output after which it has failed. Starting takes up to a minute on a busy machine; then there is a
+# line every second.
 SILENCE_S = 300.0
-# Ending by itself takes seconds, up to a minute on a busy machine. Its checkpoint is written first.
+# Seconds to stop after a request. It takes seconds, up to a minute on a busy machine; the checkpoint is written first.
 STOP_S = 120.0
 # A checkpoint may be replaced while it is read.
 EXPORT_ATTEMPTS = 5
 
 
 def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
-    """Train until the budget is used up or the target reached, store the best checkpoint, and remove the state.
+    """Train until the budget is used up or the target is reached, store the best checkpoint, and remove the state.
 
     Args:
-        job: what to train; run again after an interruption, it goes on from the last checkpoint.
-        num_cpus: cores to use; those the algorithm reserves if None.
+        job: the training; after an interruption it resumes from the last checkpoint.
+        num_cpus: cores to use; None for the algorithm's default.
 
     Raises:
-        UserError: no recipe for the task, or the last checkpoint was made with other settings or cannot be loaded
-            (never is it started over silently).
-        RuntimeError: Sample Factory failed; the message has the end of its log.
+        UserError: there is no recipe for the task, or the last checkpoint was made with other settings or cannot be
+            loaded (a training is never restarted silently).
+        RuntimeError: Sample Factory failed; the message contains the end of its log.
     """
     recipe = recipe_of(job.task)
     budget = job.budget(recipe.budget)
@@ -66,7 +67,7 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
     )
     check_settings(job, settings)
     start_steps = _check_state(state)
-    # Its processes are many and short-lived, so what they occupy counts, not what each has used.
+    # Its processes are many and short-lived, so the reserved cores are counted, not the CPU time of each process.
     monitor = TrainingMonitor(job, budget, start_steps, core_clock=lambda: num_cpus * time.monotonic())
     try:
         last_return = monitor.curve[-1].mean_return if monitor.curve else None
@@ -81,7 +82,7 @@ def train(job: TrainJob, num_cpus: int | None = None) -> StoredExpert:
 
 
 def export(job: TrainJob) -> StoredExpert:
-    """Put the best policy of the checkpoints into the store; the training may be running.
+    """Write the best policy of the checkpoints to the store; the training may be running.
 
     Raises:
         UserError: there is no checkpoint.
@@ -95,12 +96,12 @@ def export(job: TrainJob) -> StoredExpert:
             return _store(job, read_json(job.folder / SETTINGS), budget)
         except UserError:
             if chosen.path.exists():
-                raise  # else a better one has just taken its place
+                raise  # otherwise the training has just replaced it by a better one
     return _store(job, read_json(job.folder / SETTINGS), budget)
 
 
 def _store(job: TrainJob, settings: Mapping[str, Any], budget: Budget) -> StoredExpert:
-    """The best policy of the checkpoints as an expert."""
+    """Write the best policy of the checkpoints to the store."""
     state = job.folder / STATE
     chosen, last = choose_checkpoint(state), newest_checkpoint(state)
     assert last is not None
@@ -135,12 +136,12 @@ def _has_gpu() -> bool:
 
 
 def _check_state(state: Path) -> int:
-    """Environment steps of the checkpoint to go on from, which can be loaded; 0 without one.
+    """Check that the checkpoint to resume from can be loaded; return its environment steps, 0 if there is none.
 
     Raises:
         UserError: the last checkpoint cannot be loaded.
     """
-    # Left by a kill while a checkpoint was written; Sample Factory would take it for the last one.
+    # A kill during writing leaves a temporary file, which Sample Factory would take for the last checkpoint.
     for path in state.glob("checkpoint_p0/*_temp"):
         path.unlink()
     last = newest_checkpoint(state)
@@ -151,7 +152,7 @@ def _check_state(state: Path) -> int:
 
 
 def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, start_steps: int) -> None:
-    """One run of Sample Factory, from start or last checkpoint to the end of the budget."""
+    """Run Sample Factory from the start or the last checkpoint to the end of the budget."""
     write_json(folder / SETTINGS, dict(settings))
     log_path = folder / "sample_factory.log"
     with _sample_factory(folder / SETTINGS, log_path) as process:
@@ -172,7 +173,7 @@ def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, st
                 succeeded, failure = message.get("succeeded", False), message.get("failure", "")
             if stopped_at is not None and now - stopped_at > STOP_S:
                 log.warning("Sample Factory does not end by itself, its processes are killed")
-                succeeded = True  # what it had learnt when it was asked to stop is in its checkpoint
+                succeeded = True  # its checkpoint was written when it was asked to stop
                 break
             if now - last_line > SILENCE_S:
                 failure = f"no sign of life for {SILENCE_S:.0f} s"
@@ -182,8 +183,8 @@ def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, st
                 stopped_at = now
             if message is not None and "succeeded" in message:  # the last line
                 if not succeeded:
-                    break  # what is left of its processes would not end by itself
-                stopped_at = stopped_at or now  # it has only to clean up its semaphores
+                    break  # the remaining processes would not end by themselves
+                stopped_at = stopped_at or now  # only its semaphores remain to be cleaned up
         if not succeeded:
             reason = f" ({failure})" if failure else ""
             raise RuntimeError(f"Sample Factory failed{reason}; the end of its log, {log_path}:\n{_tail(log_path)}")
@@ -191,7 +192,7 @@ def _run(folder: Path, settings: Mapping[str, Any], monitor: TrainingMonitor, st
 
 @contextlib.contextmanager
 def _sample_factory(settings_path: Path, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Its processes, in a session of their own; none is left afterwards."""
+    """Context manager that runs Sample Factory in a separate session and kills all its processes at the end."""
     with log_path.open("ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", "experts.sample_factory.main", str(settings_path)],
@@ -203,7 +204,7 @@ def _sample_factory(settings_path: Path, log_path: Path) -> Iterator[subprocess.
     try:
         yield process
     finally:
-        # Not waited for before, so its number still stands for the group, even if only its children are left.
+        # The process was not waited for, so its pid still identifies the group, even if only its children are left.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -214,7 +215,7 @@ def _sample_factory(settings_path: Path, log_path: Path) -> Iterator[subprocess.
 
 
 def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | None]:
-    """Lines of progress until the process ends; None when a second passes without one."""
+    """Yield progress messages until the process ends, and None after every second without one."""
     assert process.stdout is not None
     buffer = b""
     with selectors.DefaultSelector() as selector:
@@ -233,7 +234,7 @@ def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any] | Non
 
 def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has just ended by itself
+    with contextlib.suppress(BrokenPipeError):  # the process has just ended
         process.stdin.write(b"stop\n")
         process.stdin.flush()
 

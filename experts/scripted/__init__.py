@@ -1,1 +1,1 @@
-"""Experts that are programs: bots, scripts and the random policy."""
+"""Rules, the experts that are code: bots, scripted policies and the random policy."""

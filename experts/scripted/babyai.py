@@ -1,7 +1,7 @@
-"""The BabyAI bot of minigrid: a planner that sees the whole simulator and solves the mission.
+"""The BabyAI bot of minigrid: a planner with access to the simulator's full state that solves the mission.
 
-On some levels it pushes sub-goals for ever. A limit on its stack ends that without a clock: what is rejected is the
-same on every machine, unlike JAT's 20 ms alarm, which made the data depend on the computer.
+On some levels it pushes sub-goals forever. A limit on its stack stops that deterministically: the same episodes are
+rejected on every machine. JAT's 20 ms timeout made the data depend on the computer's speed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pipeline.envs.policy import GiveUp, Observations
 from pipeline.envs.task import Task
 from pipeline.errors import reason_of
 
-# Good episodes stay far below (measured: under 20); a looping bot passes it in milliseconds.
+# Successful episodes stay far below (measured: under 20); a looping bot exceeds it in milliseconds.
 MAX_SUBGOALS = 100
 
 
 class LoopingError(RuntimeError):
-    """The bot's stack of sub-goals outgrew ``MAX_SUBGOALS``."""
+    """The bot's stack of sub-goals exceeded ``MAX_SUBGOALS``."""
 
 
 class _BoundedStack(list[Any]):
@@ -31,7 +31,7 @@ class _BoundedStack(list[Any]):
 
 
 class BabyAIBotPolicy:
-    """One bot per slot."""
+    """Policy with one BabyAI bot per slot."""
 
     def __init__(self, task: Task) -> None:
         self._bots: dict[int, Any] = {}
@@ -50,7 +50,7 @@ class BabyAIBotPolicy:
         return [self._plan(slot) for slot in slots]
 
     def _plan(self, slot: int) -> int | GiveUp:
-        # Where noise replaced what was planned, the bot must know, to undo it.
+        # If noise replaced the planned action, pass the executed one to the bot, so that it can undo it.
         done = self._envs[slot].get_wrapper_attr("last_action")
         replaced = done if done != self._planned[slot] else None
         try:

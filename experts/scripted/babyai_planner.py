@@ -1,10 +1,10 @@
-"""minigrid's planner, with the same decisions in a fraction of the time.
+"""A faster version of minigrid's planner that takes the same decisions.
 
-Most of what minigrid's ``BabyAIBot`` spends goes into looking at the world again after the environment just did, and
-into breadth-first searches: up to a dozen per step, each from the start. Here the view comes from the environment, and
-the searches of one step share two trees that grow only as far as somebody asks. Sub-goals are minigrid's own.
+minigrid's ``BabyAIBot`` spends most of its time on computing the view, which the environment has just computed, and on
+breadth-first searches: up to a dozen per step, each from scratch. Here the view is taken from the environment, and the
+searches of one step share two trees that are expanded lazily. Sub-goals are minigrid's own classes.
 
-Imported where a bot is made, because it needs minigrid.
+This module is imported only where a bot is made, because it needs minigrid.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import numpy as np
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
 Position = tuple[int, int]
-# Told a position and what lies there (an object of minigrid or None): is this where the search ends?
+# Goal test of a search: called with a position and the cell's content (an object of minigrid or None).
 Accept = Callable[[Position, Any], Any]
 
 
 class FastBot(BabyAIBot):  # type: ignore[misc]
-    """``BabyAIBot`` on a level wrapped in ``pipeline.envs.babyai.FlatView``, whose last observation it uses.
+    """``BabyAIBot`` for a level wrapped in ``pipeline.envs.babyai.FlatView``; uses the wrapper's last observation.
 
-    The searches are not counted: ``bfs_counter`` and ``bfs_step_counter`` stay at 0.
+    Searches are not counted: ``bfs_counter`` and ``bfs_step_counter`` stay at 0.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        # Sub-goals ask for ``mission.unwrapped`` all the time; the level itself is the shortest way there.
+        # Sub-goals access ``mission.unwrapped`` very often; it is fastest on the unwrapped level itself.
         level: Any = env.unwrapped
         super().__init__(level)
         self._env = env
-        # The cells seen so far, in the order of the level's list of cells, and as the array that minigrid's code reads.
+        # The cells seen so far, in the order of the level's list of cells; vis_mask is a view for minigrid's code.
         self._seen = bytearray(level.width * level.height)
         self.vis_mask = np.frombuffer(self._seen, np.bool_).reshape(level.height, level.width).T
 
     def replan(self, action_taken: Any = None) -> Any:
-        """The next action, by the steps of minigrid's ``replan``.
+        """Return the next action, with the steps of minigrid's ``replan``.
 
-        Only the sub-goal whose turn it is is told where the agent is: worked out once per step.
+        The agent's attributes are computed once per step and set only in the current sub-goal.
         """
         self._process_obs()
         self._check_erroneous_box_opening(action_taken)
@@ -60,7 +60,7 @@ class FastBot(BabyAIBot):  # type: ignore[misc]
         return action
 
     def _agent_attributes(self) -> dict[str, Any]:
-        """What ``update_agent_attributes`` of minigrid sets in a sub-goal."""
+        """Return the attributes that minigrid's ``update_agent_attributes`` sets in a sub-goal."""
         level = self.mission
         forward = level.agent_pos + level.dir_vec
         return {
@@ -75,7 +75,7 @@ class FastBot(BabyAIBot):  # type: ignore[misc]
     def _process_obs(self) -> None:
         for cell in self._env.get_wrapper_attr("visible_cells"):
             self._seen[cell] = True
-        # Nothing changes until the next call, so all searches until then walk the same trees.
+        # The state does not change until the next call, so all searches until then share the same trees.
         x, y = self.mission.agent_pos
         forward_x, forward_y = self.mission.dir_vec
         width = self.mission.width
@@ -87,10 +87,10 @@ class FastBot(BabyAIBot):  # type: ignore[misc]
     def _shortest_path(
         self, accept_fn: Accept, try_with_blockers: bool = False
     ) -> tuple[list[Position] | None, Position | None, bool]:
-        """The way to the nearest position that ``accept_fn`` takes, as minigrid finds it.
+        """Return minigrid's path to the nearest position that ``accept_fn`` accepts.
 
         Returns:
-            the positions to step on, or None without a way; where it ends; whether objects may be in the way.
+            The positions to step on, or None if there is no path; the end position; whether objects may be in the way.
         """
         end = self._walking.find(accept_fn)
         if end is not None:
@@ -98,7 +98,7 @@ class FastBot(BabyAIBot):  # type: ignore[misc]
         if not try_with_blockers:
             return None, None, False
         if self._moving_blockers is None:
-            # The failed search has visited all that can be reached; minigrid goes on from all of it, facing right.
+            # The failed search has visited all reachable cells; minigrid starts the next one from them, facing right.
             self._moving_blockers = _Search(self.mission.grid, self._seen, self._walking.order, 1, True)
         end = self._moving_blockers.find(accept_fn)
         if end is None:
@@ -110,16 +110,16 @@ class FastBot(BabyAIBot):  # type: ignore[misc]
 
 
 class _Search:
-    """A breadth-first tree over the cells of a level, grown no further than the searches made in it need.
+    """A breadth-first tree over the cells of a level, expanded lazily by the searches in it.
 
-    Its visiting order does not depend on what is looked for, so that one tree serves all. A cell is its index
-    ``y * width + x``. Levels have walls all around and a wall is never passed, so that no step leaves the level.
+    The visiting order does not depend on the goal, so one tree serves all searches. A cell is the index
+    ``y * width + x``. Levels are surrounded by walls and walls are never passed, so no step leaves the level.
 
     Args:
-        grid: minigrid's.
-        seen: for each cell, whether it was ever seen; what was not is visited, but not passed.
-        starts: the cells to visit first.
-        forward: the step, as a difference of cells, that is straight on at the starts.
+        grid: grid of minigrid.
+        seen: for each cell, whether it was ever seen; unseen cells are visited, but not passed.
+        starts: cells to visit first.
+        forward: the forward step at the starts, as a difference of cell indices.
         through_objects: whether objects other than walls and closed doors can be passed.
     """
 
@@ -130,7 +130,7 @@ class _Search:
         self._things = grid.grid
         self._seen = seen
         self._through_objects = through_objects
-        # Straight on comes first, then the turns in the order of minigrid.
+        # The forward step comes first, then the turns in minigrid's order.
         self._steps = {
             1: (1, width, -width, -1),
             width: (width, 1, -1, -width),
@@ -144,10 +144,10 @@ class _Search:
         self._parent: dict[int, int | None] = dict.fromkeys(starts)
 
     def find(self, accept: Accept) -> int | None:
-        """The first cell, in visiting order, that ``accept`` takes."""
+        """Return the first cell in visiting order that ``accept`` accepts; None if there is none."""
         positions, things, seen, order = self.positions, self._things, self._seen, self.order
         arrived_by, parent = self._arrived_by, self._parent
-        for number, cell in enumerate(order):  # which grows meanwhile
+        for number, cell in enumerate(order):  # the list grows during the loop
             thing = things[cell]
             if accept(positions[cell], thing):
                 return cell
@@ -165,7 +165,7 @@ class _Search:
         return None
 
     def path(self, end: int) -> list[Position]:
-        """The positions from a start to ``end``, both included."""
+        """Return the positions from a start to ``end``, both included."""
         path = []
         cell: int | None = end
         while cell is not None:

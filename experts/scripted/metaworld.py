@@ -15,7 +15,7 @@ from pipeline.envs.task import Task
 
 
 class ScriptedPolicy:
-    """Reads the goal from the environment and puts it where the scripted policy looks for it."""
+    """Reads the goal from the environment and writes it to the observation entries that the script reads."""
 
     def __init__(self, task: Task) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -31,6 +31,6 @@ class ScriptedPolicy:
         full = observations.values.astype(np.float64)
         full[:, 36:] = [self._goals[slot] for slot in slots]
         with warnings.catch_warnings():
-            # It warns that its actions exceed [-1, 1]; the rollout clips them, as the environment would.
+            # The script warns that its actions exceed [-1, 1]; the rollout clips them, as the environment would.
             warnings.simplefilter("ignore")
             return [self._policy.get_action(observation) for observation in full]

@@ -14,7 +14,7 @@ from pipeline.seeds import policy_generator
 
 
 class RandomPolicy:
-    """Every action equally likely, drawn from a generator seeded with the episode's seed."""
+    """Draws uniform actions from a generator seeded with the episode's seed."""
 
     def __init__(self, task: Task) -> None:
         self._action = task.action
