@@ -1,18 +1,18 @@
-"""Checkpoints: a directory per step, complete once it has its final name.
+"""Checkpoints: one directory per step, complete once it has its final name.
 
-``checkpoints/`` has those that are kept, at regular steps, so that they do not depend on when a run was interrupted;
-``resume/`` has at most one, of any step, where a later one is not kept yet.
+``checkpoints/`` holds those that are kept, at regular steps, so they do not depend on when a run was interrupted;
+``resume/`` holds at most one, of any step, and only while no later one is kept.
 
-checkpoints/step-00001000/
-    model.safetensors      parameters, under the released JAT's names
-    normalisers.safetensors  per task: observation mean and standard deviation, reward standard deviation
-    tokenizer.json         mission texts to ids
-    config.json            architecture, context, tasks, step, digest of the dataset
-    optimizer.pt           optimiser state, read as data only
-    training.json          what the run is, how far it is, and its validation loss
+    checkpoints/step-00001000/
+        model.safetensors        parameters, under the released JAT's names
+        normalisers.safetensors  per task: observation mean and standard deviation, reward standard deviation
+        tokenizer.json           mission texts to ids
+        config.json              architecture, context, tasks, step, digest of the dataset
+        optimizer.pt             optimiser state, loaded as data only (no code is executed)
+        training.json            identity of the run, its progress, and its validation loss
 
-The order of the data, the learning rate and all random numbers follow from the seed and the step, so going on needs no
-more than this.
+The order of the data, the learning rate and all random numbers are functions of the seed and the step, so resuming
+needs no other state.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS = "training.json"
 MAX_NORMALISERS = 256 * MIB
-MAX_SIZE = 100_000_000  # of anything in a config.json: far more than any network has
+MAX_SIZE = 100_000_000  # upper limit of any size in config.json: far more than any network has
 OBSERVATIONS, ACTIONS = (CONTINUOUS, DISCRETE, IMAGE), ("discrete", "continuous")
 CHECKPOINTS, RESUME = "checkpoints", "resume"
 
@@ -65,16 +65,16 @@ class AgentConfig:
     """What is needed to act with a checkpoint, besides the weights.
 
     Attributes:
-        context_steps: time steps the model was trained to look back.
-        text_tokens: tokens a mission is cut or padded to.
+        context_steps: context length of training, in time steps.
+        text_tokens: number of tokens a mission is truncated or padded to.
         tasks: names of the tasks it was trained on.
         layouts: their sizes, in the same order.
-        dataset_digest: of the dataset it was trained on.
-        step: optimiser steps done.
-        contexts: as ``context_steps`` for tasks or domains where it was another.
+        dataset_digest: digest of the dataset it was trained on.
+        step: number of optimiser steps done.
+        contexts: ``context_steps`` of the tasks or domains where it differs.
         corpora: names of the corpora it was trained on.
-        text_boundaries: whether the end-of-text token stood around their texts.
-        trained_timesteps: real (not padded) time steps seen.
+        text_boundaries: whether the end-of-text token surrounded their texts.
+        trained_timesteps: real (not padded) time steps processed.
     """
 
     model: ModelConfig | BaseModelConfig
@@ -92,12 +92,12 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class CheckpointProgress:
-    """How far a run is, and what it is.
+    """Progress and identity of a run.
 
     Attributes:
-        identity: what decides its result: settings, tasks, digest of the dataset.
-        timesteps, padded_timesteps: seen so far, without and with padding.
-        seconds, waited_seconds: spent on training so far, and of these on waiting for data.
+        identity: what determines its result: settings, tasks, digest of the dataset.
+        timesteps, padded_timesteps: processed so far, without and with padding.
+        seconds, waited_seconds: training time so far, and the part of it spent waiting for data.
         validation_loss: at this step; None if it was not measured.
     """
 
@@ -112,7 +112,7 @@ class CheckpointProgress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything of a checkpoint but the optimiser."""
+    """All contents of a checkpoint except the optimiser state."""
 
     model: Model
     tokenizer: Tokenizer
@@ -127,12 +127,12 @@ def save_checkpoint(
     progress: CheckpointProgress,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint below ``directory`` and return its path; see ``write_agent`` for ``weights``."""
+    """Write a checkpoint into ``directory`` and return its path; see ``write_agent`` for ``weights``."""
     final = directory / f"step-{checkpoint.config.step:08d}"
     with temporary_beside(final) as temporary:
         temporary.mkdir()
         write_agent(temporary, checkpoint, weights)
-        with (temporary / "optimizer.pt").open("wb") as handle:  # given a path, torch hides why it cannot write
+        with (temporary / "optimizer.pt").open("wb") as handle:  # given a path, torch hides why a write failed
             torch.save(optimizer_state, handle)
         write_json(temporary / PROGRESS, progress)
         shutil.rmtree(final, ignore_errors=True)
@@ -149,14 +149,14 @@ def save_state(
     keep: int,
     is_kept: bool,
 ) -> None:
-    """Write what a run in ``directory`` resumes from, and remove what is not needed any more.
+    """Write the checkpoint that a run in ``directory`` resumes from, and delete obsolete ones.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         checkpoint, optimizer_state, weights: see ``save_checkpoint``.
-        progress: with the validation loss of a checkpoint that is kept.
-        keep: checkpoints to keep, besides the best one.
-        is_kept: whether this is one of them.
+        progress: includes the validation loss if the checkpoint is kept.
+        keep: number of checkpoints to keep, besides the best one.
+        is_kept: whether this checkpoint is one of those to keep.
     """
     if is_kept:
         saved = save_checkpoint(directory / CHECKPOINTS, checkpoint, optimizer_state, progress, weights)
@@ -171,12 +171,12 @@ def save_state(
 
 
 def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torch.Tensor] | None = None) -> None:
-    """Write into a folder all that acting needs: everything but the optimiser.
+    """Write all files needed for acting into a folder: everything except the optimiser state.
 
     Args:
-        directory: empty.
+        directory: an empty folder.
         checkpoint: what to write.
-        weights: the network's state where the network itself holds only a part of it.
+        weights: the full state of the network, if the network itself holds only a part of it.
     """
     with _os_errors(directory):
         save_file(checkpoint.model.state_dict() if weights is None else weights, directory / "model.safetensors")
@@ -193,10 +193,10 @@ def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torc
 
 @contextlib.contextmanager
 def _os_errors(directory: Path) -> Iterator[None]:
-    """Raise what the system said when safetensors cannot write; it hides that in a text of its own.
+    """Raise the system's OSError when safetensors cannot write; safetensors wraps it in an error text of its own.
 
     Raises:
-        OSError: such as for a full disk.
+        OSError: for example for a full disk.
     """
     try:
         yield
@@ -208,10 +208,10 @@ def _os_errors(directory: Path) -> Iterator[None]:
 
 
 def load_agent_config(path: Path) -> AgentConfig:
-    """What acting with a checkpoint takes, without its weights.
+    """Read the config that acting with a checkpoint needs, without its weights.
 
     Raises:
-        UserError: not a checkpoint directory, one of another version, or one whose config.json says what none does.
+        UserError: not a checkpoint directory, one of another version, or one with invalid values in config.json.
     """
     file = path / "config.json"
     if not file.exists():
@@ -249,13 +249,13 @@ def _check_names(config: AgentConfig) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint directory; weights are read as data, nothing in it is executed.
+    """Read a checkpoint directory; weights are loaded as data, no code in it is executed.
 
     Raises:
         UserError: not a checkpoint directory, one of another version, or damaged.
     """
     config = load_agent_config(path)
-    with torch.device("meta"):  # no memory for what the config claims, before the file agrees with it
+    with torch.device("meta"):  # allocate no memory for the config's sizes before the file is checked against them
         claimed = build_model(config.model, config.layouts)
     weights = read_weights(path, claimed, str(path))
     model = build_model(config.model, config.layouts)
@@ -265,7 +265,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load_normalisers(path: Path, config: AgentConfig) -> dict[str, Normaliser]:
-    """Of the tasks that have one."""
+    """Load the normalisers of the tasks that have one."""
     if not path.is_file():
         raise UserError(f"{path.parent} has no {path.name}; get it again")
     check_file(path, MAX_NORMALISERS)
@@ -285,16 +285,16 @@ def _load_normalisers(path: Path, config: AgentConfig) -> dict[str, Normaliser]:
     return found
 
 
-# What cut off or foreign files of torch raise.
+# Errors that torch raises for truncated or foreign files.
 _DAMAGED = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, UnpicklingError)
 
 
 def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
-    """On the CPU, whatever device it was on.
+    """Load the optimiser state to the CPU, whatever device it was saved from.
 
     Args:
         path: a checkpoint.
-        mapped: read from the file what is used, when it is used; copy it before the file goes.
+        mapped: memory-map the file and read values when they are used; copy them before the file is deleted.
 
     Raises:
         UserError: the file is missing, damaged, or holds more than tensors and numbers.
@@ -309,7 +309,7 @@ def load_optimizer_state(path: Path, mapped: bool = False) -> dict[str, Any]:
 
 
 def load_progress(path: Path) -> CheckpointProgress:
-    """How far the training of a checkpoint was.
+    """Read the training progress stored in a checkpoint.
 
     Raises:
         UserError: the file is damaged.
@@ -318,25 +318,27 @@ def load_progress(path: Path) -> CheckpointProgress:
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the most steps, or None."""
+    """Return the checkpoint with the most steps, or None."""
     return max(directory.glob("step-*"), default=None)
 
 
 def newest_state(directory: Path) -> Path | None:
-    """What a run in a directory resumes from: the checkpoint with the most steps, kept or not; None for a new run."""
+    """Return the checkpoint that a run in a directory resumes from: the one with the most steps, kept or not; None for
+    a new run."""
     found = [latest_checkpoint(directory / name) for name in (CHECKPOINTS, RESUME)]
     return max((path for path in found if path), key=lambda path: path.name, default=None)
 
 
 def best_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the least validation loss, the latest of equals; None where none was measured."""
+    """Return the checkpoint with the lowest validation loss, the latest if several are equal; None if none was
+    measured."""
     losses = {path: load_progress(path).validation_loss for path in sorted(directory.glob("step-*"), reverse=True)}
     measured = {path: loss for path, loss in losses.items() if loss is not None}
     return min(measured, key=measured.__getitem__) if measured else None
 
 
 def remove_old_checkpoints(directory: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the best one."""
+    """Delete all but the newest ``keep`` checkpoints and the best one."""
     best = best_checkpoint(directory)
     for path in sorted(directory.glob("step-*"))[:-keep]:
         if path != best:

@@ -1,4 +1,4 @@
-"""What a training run can be told, and named sets of it. No torch here, so that ``--help`` is quick."""
+"""The options of a training run, and named recipes. This module does not import torch, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pipeline.errors import UserError
 
 Value = TypeVar("Value")
 
-# By task or by domain; a flag takes `NAME NUMBER NAME NUMBER`.
+# Values by task or domain name; on the command line `NAME NUMBER NAME NUMBER`.
 Counts = Annotated[dict[str, int], by_name(int)]
 Weights = Annotated[dict[str, float], by_name(float)]
-# Which continuous action is taken, of those that the network finds likely.
+# How a continuous action is chosen from the predicted distribution: its mean, its mode, or a sample.
 ActionSelection = Literal["mean", "likeliest", "sample"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of JAT's network. The defaults are the released one's, 192.7 M parameters."""
+    """Sizes of JAT's network. The defaults are those of the released checkpoint, 192.7 M parameters."""
 
     architecture: Literal["jat"] = "jat"
-    """Which network; its options differ by architecture, and a recipe decides it."""
+    """Network architecture. Each architecture has its own options; the recipe selects it."""
     hidden_size: int = 768
     """Width of the residual stream."""
     num_layers: int = 12
@@ -33,49 +33,50 @@ class ModelConfig:
     num_heads: int = 12
     """Attention heads per block."""
     window_size: int = 256
-    """Positions a local block looks back; two positions are one time step."""
+    """Number of past positions a local block attends to; a time step has two positions."""
     max_positions: int = 512
-    """Learned positions = twice the longest context in time steps."""
+    """Number of learned position embeddings, twice the longest context in time steps."""
     vocab_size: int = 50257
-    """Token embeddings, shared by texts, integers of observations and discrete actions."""
+    """Number of token embeddings, shared by texts, integer observations and discrete actions."""
     max_continuous_size: int = 377
-    """Width that continuous vectors are repeated to; at least observation + 1 and action size of every task."""
+    """Width that continuous vectors are padded to by repetition; at least observation size + 1 and action size of every
+    task."""
     max_discrete_size: int = 212
-    """Integers of a discrete observation, 148, plus its text tokens, 64."""
+    """Length of a discrete observation: 148 integers plus 64 text tokens."""
     picture_size: int = 224
-    """Side in pixels of a picture that comes before a text; 0 for a network without pictures."""
+    """Side in pixels of an image that precedes a text; 0 for a network without images."""
     patch_size: int = 16
-    """Side in pixels of the patches of a picture; each is one position."""
+    """Side in pixels of an image patch; each patch is one position."""
     idle_decoder: bool = True
-    """Have the released network's decoder of discrete observations, which it never calls: only for its weights to go
-    in and out whole."""
+    """Include the released network's decoder of discrete observations. It is never called; it only keeps loading and
+    saving of the released weights lossless."""
     discrete_encoder: Literal["flat", "cells"] = "flat"
-    """How a discrete observation becomes one embedding: `flat` is JAT's; `cells`, for grid worlds with a mission, lets
-    the mission modulate every cell first."""
+    """How a discrete observation becomes one embedding. `flat` is JAT's encoder; `cells`, for grid worlds with a
+    mission, lets the mission modulate every cell first."""
     cell_size: int = 48
-    """Width of a cell in the `cells` encoder."""
+    """Embedding width of a cell in the `cells` encoder."""
     observation_loss_coef: float = 0.005
-    """kappa: weight of the loss that predicts the next observation."""
+    """kappa: weight of the loss on predicting the next observation."""
     action_loss_coef: float = 0.995
-    """Weight of the loss that predicts the action."""
+    """Weight of the loss on predicting the action."""
 
     @property
     def num_patches(self) -> int:
-        """Positions of a picture."""
+        """Number of positions of an image."""
         return (self.picture_size // self.patch_size) ** 2
 
     @property
     def token_size(self) -> int:
-        """Width a token of a discrete observation is squeezed to before they are laid side by side."""
+        """Width that each token of a discrete observation is projected to before the tokens are concatenated."""
         return self.hidden_size // 50
 
 
 @dataclass(frozen=True)
 class BaseModelConfig:
-    """Our own network: sizes, and the choices that docs/ablations.md compares one by one."""
+    """This project's own network: its sizes and the design choices that docs/ablations.md compares one by one."""
 
     architecture: Literal["base"] = "base"
-    """Which network; its options differ by architecture, and a recipe decides it."""
+    """Network architecture. Each architecture has its own options; the recipe selects it."""
     hidden_size: int = 256
     """Width of the residual stream."""
     num_layers: int = 4
@@ -83,50 +84,52 @@ class BaseModelConfig:
     num_heads: int = 4
     """Attention heads per block."""
     window_steps: int = 32
-    """Time steps that a step attends to, itself included, in training and in acting; deeper blocks see further."""
+    """Attention window in time steps, including the current step, in training and in acting; deeper blocks see
+    further."""
     embeddings_per_step: Literal[1, 2] = 1
-    """1: observation, previous reward and previous action in one sum; 2: observation with previous reward, then action,
-    as JAT."""
+    """1: observation, previous reward and previous action are summed into one embedding; 2: observation with previous
+    reward, then action, as in JAT."""
     previous_action: bool = False
-    """Whether the network sees its own past actions. Imitating an expert whose next action is much like its last, it
-    can learn to repeat itself."""
+    """Feed the network its own past actions. If the expert's next action is similar to its last, the network can learn
+    to repeat itself."""
     previous_reward: bool = True
-    """Whether the network sees what the last action earned."""
+    """Feed the network the reward of the last action."""
     linear_maps: Literal["task", "layout"] = "task"
-    """Linear encoders and decoders of continuous observations and of actions: one per task, or one for all tasks with
-    the same sizes."""
+    """Linear encoders and decoders of continuous observations and of actions: one per task, or one shared by all tasks
+    of the same sizes."""
     task_embedding: bool = True
-    """Whether a learned vector tells the trunk which task it is; a new one of every task is the only way to know it
-    where `linear_maps` is `layout` and the observations do not tell."""
+    """Add a learned task embedding to the input of the trunk. With `linear_maps` `layout`, it is the only way to
+    identify the task where the observations do not reveal it."""
     positions: Literal["rotary", "none"] = "rotary"
-    """How the attention knows how long ago something was."""
+    """Position encoding of the attention."""
     norm: Literal["rms", "layer"] = "rms"
-    """Normalisation before attention and feed-forward."""
+    """Normalisation before attention and feed-forward layers."""
     feed_forward: Literal["swiglu", "gelu"] = "swiglu"
-    """Feed-forward with a gate, or with a GELU and as many parameters."""
+    """Feed-forward layer: gated (SwiGLU), or GELU with the same number of parameters."""
     continuous_head: Literal["squared", "bins", "mixture"] = "squared"
-    """How continuous actions are predicted: their mean by squared error; each dimension over bins; a mixture of
-    Gaussians."""
+    """Head for continuous actions: `squared` predicts their mean by squared error, `bins` a categorical distribution
+    per dimension, `mixture` a mixture of Gaussians."""
     num_bins: int = 41
     """Bins per dimension of the `bins` head."""
     num_components: int = 5
-    """Gaussians of the `mixture` head."""
+    """Number of Gaussians of the `mixture` head."""
     observation_noise: float = 0.0
-    """Standard deviation of noise added to continuous observations in training, where 1 is that of the observation
-    itself. The agent's own errors lead it where no expert was; noise makes the network smooth there."""
+    """Standard deviation of noise added to continuous observations in training, in units of the observation's own
+    standard deviation. The agent's errors lead it to states that no expert visited; noise makes the network smooth
+    there."""
     observation_limit: float = 5.0
-    """Normalised observations and rewards are clipped to plus and minus this."""
+    """Normalised observations and rewards are clipped to plus and minus this value."""
     dropout: float = 0.0
-    """Share of each block's output that is dropped in training."""
+    """Dropout probability of each block's output in training."""
     observation_loss_coef: float = 0.0
-    """kappa: weight of the loss that predicts the next continuous observation; that of the action is 1 - kappa."""
+    """kappa: weight of the loss on predicting the next continuous observation; the action loss has weight 1 - kappa."""
     vocab_size: int = 512
-    """Token embeddings of missions and integers of observations."""
+    """Number of token embeddings for missions and integer observations."""
     discrete_encoder: Literal["flat", "cells"] = "cells"
-    """How a discrete observation becomes one embedding: `flat` lays the integers' embeddings side by side, for any;
-    `cells` is for grid worlds with a mission, which modulates every cell first."""
+    """How a discrete observation becomes one embedding. `flat` concatenates the integers' embeddings and fits any
+    observation; `cells` is for grid worlds with a mission, which modulates every cell first."""
     cell_size: int = 32
-    """Width of a cell in the `cells` encoder, of an integer in the `flat` one."""
+    """Embedding width of a cell in the `cells` encoder, of an integer in the `flat` encoder."""
 
     def __post_init__(self) -> None:
         check_at_least_one(
@@ -153,82 +156,84 @@ class BaseModelConfig:
 class TrainConfig:
     """Fit one transformer to OUT/dataset.
 
-    The defaults are recipe ``base``: our own network, for two CPU cores and tasks without images; all of Meta-World in
-    an hour or two. A micro-batch is eight windows of a Meta-World task; many small ones, so that a step has seen many
-    tasks.
+    The defaults are recipe ``base``: this project's own network, for two CPU cores and tasks without images; it trains
+    on all of Meta-World in an hour or two. A micro-batch is eight windows of a Meta-World task. Micro-batches are small
+    and many so that every step covers many tasks.
     """
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
+    """Tasks to train on: task name, domain, glob, or comma list of these, among the tasks of the dataset."""
     corpora: str = ""
-    """Corpora of the dataset to train on too: name, glob, or comma list of these; none if empty."""
+    """Corpora of the dataset to train on as well: name, glob, or comma list of these; empty for none."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     dataset: Path | None = None
-    """Dataset directory; OUT/dataset if not given."""
+    """Dataset directory; default OUT/dataset."""
     steps: int = 10_000
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_steps: int = 800
-    """Time steps per micro-batch, padding included. A micro-batch holds windows of one task."""
+    """Time steps per micro-batch, including padding. A micro-batch holds windows of one task."""
     micro_batches: int = 8
-    """Micro-batches per optimiser step, each from a task drawn by sampling weight."""
+    """Micro-batches per optimiser step, each of a task drawn by sampling weight."""
     context_steps: int = 128
-    """Longest window in time steps; the agent looks back as far."""
+    """Longest window in time steps; the agent uses the same context length."""
     contexts: Counts = field(default_factory=dict)
-    """Longest window of a task, by task or domain name; --context-steps where not named."""
+    """Longest window by task or domain name, in time steps; --context-steps for tasks not listed."""
     text_tokens: int = 16
-    """Tokens a mission is cut or padded to."""
+    """Number of tokens that a mission is truncated or padded to."""
     tokenizer: str = "bpe"
-    """`bpe` is trained on the run's own texts, without network; else a folder with a `tokenizer.json`, or a repository
-    on the Hugging Face Hub such as `gpt2`, JAT's."""
+    """`bpe` trains a tokenizer on the run's own texts, without network access; otherwise a folder with a
+    `tokenizer.json`, or a repository on the Hugging Face Hub such as `gpt2`, which JAT uses."""
     text_boundaries: bool = True
-    """Put the end-of-text token before and after every document of a corpus, so that its first word is learned too and
-    writing knows where to end. JAT has no such token."""
+    """Put the end-of-text token before and after every document of a corpus, so that the model also learns to predict
+    the first word and to end a text. JAT does not use this token."""
     learning_rate: float = 1e-3
-    """Peak of AdamW's learning rate; linear warm-up, then a cosine down to a tenth."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to a tenth."""
     warmup_steps: int = 200
-    """Optimiser steps of the warm-up."""
+    """Number of warm-up optimiser steps."""
     weight_decay: float = 0.1
-    """AdamW's weight decay, on matrices only."""
+    """Weight decay of AdamW, applied to matrices only."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum gradient norm; larger gradients are clipped."""
     normalise: bool = True
     """Standardise continuous observations and rewards with the dataset's statistics. JAT does not."""
     loss_weights: Weights = field(default_factory=lambda: {"metaworld": 10.0, "mujoco": 10.0})
-    """Weight of a task's or corpus' loss, by its name or domain; 1 where not named. Squared errors of actions are a
+    """Loss weight of a task or corpus, by its name or domain; 1 if not listed. Squared errors of actions are about a
     hundredth of a cross-entropy."""
     sampling_weights: Weights = field(default_factory=dict)
-    """How often a task or corpus is drawn, by its name or domain; 1 where not named."""
+    """Sampling weight of a task or corpus, by its name or domain; 1 if not listed."""
     seed: int = 0
-    """Initial weights and order of the data follow from it."""
+    """Seed of the initial weights and of the order of the data."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; auto takes bfloat16 where the processor has instructions for it."""
+    """Dtype of the matrix products; auto selects bfloat16 if the processor has instructions for it."""
     compile: bool = False
-    """Compile the network's blocks (torch.compile), which takes a C++ compiler and up to a minute. Recipe `base` then
-    trains about a tenth faster on a CPU. The same numbers up to rounding."""
+    """Compile the network's blocks with torch.compile, which needs a C++ compiler and takes up to a minute. Recipe
+    `base` then trains about a tenth faster on a CPU. Results are the same up to rounding."""
     threads: int = 2
     """CPU threads of each worker."""
     workers: int = 1
-    """Processes that train together, each with a GPU where the cluster has them; they share out the micro-batches of a
-    step. One is this process, unless `RAY_ADDRESS` is set."""
+    """Number of worker processes that train together, each with a GPU if the cluster has GPUs; they share the
+    micro-batches of a step. With 1, training runs in this process, unless `RAY_ADDRESS` is set."""
     shard: bool = False
-    """Spread the network, its gradients and the optimiser's state over the workers (FSDP2), so that each holds its
-    share of them, for networks that a device has no room for. The same numbers up to rounding, and more messages."""
+    """Shard the network, its gradients and the optimiser state over the workers (FSDP2), for networks too large for one
+    device. Results are the same up to rounding; communication increases."""
     loader_threads: int = 1
-    """Threads of each worker that read batches ahead."""
+    """Threads of each worker that prefetch batches."""
     checkpoint_every: int = 500
     """Optimiser steps between checkpoints that are kept and whose validation loss is measured."""
     checkpoint_minutes: float = 5.0
-    """Minutes after which a checkpoint to resume from is written, whatever the step; there is one of these, and it goes
-    when the next one is kept."""
+    """Minutes between checkpoints to resume from, written at any step; only the newest is kept, and it is deleted when
+    the next regular checkpoint is saved."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep; the one with the least validation loss is kept too."""
+    """Number of newest checkpoints to keep; the one with the lowest validation loss is kept as well."""
     validation_steps: int = 256
-    """Time steps of each task's test split, a window or more, whose loss every checkpoint measures; 0 for none."""
+    """Time steps of each task's test split, at least one window, on which every checkpoint measures the validation
+    loss; 0 for none."""
     track: str = ""
-    """Where the training curve goes beside `log.jsonl`: comma list of `tensorboard`, `trackio` and `wandb`."""
+    """Trackers that receive the training curve in addition to `log.jsonl`: comma list of `tensorboard`, `trackio` and
+    `wandb`."""
     model: ModelConfig | BaseModelConfig = field(default_factory=BaseModelConfig)
-    """The network."""
+    """Options of the network."""
 
     @property
     def dataset_dir(self) -> Path:
@@ -266,14 +271,15 @@ class TrainConfig:
 
 
 def lookup_by_task_or_domain(values: Mapping[str, Value], name: str, domain: str, default: Value) -> Value:
-    """A setting given by task or by domain name: that of the task, else of its domain, else the default."""
+    """Look up a setting given by task or domain name: the task's value, else its domain's, else the default."""
     return values.get(name, values.get(domain, default))
 
 
 def jat() -> TrainConfig:
     """The released JAT: sizes, loss and weights of arXiv 2402.09844. For a GPU.
 
-    Its 250,000 steps saw about 320 sequences each. Which peculiarities of the released code are kept: docs/jat.md.
+    Its 250,000 steps processed about 320 sequences each. docs/jat.md lists which peculiarities of the released code are
+    kept.
     """
     return TrainConfig(
         steps=250_000,
@@ -295,10 +301,10 @@ def jat() -> TrainConfig:
 
 
 def small() -> TrainConfig:
-    """The JAT architecture at a small size, to compare ``base`` with: 11 M parameters, 8 M of them for images.
+    """The JAT architecture at a small size, as a comparison for ``base``: 11 M parameters, 8 M of them for images.
 
-    For two CPU cores and tasks without images. One part is exchanged: JAT's flat encoder of grid worlds takes far more
-    compute than a CPU has to learn which object the mission names (docs/training.md).
+    For two CPU cores and tasks without images. One component is replaced: JAT's flat encoder of grid worlds needs far
+    more compute than a CPU provides to learn which object the mission names (docs/training.md).
     """
     text_tokens = 16
     return TrainConfig(
@@ -307,7 +313,7 @@ def small() -> TrainConfig:
         micro_batches=1,
         text_tokens=text_tokens,
         warmup_steps=100,
-        # Unweighted, the trunk would serve the grid worlds alone. JAT's weight for Meta-World is 50.
+        # Without weights the grid worlds would dominate the trunk. JAT's weight for Meta-World is 50.
         loss_weights={"metaworld": 10.0},
         sampling_weights={"babyai": 1.5},
         model=ModelConfig(
@@ -326,7 +332,7 @@ def small() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """The default recipe on the demo's six tasks, for about ten minutes on two cores."""
+    """The default recipe on the demo's six tasks; takes about ten minutes on two cores."""
     return TrainConfig(
         task=DEMO_TASKS, steps=600, checkpoint_every=60, workers=2, threads=1, sampling_weights={"babyai": 1.5}
     )

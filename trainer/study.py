@@ -1,9 +1,10 @@
-"""Trainings that differ in one thing: the same data, the same compute, several seeds, scores with intervals.
+"""Studies: trainings that differ in one setting, on the same data and compute, with several seeds and confidence
+intervals.
 
-Every training is one job in a folder of its own, ``OUT/<study>/<variant>/seed-<n>``, and is done once its
-``evaluation/scores.json`` is there; a study that is run again makes only what is missing, and goes on with what was
-cut off. Compute is processor seconds: before anything else each variant is timed and gets as many optimiser steps as
-fit. The timings are kept in ``OUT/<study>/speeds.json``, so later runs agree with earlier.
+Every training is one job in its own folder, ``OUT/<study>/<variant>/seed-<n>``, and is complete once its
+``evaluation/scores.json`` exists. A repeated study runs only what is missing and resumes interrupted trainings. Compute
+is measured in processor seconds: each variant is timed first and gets as many optimiser steps as fit. The timings are
+cached in ``OUT/<study>/speeds.json``, so later runs use the same numbers of steps.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Optimiser steps per timing, and timings per variant; the fastest counts, as the least disturbed.
+# Optimiser steps per timing, and timings per variant; the fastest is used, since it was disturbed least.
 TIMED_STEPS, TIMINGS = 3, 5
 
 
@@ -48,23 +49,23 @@ class StudyConfig:
         "metaworld-handle-pull,metaworld-peg-unplug-side,metaworld-push,metaworld-reach,metaworld-sweep-into,"
         "metaworld-window-open"
     )
-    """Task name, domain, glob, or comma list of these: what every variant is trained on and plays."""
+    """Tasks that every variant is trained and evaluated on: task name, domain, glob, or comma list of these."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run; its dataset and the measurements of its experts are used."""
+    """Root directory of all outputs of a run; its dataset and expert measurements are used."""
     dataset: Path | None = None
-    """Dataset directory; OUT/dataset if not given."""
+    """Dataset directory; default OUT/dataset."""
     training: str = "base"
-    """Training recipe that all variants start from."""
+    """Training recipe that all variants are derived from."""
     seconds: int = 300
-    """Processor seconds of each training, at the speed measured first."""
+    """Processor seconds of each training, converted to optimiser steps by the measured speed."""
     seeds: int = 3
-    """Trainings of each variant."""
+    """Number of trainings (seeds) of each variant."""
     episodes: int = 20
-    """Episodes per task and training."""
+    """Number of evaluation episodes per task and training."""
     variants: str = "*"
-    """Variants to train, comma list; all by default. Reports hold all that are done."""
+    """Comma list of variants to train; default all. Reports include all completed variants."""
     workers: int = 2
-    """Trainings at once, each on one processor."""
+    """Number of concurrent trainings, each on one processor."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "seconds", "seeds", "episodes", "workers")
@@ -74,13 +75,13 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing done differently.
+    """One change to the training.
 
     Attributes:
-        name: of its folder and in reports.
-        changes: options of the training by their flags' names, those of the network as ``model.NAME``; ``model`` alone
-            is a whole other network.
-        about: what it is, in a few words.
+        name: name of its folder and in reports.
+        changes: training options by flag name; network options as ``model.NAME``; ``model`` alone replaces the whole
+            network.
+        about: description in a few words.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Variant:
     about: str
 
     def apply(self, config: TrainConfig) -> TrainConfig:
-        """The training with the changes in it.
+        """Return the training config with the changes applied.
 
         Raises:
             UserError: the training has no such option.
@@ -116,14 +117,15 @@ class StudyJob:
 
 @dataclass(frozen=True)
 class Result:
-    """A variant's trainings together.
+    """Aggregated results of a variant's trainings.
 
     Attributes:
-        score: mean over tasks, episodes and seeds of the expert-normalised score, with a 95 % interval over seeds and
+        score: mean expert-normalised score over tasks, episodes and seeds, with a 95 % interval over seeds and
             episodes.
-        difference: the same of what it has more than the first variant; None for that one itself.
+        difference: score minus that of the first variant, with the same kind of interval; None for the first variant.
         tasks: score by task.
-        validation_loss: mean of the last checkpoints'; comparable only where heads and losses are the same.
+        validation_loss: mean over the last checkpoints; comparable only between variants with the same heads and
+            losses.
         timesteps, steps: of each training.
         rate: time steps per processor second.
     """
@@ -144,16 +146,17 @@ class Result:
 def run_study(
     name: str, variants: Sequence[Variant], config: StudyConfig, tasks: Sequence[Task] | None = None
 ) -> list[Result]:
-    """Train and evaluate what is missing; results of all variants that are done, in order, also in ``results.json``.
+    """Train and evaluate what is missing; return the results of all completed variants, in order, also written to
+    ``results.json``.
 
     Args:
-        name: of the study and its folder.
-        variants: what to compare; differences are to the first.
-        config: with what.
-        tasks: the table to choose from; all 157 if None.
+        name: name of the study and its folder.
+        variants: what to compare; differences are relative to the first.
+        config: settings of the study.
+        tasks: the task table to choose from; all 157 tasks if None.
 
     Raises:
-        UserError: an unknown variant, or whatever training and evaluation find wrong.
+        UserError: an unknown variant, or an error of training or evaluation.
     """
     from trainer.train import choose_tasks
 
@@ -191,7 +194,7 @@ def run_study(
 
 
 def run_training(job: StudyJob) -> float:
-    """Train and evaluate in this process; the mean score."""
+    """Train and evaluate in this process; return the mean score."""
     from trainer.evaluation.evaluate import EvaluateConfig, evaluate
     from trainer.train import train
 
@@ -204,7 +207,7 @@ def run_training(job: StudyJob) -> float:
 
 
 def write_between(path: Path, marker: str, text: str) -> None:
-    """Replace what stands between ``<!-- marker -->`` and ``<!-- end -->`` in a document.
+    """Replace the text between ``<!-- marker -->`` and ``<!-- end -->`` in a document.
 
     Raises:
         UserError: the document has no such markers.
@@ -218,7 +221,8 @@ def write_between(path: Path, marker: str, text: str) -> None:
 
 
 def bootstrap(runs: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Means over tasks, resampled ``(NUM_RESAMPLES,)``: first seeds are drawn, then within each its tasks' episodes.
+    """Return bootstrapped means over tasks, shape ``(NUM_RESAMPLES,)``: seeds are resampled first, then the episodes of
+    each task within a seed.
 
     Args:
         runs: per seed and task, the scores of its episodes.
@@ -243,7 +247,7 @@ def _select(variants: Sequence[Variant], pattern: str) -> list[Variant]:
 
 
 def _check_same_study(path: Path, config: StudyConfig) -> None:
-    """Refuse to compare trainings of different settings."""
+    """Fail if the existing trainings have other settings."""
     now = {name: str(getattr(config, name)) for name in ("task", "dataset", "training", "seconds", "episodes")}
     if not path.exists():
         write_json(path, now)
@@ -255,7 +259,7 @@ def _check_same_study(path: Path, config: StudyConfig) -> None:
 def _measure_speeds(
     path: Path, configs: Mapping[str, TrainConfig], tasks: Mapping[str, tuple[Task, ...]]
 ) -> dict[str, float]:
-    """Processor seconds per optimiser step of each variant, those known before unchanged."""
+    """Return processor seconds per optimiser step of each variant; cached timings are reused."""
     speeds: dict[str, float] = read_json(path) if path.exists() else {}
     missing = [name for name in configs if name not in speeds]
     if not missing:
@@ -276,7 +280,7 @@ def _measure_speeds(
 
 
 def _time_steps(run: TrainingRun) -> float:
-    """Processor seconds of an optimiser step, loading included."""
+    """Return processor seconds per optimiser step, including data loading."""
     begun = time.process_time()
     for _ in range(TIMED_STEPS):
         run.one_step()
@@ -284,7 +288,7 @@ def _time_steps(run: TrainingRun) -> float:
 
 
 def _link_references(config: StudyConfig, out: Path) -> None:
-    """What evaluation reads of the study's root stands in the training's folder, too."""
+    """Link the files of the study's root that evaluation reads into the training's folder."""
     out.mkdir(parents=True, exist_ok=True)
     for name, target in (("experts", config.out / "experts"), ("dataset", config.dataset)):
         if not (out / name).exists():
@@ -296,7 +300,7 @@ def _is_done(out: Path) -> bool:
 
 
 def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
-    """Results of the variants with all seeds done."""
+    """Collect the results of the variants with all seeds completed."""
     from trainer.evaluation.results import load_scores
     from trainer.training.logs import TrainManifest, train_manifest_path
 

@@ -2,12 +2,12 @@
 
     jat train --out runs/default
 
-Reads ``OUT/dataset``, writes ``OUT/train``: checkpoints, ``log.jsonl`` with the training curve, and ``manifest.json``
-when the last step is done. Ctrl-C and SIGTERM write a checkpoint first; a kill costs a few minutes at most. Run the
-same command again and it resumes from there, with the same batches and so the same curve as an undisturbed run.
+Reads ``OUT/dataset`` and writes ``OUT/train``: checkpoints, ``log.jsonl`` with the training curve, and
+``manifest.json`` after the last step. Ctrl-C and SIGTERM save a checkpoint first; a kill loses a few minutes at most.
+The same command resumes from the checkpoint with the same batches, so the curve equals that of an uninterrupted run.
 
-One worker is this process. Several, or one on the cluster of ``RAY_ADDRESS``, are processes that Ray starts, and starts
-again when one is lost; they must all see the folder OUT.
+A single worker is this process. Several workers, or one on the cluster of ``RAY_ADDRESS``, are processes that Ray
+starts and restarts after a failure; all of them need access to the folder OUT.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from trainer.training.tracking import check_trackers
 
 log = logging.getLogger(__name__)
 
-# These may change between the parts of one run without changing its result.
+# Settings that may change when a run is resumed, because they do not affect its result.
 FREE_TO_CHANGE = (
     "out", "dataset", "threads", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "workers",
     "loader_threads", "track", "validation_steps", "compile", "shard",
@@ -49,7 +49,7 @@ FREE_TO_CHANGE = (
 
 @dataclass(frozen=True)
 class AgentTrainJob:
-    """What every worker of a run is told."""
+    """Everything that a worker of a run needs."""
 
     config: TrainConfig
     tasks: tuple[Task, ...]
@@ -58,17 +58,17 @@ class AgentTrainJob:
 
 
 def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> None:
-    """Train to ``config.steps``, from the last checkpoint if there is one.
+    """Train to ``config.steps``, resuming from the last checkpoint if there is one.
 
     Args:
-        config: the run.
-        tasks: the table that ``config.task`` chooses from; all 157 if None.
-        is_worker: whether this process is a worker itself, and so trains without others.
+        config: settings of the run.
+        tasks: the task table that ``config.task`` chooses from; all 157 tasks if None.
+        is_worker: whether this process is itself a worker, and so must not start others.
 
     Raises:
-        UserError: no dataset, a task or corpus that is not in it, the output folder holds another run, a loss that is
-            not finite, or memory is out.
-        JobsFailedError: workers were lost again and again before the next checkpoint.
+        UserError: no dataset, a task or corpus that is not in it, another run in the output folder, a loss that is not
+            finite, or out of memory.
+        JobsFailedError: workers failed repeatedly before the next checkpoint.
     """
     check_trackers(config.trackers)
     config = deal_out(config)
@@ -90,7 +90,7 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
 
 
 def _run(job: AgentTrainJob) -> int:
-    """Train in this process or in several; the number of parameters."""
+    """Train in this process or in several; return the number of parameters."""
     config = job.config
     _lay_out_images(config, job.tasks)
     if config.workers == 1 and not os.environ.get("RAY_ADDRESS"):
@@ -117,7 +117,7 @@ def _run(job: AgentTrainJob) -> int:
 
 
 def train_worker(job: AgentTrainJob) -> int:
-    """The whole training, as one of the workers; the number of parameters."""
+    """Run the whole training as one of the workers; return the number of parameters."""
     from trainer.training.run import TrainingRun
 
     training = TrainingRun(job.config, job.tasks, job.directory, job.identity)
@@ -134,7 +134,7 @@ def _lay_out_images(config: TrainConfig, tasks: Sequence[Task]) -> None:
 
 
 def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_parameters: int) -> None:
-    """Write the manifest of a run whose last step is done; end the command if it was asked to stop before."""
+    """Write the manifest if the last step is done; exit the command if it was asked to stop earlier."""
     import torch
 
     from trainer.checkpoint import best_checkpoint, latest_checkpoint, load_progress
@@ -165,12 +165,13 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
 
 
 def deal_out(config: TrainConfig) -> TrainConfig:
-    """The config with micro-batches that can be dealt out to its workers evenly.
+    """Return the config with a number of micro-batches that its workers can share evenly.
 
-    Where they cannot, there are more of them, smaller in proportion: an optimiser step stays as large as it was.
+    If the number does not divide evenly, more and proportionally smaller micro-batches are used; the size of an
+    optimiser step does not change.
 
     Raises:
-        UserError: they would get too small.
+        UserError: the micro-batches would become too small.
     """
     count = config.workers * math.ceil(config.micro_batches / config.workers)
     if count == config.micro_batches:
@@ -186,7 +187,7 @@ def deal_out(config: TrainConfig) -> TrainConfig:
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
-    """Paths that hold in other processes, too."""
+    """Make the paths absolute, so that they are valid in other processes."""
     return dataclasses.replace(config, out=config.out.absolute(), dataset=config.dataset_dir.absolute())
 
 
@@ -201,7 +202,7 @@ def _manifest(config: TrainConfig) -> DatasetManifest:
 
 
 def _tell_missing(config: TrainConfig, chosen: Sequence[Task], tasks: Sequence[Task] | None) -> None:
-    """Say what a collection had planned for the dataset and has not made."""
+    """Warn about episodes that a collection had planned and that the dataset lacks."""
     missing = _manifest(config).missing
     matching = {task.name for task in select_tasks(config.task, tasks)}
     concerned = {name: counts for name, counts in missing.items() if name in matching}
@@ -214,10 +215,10 @@ def _tell_missing(config: TrainConfig, chosen: Sequence[Task], tasks: Sequence[T
 
 
 def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
-    """The tasks a run trains on: those of the dataset that match ``config.task``.
+    """Return the tasks that a run trains on: those of the dataset that match ``config.task``.
 
     Raises:
-        UserError: no dataset, or a task named in full that is not in it.
+        UserError: no dataset, or a task given by its full name that is not in it.
     """
     manifest = _manifest(config)
     wanted = select_tasks(config.task, tasks)
@@ -232,7 +233,7 @@ def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tu
 
 
 def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
-    """What decides the result of a run, as JSON says it."""
+    """Return everything that determines the result of a run, as JSON values."""
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_TO_CHANGE}
     identity = {**settings, "task": [task.name for task in tasks], "dataset_digest": _manifest(config).digest}
     as_json: dict[str, Any] = json.loads(json.dumps(identity))

@@ -1,1 +1,1 @@
-"""One training run: its steps, workers, logs and trackers."""
+"""The training loop, its workers, logs and trackers."""

@@ -1,8 +1,8 @@
-"""Machine code made for a network's blocks (torch.compile), in place of torch's kernels one after another.
+"""Compiles a network's blocks with torch.compile.
 
-Only the blocks, since all have the same code: it is compiled once, for any number and length of windows, and a second
-time where blocks differ (JAT's global and local attention). Encoders and heads differ by task and would be compiled for
-each. Validation and acting do without.
+Only the blocks are compiled, since they share one code: it is compiled once for any number and length of windows, and a
+second time where blocks differ (JAT's global and local attention). Encoders and heads differ by task and would each
+need a compilation. Validation and acting are not compiled.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from trainer.networks.model import Model
 
 log = logging.getLogger(__name__)
 
-# Of one block's code: two kinds of blocks, times sizes of one, which torch always treats apart, times masks.
+# Compiled variants of one block's code: two kinds of blocks, times sizes of 1, which torch always specialises, times
+# masks.
 MOST_VARIANTS = 16
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse to compile where that cannot work, by compiling something small.
+    """Fail early if torch.compile does not work, by compiling a small function.
 
     Raises:
         UserError: no C++ compiler, or one that does not work.
@@ -40,7 +41,7 @@ def check_compiler(device: torch.device) -> None:
     started = time.monotonic()
     try:
         torch.compile(_small)(torch.ones(8, device=device))
-    # What the compiler says comes as either.
+    # Compiler errors are raised as either type.
     except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.CppCompileError) as error:
         last = str(error).strip().splitlines()[-1]
         raise UserError(f"--compile: {compiler} does not work here ({last}); leave --compile out") from error
@@ -52,14 +53,15 @@ def _small(x: torch.Tensor) -> torch.Tensor:
 
 
 def compile_blocks(model: Model) -> None:
-    """Compile the forward and backward pass of the blocks at their first use; a variant too many is an error."""
-    # Without this the network would silently be slow from there on.
+    """Compile the forward and backward pass of the blocks at their first use; exceeding the recompile limit is an
+    error."""
+    # Without this, torch would silently fall back to uncompiled code at the limit.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
-    # Sizes that happen to be the same in the first batch are not in the next.
+    # Sizes that are equal in the first batch by chance may differ in the next.
     torch.fx.experimental._config.use_duck_shape = False
     for block in model.blocks:
-        # Not block.compile(), which would compile validation, too, at sizes of its own.
+        # Not block.compile(), which would also compile validation, with its own sizes.
         setattr(block, "forward", _compile_with_gradients(block.forward))  # noqa: B010
 
 

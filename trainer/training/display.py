@@ -1,4 +1,4 @@
-"""How far a training is: live in a terminal, a line now and then in a log file."""
+"""Training progress: live in a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.runtime.progress import Progress
 from pipeline.text import format_estimate
 
-# Of the rates and losses shown; older steps count less and less.
+# Smoothing window of the displayed rates and losses; older steps have less weight.
 SMOOTHING_STEPS = 50
 
 
@@ -18,8 +18,8 @@ class Display:
     """Shows steps, loss by domain, time steps per second, padding, waiting for data and the time left.
 
     Args:
-        row: of the training log where this part of the run begins: its ``TOTALS`` alone.
-        num_steps: optimiser steps where the run ends.
+        row: row of the training log where this part of the run begins; only its ``TOTALS`` are needed.
+        num_steps: optimiser step at which the run ends.
     """
 
     TOTALS = ("step", "timesteps", "padded_timesteps", "seconds", "waited_seconds")
@@ -39,7 +39,7 @@ class Display:
             self._live.start()
 
     def update(self, row: Mapping[str, float]) -> None:
-        """Take a row of the training log."""
+        """Update the display with a row of the training log."""
         values = {name: value for name, value in row.items() if "loss" in name}
         values |= {name: row[name] - self._before[name] for name in self.TOTALS}
         self._before, self._step = row, int(row["step"])

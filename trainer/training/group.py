@@ -1,8 +1,8 @@
-"""The workers of one training: who this process is among them, and what they tell one another.
+"""The workers of one training: the rank of this process and the collectives between workers.
 
-A process that was not started as one of several is a group of one, and nothing is sent. Several are started by
-``pipeline/runtime/train_group.py``, or by anything else that sets up
-``torch.distributed`` and ``LOCAL_RANK``, such as torchrun.
+A process that was not started as one of several is a group of one, and nothing is communicated. Several processes are
+started by ``pipeline/runtime/train_group.py``, or by any launcher that sets up ``torch.distributed`` and
+``LOCAL_RANK``, such as torchrun.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class Group:
-    """This process among ``world_size``, ``local_size`` of them on this machine, and the device it computes on."""
+    """This process among ``world_size`` workers, ``local_size`` of them on this machine, and its compute device."""
 
     rank: int
     world_size: int
@@ -30,15 +30,15 @@ class Group:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes what one has to write for all."""
+        """Whether this process has rank 0, which writes files for all workers."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The values of all workers, added up; of every worker the same number of values."""
+        """Sum values elementwise over all workers; each worker must pass the same number of values."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: Sequence[float]) -> list[float]:
-        """Of each value the greatest that a worker has; of every worker the same number of values."""
+        """Return the elementwise maximum over all workers; each worker must pass the same number of values."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def _reduce(self, values: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
@@ -49,16 +49,17 @@ class Group:
         return tensor.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every worker, by rank."""
+        """Return the values of all workers, ordered by rank."""
         values = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def share_gradients(self, module: nn.Module) -> nn.Module:
-        """The module such that a backward pass leaves every worker with the mean of all workers' gradients.
+        """Wrap the module so that a backward pass leaves every worker with the mean of all workers' gradients.
 
-        A pass need not use all parameters: a task uses one encoder of several, and workers may be at different tasks.
+        A pass need not use all parameters: a task uses one of several encoders, and workers may process different
+        tasks.
         """
         if self.world_size == 1:
             return module
@@ -66,7 +67,8 @@ class Group:
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
     def sharing(self, module: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around one of several passes whose gradients add up: the last shares what all have left."""
+        """Context of one of several passes that accumulate gradients: the last pass shares the accumulated
+        gradients."""
         if is_last or not isinstance(module, DistributedDataParallel):
             return contextlib.nullcontext()
         return module.no_sync()

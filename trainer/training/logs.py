@@ -1,4 +1,4 @@
-"""The training curve on disk, and what a finished run says about itself."""
+"""The training curve on disk, and the manifest of a finished run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more number
 
 @dataclass(frozen=True)
 class TrainManifest:
-    """A finished training run.
+    """Manifest of a finished training run.
 
     Attributes:
-        checkpoint: the last one, relative to OUT.
-        best_checkpoint: the one with the least validation loss; the last one where that is not measured.
-        waiting_share: of the time, that training stood still for data.
-        hardware: on which it ended; None where it was not noted.
+        checkpoint: the last checkpoint, relative to OUT.
+        best_checkpoint: the one with the lowest validation loss; the last one if validation loss is not measured.
+        waiting_share: fraction of the training time spent waiting for data.
+        hardware: hardware at the end of the run; None if it was not recorded.
     """
 
     checkpoint: str
@@ -41,10 +41,10 @@ class TrainManifest:
 
     @staticmethod
     def read(path: Path) -> TrainManifest:
-        """The manifest in a file.
+        """Read a manifest file.
 
         Raises:
-            UserError: it holds something else, or a checkpoint elsewhere.
+            UserError: it is not a manifest, or its checkpoint path is outside of OUT.
         """
         what, fix = "the manifest of a training", "run `jat train` again"
         found = read_record(path, TrainManifest, what, fix)
@@ -61,17 +61,18 @@ def train_manifest_path(out: Path) -> Path:
 
 
 def stop_path(directory: Path) -> Path:
-    """A file in the directory of a run whose being there asks its workers to save and stop."""
+    """Path of the stop file in a run's directory: if it exists, the workers save and stop."""
     return directory / "ray" / "stop"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The training curve: one dict per optimiser step. A line cut off by a kill is left out."""
+    """Read the training curve: one dict per optimiser step. A line truncated by a kill is skipped."""
     return list(_complete_rows(path)) if path.exists() else []
 
 
 def last_step(path: Path) -> int:
-    """The step of the last complete row of a training curve, found without reading the others; 0 if there is none."""
+    """Return the step of the last complete row of a training curve without reading the other rows; 0 if there is
+    none."""
     if not path.exists():
         return 0
     with path.open("rb") as handle:
@@ -87,10 +88,10 @@ def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_identity(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with a run of another network, other settings or other data.
+    """Fail if a run to resume has another network, other settings or other data.
 
     Raises:
-        UserError: says what differs.
+        UserError: lists the differences.
     """
     differences = list(_differences(before, now))
     if differences:

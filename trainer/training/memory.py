@@ -1,4 +1,4 @@
-"""How much memory a worker's network takes, and what to change where there is not enough."""
+"""Memory use of a worker's network, and advice for out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.config import TrainConfig
 
 
 def bytes_held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes of parameters, gradients and optimiser state in this process."""
+    """Return the bytes of parameters, gradients and optimiser state in this process."""
     parameters = list(model.parameters())
     states = [value for p in parameters for value in optimizer.state.get(p, {}).values() if isinstance(value, Tensor)]
     return {
@@ -25,7 +25,7 @@ def bytes_held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def _bytes_of(tensors: Sequence[Tensor]) -> int:
-    """By what is allocated: a small view keeps all that it is a part of."""
+    """Sum the bytes by storage: a small view keeps the whole storage allocated."""
     local = [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}
     return sum(storages.values())
@@ -33,10 +33,10 @@ def _bytes_of(tensors: Sequence[Tensor]) -> int:
 
 @contextlib.contextmanager
 def explaining_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn an allocation that failed, on a GPU or a CPU, into what to change.
+    """Turn an allocation failure, on a GPU or a CPU, into an error that names the settings to change.
 
     Raises:
-        UserError: memory is out.
+        UserError: out of memory.
     """
     try:
         yield

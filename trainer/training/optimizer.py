@@ -1,4 +1,4 @@
-"""AdamW, its learning rate by step, and the precision of the matrix products."""
+"""AdamW, its learning rate schedule, and the precision of the matrix products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.config import TrainConfig
 
 
 def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Weight decay on matrices only."""
+    """Create AdamW with weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -21,7 +21,7 @@ def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to a tenth."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -31,8 +31,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    # Processors without instructions for bfloat16 emulate it, slower than float32; with either kind of them recipe
-    # `base` trains 1.7 times as fast.
+    # Processors without bfloat16 instructions emulate it, which is slower than float32; with either kind of
+    # instructions recipe `base` trains 1.7 times as fast.
     found = torch.cpu.get_capabilities()
     fast = device.type == "cuda" or found.get("amx_bf16", False) or found.get("avx512_bf16", False)
     return torch.bfloat16 if fast else torch.float32

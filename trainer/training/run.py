@@ -1,7 +1,7 @@
-"""One training run in one process: its data, network and optimiser, and the loop.
+"""One training run in one process: its data, network, optimiser and training loop.
 
-Of several workers each runs this with its share of every optimiser step's micro-batches; the one of rank 0 writes.
-Everything random follows from (seed, step, rank), so a run that goes on from a checkpoint does what it would have done.
+Each of several workers runs this with its share of every optimiser step's micro-batches; rank 0 writes. All randomness
+is a function of (seed, step, rank), so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class _Losses(nn.Module):
-    """A model's losses as the ``forward`` that sharing gradients asks for."""
+    """Wraps a model's losses as a ``forward``, which gradient sharing requires."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Losses(nn.Module):
 
 @dataclass
 class _StepTotals:
-    """What one worker adds up over an optimiser step; losses stay on the device until its end."""
+    """Totals of one worker over an optimiser step; losses stay on the device until its end."""
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)
@@ -81,13 +81,13 @@ class _StepTotals:
 
 
 class TrainingRun:
-    """A run, at its last checkpoint if it has one.
+    """A training run, restored from its last checkpoint if there is one.
 
     Args:
-        config: the run.
-        tasks: what to train on, all in the dataset.
-        directory: where its checkpoints and log are, or will be.
-        identity: what decides the result of the run.
+        config: settings of the run.
+        tasks: tasks to train on, all in the dataset.
+        directory: folder of its checkpoints and log.
+        identity: what determines the result of the run.
 
     Raises:
         UserError: the last checkpoint is of another run.
@@ -137,7 +137,7 @@ class TrainingRun:
 
     @property
     def waited_s(self) -> float:
-        """How long this part of the run has stood still for data."""
+        """Seconds that this part of the run has waited for data."""
         return self._loader.waited_s
 
     @property
@@ -145,7 +145,7 @@ class TrainingRun:
         return self.directory / CHECKPOINTS
 
     def _resume(self) -> Path | None:
-        """Take progress and weights from the last checkpoint, and return it."""
+        """Load progress and weights from the last checkpoint, and return its path."""
         found = newest_state(self.directory)
         if found is not None:
             progress = load_progress(found)
@@ -154,21 +154,21 @@ class TrainingRun:
             self.progress = progress
             log.info("going on from %s", found)
         if self.group.is_main_process:
-            # What was logged after the checkpoint will be logged again.
+            # Rows logged after the checkpoint will be logged again.
             rows = [row for row in read_log(self.directory / "log.jsonl") if row["step"] <= self.progress.step]
             with replacing(self.directory / "log.jsonl") as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return found
 
     def close(self) -> None:
-        """End the threads that load; ``fit`` does so itself."""
+        """Stop the loader threads; ``fit`` calls this itself."""
         self._loader.close()
 
     def fit(self) -> None:
-        """Train what is left, or until somebody asks this process, or the one that started the workers, to stop.
+        """Train the remaining steps, or until this process, or the one that started the workers, is asked to stop.
 
         Raises:
-            UserError: a loss is not finite, or memory is out.
+            UserError: a loss is not finite, or out of memory.
         """
         config, is_main_process = self.config, self.group.is_main_process
         log.info(
@@ -215,17 +215,18 @@ class TrainingRun:
                     self._save(is_kept)
 
     def _agree_on_saving(self) -> None:
-        """Decide, all workers alike, whether to save now although the step is none to keep, and whether to stop."""
+        """Decide, the same in all workers, whether to save now although no regular checkpoint is due, and whether to
+        stop."""
         is_late = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         is_asked = stop_requested() or stop_path(self.directory).exists()
         own = [float(flag and self.group.is_main_process) for flag in (is_late, is_asked)]
         self._is_saving, self._is_stopping = (bool(flag) for flag in self.group.max(own))
 
     def one_step(self) -> dict[str, float]:
-        """One optimiser step of all workers; what to log of it.
+        """Run one optimiser step in all workers; return its row of the log.
 
         Raises:
-            UserError: a loss is not finite, or memory is out.
+            UserError: a loss is not finite, or out of memory.
         """
         step = self.progress.step
         torch.manual_seed(_seed_of(self.config.seed, step, self.group.rank))
@@ -247,7 +248,7 @@ class TrainingRun:
         return row | {"learning_rate": rate, "gradient_norm": norm}
 
     def _accumulate(self) -> _StepTotals:
-        """Forward and backward through this worker's micro-batches; gradients are shared in the last pass."""
+        """Run forward and backward of this worker's micro-batches; gradients are shared in the last pass."""
         totals = _StepTotals()
         num_own = self.config.micro_batches // self.group.world_size
         for number in range(num_own):
@@ -271,21 +272,22 @@ class TrainingRun:
         return totals
 
     def _keep_in_step(self, idle: Sequence[Any]) -> None:
-        """Compute what counts nothing, and leave the random numbers as if it had not been."""
+        """Run dummy passes so that every FSDP rank issues the same collectives; the RNG state is restored
+        afterwards."""
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=bool(idle)):
             for batch in idle:
                 (self._losses(batch, self._shared)[0] * 0).backward()
 
     def _losses(self, batch: Any, network: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """The total and the action loss."""
+        """Return the total loss and the action loss."""
         device = self.group.device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             total, action = network(to_device(batch, device))
         return total, action
 
     def _sum_up(self, totals: _StepTotals) -> dict[str, float]:
-        """Mean losses over the micro-batches of all workers, and count what was seen."""
+        """Average the losses over the micro-batches of all workers, and update the counters."""
         domains = sorted({source.domain for source in self.data.sources})
         sums: dict[str, float] = defaultdict(float)
         values = torch.stack([*totals.losses, *totals.action_losses]).tolist()
@@ -320,15 +322,15 @@ class TrainingRun:
         )
 
     def validate(self) -> float | None:
-        """The training objective on a little of the test split, always the same; None if the run has none."""
+        """Return the training objective on a small fixed part of the test split; None if the run has no validation."""
         self.model.eval()
-        # Not through what shares gradients, which would have to be called as often in every worker.
+        # Not through the gradient-sharing wrapper, which every worker would have to call equally often.
         loss = validation_loss(self.data, self.group, lambda b: self._losses(b, self._network)[0], self._shards)
         self.model.train()
         return loss
 
     def _save(self, is_kept: bool) -> None:
-        """Write a checkpoint, in the worker that leads: one that is kept, or one to resume from."""
+        """Write a checkpoint on rank 0: a regular one that is kept, or one to resume from."""
         self._saved_at = time.monotonic()
         weights = self._shards.weights() if self._shards else self.model.state_dict()
         optimizer_state = self._shards.optimizer_state(self.optimizer) if self._shards else self.optimizer.state_dict()
@@ -354,6 +356,6 @@ class TrainingRun:
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
-    """Of torch's generators in one step; neighbours share nothing."""
+    """Return the seed of torch's generators for one step; neighbouring steps get unrelated seeds."""
     mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
     return mixed % 2**63

@@ -1,9 +1,10 @@
-"""A network spread over the workers (FSDP2): each holds a part of every parameter, its gradient and optimiser state.
+"""Sharding of a network over the workers with FSDP2: each holds a part of every parameter, its gradient and optimiser
+state.
 
-A block's parameters are gathered when it is used, forward and backward, and let go after it; all the others (encoders,
-decoders, embeddings) are gathered as one group for a whole pass. That makes every pass a fixed sequence of messages, so
-all workers must compute equally often, whatever they compute: see ``idle_batches``. In bfloat16 a pass also keeps the
-rounded copies of all weights that it has used, until its way back is done.
+A block's parameters are gathered when it is used, forward and backward, and freed afterwards; all others (encoders,
+decoders, embeddings) are gathered as one group for a whole pass. Every pass is therefore a fixed sequence of
+collectives, so all workers must run equally many passes, whatever they compute: see ``idle_batches``. In bfloat16 a
+pass also keeps the rounded copies of all weights it has used until its backward pass is done.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from trainer.data.loader import SourceShare
 from trainer.networks.model import Model
 from trainer.training.group import Group
 
-# A first dimension this many times the workers is cut into parts that differ by less than a sixteenth.
+# A first dimension of this many times the number of workers is cut into parts that differ by less than a sixteenth.
 EVEN_ENOUGH = 16
 
 
 class Shards:
-    """What a run with ``--shard`` does that one with whole networks does not.
+    """The additional work of a run with ``--shard``.
 
     Args:
-        losses: the module that is called for every pass, forward and backward, and for validation; spread in place,
-            from a network on the CPU to the group's device block by block, so that no device ever holds the whole.
-        model: the network in it. What any batch may leave unused must not be in its blocks.
+        losses: the module that is called for every pass, forward and backward, and for validation. It is sharded in
+            place, from the CPU to the group's device block by block, so that no device ever holds the whole network.
+        model: the network in it. Parameters that a batch may leave unused must not be in its blocks.
         group: the workers, at least two.
     """
 
@@ -43,20 +44,21 @@ class Shards:
         self._model, self._group = model, group
         mesh = init_device_mesh(group.device.type, (group.world_size,))
         place = partial(_placement, world_size=group.world_size)
-        # Of the names in blocks there is no need to ask whether they were used.
+        # Parameters in blocks are always used, so they need no check.
         in_blocks = {id(p) for block in model.blocks for p in block.parameters()}
         self._optional = [name for name, p in model.named_parameters() if id(p) not in in_blocks]
         for block in model.blocks:
             fully_shard(block, mesh=mesh, shard_placement_fn=place)
         self._root = fully_shard(losses, mesh=mesh, shard_placement_fn=place)
-        # Workers may be at different tasks, which use different parameters.
+        # Workers may process different tasks, which use different parameters.
         self._root.set_reduce_scatter_unused_params(True)
         self._watched: dict[str, Tensor] = {}
         self._used: set[str] = set()
         losses.register_forward_pre_hook(self._watch)
 
     def _watch(self, module: nn.Module, inputs: Any) -> None:
-        """Note from now on which parameters get a gradient of this worker's batches; they are whole at this point."""
+        """Track from now on which parameters get a gradient from this worker's batches; they are not sharded at this
+        point."""
         if not torch.is_grad_enabled():
             return
         for name in self._optional:
@@ -69,9 +71,9 @@ class Shards:
         self._used.add(name)
 
     def drop_unused(self) -> None:
-        """Take away the gradients, zeros, of parameters that no worker has used since the last call.
+        """Remove the gradients (zeros) of parameters that no worker has used since the last call.
 
-        The optimiser then leaves these alone, as it does where the network is whole: no decay, no momentum.
+        The optimiser then skips these parameters, as it does for an unsharded network: no decay, no momentum.
         """
         used = self._group.max([float(name in self._used) for name in self._optional])
         for name, is_used in zip(self._optional, used, strict=True):
@@ -80,31 +82,32 @@ class Shards:
         self._used.clear()
 
     def let_go(self) -> None:
-        """Let go of what the last pass has gathered; passes without a backward pass leave that to us."""
+        """Free the parameters gathered by the last pass; FSDP does not free them after a pass without backward."""
         self._root.reshard()
 
     def weights(self) -> dict[str, Tensor]:
-        """The whole network's parameters on the CPU, in the worker that leads; to be called by all."""
+        """Return the whole network's parameters on the CPU of rank 0; all workers must call this."""
         return self._whole(self._model.state_dict().items())
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state of an optimiser of the whole network, in the worker that leads; to be called by all."""
+        """Return the optimiser state of the whole network on rank 0; all workers must call this."""
         found = optimizer.state_dict()
         return {**found, "state": {index: self._whole(values.items()) for index, values in found["state"].items()}}
 
     def _whole(self, values: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """One tensor at a time: a device has no room for all."""
+        """Gather one tensor at a time, since a device has no memory for all of them."""
         whole = {}
         for name, value in values:
             full = value.full_tensor() if isinstance(value, DTensor) else value
             if self._group.is_main_process:
-                # A copy: what is gathered of uneven parts has room for more behind it, which would be saved, too.
+                # Copy, because the gathered tensor of uneven parts has spare storage behind it that would be saved,
+                # too.
                 whole[name] = full.to("cpu", copy=True, memory_format=torch.contiguous_format)
         return whole
 
     @staticmethod
     def own_part(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Copied out of the state of an optimiser of the whole network: what this worker's has to load."""
+        """Return this worker's part of the optimiser state of a whole network, as a copy that it can load."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def part(value: Any, parameter: DTensor) -> Any:
@@ -114,7 +117,7 @@ class Shards:
                 return value.clone()  # the number of steps
             mesh, placements = parameter.device_mesh, parameter.placements
             cut = distribute_tensor(value, mesh, placements, src_data_rank=None)
-            # A copy, or the whole would be kept for a part of it.
+            # Copy, or the view would keep the whole tensor allocated.
             return DTensor.from_local(
                 cut.to_local().clone(), mesh, placements, run_check=False, shape=value.shape, stride=value.stride()
             )
@@ -129,14 +132,15 @@ class Shards:
 
 
 def idle_batches(group: Group, parts: Sequence[SourceShare], other: SourceShare | None = None) -> list[Any]:
-    """What this worker has to compute, and count nothing of, to have computed as often as the others.
+    """Return the dummy batches that this worker must run, without counting them, to match the other workers' number of
+    passes.
 
-    To be asked by all workers at once, before they compute.
+    All workers must call this together, before they compute.
 
     Args:
         group: the workers.
-        parts: what this one will compute by itself.
-        other: a batch to take a row of where ``parts`` is empty.
+        parts: the batches that this worker computes itself.
+        other: a batch to take a row from if ``parts`` is empty.
     """
     missing = int(group.max([len(parts)])[0]) - len(parts)
     if not missing:
@@ -147,7 +151,7 @@ def idle_batches(group: Group, parts: Sequence[SourceShare], other: SourceShare 
 
 
 def _placement(parameter: nn.Parameter, world_size: int) -> Shard | None:
-    """The dimension to cut: the first, unless a later one gives parts that are more alike."""
+    """Choose the dimension to shard: the first, unless a later one gives more even parts."""
     first = parameter.shape[0]
     if first % world_size and first < EVEN_ENOUGH * world_size:
         for dimension, size in enumerate(parameter.shape):

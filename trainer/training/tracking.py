@@ -1,10 +1,9 @@
-"""Where the training curve goes beside ``log.jsonl``, if asked: TensorBoard, trackio, Weights & Biases.
+"""Trackers that receive the training curve in addition to ``log.jsonl``: TensorBoard, trackio, Weights & Biases.
 
 TensorBoard and trackio write below ``OUT/train`` and need no account: ``tensorboard --logdir OUT/train/tensorboard``,
-``TRACKIO_DIR=OUT/train/trackio trackio show``. (trackio keeps a step that is trained again after a kill twice, with the
-same numbers.) trackio's requirements contradict the pinned ones of this repository: install it beside them at your own
-choice. W&B sends what it is given to its servers; set ``WANDB_MODE=offline``
-to keep it here.
+``TRACKIO_DIR=OUT/train/trackio trackio show``. (trackio stores a step that is repeated after a kill twice, with the
+same numbers.) trackio's requirements conflict with the versions pinned by this repository, so it is an optional manual
+installation. W&B uploads its data to its servers; set ``WANDB_MODE=offline`` to keep it local.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any, Protocol
 from pipeline.errors import UserError
 from pipeline.side_effects import side_effect
 
-# By the name that --track takes: the package it needs.
+# Package required by each name that --track accepts.
 PACKAGES = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
 
 
 class Tracker(Protocol):
-    """Takes numbers by name, step after step."""
+    """Receives named numbers, step by step."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -32,10 +31,10 @@ class Tracker(Protocol):
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse, before any work, a tracker that is unknown or not installed.
+    """Fail, before any work, if a tracker is unknown or not installed.
 
     Raises:
-        UserError: names it and what to do.
+        UserError: names the tracker and the fix.
     """
     for name in names:
         if name not in PACKAGES:
@@ -45,13 +44,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], directory: Path, step: int, settings: Mapping[str, Any]) -> list[Tracker]:
-    """Trackers of a run that is at ``step``; what they were told of later steps before a kill is replaced.
+    """Open the trackers of a run at ``step``; values of later steps recorded before a kill are replaced.
 
     Args:
-        names: of ``PACKAGES``.
-        directory: where a run keeps what is below ``OUT/train``.
+        names: keys of ``PACKAGES``.
+        directory: folder of the run, ``OUT/train``.
         step: optimiser steps done.
-        settings: of the run, as JSON can say them.
+        settings: settings of the run, as JSON values.
     """
     makers: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
         "tensorboard": _TensorBoard,
@@ -62,11 +61,12 @@ def open_trackers(names: Sequence[str], directory: Path, step: int, settings: Ma
 
 
 class _Guarded:
-    """A tracker whose failures are logged, and end no training: without network, login or space there is only no curve.
+    """A tracker whose failures are logged and do not abort training: without network, login or disk space there is only
+    no curve.
 
     Args:
-        name: of the tracker.
-        make: makes it; if that fails, nothing is told to it.
+        name: name of the tracker.
+        make: creates the tracker; if it fails, nothing is sent to it.
     """
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
@@ -129,5 +129,5 @@ class _Wandb:
 
 
 def _name(directory: Path) -> str:
-    """``runs/demo/train`` is the run ``demo``."""
+    """Return the run's name: ``runs/demo/train`` is the run ``demo``."""
     return directory.absolute().parent.name

@@ -1,4 +1,4 @@
-"""The loss on a little of the test split, always the same, which every checkpoint measures."""
+"""The validation loss on a small fixed part of the test split, measured at every checkpoint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer.training.sharding import Shards, idle_batches
 def validation_loss(
     data: TrainingData, group: Group, loss_of: Callable[[Any], torch.Tensor], shards: Shards | None
 ) -> float | None:
-    """The training objective, of all workers together; None if the run measures none.
+    """Return the training objective averaged over all workers; None if the run has no validation.
 
     Args:
-        data: the sources, which the workers share out.
+        data: the sources, which the workers share.
         group: the workers; all must call this.
-        loss_of: the total loss of a batch, in evaluation mode.
-        shards: of a network that is spread over the workers.
+        loss_of: computes the total loss of a batch, in evaluation mode.
+        shards: set if the network is sharded over the workers.
     """
     measured = [
         (source, source.validation, share)
