@@ -1,1 +1,1 @@
-"""From a dataset's files to batches, in an order that is a function of seed and step."""
+"""Training data: from dataset files to batches, in an order that is a function of seed and step."""

@@ -1,8 +1,8 @@
-"""The dataset's Parquet files as flat arrays on disk, one row per time step.
+"""The dataset's Parquet files converted to memory-mapped arrays, one row per time step.
 
-Parquet is the published truth; for training it is laid out once, in a folder named after its content, and
-memory-mapped. A window of an episode is then a slice, and nothing needs to fit in memory. Images are decoded here,
-once, and each frame of their stacks is kept once.
+Parquet is the published format; for training it is converted once, in a cache folder named by its content, and
+memory-mapped. A window of an episode is then a slice, and the data need not fit in memory. Images are decoded once
+during the conversion, and each frame of their frame stacks is stored once.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from pipeline.storage.manifest import DatasetManifest, FileEntry
 from pipeline.storage.schema import read_blocks, read_lengths
 from pipeline.storage.statistics import load_statistics
 
-LAYOUT_VERSION = 2  # of what is written below; another one is laid out anew
+LAYOUT_VERSION = 2  # format version of the arrays; other versions are converted again
 
-# Below this a dimension counts as constant (Meta-World's hidden goal, for one) and is only centred.
+# A dimension with a smaller standard deviation counts as constant (such as Meta-World's hidden goal) and is only
+# centred.
 MIN_STD = 1e-3
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Mean and standard deviation of a task's continuous observations ``(size,)`` and of its rewards.
+    """Mean and standard deviation of a task's continuous observations ``(size,)`` and standard deviation of its
+    rewards.
 
-    Or of n tasks, one per row of what is normalised: ``(n, size)`` and ``(n,)``.
+    Also holds those of n tasks, one per row of the normalised values: ``(n, size)`` and ``(n,)``.
     """
 
     observation_mean: np.ndarray
@@ -52,7 +54,7 @@ class Normaliser:
 
     @staticmethod
     def of_rows(normalisers: Sequence[Normaliser]) -> Normaliser:
-        """The normalisers of n tasks as one."""
+        """Stack the normalisers of n tasks into one."""
         return Normaliser(
             np.stack([n.observation_mean for n in normalisers]),
             np.stack([n.observation_std for n in normalisers]),
@@ -65,13 +67,14 @@ class TaskArrays:
     """One split of one task as memory-mapped arrays of S steps in E episodes.
 
     Attributes:
-        observations: ``(S, *task.observation_shape)`` float32 or int16; of images ``(F, H, W)`` uint8 frames.
+        observations: ``(S, *task.observation_shape)`` float32 or int16; for images ``(F, H, W)`` uint8 frames.
         actions: ``(S,)`` int64 or ``(S, size)`` float32.
         rewards: ``(S,)`` float32.
         starts: ``(E + 1,)`` int64; episode e is steps ``starts[e]`` to ``starts[e + 1]``.
         text_ids: ``(S,)`` int32 rows of ``texts``, or None.
         texts: the distinct mission texts.
-        last_frames: of images ``(S,)`` int64: a step shows this frame and the three before it; else None.
+        last_frames: for images ``(S,)`` int64: the frame stack of a step is this frame and the three before it; else
+            None.
     """
 
     task: Task
@@ -88,7 +91,8 @@ class TaskArrays:
         return int(self.starts[-1])
 
     def observations_at(self, steps: np.ndarray) -> np.ndarray:
-        """Observations ``(*steps.shape, *task.observation_shape)``; the channels of images lie apart in memory."""
+        """Return observations ``(*steps.shape, *task.observation_shape)``; image channels are not contiguous in
+        memory."""
         if self.last_frames is None:
             return np.take(self.observations, steps, axis=0)
         frames = np.take(self.last_frames, steps)[..., None] + np.arange(1 - CHANNELS, 1)
@@ -96,7 +100,7 @@ class TaskArrays:
 
 
 def load_normaliser(dataset: Path, task: Task) -> Normaliser | None:
-    """From the statistics of a continuous task's training episodes; None for other tasks.
+    """Load the normaliser from the statistics of a continuous task's training episodes; None for other tasks.
 
     Raises:
         UserError: the dataset has no statistics of the task, or no training episode.
@@ -113,7 +117,7 @@ def load_normaliser(dataset: Path, task: Task) -> Normaliser | None:
 
 
 def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes: int) -> None:
-    """Lay out what has images and is not laid out yet, in processes of their own: it is what takes long."""
+    """Convert the image tasks that are not cached yet, in parallel processes, because decoding takes long."""
     manifest = DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
     images = [task for task in tasks if task.observation == IMAGE]
     jobs = [(dataset, manifest, task, split, cache) for task in images for split in SPLITS]
@@ -126,13 +130,14 @@ def lay_out_images(dataset: Path, tasks: Sequence[Task], cache: Path, processes:
 
 
 def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str, cache: Path) -> TaskArrays:
-    """Arrays of a split, laid out below ``cache`` if they are not there yet.
+    """Return the arrays of a split, converting them into ``cache`` if they are not there yet.
 
     Args:
-        dataset: its directory.
-        manifest: of the dataset; one of many tasks takes milliseconds to read, and here it is asked for each of them.
-        task, split: which.
-        cache: where they are laid out.
+        dataset: the dataset directory.
+        manifest: manifest of the dataset; passed in because reading a large one takes milliseconds, and this function
+            is called for every task.
+        task, split: what to load.
+        cache: folder of the converted arrays.
 
     Raises:
         UserError: the dataset has no such task.
@@ -141,7 +146,7 @@ def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str
     if not directory.exists():
         with temporary_beside(directory) as temporary:
             _lay_out(task, [dataset / entry.name for entry in _entries(dataset, manifest, task, split)], temporary)
-            rename_unless_exists(temporary, directory)  # several workers begin at the same time
+            rename_unless_exists(temporary, directory)  # several workers may convert the same files concurrently
     is_image = task.observation == IMAGE
     return TaskArrays(
         task=task,
@@ -221,8 +226,8 @@ def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
 
 
 def _append_frames(path: Path, stacks: np.ndarray) -> np.ndarray:
-    """Append the frames of ``(T, H, W, 4)`` stacks, those that go on from one stack to the next once; number of the
-    last frame of each stack."""
+    """Append the frames of ``(T, H, W, 4)`` stacks, storing frames shared by consecutive stacks once; return the index
+    of the last frame of each stack."""
     planes = np.moveaxis(stacks, -1, 1)
     goes_on = np.zeros(len(planes), bool)
     goes_on[1:] = [np.array_equal(old[1:], new[:-1]) for old, new in itertools.pairwise(planes)]

@@ -1,7 +1,7 @@
-"""From the dataset's arrays to batches: a window is a slice of them, a batch one gather.
+"""Batches from the dataset's arrays: a window is a slice of them, a batch is one gather.
 
-The order of batches is a pure function of (seed, step): a resumed run continues with exactly the batch it would have
-had, and nothing about the loader has to be saved.
+The order of batches is a pure function of (seed, step): a resumed run continues with exactly the same batches, and the
+loader has no state to save.
 """
 
 from __future__ import annotations
@@ -17,40 +17,41 @@ from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from trainer.data.arrays import Normaliser, TaskArrays
 from trainer.networks.model import StepBatch
 
-# A batch comes in the fewest parts that have this share of padding or less, and in at most so many: each part is a pass
-# through the network of its own.
+# A batch is split into the fewest parts (at most MAX_PARTS) with at most this share of padding; each part is a separate
+# pass through the network.
 GOOD_PADDING, MAX_PARTS = 0.02, 4
 
 
 class BatchPlan:
-    """Which windows are in which batch, in an endless sequence of epochs; batches hold hardly any padding.
+    """Assigns windows to batches, in an endless sequence of epochs; batches have hardly any padding.
 
     In each epoch windows are shuffled, sorted by length (a stable sort, so equal lengths stay shuffled), cut into
-    batches, and the batches shuffled. Neighbours in a batch then have similar lengths; where they still differ, the
-    batch comes in parts of different widths. Threads may ask at once.
+    batches, and the batches are shuffled. Windows of a batch then have similar lengths; where they still differ, the
+    batch is split into parts of different widths. Thread-safe.
 
     Args:
-        lengths: ``(N,)`` of the windows.
-        batch_size: the most that a batch may hold, padding included.
-        seed: the order follows from it.
+        lengths: ``(N,)`` lengths of the windows.
+        batch_size: maximum size of a batch, including padding.
+        seed: determines the order.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> None:
         self._lengths, self._seed = lengths, tuple(seed)
-        # Lengths in ascending order are the same in every epoch, and so are the places to cut.
+        # The sorted lengths are the same in every epoch, and so are the places to cut.
         self._cuts = plan_cuts(np.sort(lengths), batch_size)
         self.num_batches = len(self._cuts)
-        # Of the epoch before too: at a turn, threads may be in both.
+        # Two epochs are cached because threads may use both at an epoch's end.
         self._order = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def parts(self, index: int) -> list[np.ndarray]:
-        """Windows of each part of the ``index``-th batch."""
+        """Return the windows of each part of the ``index``-th batch."""
         epoch, position = divmod(index, self.num_batches)
         windows, batch_order = self._order(epoch)
         return [windows[begin:end] for begin, end in itertools.pairwise(self._cuts[batch_order[position]])]
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Windows by length, equal ones in an order of this epoch, and the order of the batches."""
+        """Return the windows sorted by length, shuffled among equal lengths, and the order of the batches in this
+        epoch."""
         generator = np.random.default_rng((*self._seed, epoch))
         shuffled = generator.permutation(len(self._lengths))
         ordered = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
@@ -61,13 +62,13 @@ class TaskBatches:
     """Batches of windows of one task: its episodes, cut into windows of at most ``context_steps``.
 
     Args:
-        arrays: the steps.
-        tokens: ``(len(arrays.texts), n)`` int64, of tasks with texts.
-        normaliser: of observations and rewards, or None.
-        context_steps: the longest window.
-        batch_steps: time steps per batch, padding included.
-        seed: the order follows from it.
-        task_index: of the task in the network's list.
+        arrays: the time steps.
+        tokens: ``(len(arrays.texts), n)`` int64, for tasks with texts.
+        normaliser: normaliser of observations and rewards, or None.
+        context_steps: maximum length of a window.
+        batch_steps: time steps per batch, including padding.
+        seed: determines the order.
+        task_index: index of the task in the network's list.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class TaskBatches:
         self.num_batches = self._plan.num_batches
 
     def parts(self, index: int) -> list[StepBatch]:
-        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        """Return the ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
         return [self._gather(windows) for windows in self._plan.parts(index)]
 
     def describe(self, index: int) -> str:
-        """Task and rows of the episodes in a batch, for messages."""
+        """Describe a batch by task and rows of its episodes, for messages."""
         starts = self._starts[np.concatenate(self._plan.parts(index))]
         return f"{self._arrays.task.name}, episode rows {name_rows(self._arrays.starts, starts)}"
 
@@ -113,27 +114,28 @@ class TaskBatches:
 
 
 def name_rows(row_starts: np.ndarray, windows: np.ndarray, most: int = 20) -> str:
-    """Numbers of the rows that windows are of, by first steps: the first of them, and how many more there are."""
+    """List the row numbers of windows given by their first steps: at most ``most``, and the count of the others."""
     rows = np.unique(np.searchsorted(row_starts, windows, side="right") - 1)
     more = f" and {len(rows) - most} more" if len(rows) > most else ""
     return ", ".join(map(str, rows[:most].tolist())) + more
 
 
 def plan_cuts(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Where to cut windows sorted by length into batches, and each batch into parts.
+    """Return where to cut windows sorted by length into batches, and each batch into parts.
 
     Args:
         lengths: ``(N,)``, ascending.
-        batch_size: padded steps per batch at most; a window longer than that is a batch of its own.
+        batch_size: maximum number of padded steps per batch; a longer window is a batch of its own.
 
     Returns:
-        per batch the begins of its parts and its end, ``(parts + 1,)`` places in ``lengths``.
+        per batch the starts of its parts and its end, ``(parts + 1,)`` indices into ``lengths``.
     """
     total = np.concatenate([[0], np.cumsum(lengths)])
     batches = []
     end = len(lengths)
     while end > 0:
-        # As many as would fit without padding, then fewer until they fit with it. One window always does.
+        # Begin with as many as would fit without padding, then remove windows until they fit with it. One window always
+        # does.
         begin = min(end - 1, int(np.searchsorted(total, total[end] - batch_size)))
         while True:
             cuts = begin + _cut_into_parts(lengths[begin:end])
@@ -147,9 +149,10 @@ def plan_cuts(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def _cut_into_parts(lengths: np.ndarray) -> np.ndarray:
-    """The fewest parts, at most ``MAX_PARTS``, with at most ``GOOD_PADDING`` padding, else those with the least.
+    """Return the fewest parts, at most ``MAX_PARTS``, with at most ``GOOD_PADDING`` padding, else the split with the
+    least.
 
-    ``best[j]`` is the least padded size of the windows up to the j-th distinct length in so many parts.
+    ``best[j]`` is the smallest padded size of the windows up to the j-th distinct length with a given number of parts.
     """
     num_steps = int(lengths.sum())
     last = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)  # the last window of each distinct length
@@ -158,7 +161,7 @@ def _cut_into_parts(lengths: np.ndarray) -> np.ndarray:
     begins = [np.zeros(len(best), np.int64)]
     edges = np.concatenate([[0], ends])
     while best[-1] > num_steps / (1 - GOOD_PADDING) and len(begins) < MAX_PARTS:
-        # sizes[i, j]: a last part from the i-th edge to the j-th, after the best of one part fewer.
+        # sizes[i, j]: a last part from the i-th edge to the j-th, after the best split with one part fewer.
         sizes = best[:, None] + np.concatenate([[0], widths]) * (edges - edges[:, None])
         sizes[np.tril_indices(len(edges), -1)] = np.iinfo(np.int64).max
         begins.append(sizes.argmin(axis=0))
@@ -173,7 +176,8 @@ def _cut_into_parts(lengths: np.ndarray) -> np.ndarray:
 def prepare_observations(
     task: Task, values: np.ndarray, tokens: np.ndarray | None, normaliser: Normaliser | None
 ) -> np.ndarray:
-    """Stored or live observations ``(..., *shape)`` as the model takes them. One function for training and acting."""
+    """Convert stored or live observations ``(..., *shape)`` to model inputs. Training and acting share this
+    function."""
     if task.observation == CONTINUOUS:
         return values if normaliser is None else normaliser.observations(values)
     if task.observation == DISCRETE:
@@ -187,11 +191,12 @@ def prepare_rewards(rewards: np.ndarray, normaliser: Normaliser | None) -> np.nd
 
 
 def cut_windows(row_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows (episodes, or documents) cut into windows: first step and length of each, and whether a row begins with it.
+    """Cut rows (episodes or documents) into windows; return the first step and length of each, and whether it begins a
+    row.
 
     Args:
         row_starts: ``(rows + 1,)``, as ``TaskArrays.starts``.
-        longest: steps of a window at most.
+        longest: maximum number of steps of a window.
     """
     lengths = np.diff(row_starts)
     counts = -(-lengths // longest)
@@ -202,9 +207,9 @@ def cut_windows(row_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.nd
 
 
 def pad_windows(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of windows ``(B, T)``, and which of them are real.
+    """Return the steps of windows ``(B, T)``, and a mask of the real ones.
 
-    Padding repeats a window's last step; the mask keeps it out of the loss and causality out of the rest.
+    Padding repeats a window's last step; the mask excludes it from the loss, and causality from all real steps.
     """
     offsets = np.arange(int(lengths.max()))
     return starts[:, None] + np.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]

@@ -1,4 +1,4 @@
-"""Which corpora of the dataset a run trains on beside its tasks, and their documents as arrays."""
+"""Selects the corpora that a run trains on in addition to its tasks, and loads their documents as arrays."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
     from trainer.data.text_data import TextArrays, TokenizedDocument
 
-# Documents of each corpus that a tokenizer is trained on: more would change few of its words.
+# Documents of each corpus used to train a tokenizer: more would change few of its tokens.
 TOKENIZER_DOCUMENTS = 20_000
 
 
 def choose_corpora(config: TrainConfig) -> tuple[Corpus, ...]:
-    """The corpora of the dataset that match ``config.corpora``.
+    """Return the corpora of the dataset that match ``config.corpora``.
 
     Raises:
-        UserError: one named in full is not in the dataset, or the network has no use for its texts or pictures.
+        UserError: a corpus given by its full name is not in the dataset, or the network does not support its texts or
+            images.
     """
     if not config.corpora:
         return ()
@@ -55,7 +56,7 @@ def choose_corpora(config: TrainConfig) -> tuple[Corpus, ...]:
 
 
 def sample_texts(config: TrainConfig, manifest: DatasetManifest, corpora: Sequence[Corpus]) -> Iterator[str]:
-    """Texts to train a tokenizer on."""
+    """Yield texts to train a tokenizer on."""
     for corpus in corpora:
         documents = _documents(config.dataset_dir, _entries(manifest, corpus, "train"))
         yield from (document.text for document in islice(documents, TOKENIZER_DOCUMENTS))
@@ -64,7 +65,7 @@ def sample_texts(config: TrainConfig, manifest: DatasetManifest, corpora: Sequen
 def load_corpus(
     config: TrainConfig, manifest: DatasetManifest, corpus: Corpus, split: str, tokenizer: Tokenizer, cache: Path
 ) -> TextArrays:
-    """One split of a corpus, laid out below ``cache`` if it is not there yet."""
+    """Return one split of a corpus, tokenised into ``cache`` if it is not there yet."""
     from trainer.data.text_data import lay_out
 
     entries = _entries(manifest, corpus, split)

@@ -1,8 +1,8 @@
-"""Batches in the order of training, read ahead by threads while the network is at work.
+"""Loads batches in training order; threads prefetch them while the network computes.
 
-What comes when is decided by the mixture alone, a pure function of (seed, step). A worker takes every W-th of an
-optimiser step's micro-batches, and threads only read ahead in that order: neither their number nor a resume changes
-what a step is made of.
+The mixture alone, a pure function of (seed, step), determines the order. Each of W workers takes every W-th micro-batch
+of an optimiser step, and threads only prefetch in that order: neither their number nor a resume changes the contents of
+a step.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor
 
 
 class Batches(Protocol):
-    """Where batches of one task, or of one set of texts, come from. Threads may ask at once."""
+    """Source of batches of one task, or of one set of texts. Thread-safe."""
 
     num_batches: int
 
     def parts(self, index: int) -> Sequence[Any]:
-        """The ``index``-th batch of an endless sequence of epochs, as batches of the model, each of one width."""
+        """Return the ``index``-th batch of an endless sequence of epochs, as model batches, each of one width."""
 
     def describe(self, index: int) -> str:
-        """What a batch is made of, for messages."""
+        """Describe the contents of a batch, for messages."""
 
 
 @dataclass(frozen=True)
 class SourceShare:
-    """A batch of the model, with its real and its padded time steps (of texts: tokens)."""
+    """A model batch with its numbers of real and padded time steps (for texts: tokens)."""
 
     batch: Any
     num_steps: int
@@ -43,12 +43,12 @@ class SourceShare:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What is drawn at once.
+    """One draw of the mixture.
 
     Attributes:
         source: index of its task among the sources.
-        index: of the batch there.
-        parts: together the batch.
+        index: index of the batch within the source.
+        parts: the parts of the batch.
     """
 
     source: int
@@ -61,12 +61,12 @@ class MicroBatch:
 
 
 class Mixture:
-    """Which task's which batch comes at every draw, drawn by sampling weight."""
+    """The sequence of (task, batch index) draws, sampled by sampling weight."""
 
     def __init__(self, weights: Sequence[float], num_draws: int, seed: int) -> None:
         probabilities = np.array(weights, np.float64) / np.sum(weights)
         self._tasks = np.random.default_rng((seed, 0)).choice(len(weights), num_draws, p=probabilities)
-        # How often the drawn task was drawn before: the index of its next batch.
+        # Number of earlier draws of the drawn task, which is the index of its next batch.
         self._indices = np.zeros(num_draws, np.int64)
         for task in range(len(weights)):
             drawn = self._tasks == task
@@ -76,21 +76,21 @@ class Mixture:
         return len(self._tasks)
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
-        """Task and batch index of the ``draw``-th batch."""
+        """Return task and batch index of the ``draw``-th batch."""
         return int(self._tasks[draw]), int(self._indices[draw])
 
 
 class Loader:
-    """The micro-batches of one worker, from an optimiser step on.
+    """The micro-batches of one worker, starting at an optimiser step.
 
     Args:
-        sources: what to draw from.
-        mixture: what is drawn when.
+        sources: sources to draw from.
+        mixture: order of the draws.
         micro_batches: draws per optimiser step, of all workers together.
-        first_step: where to begin.
-        rank, world_size: this worker and how many there are.
-        threads: readers.
-        ahead: micro-batches read before they are needed.
+        first_step: optimiser step to start at.
+        rank, world_size: rank of this worker and number of workers.
+        threads: number of prefetching threads.
+        ahead: number of micro-batches to prefetch.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Loader:
         self._coming: deque[Future[MicroBatch]] = deque()
         for _ in range(ahead):
             self._submit()
-        self.waited_s = 0.0  # how long training stood still for data
+        self.waited_s = 0.0  # seconds that training waited for data
 
     def next(self) -> MicroBatch:
-        """The next one, waiting for it if need be."""
+        """Return the next micro-batch, waiting for it if necessary."""
         started = time.perf_counter()
         micro_batch = self._coming.popleft().result()
         self.waited_s += time.perf_counter() - started
@@ -138,12 +138,12 @@ class Loader:
 
 
 def as_parts(batches: Sequence[Any]) -> tuple[SourceShare, ...]:
-    """Batches of the model with their sizes."""
+    """Wrap model batches with their sizes."""
     return tuple(SourceShare(batch, int(batch.mask.sum()), batch.mask.numel()) for batch in batches)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with all its tensors on a device."""
+    """Return the batch with all its tensors moved to a device."""
     if device.type == "cpu":
         return batch
     tensors = {

@@ -1,4 +1,4 @@
-"""What a run trains on: the batches of every task and corpus, how often each is drawn and how much it counts."""
+"""The training data of a run: batches, sampling weight and loss weight of every task and corpus."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TrainingSource:
     """One task, or one set of texts.
 
     Attributes:
-        batches: of the training split.
-        validation: a little of the test split, always the same; None for no validation.
+        batches: batches of the training split.
+        validation: a small fixed part of the test split; None for no validation.
     """
 
     name: str
@@ -48,9 +48,9 @@ class TrainingSource:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The sources of a run and what acting with its checkpoints needs of them: tokenizer and normalisers by task.
+    """The sources of a run, with the tokenizer and the normalisers by task that acting with its checkpoints needs.
 
-    Tasks come first, in their order, then the corpora named.
+    Tasks come first, in their order, then the chosen corpora.
     """
 
     sources: list[TrainingSource]
@@ -64,10 +64,10 @@ class TrainingData:
 
 
 def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
-    """Lay out what is not laid out yet, and open it.
+    """Convert the data that is not cached yet, and open it.
 
     Raises:
-        UserError: a task is not in the dataset, or there is no such tokenizer.
+        UserError: a task is not in the dataset, or the tokenizer does not exist.
     """
     cache = config.out / "train" / "cache"
     log.info("opening %s of %s", format_count(len(tasks), "task"), config.dataset_dir)
@@ -126,7 +126,7 @@ def _open_corpus(
     def batches(split: str, batch_steps: int, seed: int) -> TextBatches:
         arrays = load_corpus(config, manifest, corpus, split, tokenizer, cache)
         log.info("%s, %s: %d documents, %d tokens", corpus.name, split, len(arrays.starts) - 1, arrays.starts[-1])
-        # Two positions are a time step.
+        # A time step has two positions.
         most = max(2 * batch_steps, model.max_positions)
         return TextBatches(arrays, model.max_positions, most, model.picture_size, model.num_patches, (seed, index))
 
@@ -145,7 +145,7 @@ def _open_corpus(
 
 
 def sampling_shares(sources: Sequence[TrainingSource]) -> np.ndarray:
-    """``(len(sources),)``: how much each counts in the objective, summing to 1."""
+    """Return ``(len(sources),)``: the weight of each source in the objective, summing to 1."""
     weights = np.array([source.sampling_weight for source in sources], np.float64)
     shares: np.ndarray = weights / weights.sum()
     return shares

@@ -1,8 +1,8 @@
-"""Texts, and pictures with texts, as batches beside those of the tasks.
+"""Batches of texts, and of images with texts, with the same interface as those of tasks.
 
-A corpus is laid out once as flat arrays on disk: the ids of all its documents one after the other, and the bytes of its
-pictures as they came. Documents are cut into windows as episodes are, and batches are planned in the same way: their
-order is a pure function of (seed, index). A picture is decoded when its batch is made.
+A corpus is converted once to flat arrays on disk: the concatenated token ids of all its documents, and the unchanged
+bytes of its image files. Documents are cut into windows as episodes are, and batches are planned in the same way: their
+order is a pure function of (seed, index). Images are decoded when a batch is built.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
 from trainer.networks.model import TextBatch
 
-# Of CLIP, whose preparation of pictures JAT took.
+# Those of CLIP, whose image preprocessing JAT uses.
 PICTURE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 PICTURE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
-MAX_PICTURE_PIXELS = 64 * 10**6  # of a picture, as it is and scaled
-_CHUNK = 1000  # documents tokenised at once
+MAX_PICTURE_PIXELS = 64 * 10**6  # maximum pixels of an image, before and after scaling
+_CHUNK = 1000  # documents per tokeniser call
 
 
 @dataclass(frozen=True)
 class TokenizedDocument:
-    """A text, and the file of a picture (PNG, JPEG, ...) that it belongs to, if there is one."""
+    """A text, and the image file (PNG, JPEG, ...) that belongs to it, if any."""
 
     text: str
     picture: bytes | None = None
@@ -44,11 +44,11 @@ class TextArrays:
     """A corpus of D documents with S tokens in all, memory-mapped.
 
     Attributes:
-        name: of the corpus.
+        name: name of the corpus.
         tokens: ``(S,)`` int32.
         starts: ``(D + 1,)`` int64; document d is tokens ``starts[d]`` to ``starts[d + 1]``.
-        pictures: ``(bytes,)`` uint8, the files of all pictures; None for a corpus without.
-        picture_starts: ``(D + 1,)`` int64, as ``starts``; None likewise.
+        pictures: ``(bytes,)`` uint8, the concatenated image files; None for a corpus without images.
+        picture_starts: ``(D + 1,)`` int64, offsets into ``pictures``; None for a corpus without images.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TextArrays:
     picture_starts: np.ndarray | None = None
 
     def picture(self, document: int) -> bytes:
-        """The file of a document's picture."""
+        """Return the image file of a document."""
         assert self.pictures is not None and self.picture_starts is not None
         return bytes(self.pictures[self.picture_starts[document] : self.picture_starts[document + 1]])
 
@@ -66,23 +66,23 @@ class TextArrays:
 def lay_out(
     name: str, documents: Iterable[TokenizedDocument], tokenizer: Tokenizer, has_boundaries: bool, directory: Path
 ) -> TextArrays:
-    """Tokenise a corpus into ``directory``, unless that is done already.
+    """Tokenise a corpus into ``directory``; skipped if it exists.
 
     Args:
-        name: of the corpus.
-        documents: streamed, all with pictures or all without.
-        tokenizer: texts to ids.
+        name: name of the corpus.
+        documents: streamed, all with images or all without.
+        tokenizer: converts texts to ids.
         has_boundaries: put the end-of-text id before and after each document.
-        directory: named by whatever decides the result.
+        directory: its name identifies all inputs that determine the result.
 
     Raises:
-        UserError: some documents have pictures and some do not, or there are none.
+        UserError: some documents have images and some do not, or there are no documents.
     """
     if not directory.exists():
         with temporary_beside(directory) as temporary:
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
-            rename_unless_exists(temporary, directory)  # several workers begin at the same time
+            rename_unless_exists(temporary, directory)  # several workers may tokenise the same corpus concurrently
     has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
     return TextArrays(
         name,
@@ -126,12 +126,12 @@ class TextBatches:
 
     Args:
         arrays: the corpus.
-        context_positions: longest window, the positions of a picture included. Of a document longer than that, every
-            part is a window of its own; with a picture only the first part is used.
-        batch_positions: most positions in a batch, padding included.
-        picture_size: side of a picture in pixels.
-        num_patches: positions that a picture takes.
-        seed: what the order follows from.
+        context_positions: maximum window length, including the positions of an image. A longer document is cut into
+            several windows; with an image only the first part is used.
+        batch_positions: maximum number of positions in a batch, including padding.
+        picture_size: side of an image in pixels.
+        num_patches: number of positions of an image.
+        seed: determines the order.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class TextBatches:
         self.num_batches = self._plan.num_batches
 
     def parts(self, index: int) -> list[TextBatch]:
-        """The ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
+        """Return the ``index``-th batch of an endless sequence of epochs, in parts of different widths."""
         return [self._gather(windows) for windows in self._plan.parts(index)]
 
     def describe(self, index: int) -> str:
-        """Corpus and rows of the documents in a batch, for messages."""
+        """Describe a batch by corpus and rows of its documents, for messages."""
         starts = self._starts[np.concatenate(self._plan.parts(index))]
         return f"{self._arrays.name}, documents {name_rows(self._arrays.starts, starts)}"
 
@@ -188,17 +188,17 @@ class TextBatches:
 
 
 def prepare_picture(data: bytes, size: int, name: str) -> np.ndarray:
-    """A picture as JAT shows it to the network, ``(3, size, size)`` float32.
+    """Preprocess an image as JAT does, to ``(3, size, size)`` float32.
 
-    Its shorter side is scaled to ``size`` (bicubic), the middle square taken, and colours standardised.
+    Its shorter side is scaled to ``size`` (bicubic), the centre square is cropped, and colours are standardised.
 
     Args:
         data: a PNG, JPEG or other file that Pillow reads.
         size: side in pixels.
-        name: of the picture, for the message.
+        name: name of the image, for the message.
 
     Raises:
-        UserError: it is not a picture.
+        UserError: it is not an image.
     """
     from PIL import Image
 

@@ -1,8 +1,8 @@
-"""Texts <-> token ids: a byte-level BPE trained on the dataset's own texts, without network, or a given tokenizer.
+"""Tokenizers: a byte-level BPE trained offline on the dataset's own texts, or a given tokenizer.
 
-The released JAT uses GPT-2's tokenizer. The token embedding is shared with the integers of observations and the
-discrete actions. The lowest ids of our own are reserved for those; with GPT-2's, as in JAT, an integer and the
-character of the same id share one embedding.
+The released JAT uses GPT-2's tokenizer. Texts, integer observations and discrete actions share the token embedding. Our
+own tokenizer reserves the lowest ids for these integers; with GPT-2's, as in JAT, an integer and the character of the
+same id share one embedding.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from pipeline.errors import UserError
 from pipeline.foreign import MIB, check_file
 from pipeline.publishing.hub import readable_errors
 
-NUM_RESERVED = 32  # more than any integer of an observation (10) or action (17)
-BPE = "bpe"  # the choice that needs nothing from elsewhere
+NUM_RESERVED = 32  # larger than any integer of an observation (10) or action (17)
+BPE = "bpe"  # the choice that needs no download
 FILE_NAME = "tokenizer.json"
-MAX_FILE = 128 * MIB  # the largest published ones have a quarter of it
-# What pads: our own, the usual ones, and what JAT took of GPT-2, which has none.
+MAX_FILE = 128 * MIB  # four times the size of the largest published tokenizers
+# Candidates for the padding token: our own, the usual ones, and the one JAT uses from GPT-2, which has no padding
+# token.
 END_OF_TEXT = "<|endoftext|>"
 PADS = ("<pad>", "[PAD]", END_OF_TEXT, "</s>")
 
 
 def choose_tokenizer(choice: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """The tokenizer of a training run.
+    """Return the tokenizer of a training run.
 
     Args:
         choice: ``bpe``, trained on ``texts``; a folder with a ``tokenizer.json``, or that file; or a repository on the
             Hugging Face Hub such as ``gpt2``.
-        texts: what the run trains on.
-        vocab_size: ids the network has embeddings for.
+        texts: texts that the run trains on.
+        vocab_size: number of token embeddings of the network.
 
     Raises:
-        UserError: there is no such tokenizer, it cannot be downloaded or read, or it has more ids than the network.
+        UserError: the tokenizer does not exist, cannot be downloaded or read, or has more ids than the network.
     """
     if choice == BPE:
         return train_tokenizer(texts, vocab_size)
@@ -55,10 +56,10 @@ def _num_ids(tokenizer: Tokenizer) -> int:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of at most ``vocab_size`` ids.
+    """Train a tokenizer with at most ``vocab_size`` ids.
 
     Raises:
-        UserError: ``vocab_size`` has no room for the reserved ids and the 256 bytes.
+        UserError: ``vocab_size`` is too small for the reserved ids and the 256 bytes.
     """
     if vocab_size < NUM_RESERVED + 256:
         raise UserError(
@@ -97,7 +98,7 @@ def _download(choice: str) -> Path:
     with readable_errors(choice, None, elsewhere, f", or {elsewhere}"):
         try:
             return Path(hf_hub_download(choice, FILE_NAME))
-        except LocalEntryNotFoundError as error:  # neither reached nor in the cache
+        except LocalEntryNotFoundError as error:  # neither reachable nor cached
             raise UserError(
                 f"the tokenizer {choice} cannot be downloaded from the Hugging Face Hub and is not in its cache; check "
                 f"the network, or {elsewhere}"
@@ -110,9 +111,9 @@ def _read(path: Path, choice: str) -> Tokenizer:
     check_file(path, MAX_FILE)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises this very class
+    except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path} is no {FILE_NAME} of the `tokenizers` library ({error})") from error
-    # Cutting and padding is `encode`'s, whatever the file says.
+    # `encode` truncates and pads, whatever the file configures.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if all(tokenizer.token_to_id(token) is None for token in PADS):
@@ -121,13 +122,13 @@ def _read(path: Path, choice: str) -> Tokenizer:
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """The id that fills what a text leaves empty; in JAT the end of text."""
+    """Return the id used for padding; in JAT the end-of-text id."""
     found = (tokenizer.token_to_id(token) for token in PADS)
     return next(number for number in found if number is not None)
 
 
 def end_id(tokenizer: Tokenizer) -> int:
-    """The id that separates texts.
+    """Return the id that separates texts.
 
     Raises:
         UserError: the tokenizer has none.
@@ -144,11 +145,11 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
-    """The tokenizer of a checkpoint.
+    """Load the tokenizer of a checkpoint.
 
     Args:
         path: its file.
-        vocab_size: ids the network has embeddings for; None if it may have any.
+        vocab_size: number of token embeddings of the network; None for no limit.
 
     Raises:
         UserError: it is missing or damaged, or has more ids than the network.
@@ -165,7 +166,7 @@ def load_tokenizer(path: Path, vocab_size: int | None = None) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], num_tokens: int) -> np.ndarray:
-    """``(len(texts), num_tokens)`` int64, cut or padded at the end."""
+    """Return ids ``(len(texts), num_tokens)`` int64, truncated or padded at the end."""
     ids = np.full((len(texts), num_tokens), pad_id(tokenizer), np.int64)
     for row, encoding in zip(ids, tokenizer.encode_batch(list(texts)), strict=True):
         tokens = encoding.ids[:num_tokens]

@@ -1,1 +1,1 @@
-"""Networks: JAT's and our own, behind one interface, and how they are loaded and kept."""
+"""Networks: JAT's and this project's own behind one interface, with loading and saving of weights."""

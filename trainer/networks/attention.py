@@ -1,9 +1,9 @@
-"""Attention of whole sequences to their past, and of single positions to a cache.
+"""Causal attention for whole sequences, and attention of single positions to a KV cache.
 
-The CPU kernel of torch is slow backwards, and slower in bfloat16. So there whole sequences have an operator of their
-own: a block of positions at a time against just the keys that it sees, scores in float32 as GPT-Neo computes them,
-everything after the softmax in the type of the values. In bfloat16 it takes half the time for 512 positions and two
-thirds for 100 to 200, whole training steps 6 to 20 % less; in float32 as long.
+The backward pass of torch's CPU kernel is slow, and slower in bfloat16. On CPUs, whole sequences therefore use a custom
+operator: one block of queries at a time against only the keys visible to it, with scores in float32 as GPT-Neo computes
+them, and everything after the softmax in the dtype of the values. In bfloat16 it takes half the time for 512 positions
+and two thirds for 100 to 200, and whole training steps take 6 to 20 % less; in float32 the times are equal.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ BLOCK = 64  # positions
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None = 1.0) -> Tensor:
-    """Attention where ``mask`` is True, or to scores plus a float mask; ``(B, heads, P, size)`` each.
+    """Attention where a bool ``mask`` is True, or with a float mask added to the scores; ``(B, heads, P, size)`` each.
 
-    On a CPU in float32.
+    On a CPU the computation is in float32.
     """
     on_cpu = query.device.type == "cpu"
     if on_cpu:
@@ -31,7 +31,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
 
 
 def attend_back(query: Tensor, key: Tensor, value: Tensor, window: int | None = None, scale: float = 1.0) -> Tensor:
-    """Attention of every position to itself and those before it, ``window`` in all, or all.
+    """Causal attention of every position to itself and earlier ones, to the last ``window`` positions or to all.
 
     ``(B, heads, P, size)`` each -> ``(B, P, heads * size)``.
     """
@@ -48,7 +48,8 @@ def attend_back(query: Tensor, key: Tensor, value: Tensor, window: int | None = 
 
 @torch.library.custom_op("jat::attend_in_blocks", mutates_args=(), device_types="cpu")
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
-    """``(B, P, heads, size)``, and the weights ``(B * heads, P, P)`` for the way back; filled only where visible."""
+    """Return the output ``(B, P, heads, size)`` and the weights ``(B * heads, P, P)`` for the backward pass, which are
+    only filled where visible."""
     num_rows, num_heads, length, size = query.shape
     query, key, value = (x.reshape(-1, length, size) for x in (query, key, value))
     mixed = value.new_empty(num_rows, length, num_heads, size)
@@ -77,12 +78,12 @@ def _shapes(query: Tensor, key: Tensor, value: Tensor, window: int, scale: float
 def _attend_in_blocks_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, weights: Tensor, window: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, in their shapes, for ``grad`` ``(B, P, heads, size)``."""
+    """Return the gradients of query, key and value, in their shapes, for ``grad`` ``(B, P, heads, size)``."""
     shape, length = query.shape, query.shape[2]
     grad, query, key, value = (x.reshape(-1, *shape[2:]) for x in (grad.transpose(1, 2), query, key, value))
-    # Not empty_like and zeros_like: of a single row what is reshaped stays a view, with strides not promised below.
+    # Not empty_like and zeros_like: reshaping a single row returns a view, whose strides break the promise made below.
     grad_query = query.new_empty(query.shape)
-    # Added up over blocks, hence in float32.
+    # Accumulated over blocks, hence in float32.
     grad_key, grad_value = (x.new_zeros(x.shape, dtype=torch.float32) for x in (key, value))
     with torch.autocast("cpu", enabled=False):
         for first, begin, end in _blocks(length, window):
@@ -122,12 +123,13 @@ _attend_in_blocks.register_autograd(_backward, setup_context=_keep)
 
 
 def _blocks(length: int, window: int) -> Iterator[tuple[int, int, int]]:
-    """First key, first query and the end of both, of every block of queries."""
+    """Yield the first key, first query and end (of both) of every block of queries."""
     for begin in range(0, length, BLOCK):
         yield max(0, begin - window + 1), begin, min(begin + BLOCK, length)
 
 
 def _visible(begin: int, end: int, first: int, window: int, device: torch.device) -> Tensor:
-    """Which keys from ``first`` on, ``(end - begin, end - first)``, the queries from ``begin`` on see."""
+    """Return a mask ``(end - begin, end - first)``: which keys from ``first`` on are visible to the queries from
+    ``begin`` on."""
     back = torch.arange(begin, end, device=device)[:, None] - torch.arange(first, end, device=device)
     return (back >= 0) & (back < window)

@@ -1,8 +1,8 @@
-"""Our own network: each choice in it is an option, compared with its alternatives in docs/ablations.md.
+"""The base model, this project's own network; docs/ablations.md compares each of its options with the alternatives.
 
-A time step is one embedding, the sum of what was observed, the last reward and, if wanted, the last action; its hidden
-state predicts the action. Continuous values have linear maps of their own per task or per layout (sizes), actions have
-heads of just the legal size, and a window of steps is attended to with rotary positions.
+A time step is one embedding, the sum of the observation, the last reward and optionally the last action; its hidden
+state predicts the action. Continuous values have linear maps per task or per layout (sizes), action heads have exactly
+the legal number of outputs, and attention covers a window of steps with rotary positions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ NUM_GRID_INTEGERS = 148  # direction and 7 x 7 x 3 view
 
 
 class TaskLinear(nn.Module):
-    """Linear maps side by side, one of which is taken per window.
+    """A batch of linear maps, one of which is selected per window.
 
     Args:
-        num_maps: how many.
-        in_size, out_size: of each.
-        scale: of the initial weights, where 1 keeps the variance.
+        num_maps: number of maps.
+        in_size, out_size: sizes of each map.
+        scale: scale of the initial weights; 1 preserves the variance.
     """
 
     def __init__(self, num_maps: int, in_size: int, out_size: int, scale: float = 1.0) -> None:
@@ -46,7 +46,7 @@ class TaskLinear(nn.Module):
 
 
 class FlatEncoder(nn.Module):
-    """Integers' embeddings side by side, squeezed into one: ``(B, T, n)`` int64 -> ``(B, T, out_size)``."""
+    """Concatenates the integers' embeddings and projects them to one: ``(B, T, n)`` int64 -> ``(B, T, out_size)``."""
 
     def __init__(self, num_integers: int, vocab_size: int, size: int, out_size: int) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ class BaseModel(Model):
     """Encoders, trunk and heads for a list of tasks.
 
     Args:
-        config: sizes and choices.
-        layouts: of the tasks, in the order of their indices.
+        config: sizes and options.
+        layouts: layouts of the tasks, in the order of their indices.
     """
 
     def __init__(self, config: BaseModelConfig, layouts: Sequence[TaskLayout]) -> None:
@@ -84,7 +84,7 @@ class BaseModel(Model):
                 observation_maps[index], action_maps[index] = of_observation.index(index), of_action.index(index)
             self._add_observations(layout, len(of_observation) if config.linear_maps == "task" else 1)
             self._add_actions(layout, len(of_action) if config.linear_maps == "task" else 1)
-        # Which of a layout's maps a task takes.
+        # Index of the map that a task uses, among those of its layout.
         self.observation_maps: Tensor
         self.action_maps: Tensor
         self.register_buffer("observation_maps", torch.tensor(observation_maps), persistent=False)
@@ -133,7 +133,7 @@ class BaseModel(Model):
     def embed_observations(
         self, layout: TaskLayout, observations: Tensor, previous_rewards: Tensor, tasks: Tensor
     ) -> Tensor:
-        """``(B, T, ...)`` of tasks ``(B,)`` with one observation layout -> ``(B, T, hidden)``."""
+        """Observations ``(B, T, ...)`` of tasks ``(B,)`` with one observation layout -> ``(B, T, hidden)``."""
         limit = self.config.observation_limit
         encoder = self.encoders[layout.observation_name]
         if layout.observation == CONTINUOUS:
@@ -158,11 +158,11 @@ class BaseModel(Model):
         return self.action_encoders[layout.action_name](values, self.action_maps[tasks])
 
     def decode_actions(self, layout: TaskLayout, hidden: Tensor, tasks: Tensor) -> Tensor:
-        """Hidden states of observations ``(B, T, hidden)`` -> ``(B, T, outputs)`` for the task's head."""
+        """Hidden states of observations ``(B, T, hidden)`` -> outputs ``(B, T, outputs)`` for the task's head."""
         return self.action_decoders[layout.action_name](hidden, self.action_maps[tasks])
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
-        """Action outputs ``(B, T, outputs)``, and next observations ``(B, T, size)`` if they are predicted."""
+        """Return action outputs ``(B, T, outputs)``, and next observations ``(B, T, size)`` if they are predicted."""
         config, tasks = self.config, batch.tasks
         layout = self.layouts[int(tasks[0])]
         embedded = self.embed_observations(layout, batch.observations, batch.previous_rewards, tasks)
@@ -176,7 +176,7 @@ class BaseModel(Model):
         else:
             if config.previous_action:
                 assert actions is not None
-                # What was done before a window began is not known.
+                # The action before a window begins is unknown.
                 embedded = embedded + F.pad(actions[:, :-1], (0, 0, 1, 0))
             hidden = self.trunk(embedded)
             after_action = hidden if actions is None else hidden + actions
@@ -206,7 +206,7 @@ class BaseModel(Model):
 
 
 class BaseMemory(RolloutCache):
-    """Keys and values of the last ``window`` positions of each slot."""
+    """KV cache of the last ``window`` positions of each slot."""
 
     def __init__(self, model: BaseModel, tasks: Sequence[int], layout: TaskLayout) -> None:
         self._model, self._layout, self.num_slots = model, layout, len(tasks)
@@ -214,13 +214,13 @@ class BaseMemory(RolloutCache):
         device = self._cache.device
         self._tasks = torch.tensor(tasks, device=device)
         self._positions = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
-        # The last action's embedding, where it is added to the next observation's.
+        # Embedding of the last action, for models that add it to the embedding of the next observation.
         self._done = torch.zeros(self.num_slots, model.config.hidden_size, device=device)
 
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
         self._done[list(slots)] = 0
-        self._cache[:, :, list(slots)] = 0  # weight zero does not hide what is not finite
+        self._cache[:, :, list(slots)] = 0  # attention weight zero does not mask non-finite values
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         model, tasks = self._model, self._tasks[slots]

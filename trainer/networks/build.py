@@ -1,4 +1,4 @@
-"""From a config to a network: which class, whether the tasks fit it."""
+"""Builds a network from a config and checks that the tasks fit it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGS: dict[str, type[ModelConfig] | type[BaseModelConfig]] = {"jat": ModelCon
 
 
 def build_model(config: ModelConfig | BaseModelConfig, layouts: Sequence[TaskLayout]) -> Model:
-    """An untrained network for tasks of these layouts, in this order."""
+    """Build an untrained network for tasks of these layouts, in this order."""
     if isinstance(config, BaseModelConfig):
         from trainer.networks.base_model import BaseModel
 
@@ -33,10 +33,10 @@ def build_model(config: ModelConfig | BaseModelConfig, layouts: Sequence[TaskLay
 
 
 def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModelConfig:
-    """From JSON; one without ``architecture`` is of before there was a choice.
+    """Read a model config from JSON; one without ``architecture`` was written before there was a choice.
 
     Raises:
-        UserError: another architecture, other options than this version has, or values that no network has.
+        UserError: an unknown architecture, options that this version does not have, or values out of range.
     """
     if not isinstance(raw, dict):
         raise UserError(f"{origin}: the model is a {type(raw).__name__}, expected an object")
@@ -46,16 +46,16 @@ def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModel
     known = set(CONFIGS[architecture].__dataclass_fields__)
     if unknown := sorted(set(raw) - known):
         raise UserError(f"architecture {architecture} of this version has no option {', '.join(unknown)[:200]}")
-    # Checkpoints made before there were pictures have none of their parameters.
+    # Checkpoints written before images were supported have no parameters for them.
     before = {"picture_size": 0, "idle_decoder": False} if architecture == "jat" else {}
     return model_config_of({**before, **raw}, CONFIGS[architecture], origin)
 
 
 def model_config_of(raw: Mapping[str, Any], kind: type[ConfigT], origin: str) -> ConfigT:
-    """A config of its options, which are checked before anything of these sizes is built.
+    """Make a config from its options, which are checked before anything of these sizes is allocated.
 
     Raises:
-        UserError: a value of another type, or one that no network has.
+        UserError: a value of another type, or one out of range.
     """
     try:
         config = record_of(raw, kind)
@@ -76,7 +76,7 @@ def model_config_of(raw: Mapping[str, Any], kind: type[ConfigT], origin: str) ->
 
 
 def check_context(config: ModelConfig | BaseModelConfig, context_steps: int, name: str) -> None:
-    """Refuse to look back further in a task than the network has positions for.
+    """Fail if a task's context is longer than the network's number of positions.
 
     Raises:
         UserError: names both.
@@ -89,7 +89,7 @@ def check_context(config: ModelConfig | BaseModelConfig, context_steps: int, nam
 
 
 def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task], text_tokens: int) -> None:
-    """Refuse a network that a task's observations or actions do not fit.
+    """Fail if a task's observations or actions do not fit the network.
 
     Raises:
         UserError: names the task, its sizes and the option to change.
@@ -100,7 +100,7 @@ def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task
 
 
 def misfit(config: ModelConfig | BaseModelConfig, task: Task, text_tokens: int) -> str | None:
-    """Why a task's observations or actions do not fit a network, and the option to change; None if they do."""
+    """Return why a task's observations or actions do not fit a network, with the option to change; None if they fit."""
     is_grid_world = task.observation_shape == (148,) and task.has_text
     if task.observation == DISCRETE and config.discrete_encoder == "cells" and not is_grid_world:
         return f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat"

@@ -1,4 +1,4 @@
-"""What turns one observation into an embedding, and back: images, and grid worlds with a mission."""
+"""Encoders and decoders of single observations: images, and grid worlds with a mission."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ChannelGate(nn.Module):
-    """Squeeze-and-excitation: scales each channel by a function of all channels' means (arXiv 1709.01507)."""
+    """Squeeze-and-excitation: scales each channel by a function of all channel means (arXiv 1709.01507)."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class ImageDecoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(x).view(-1, 128, 11, 11)
         x = F.leaky_relu(F.instance_norm(self.deconv1(x)))
-        x = self.att1(F.interpolate(x, size=(21, 21)))  # 22 x 22 before
+        x = self.att1(F.interpolate(x, size=(21, 21)))  # downsample 22 x 22 to 21 x 21
         x = self.att2(F.leaky_relu(F.instance_norm(self.deconv2(x))))
         return torch.tanh(self.deconv3(x))
 
 
 class PatchEncoder(nn.Module):
-    """Pictures ``(B, 3, size, size)`` -> one embedding per patch, row by row, ``(B, patches, hidden)``."""
+    """Images ``(B, 3, size, size)`` -> one embedding per patch, row by row, ``(B, patches, hidden)``."""
 
     def __init__(self, hidden_size: int, patch_size: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PatchEncoder(nn.Module):
 
 
 class PerStep(nn.Module):
-    """Applies a module made for ``(B, ...)`` to ``(B, T, ...)``; its name is in the released parameter names."""
+    """Applies a module for ``(B, ...)`` to ``(B, T, ...)``; its name is part of the released parameter names."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -87,14 +87,14 @@ class PerStep(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """Direction, 7 x 7 x 3 view and mission -> one embedding; the mission modulates every cell on the way.
+    """Encodes direction, 7 x 7 x 3 view and mission as one embedding; the mission modulates every cell first.
 
-    Not JAT's: its flat encoder has to learn "this object is the one named" separately for each of the 49 cells, here
-    the weights are shared by all cells. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in arXiv
-    1810.08272). ``(B, T, 148 + num_text)`` int64 -> ``(B, T, out_size)``.
+    This is not JAT's encoder: JAT's flat encoder has to learn "this object is the one named" separately for each of the
+    49 cells, whereas here all cells share the weights. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in
+    arXiv 1810.08272). ``(B, T, 148 + num_text)`` int64 -> ``(B, T, out_size)``.
     """
 
-    NUM_VALUES = 16  # more than any integer of a cell
+    NUM_VALUES = 16  # larger than any integer of a cell
     FLAT_SIZE = 16
 
     def __init__(self, vocab_size: int, num_text: int, size: int, out_size: int) -> None:
@@ -122,7 +122,7 @@ class CellEncoder(nn.Module):
         return embedded.unflatten(0, ids.shape[:2])
 
     def initialise(self) -> None:
-        """Unit scale throughout; at GPT-Neo's 0.02 the modulation would start too weak to learn from."""
+        """Initialise at unit scale; with GPT-Neo's 0.02 the modulation would be too weak at first to learn from."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -132,7 +132,7 @@ class CellEncoder(nn.Module):
     def _embed_cells(self, values: Tensor) -> Tensor:
         """``(n, 49, 3)`` -> ``(n, 49, size)``: the sum of the three integers' embeddings.
 
-        Summing once per combination and looking the sums up moves a third of the memory of summing per cell.
+        Summing once per combination and looking up the sums moves a third of the memory that summing per cell would.
         """
         kind, colour, state = self.cell_values
         table = (kind[:, None, None] + colour[:, None] + state).flatten(0, 2)

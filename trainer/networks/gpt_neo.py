@@ -1,4 +1,4 @@
-"""JAT's trunk: GPT-Neo's blocks over embeddings, all positions at once or a few at a time with a cache.
+"""JAT's trunk: GPT-Neo's blocks over embeddings, for whole sequences or incrementally with a KV cache.
 
 Parameter names and shapes are those of the released model.
 """
@@ -17,7 +17,8 @@ from trainer.networks.attention import attend, attend_back
 
 
 class SelfAttention(nn.Module):
-    """GPT-Neo's attention: causal, no scaling of the scores, no bias in the projections of query, key and value."""
+    """GPT-Neo's attention: causal, without scaling of the scores, without bias in the query, key and value
+    projections."""
 
     def __init__(self, config: ModelConfig, is_local: bool) -> None:
         super().__init__()
@@ -44,14 +45,14 @@ class SelfAttention(nn.Module):
         return self.out_proj(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        """Attend from k new positions per slot to everything before them, keeping keys and values in ``cache``.
+        """Attend from k new positions per slot to all previous positions, adding their keys and values to ``cache``.
 
         Args:
             x: ``(n, k, hidden)``.
             cache: ``(2, slots, heads, positions, hidden / heads)``, updated in place.
             slots: ``(n,)`` rows of the cache.
-            positions: ``(n, k)`` positions of the new entries. Rows whose last ones have the same ``width_of`` get the
-                same result together as apart: what is not there yet is looked at with weight zero.
+            positions: ``(n, k)`` positions of the new entries. Rows whose last positions have the same ``width_of``
+                give the same result batched as one by one: missing positions are attended to with weight zero.
         """
         query = self._split(self.q_proj(x))
         for kind, new in enumerate((self.k_proj(x), self.v_proj(x))):
@@ -70,24 +71,27 @@ class SelfAttention(nn.Module):
 
 
 def width_of(num_positions: int, most: int) -> int:
-    """Positions that are looked at where ``num_positions`` are there: the next power of two, at least 64."""
+    """Return how many positions attention reads when ``num_positions`` are filled: the next power of two, at least
+    64."""
     return min(max(64, 2 ** (num_positions - 1).bit_length()), most)
 
 
 def rows_of(slots: Tensor) -> Tensor | slice:
-    """Slots as an index: a slice where they are neighbours, as they mostly are, since a slice copies no cache."""
+    """Return the slots as an index: a slice if they are contiguous, as they usually are, since a slice copies no
+    cache."""
     first, count = int(slots[0]), len(slots)
     is_run = torch.equal(slots, torch.arange(first, first + count, device=slots.device))
     return slice(first, first + count) if is_run else slots
 
 
 def _penalty(visible: Tensor) -> Tensor:
-    """What GPT-Neo adds to scores: the lowest float where not visible, so that two of these are minus infinity."""
+    """Return what GPT-Neo adds to the scores: the lowest float where not visible, so that the sum of two is minus
+    infinity."""
     return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.float32).min)
 
 
 class GPTNeoAttention(nn.Module):
-    """Only there for the released parameter names (``attn.attention.*``)."""
+    """Wrapper that exists only for the released parameter names (``attn.attention.*``)."""
 
     def __init__(self, config: ModelConfig, is_local: bool) -> None:
         super().__init__()
@@ -122,7 +126,7 @@ class GPTNeoBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The trunk: embeddings in, hidden states out, both ``(B, P, hidden)``."""
+    """The trunk: maps embeddings to hidden states, both ``(B, P, hidden)``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -133,19 +137,19 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.hidden_size)
 
     def new_cache(self, num_slots: int, num_positions: int) -> Tensor:
-        """Keys and values of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""
+        """Allocate the KV cache of ``num_slots`` episodes: ``(layers, 2, slots, heads, positions, hidden / heads)``."""
         config = self.config
         head_size = config.hidden_size // config.num_heads
         shape = (config.num_layers, 2, num_slots, config.num_heads, num_positions, head_size)
         return torch.zeros(shape, device=self.wte.weight.device)
 
     def forward(self, embeddings: Tensor, real: Tensor | None = None) -> Tensor:
-        """Hidden states of whole sequences.
+        """Return the hidden states of whole sequences.
 
         Args:
             embeddings: ``(B, P, hidden)``.
-            real: ``(B, P)`` bool: hide the other positions, padding at the end, from attention, as the released code
-                does. Causality hides them from every real position anyway, so no loss depends on it.
+            real: ``(B, P)`` bool: mask the other positions (padding at the end) in attention, as the released code
+                does. Causality masks them for every real position anyway, so no loss depends on it.
         """
         x = embeddings + self.wpe.weight[: embeddings.shape[1]]
         for block in self.h:
@@ -153,7 +157,7 @@ class Transformer(nn.Module):
         return self.ln_f(x)
 
     def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        """As ``forward`` for k new positions ``(n, k)`` of some slots; see ``new_cache``."""
+        """Like ``forward``, for k new positions ``(n, k)`` of some slots; see ``new_cache``."""
         x = embeddings + self.wpe(positions)
         for layer, block in enumerate(cast(Iterable[GPTNeoBlock], self.h)):
             x = block.extend(x, cache[layer], slots, positions)

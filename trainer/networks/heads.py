@@ -1,8 +1,8 @@
-"""Hidden states to actions: what is minimised in training, and what can be drawn from when acting.
+"""Action heads: they turn network outputs into a training loss and into actions.
 
-The numbers for continuous actions are on the scale where an action's bounds are -1 and 1. ``Squared`` gives one
-answer, the mean of all that the expert might do; ``Bins`` and ``ActionMixture`` can say "left or right, not the
-middle".
+Outputs for continuous actions are scaled so that an action's bounds are -1 and 1. ``Squared`` predicts a single value,
+the mean of the expert's actions; ``Bins`` and ``ActionMixture`` can represent several modes ("left or right, not the
+middle").
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from trainer.config import ActionSelection
 
-# Of a mixture's components: below it, the density of an action that saturates would grow without bound.
+# For the components of a mixture: without a minimum, the density of a saturated action would grow without bound.
 MIN_LOG_STD = -4.0
 
 
 class Head(ABC):
-    """How the numbers that a decoder gives for an action are to be read.
+    """Interprets the outputs of a decoder as an action distribution.
 
     Attributes:
-        num_outputs: numbers the decoder must give.
-        num_draws: random numbers that sampling one action takes.
+        num_outputs: outputs that the decoder must have.
+        num_draws: random numbers needed to sample one action.
     """
 
     num_outputs: int
@@ -34,15 +34,17 @@ class Head(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Per step ``(n,)``, of outputs ``(n, num_outputs)`` and the expert's actions ``(n,)`` or ``(n, size)``."""
+        """Return the loss per step ``(n,)``, given outputs ``(n, num_outputs)`` and the expert's actions ``(n,)`` or
+        ``(n, size)``."""
 
     @abstractmethod
     def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
-        """Actions ``(n,)`` or ``(n, size)``; sampled ones follow from ``draws`` ``(n, num_draws)`` in (0, 1)."""
+        """Return actions ``(n,)`` or ``(n, size)``; samples are a function of ``draws`` ``(n, num_draws)`` in (0,
+        1)."""
 
 
 class Categorical(Head):
-    """One of ``size`` legal actions; a temperature of 0 takes the likeliest."""
+    """One of ``size`` legal actions; a temperature of 0 selects the mode."""
 
     def __init__(self, size: int) -> None:
         self.num_outputs, self.num_draws = size, 1
@@ -58,7 +60,7 @@ class Categorical(Head):
 
 @dataclass(frozen=True)
 class Scale:
-    """Actions between their bounds <-> -1 to 1."""
+    """Converts actions between their bounds and -1 to 1."""
 
     low: float = -1.0
     high: float = 1.0
@@ -71,7 +73,7 @@ class Scale:
 
 
 class Squared(Head):
-    """The mean action, by squared error."""
+    """Predicts the mean action by squared error."""
 
     def __init__(self, size: int, scale: Scale) -> None:
         self.num_outputs, self.num_draws, self.scale = size, 0, scale
@@ -84,7 +86,8 @@ class Squared(Head):
 
 
 class Bins(Head):
-    """Each dimension in equal bins from -1 to 1, the outer ones centred on the bounds that experts like to take."""
+    """Each dimension is discretised into equal bins from -1 to 1; the outer bins are centred on the bounds, which
+    experts often choose."""
 
     def __init__(self, size: int, num_bins: int, scale: Scale) -> None:
         self.size, self.num_bins, self.scale = size, num_bins, scale
@@ -92,7 +95,8 @@ class Bins(Head):
         self.width = 2.0 / (num_bins - 1)
 
     def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Cross-entropy with an action's weight shared between its two nearest centres, so nothing is rounded off."""
+        """Cross-entropy with an action's weight interpolated between its two nearest bin centres, so there is no
+        rounding error."""
         log_p = self._logits(outputs).float().log_softmax(dim=-1)
         place = (self.scale.to_unit(actions).clamp(-1, 1) + 1) / self.width
         below = place.floor().clamp(max=self.num_bins - 2)
@@ -121,14 +125,14 @@ class ActionMixture(Head):
         self.num_outputs, self.num_draws = num_components * (2 * size + 1), size + 1
 
     def loss(self, outputs: Tensor, actions: Tensor) -> Tensor:
-        """Negative log density per dimension."""
+        """Return the negative log density per dimension."""
         logits, means, log_stds = self._split(outputs)
         errors = (self.scale.to_unit(actions)[:, None] - means) * torch.exp(-log_stds)
         log_densities = (-0.5 * errors.square() - log_stds - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
         return -torch.logsumexp(logits.log_softmax(dim=-1) + log_densities, dim=-1) / self.size
 
     def choose(self, outputs: Tensor, how: ActionSelection, draws: Tensor, temperature: float = 1.0) -> Tensor:
-        """``likeliest`` is the mean of the component with the most weight."""
+        """``likeliest`` selects the mean of the component with the largest weight."""
         logits, means, log_stds = self._split(outputs)
         if how == "mean":
             return self.scale.from_unit((logits.softmax(dim=-1)[..., None] * means).sum(dim=1))
@@ -142,7 +146,7 @@ class ActionMixture(Head):
         return self.scale.from_unit(mean + noise)
 
     def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits ``(n, components)``, means and logarithms of standard deviations ``(n, components, size)``."""
+        """Split into logits ``(n, components)``, means and log standard deviations ``(n, components, size)``."""
         count, size = self.num_components, self.size
         logits, means, log_stds = outputs.float().split([count, count * size, count * size], dim=-1)
         log_stds = MIN_LOG_STD + F.softplus(log_stds - MIN_LOG_STD)
@@ -150,6 +154,6 @@ class ActionMixture(Head):
 
 
 def _pick(logits: Tensor, draws: Tensor) -> Tensor:
-    """Index drawn from ``softmax(logits)`` along the last dimension by a number in (0, 1) each."""
+    """Sample an index from ``softmax(logits)`` along the last dimension, using one number in (0, 1) each."""
     cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
     return (cumulative < draws[..., None] * cumulative[..., -1:]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)

@@ -1,10 +1,10 @@
 """The JAT network: GPT-Neo over interleaved observation and action embeddings (arXiv 2402.09844, section 4).
 
 Each time step is two positions: [observation with the previous reward, action]. The hidden state at an observation
-predicts the action, the one at an action predicts the next observation. A text is one position per token, after one
-per patch of its picture if it has one, and every hidden state at a token predicts the next token. Parameter names and
-shapes are those of the released model, whose numbers ``tests/trainer/networks/test_jat_model.py`` reproduces;
-``docs/jat.md`` says which of its peculiarities are kept.
+predicts the action, the one at an action predicts the next observation. A text has one position per token, preceded by
+one per patch of its image if it has one, and every hidden state at a token predicts the next token. Parameter names and
+shapes are those of the released model, whose outputs ``tests/trainer/networks/test_jat_model.py`` reproduces;
+``docs/jat.md`` lists which of its peculiarities are kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class JatModel(Model):
         self.config = config
         self.transformer = Transformer(config)
         self.continuous_encoder = nn.Linear(config.max_continuous_size, hidden)
-        # Numbered like the released nn.Sequential, whose element 0 is the shared token embedding.
+        # Numbered like the released nn.Sequential, where element 0 is the shared token embedding.
         self.multi_discrete_encoder = nn.ModuleDict(
             {
                 "1": nn.Linear(hidden, config.token_size),
@@ -69,14 +69,14 @@ class JatModel(Model):
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
-        """GPT-Neo's: normal with standard deviation 0.02, biases zero."""
+        """Initialise as GPT-Neo does: normal with standard deviation 0.02, zero biases."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def embed_observations(self, kind: str, observations: Tensor, previous_rewards: Tensor) -> Tensor:
-        """``(B, T, ...)`` -> ``(B, T, hidden)``. Images carry no reward, as in the released model."""
+        """``(B, T, ...)`` -> ``(B, T, hidden)``. Images include no reward, as in the released model."""
         if kind == CONTINUOUS:
             return self.continuous_encoder(self._with_reward(observations, previous_rewards))
         if kind == DISCRETE:
@@ -87,8 +87,8 @@ class JatModel(Model):
             if observations.numel() < self.config.vocab_size:
                 squeezed = F.relu(squeeze(self.transformer.wte(observations)))
             else:
-                # Squeezing the 97 to 50,257 embeddings once and looking the results up equals squeezing every token of
-                # the batch, at a hundredth of the arithmetic.
+                # Projecting the 97 to 50,257 embeddings once and looking up the results equals projecting every token
+                # of the batch, at a hundredth of the arithmetic.
                 squeezed = F.embedding(observations, F.relu(squeeze(self.transformer.wte.weight)))
             embedded = self.multi_discrete_encoder["4"](squeezed.flatten(2))
             return torch.cat([embedded, previous_rewards[..., None].to(embedded.dtype)], dim=-1)
@@ -101,7 +101,7 @@ class JatModel(Model):
         return self.continuous_encoder(self._repeat(actions))
 
     def embed_text(self, tokens: Tensor, pictures: Tensor | None = None) -> Tensor:
-        """``(B, L)`` and ``(B, 3, size, size)`` -> ``(B, patches + L, hidden)``."""
+        """``(B, L)`` tokens and ``(B, 3, size, size)`` images -> ``(B, patches + L, hidden)``."""
         embedded = self.transformer.wte(tokens)
         if pictures is None:
             return embedded
@@ -120,15 +120,15 @@ class JatModel(Model):
         return decoder(hidden)[..., :size]
 
     def forward(self, batch: StepBatch, hide_padding: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Predictions before any slicing to a task's sizes.
+        """Return the predictions before they are sliced to a task's sizes.
 
         Args:
             batch: B windows.
-            hide_padding: what is predicted on padding is what the released code predicts there; it counts nowhere.
+            hide_padding: make the predictions at padding equal those of the released code; they are never used.
 
         Returns:
             actions ``(B, T, vocab or max_continuous_size)``, and next observations ``(B, T, max_continuous_size)`` or
-            ``(B, T, 4, 84, 84)``; None for discrete observations, which JAT does not predict, and if kappa is 0.
+                ``(B, T, 4, 84, 84)``; None for discrete observations, which JAT does not predict, and if kappa is 0.
         """
         observations = self.embed_observations(batch.kind, batch.observations, batch.previous_rewards)
         actions = self.embed_actions(batch.actions)
@@ -145,16 +145,18 @@ class JatModel(Model):
         return predicted_actions, predicted_observations
 
     def text_logits(self, batch: TextBatch, hide_padding: bool = False) -> Tensor:
-        """Logits of the next token at every patch and token, ``(B, patches + L, vocab)``; see ``forward``."""
+        """Return the logits of the next token at every patch and token, ``(B, patches + L, vocab)``; see
+        ``forward``."""
         embedded = self.embed_text(batch.tokens, batch.pictures)
         real = F.pad(batch.mask, (embedded.shape[1] - batch.mask.shape[1], 0), value=True) if hide_padding else None
         return self.decode_tokens(self.transformer(embedded, real))
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of tokens, or of actions, or mean squared error of these and of next observations.
+        """Cross-entropy of tokens or discrete actions, or mean squared error of continuous actions and of next
+        observations.
 
         Each is averaged over the real time steps or tokens. The first token of a text is not predicted, not even after
-        a picture.
+        an image.
         """
         if isinstance(batch, TextBatch):
             return self._text_losses(batch)
@@ -177,14 +179,14 @@ class JatModel(Model):
     def _text_losses(self, batch: TextBatch) -> Losses:
         hidden = self.transformer(self.embed_text(batch.tokens, batch.pictures))
         targets = batch.mask[:, 1:]
-        # The vocabulary is wide: only what counts is decoded.
+        # The vocabulary is large, so only the positions that enter the loss are decoded.
         logits = self.decode_tokens(hidden[:, -batch.tokens.shape[1] : -1][targets])
         summed = F.cross_entropy(logits.float(), batch.tokens[:, 1:][targets], reduction="sum")
         loss = summed / targets.sum().clamp(min=1)
         return Losses(loss, torch.zeros_like(loss), loss)
 
     def head(self, layout: TaskLayout) -> Head:
-        """The released model regresses raw actions, whatever their bounds."""
+        """Return the head. The released model regresses unscaled actions, whatever their bounds."""
         size = layout.action_size
         return Categorical(size) if layout.action == "discrete" else Squared(size, Scale())
 
@@ -213,19 +215,20 @@ def _masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 class JatMemory(RolloutCache):
-    """Keys and values of past positions, two per time step; a step costs two positions whatever the episode's length.
+    """KV cache of past positions, two per time step; a step computes two positions whatever the episode's length.
 
-    An action is kept until the observation after it and both are computed at once, which is faster than one by one.
-    Positions are learned, so none can be dropped from the front alone: when the context is full, its newer half is
-    embedded again at the first positions and the episode goes on. The cost is spread over half a context of steps.
+    The position of an action is deferred until the next observation, and both are computed together, which is faster
+    than one by one. Position embeddings are learned, so the oldest ones cannot simply be evicted: when the context is
+    full, its newer half is recomputed at the first positions and the episode continues. The cost is amortised over half
+    a context of steps.
     """
 
     def __init__(self, model: JatModel, layout: TaskLayout, num_slots: int, context_steps: int) -> None:
         self._model, self._layout, self.num_slots = model, layout, num_slots
         self._max_positions = 2 * context_steps
-        self._kept = self._max_positions // 4 * 2  # when it is full; whole time steps
+        self._kept = self._max_positions // 4 * 2  # positions kept when the context is full; whole time steps
         self._cache = model.transformer.new_cache(num_slots, self._max_positions)
-        # Embeddings of all positions, to rebuild the cache when it is full; the last may still be missing in it.
+        # Embeddings of all positions, to rebuild the cache when it is full; the last one may not be in the cache yet.
         self._past = torch.zeros(num_slots, self._max_positions, model.config.hidden_size, device=self._cache.device)
         self._positions = torch.zeros(num_slots, dtype=torch.int64)
         self._cached = torch.zeros(num_slots, dtype=torch.int64)
@@ -233,10 +236,10 @@ class JatMemory(RolloutCache):
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
         self._cached[list(slots)] = 0
-        self._cache[:, :, list(slots)] = 0  # weight zero does not hide what is not finite
+        self._cache[:, :, list(slots)] = 0  # attention weight zero does not mask non-finite values
 
     def paces(self, slots: Sequence[int]) -> list[tuple[int, int]]:
-        """Positions that the next step computes, and looks at."""
+        """Return the number of positions that the next step computes and the number that it reads, per slot."""
         return [
             (position + 1 - cached, width_of(position + 1, self._max_positions))
             for position, cached in map(self._before_next, slots)
@@ -246,7 +249,8 @@ class JatMemory(RolloutCache):
         self._positions[list(slots)], self._cached[list(slots)] = self._before_next(like)
 
     def _before_next(self, slot: int) -> tuple[int, int]:
-        """Positions of a slot, and those in the cache, when the next step begins; see ``_make_room``."""
+        """Return the number of positions of a slot, and of those in the cache, when the next step begins; see
+        ``_make_room``."""
         position = int(self._positions[slot])
         is_full = position + 2 > self._max_positions
         return (self._kept, self._kept) if is_full else (position, int(self._cached[slot]))
@@ -268,7 +272,8 @@ class JatMemory(RolloutCache):
         self._positions[slots] += 1
 
     def _catch_up(self, slots: Tensor) -> Tensor:
-        """Compute what is not in the cache yet; hidden states at the last positions, ``(n, hidden)``."""
+        """Compute the positions that are not in the cache yet; return hidden states at the last positions, ``(n,
+        hidden)``."""
         missing = self._positions[slots] - self._cached[slots]
         hidden = torch.empty(len(slots), self._past.shape[2], device=self._past.device)
         for count in missing.unique().tolist():
@@ -281,10 +286,10 @@ class JatMemory(RolloutCache):
         return hidden
 
     def _make_room(self, slots: Tensor) -> None:
-        """Keep only the newer half of the context where there is no room for another time step.
+        """Evict the older half of the context in slots without room for another time step.
 
-        Slots are computed anew one by one: that takes many positions of each, and nothing may depend on how many slots
-        are full at once.
+        Slots are recomputed one by one: each needs many positions, and no result may depend on how many slots are full
+        at the same time.
         """
         for slot in slots[self._positions[slots] + 2 > self._max_positions].tolist():
             self._past[slot, : self._kept] = self._past[slot, self._max_positions - self._kept :].clone()

@@ -1,4 +1,4 @@
-"""What a network must know of a task to take its observations and give its actions: kinds and sizes, no more."""
+"""Task layouts: the kinds and sizes of observations and actions, which is all a network needs to know about a task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class TaskLayout:
 
     Attributes:
         observation: key of the main observation.
-        observation_size: numbers per step, text tokens included.
+        observation_size: values per step, including text tokens.
         action: `discrete` or `continuous`.
-        action_size: choices, or numbers.
+        action_size: number of choices, or of dimensions.
         low, high: bounds of a continuous action.
     """
 
@@ -29,12 +29,12 @@ class TaskLayout:
 
     @property
     def observation_name(self) -> str:
-        """The same for tasks whose observations can share an encoder."""
+        """Name that is equal for tasks whose observations can share an encoder."""
         return self.observation if self.observation == IMAGE else f"{self.observation}_{self.observation_size}"
 
     @property
     def action_name(self) -> str:
-        """The same for tasks whose actions can share an encoder and a decoder."""
+        """Name that is equal for tasks whose actions can share an encoder and a decoder."""
         return f"{self.action}_{self.action_size}"
 
 

@@ -1,4 +1,5 @@
-"""What training and the agent ask of a network: one batch type in, losses out, and acting step by step."""
+"""The interface of a network for training and acting: batches and losses, and a rollout cache for acting step by
+step."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from trainer.networks.layout import TaskLayout
 
 @dataclass(frozen=True)
 class StepBatch:
-    """B windows of T time steps, shorter ones padded at their end.
+    """B windows of T time steps, shorter ones padded at the end.
 
     Attributes:
-        kind: the tasks' main observation key.
-        observations: continuous ``(B, T, size)`` float; discrete ``(B, T, integers + text tokens)`` int64; image
-            ``(B, T, 4, 84, 84)`` float in [-1, 1].
-        previous_rewards: ``(B, T)``; what the action before each step earned.
+        kind: key of the tasks' main observation.
+        observations: continuous ``(B, T, size)`` float; discrete ``(B, T, integers + text tokens)`` int64; image ``(B,
+            T, 4, 84, 84)`` float in [-1, 1].
+        previous_rewards: ``(B, T)``; reward of the action before each step.
         actions: ``(B, T)`` int64 or ``(B, T, size)`` float.
         mask: ``(B, T)`` bool, False on padding.
-        tasks: ``(B,)`` int64; the windows' tasks as indices in the network's list. They share sizes.
+        tasks: ``(B,)`` int64; the windows' tasks as indices in the network's list. They have the same sizes.
     """
 
     kind: str
@@ -37,12 +38,12 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """B texts of at most L tokens, shorter ones padded at their end, each after a picture if there are any.
+    """B texts of at most L tokens, shorter ones padded at the end, each preceded by an image if there are any.
 
     Attributes:
         tokens: ``(B, L)`` int64.
         mask: ``(B, L)`` bool, False on padding.
-        pictures: ``(B, 3, size, size)`` float, normalised as ``trainer.data.text_data.prepare_picture`` does; or None.
+        pictures: ``(B, 3, size, size)`` float, normalised as by ``trainer.data.text_data.prepare_picture``; or None.
     """
 
     tokens: Tensor
@@ -55,9 +56,9 @@ Batch = StepBatch | TextBatch
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars. ``total`` is what is minimised; ``observation`` is zero where observations are not predicted.
+    """Scalar losses. ``total`` is minimised; ``observation`` is zero if observations are not predicted.
 
-    Of texts, ``action`` is the loss of the next token.
+    For texts, ``action`` is the loss of the next token.
     """
 
     total: Tensor
@@ -66,72 +67,73 @@ class Losses:
 
 
 class RolloutCache(ABC):
-    """The pasts of some episodes in slots, as one network keeps them; all of tasks of one layout.
+    """Per-episode state of a network (such as its KV cache) in slots; all slots have tasks of one layout.
 
-    Each time step is one ``observe`` and then one ``act``.
+    Each time step is one ``observe`` followed by one ``act``.
 
     Attributes:
-        num_slots: how many there are.
+        num_slots: number of slots.
     """
 
     num_slots: int
 
     def paces(self, slots: Sequence[int]) -> Sequence[Hashable]:
-        """What decides the shape of the next step of each slot: only slots of one pace are computed together."""
+        """Return a key of the shape of each slot's next step: only slots with equal keys are computed together."""
         return [0] * len(slots)
 
     def stand_in(self, slots: Sequence[int], like: int) -> None:  # noqa: B027  most have no paces
-        """Let idle slots be computed together with slot ``like``; what they hold is of no meaning."""
+        """Make idle slots computable together with slot ``like``; their contents are meaningless."""
 
     @abstractmethod
     def forget(self, slots: Sequence[int]) -> None:
-        """New episodes begin in ``slots``."""
+        """Reset ``slots`` for new episodes."""
 
     @abstractmethod
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
-        """What the network says of the next action: ``(n, outputs)``, for the layout's ``Head``.
+        """Return the network's outputs for the next action: ``(n, outputs)``, for the layout's ``Head``.
 
         Args:
             slots: ``(n,)`` int64.
-            observations: ``(n, ...)``, as in ``StepBatch`` without the time.
+            observations: ``(n, ...)``, as in ``StepBatch`` without the time dimension.
             previous_rewards: ``(n,)``.
         """
 
     @abstractmethod
     def act(self, slots: Tensor, actions: Tensor) -> None:
-        """What was done then, ``(n,)`` int64 or ``(n, size)`` float."""
+        """Append the actions taken, ``(n,)`` int64 or ``(n, size)`` float."""
 
 
 class Model(nn.Module, ABC):
-    """A network that can be trained on step batches of the tasks it was made for, and act in them."""
+    """A network that can be trained on step batches of the tasks it was built for, and can act in them."""
 
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks of the trunk in their order: most of the parameters, and all used by every batch."""
+        """The blocks of the trunk in order: they hold most of the parameters, and every batch uses all of them."""
 
     def block_sizes(self, layout: TaskLayout) -> tuple[int, ...]:
-        """How many slots acting computes at once, no more and no fewer; the first size sets the numbers.
+        """Return the exact numbers of slots that acting may compute at once; the results of the first size are the
+        reference.
 
-        As many as are usually played together, and others that are used where they give the same numbers. Images are
-        the same price one by one.
+        The first is the usual number of environments; other sizes are only used if they give the same numbers. For
+        images, single slots cost the same per slot.
         """
         return (8,) if layout.observation == IMAGE else (32, 64)
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:
-        """Losses of one batch, averaged over its real (not padded) time steps or tokens."""
+        """Return the losses of one batch, averaged over its real (not padded) time steps or tokens."""
 
     @abstractmethod
     def head(self, layout: TaskLayout) -> Head:
-        """How to read the network's action outputs for tasks of a layout."""
+        """Return the head that interprets the network's action outputs for tasks of a layout."""
 
     @abstractmethod
     def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> RolloutCache:
-        """An empty memory to act with.
+        """Return an empty rollout cache.
 
         Args:
-            tasks: of each slot, as indices in the network's list of tasks.
-            layout: of these tasks.
-            context_steps: time steps that the network was trained to look back.
+            tasks: task of each slot, as an index in the network's list of tasks.
+            layout: layout of these tasks.
+            context_steps: context length of training, in time steps.
         """

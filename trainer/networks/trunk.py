@@ -1,8 +1,8 @@
 """The trunk of the base model: pre-norm blocks, rotary positions, causal attention over a window of steps.
 
-Every position attends to itself and the ``window - 1`` before it, in training and in acting. Positions only enter as
-differences, so an episode of any length is played with a cache of ``window`` keys and values per layer, at the same
-cost per step, and the result is what the whole episode at once would give.
+Every position attends to itself and the ``window - 1`` positions before it, in training and in acting. Only position
+differences matter, so an episode of any length needs a KV cache of only ``window`` entries per layer, at a constant
+cost per step, and the result equals that of processing the whole episode at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROTARY_BASE = 10_000.0
 
 
 class Attention(nn.Module):
-    """Causal attention over a window, scaled by the square root of the head's width."""
+    """Causal attention over a window, scaled by the square root of the head size."""
 
     def __init__(self, config: BaseModelConfig, window: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(size, size, bias=False)
 
     def _project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries and keys, and values: ``(n, heads, k, head)`` each."""
+        """Return rotated queries and keys, and values: ``(n, heads, k, head)`` each."""
         n, k, size = x.shape
         query_key_value = self.qkv(x).view(n, k, 3, self.num_heads, size // self.num_heads).permute(2, 0, 3, 1, 4)
         query_key, value = query_key_value[:2], query_key_value[2]
@@ -47,12 +47,14 @@ class Attention(nn.Module):
         return self.out(attend_back(query, key, value, self.window, query.shape[3] ** -0.5))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        """One new position ``(n, 1, hidden)`` per slot; ``cache`` ``(2, slots, heads, window, head)`` is updated."""
+        """Process one new position ``(n, 1, hidden)`` per slot; ``cache`` ``(2, slots, heads, window, head)`` is
+        updated in place."""
         query, key, value = self._project(x, positions[:, None, None])
         place = positions % self.window
         cache[0, slots, :, place] = key[:, :, 0].to(cache.dtype)
         cache[1, slots, :, place] = value[:, :, 0].to(cache.dtype)
-        # The whole window, what is not there yet with weight zero: nothing may depend on how far other rows are.
+        # Always the whole window, with weight zero for empty entries: the result must not depend on the progress of
+        # other rows.
         past = cache[:, rows_of(slots)]
         mask = torch.arange(self.window, device=x.device) <= positions[:, None, None, None]
         mixed = attend(query, past[0], past[1], mask, scale=None)
@@ -62,7 +64,7 @@ class Attention(nn.Module):
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary embedding (arXiv 2104.09864): ``x`` ``(..., P, head)`` with ``positions`` broadcast to ``(..., P)``."""
     half = x.shape[-1] // 2
-    # In double precision: an Atari game has 100,000 steps.
+    # In float64, because an Atari game has 100,000 steps.
     frequencies = ROTARY_BASE ** -(torch.arange(half, device=x.device, dtype=torch.float64) / half)
     angles = positions[..., None] * frequencies
     cos, sin = angles.cos().float(), angles.sin().float()
@@ -71,7 +73,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two matrices and a GELU, or SwiGLU's three (arXiv 2002.05202) with as many parameters."""
+    """Two matrices and a GELU, or SwiGLU's three (arXiv 2002.05202) with the same number of parameters."""
 
     def __init__(self, config: BaseModelConfig) -> None:
         super().__init__()
@@ -106,10 +108,10 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embeddings in, hidden states out, both ``(B, P, hidden)``.
+    """Maps embeddings to hidden states, both ``(B, P, hidden)``.
 
     Args:
-        config: sizes and choices.
+        config: sizes and options.
         window: positions that each position attends to, itself included.
     """
 
@@ -120,7 +122,7 @@ class Trunk(nn.Module):
         self.norm = make_norm(config)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                # What is added to the residual stream starts smaller, the deeper the trunk.
+                # Projections into the residual stream have smaller initial weights in deeper trunks.
                 depth = (2 * config.num_layers) ** -0.5 if name.endswith("out.weight") else 1.0
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 * depth)
 
@@ -131,14 +133,15 @@ class Trunk(nn.Module):
         return self.norm(x)
 
     def extend(self, embeddings: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
-        """As ``forward`` for the next position of some slots: ``(n, 1, hidden)``; ``positions`` ``(n,)``."""
+        """Like ``forward``, for the next position of some slots: ``(n, 1, hidden)``; ``positions`` ``(n,)``."""
         x = embeddings
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
             x = block.extend(x, cache[layer], slots, positions)
         return self.norm(x)
 
     def new_cache(self, num_slots: int) -> Tensor:
-        """Keys and values: ``(layers, 2, slots, heads, window, hidden / heads)``; position p is at p modulo window."""
+        """Allocate the KV cache ``(layers, 2, slots, heads, window, hidden / heads)``; position p is stored at p modulo
+        window."""
         config = self.config
         head_size = config.hidden_size // config.num_heads
         shape = (config.num_layers, 2, num_slots, config.num_heads, self.window, head_size)

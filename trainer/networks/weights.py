@@ -1,4 +1,4 @@
-"""Reading the parameters of a network from a file: what does not fit is named before any is read."""
+"""Reads the parameters of a network from a file; all mismatches are reported before any parameter is read."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def read_weights(
     origin: str,
     choose: Callable[[Collection[str]], dict[str, str]] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The state of ``model``, in its own types, from the file in ``folder``.
+    """Return the state of ``model``, in its own dtypes, from the file in ``folder``.
 
     Args:
         folder: a checkpoint.
-        model: what it is for; only names, shapes and types are looked at.
-        origin: what to call the folder in messages.
-        choose: from the names in the file to the names in the file by the model's own; the same if None.
+        model: the network to load; only names, shapes and dtypes are used.
+        origin: name of the folder in messages.
+        choose: maps the names in the file to a dict from the model's names to names in the file; None if they are
+            equal.
 
     Raises:
-        UserError: no such file, a damaged one, or one of another network; the message says what differs.
+        UserError: the file is missing, damaged, or of another network; the message lists the differences.
     """
     path = folder / FILE_NAME
     if not path.is_file():
