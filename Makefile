@@ -106,8 +106,8 @@ tasks: setup ## print the task table (TASK=)
 	@$(JAT) tasks $(TASKS)
 
 experts: setup-experts ## find, train or load (EXPERT=, RETRAIN=1) the experts of TASK= and measure them
-	$(JAT) experts $(STAGE) $(TASKS) $(EXPERTS) $(if $(RETRAIN),--retrain) $(MEASURED) \
-		$(call option,workers,WORKERS)
+	$(JAT) experts $(STAGE) $(or $(TASKS),$(if $(filter released,$(EXPERT)),--task '*')) $(EXPERTS) \
+		$(if $(RETRAIN),--retrain) $(MEASURED) $(call option,workers,WORKERS)
 
 experts-queue: setup-experts ## train the experts of the list QUEUE= (a TOML file; else the last list), for days if need be
 	$(JAT) experts-queue --out '$(OUT)' $(call option,queue,QUEUE) $(call option,workers,WORKERS)

@@ -38,8 +38,9 @@ class CollectConfig:
     envs: int | None = None
     """Number of vectorised environments per worker; if not given, the fastest number for each task."""
     expert: str = BEST
-    """The acting expert: `best`, `best-return` or `best-success` as measured, a kind, a revision, a comma list of which
-    the first available one is used, or a mix such as `0.7*best+0.3*scripted`, in which one expert plays each seed."""
+    """The acting expert: `best`, `best-return` or `best-success` as measured, a kind, a revision, `released` for what
+    JAT published, a comma list of which the first available one is used, or a mix such as `0.7*best+0.3*scripted`, in
+    which one expert plays each seed."""
     noise: str = ""
     """Action noise: `epsilon=0.05` replaces discrete actions by random ones with this probability, `gaussian=0.1`
     adds noise to continuous actions with this share of half their range as standard deviation; a comma list of both

@@ -7,6 +7,7 @@ best-return                 the highest measured mean return
 best-success                the highest success rate; no expert in tasks that do not define success
 scripted                    a kind: the best expert of that kind
 sac-1a2b3c4d                a revision
+released                    the expert that JAT published, once `jat experts --expert released` has loaded it
 scripted,bot                for each task the first of these that exists
 0.7*best+0.3*scripted       a mix: each seed is played by one of them, drawn with these weights
 """
@@ -21,6 +22,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from experts.published import RELEASED, is_released
 from experts.ranking import (
     ExpertResult,
     best_by_return,
@@ -75,7 +77,9 @@ def _parse_part(part: str, text: str) -> WeightedNames:
 
 
 def named(name: str, experts: Sequence[StoredExpert]) -> list[StoredExpert]:
-    """Return the experts whose kind or revision is ``name``."""
+    """Return the experts whose kind or revision is ``name``; for ``released``, those that JAT published."""
+    if name == RELEASED:
+        return [expert for expert in experts if is_released(expert.record)]
     return [expert for expert in experts if name in (expert.record.kind, expert.record.revision)]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from experts.choice import BESTS
 from experts.network import build_network
+from experts.published import RELEASED, repository_and_commit, suggested_repositories
 from experts.registry import RULES
 from experts.spec import NetworkSpec
 from experts.store import (
@@ -34,7 +35,7 @@ from experts.store import (
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.foreign import check_file
-from pipeline.publishing.hub import HUB, download
+from pipeline.publishing.hub import HUB, Snapshot, download
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +57,6 @@ _EXPECTED = (
     f"homework, or a linear policy in a {_LINEAR}"
 )
 
-# Games whose repository has a different name; there is none for surround.
-_GAMES = {
-    "asteroids": "asteroid",
-    "kungfumaster": "kongfumaster",
-    "montezumarevenge": "montezuma",
-    "privateeye": "privateye",
-}
-
 
 def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> StoredExpert:
     """Add the expert in ``source`` to the store of ``out``.
@@ -78,31 +71,30 @@ def import_expert(task: Task, source: str, out: Path, sampled: bool = False) -> 
         UserError: the source is missing, unreachable, damaged, of an unknown kind, or for another task.
     """
     if source.startswith(HUB):
-        found = download(source, _WANTED, _UNWANTED, _suggestion(task))
-        origin = f"{found.repository} on the Hugging Face Hub, commit {found.commit}"
-        return _Importer(task, out, sampled, origin, found.root).run(found.folder)
+        return import_snapshot(task, fetch(task, source), out, sampled)
     path = Path(source).expanduser()
     if not path.exists():
         raise UserError(f"{source} does not exist; {_EXPECTED}, or hub:owner/name{_suggestion(task)}")
     return _Importer(task, out, sampled, source, path if path.is_dir() else path.parent).run(path)
 
 
-def suggested_repositories(task: Task) -> tuple[str, ...]:
-    """Return repositories on the Hub that probably contain experts of a task; their existence is not checked."""
-    name = task.name.removeprefix(f"{task.domain}-")
-    if task.domain == "atari" and name != "surround":
-        return (f"edbeeching/atari_2B_atari_{_GAMES.get(name, name)}_1111",)
-    if task.domain == "metaworld":
-        return (f"qgallouedec/sample-factory-{name}-v2",)
-    if task.domain == "mujoco":
-        env = task.env_id.rpartition("-")[0]
-        found = [f"qgallouedec/sample-factory-{name}-v2"]
-        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 changed the observations of these three
-            found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
-        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # v3 and v4 are the same here
-            found.append(f"sb3/sac-{env}-v3")
-        return tuple(found)
-    return ()
+def fetch(task: Task, source: str, only_cached: bool = False) -> Snapshot:
+    """Download from the Hub what ``import_snapshot`` reads.
+
+    Raises:
+        UserError: as ``pipeline.publishing.hub.download``.
+    """
+    return download(source, _WANTED, _UNWANTED, _suggestion(task), only_cached)
+
+
+def import_snapshot(task: Task, found: Snapshot, out: Path, sampled: bool = False) -> StoredExpert:
+    """Add the expert in a downloaded repository to the store of ``out``.
+
+    Raises:
+        UserError: damaged, of an unknown kind, or for another task.
+    """
+    origin = repository_and_commit(found.repository, found.commit)
+    return _Importer(task, out, sampled, origin, found.root).run(found.folder)
 
 
 def _suggestion(task: Task) -> str:
@@ -189,7 +181,7 @@ class _Importer:
             raise UserError(f"{origin} is an expert of {record.task}, not of {task.name}; give --task {record.task}")
         if record.network is None:
             raise UserError(f"{origin} is a rule ({record.kind}) without a network; it comes with this package")
-        if record.kind in (*RULES, *BESTS):
+        if record.kind in (*RULES, *BESTS, RELEASED):
             raise UserError(f"{origin} is called {record.kind}, which is not the name of a network; rename its kind")
         record.network.check_fits(task, origin)
         arrays = read_arrays(expert)

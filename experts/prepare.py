@@ -17,6 +17,7 @@ from pathlib import Path
 
 from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
+from experts.published import RELEASED, released_repository
 from experts.ranking import ExpertResult, rank_experts
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import standings_table
@@ -50,8 +51,8 @@ class ExpertsConfig:
     """Root of all outputs of a run."""
     expert: str = BEST
     """Experts to prepare: `best` for all existing ones; a kind, a revision or a mix, as for collecting; an algorithm,
-    to train with it unless an expert of it is stored; or a folder, a .zip, .pkl or .npz file or hub:owner/name to
-    load."""
+    to train with it unless an expert of it is stored; a folder, a .zip, .pkl or .npz file or hub:owner/name to load; or
+    `released`, to load the one that JAT published for each task."""
     retrain: bool = False
     """Train even if the task already has experts."""
     episodes: int = 100
@@ -88,8 +89,8 @@ RECIPES = {"demo": demo}
 
 
 def _is_source(text: str) -> bool:
-    """Whether ``--expert`` names a file, folder or Hub repository to load."""
-    return text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
+    """Whether ``--expert`` names something to load: a file, a folder, a Hub repository, or the released experts."""
+    return text == RELEASED or text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
 
 
 def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
@@ -101,7 +102,12 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     """
     out = config.out.absolute()  # workers may have another working directory
     failures: list[JobsFailedError] = []
-    if _is_source(config.expert):
+    unpublished: list[Task] = []
+    if config.expert == RELEASED:
+        unpublished = [task for task in tasks if released_repository(task.name) is None]
+        tasks = [task for task in tasks if task not in unpublished]
+        chosen = _load_released(config, out, tasks, failures)
+    elif _is_source(config.expert):
         chosen = _load(config, out, tasks)
     else:
         wanted = {task.name: _wanted(config, out, task) for task in tasks}
@@ -123,8 +129,12 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     for task, ranked in zip(tasks, found, strict=True):
         write_best(out, task, ranked)
     print_table(standings_table(found))
-    for error in failures:
-        raise error
+    if unpublished:
+        names = ", ".join(task.name for task in unpublished)
+        log.info("JAT published no expert for %s: %s", format_count(len(unpublished), "task"), names)
+    if failures:
+        messages = "\n".join(str(error) for error in failures)
+        raise JobsFailedError(messages, [failure for error in failures for failure in error.failures])
 
 
 def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, list[StoredExpert]]:
@@ -132,6 +142,17 @@ def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, 
 
     _check_options_matter(config, 0)
     return {task.name: [import_expert(task, config.expert, out, config.sampled)] for task in tasks}
+
+
+def _load_released(
+    config: ExpertsConfig, out: Path, tasks: Sequence[Task], failures: list[JobsFailedError]
+) -> dict[str, list[StoredExpert]]:
+    from experts.released import load_released
+
+    _check_options_matter(config, 0)
+    if not tasks:
+        raise UserError(f"JAT published no expert for --task {config.task}; choose other tasks, or --expert {BEST}")
+    return load_released(tasks, out, config.sampled, failures)
 
 
 def _check_options_matter(config: ExpertsConfig, num_trainings: int) -> None:

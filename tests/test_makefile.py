@@ -42,6 +42,12 @@ def test_a_value_reaches_the_command_as_it_is() -> None:
     assert "--out 'a b'" in result.stdout
 
 
+def test_released_experts_are_of_all_tasks_unless_told_otherwise() -> None:
+    assert "--task '*' --expert 'released'" in make("experts", "EXPERT=released").stdout
+    assert "--task 'atari' --expert 'released'" in make("experts", "EXPERT=released", "TASK=atari").stdout
+    assert "--task" not in make("experts", "EXPERT=best").stdout
+
+
 def test_a_python_of_another_version_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)

@@ -19,24 +19,46 @@ log = logging.getLogger(__name__)
 HUB = "hub:"
 # Timeout of the first request to the Hub.
 HUB_TIMEOUT_S = 10.0
+# Answers that are not about the repository: a token that is not valid, too many questions, a server that fails.
+_FOR_ALL = (401, 429, 500, 502, 503, 504)
 _SOURCE = re.compile(r"hub:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+class HubUnavailableError(UserError):
+    """The Hub cannot be reached or fails, and the cache does not have what was asked for."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of one commit of a repository, in a local folder."""
+    """Files of one commit of a repository, in a local folder.
+
+    Attributes:
+        is_from_cache: the Hub gave no answer, so they are what was downloaded before.
+    """
 
     repository: str
     commit: str
     folder: Path
+    is_from_cache: bool = False
 
     @property
     def root(self) -> Path:
         """Cache folder of the repository; the files in ``folder`` are links into it."""
         return self.folder.parents[1]
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), hint: str = "") -> Snapshot:
+
+def download(
+    source: str,
+    wanted: Sequence[str],
+    unwanted: Sequence[str] = (),
+    hint: str = "",
+    only_cached: bool = False,
+) -> Snapshot:
     """Download selected files of a repository.
 
     Args:
@@ -44,10 +66,11 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
         wanted: globs of the files to download.
         unwanted: globs of files to exclude.
         hint: text to append to the error message if there is no such repository.
+        only_cached: use the cache only, without a request to the Hub.
 
     Raises:
-        UserError: the source is malformed, there is no such repository or revision, or the Hub cannot be reached and
-            the cache has nothing of the repository.
+        HubUnavailableError: the Hub cannot be reached or fails, and the cache has nothing of the repository.
+        UserError: the source is malformed, or there is no such repository or revision.
     """
     match = _SOURCE.fullmatch(source)
     if not match:
@@ -55,7 +78,7 @@ def download(source: str, wanted: Sequence[str], unwanted: Sequence[str] = (), h
     repository, revision = match["repository"], match["revision"]
     elsewhere = "download the repository elsewhere and give its folder"
     with readable_errors(repository, revision, elsewhere, hint):
-        return Snapshot(repository, *_snapshot(repository, revision, list(wanted), list(unwanted)))
+        return _snapshot(repository, revision, wanted, unwanted, only_cached)
 
 
 @contextmanager
@@ -69,7 +92,8 @@ def readable_errors(repository: str, revision: str | None, elsewhere: str, hint:
         hint: text to append to the error message if there is no such repository.
 
     Raises:
-        UserError: replaces any error of the network or the Hub.
+        UserError: instead of any error of the network or the Hub; a ``HubUnavailableError`` if another repository
+            could not be read either.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -77,6 +101,7 @@ def readable_errors(repository: str, revision: str | None, elsewhere: str, hint:
         HfHubHTTPError,
         HFValidationError,
         HTTPError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -98,36 +123,48 @@ def readable_errors(repository: str, revision: str | None, elsewhere: str, hint:
             f"there is no public repository {repository} on the Hugging Face Hub; check its name{hint}. "
             "For a private one, log in with `hf auth login`"
         ) from error
+    except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, but about the network
+        raise HubUnavailableError(
+            f"{repository} cannot be downloaded from the Hugging Face Hub and is not in its cache; check the network, "
+            f"or {elsewhere}"
+        ) from error
     except EntryNotFoundError:
         raise  # only the caller can say what the missing file is
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise UserError(f"the Hugging Face Hub answered {status} for {repository}; try again later") from error
-    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: the response is not from a Hub
+        kind = HubUnavailableError if status in _FOR_ALL else UserError
+        fix = "check or unset HF_TOKEN" if status == 401 else "try again later"
+        raise kind(f"the Hugging Face Hub answered {status} for {repository}; {fix}") from error
+    except (HTTPError, OSError, ValueError, KeyError) as error:  # the last two: an answer that is not the Hub's
         reason = str(error).partition("\n")[0]
-        raise UserError(
+        is_disk = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+        raise (UserError if is_disk else HubUnavailableError)(
             f"{repository} cannot be downloaded from the Hugging Face Hub ({type(error).__name__}: {reason}); check "
             f"the network, or {elsewhere}"
         ) from error
 
 
-def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted: list[str]) -> tuple[str, Path]:
-    """Commit and folder of a revision; without a connection, the cached files of it."""
+def _snapshot(
+    repository: str, revision: str | None, wanted: Sequence[str], unwanted: Sequence[str], only_cached: bool
+) -> Snapshot:
+    """The files of a revision; without a connection, what the Hub's cache holds of it."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    def fetch(local_files_only: bool) -> tuple[str, Path]:
+    def fetch(is_from_cache: bool) -> Snapshot:
         folder = Path(
             snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
-                local_files_only=local_files_only,
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
+                local_files_only=is_from_cache,
             )
         )
-        return folder.name, folder  # the cache names snapshots by their commits
+        return Snapshot(repository, folder.name, folder, is_from_cache)  # the cache names snapshots by their commits
 
+    if only_cached:
+        return fetch(is_from_cache=True)
     try:
         # Only this request accepts a timeout, so it is sent first; if it fails, no other request is made.
         HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
@@ -135,11 +172,11 @@ def _snapshot(repository: str, revision: str | None, wanted: list[str], unwanted
         raise
     except (HTTPError, OfflineModeIsEnabled) as unreachable:
         try:
-            commit, folder = fetch(local_files_only=True)
+            found = fetch(is_from_cache=True)
         except LocalEntryNotFoundError:
             raise unreachable from None
         log.warning(
-            "%s: the Hub cannot be reached (%s); commit %s of the cache is taken", repository, unreachable, commit
+            "%s: the Hub cannot be reached (%s); commit %s of the cache is taken", repository, unreachable, found.commit
         )
-        return commit, folder
-    return fetch(local_files_only=False)
+        return found
+    return fetch(is_from_cache=False)

@@ -7,25 +7,24 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 import torch
 
-from experts.imports import import_expert, suggested_repositories
+from experts.imports import import_expert
 from experts.network import NetworkPolicy
+from experts.published import suggested_repositories
 from experts.store import StoredExpert, read_arrays, stored_experts
 from pipeline.envs.policy import Observations
 from pipeline.envs.registry import all_tasks
 from pipeline.errors import UserError
 from tests.experts.stable_baselines.models import bomb, make_model, predictions, some_observations, task_named
 from tests.hub import client_environment
-from tests.web import Pages, served
+from tests.hub_models import make_sample_factory, serve_models
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")
 
@@ -46,26 +45,6 @@ def make_zoo(folder: Path) -> Path:
     (folder / "config.yml").write_text("!!python/object/apply:collections.OrderedDict\n- - - normalize\n    - true\n")
     (folder / "README.md").write_text("A card\n")
     shutil.make_archive(str(folder / "train_eval_metrics"), "zip", folder, "README.md")
-    return folder
-
-
-def make_sample_factory(folder: Path) -> Path:
-    """A small checkpoint folder of Sample Factory."""
-    (folder / "checkpoint_p0").mkdir(parents=True)
-    config = {
-        "use_rnn": False, "actor_critic_share_weights": True, "encoder_mlp_layers": [8], "decoder_mlp_layers": [],
-        "adaptive_stddev": False, "normalize_input": False, "obs_subtract_mean": 0.0, "obs_scale": 1.0,
-        "continuous_tanh_scale": 0.0, "nonlinearity": "tanh",
-    }  # fmt: skip
-    (folder / "cfg.json").write_text(json.dumps(config))
-    model = {
-        "encoder.encoders.obs.mlp_head.0.weight": torch.full((8, 11), 0.1),
-        "encoder.encoders.obs.mlp_head.0.bias": torch.zeros(8),
-        "action_parameterization.distribution_linear.weight": torch.full((3, 8), 0.2),
-        "action_parameterization.distribution_linear.bias": torch.zeros(3),
-        "action_parameterization.learned_stddev": torch.zeros(3),
-    }
-    torch.save({"model": model}, folder / "checkpoint_p0" / "best_000000007_1000_reward_3.5.pth")
     return folder
 
 
@@ -315,7 +294,7 @@ def test_a_kind_that_is_a_path_writes_and_removes_nothing(kind: Any, zoo: Path, 
     assert before == set(tmp_path.rglob("*"))
 
 
-@pytest.mark.parametrize("kind", ["random", "scripted", "bot", "best", "best-success"])
+@pytest.mark.parametrize("kind", ["random", "scripted", "bot", "best", "best-success", "released"])
 def test_a_network_is_not_called_as_a_rule_or_a_choice_is(kind: str, zoo: Path, tmp_path: Path) -> None:
     stored = import_expert(HOPPER, str(zoo), tmp_path / "a").folder
     write_record(stored, kind=kind, revision=f"{kind}-1")
@@ -408,63 +387,6 @@ json.dump(answers, sys.stdout)
 """
 
 
-@dataclass(frozen=True)
-class FakeHub:
-    """Repositories by name, each a folder per revision, and the paths that were asked for."""
-
-    address: str
-    asked: list[str]
-
-
-@contextmanager
-def serve(repositories: dict[str, dict[str, Path]]) -> Iterator[FakeHub]:
-    """Revisions are commits; ``main`` is the last one, ``v1`` the first."""
-    asked: list[str] = []
-
-    class Handler(Pages):
-        protocol_version = "HTTP/1.1"
-
-        def page(self) -> None:
-            asked.append(unquote(urlsplit(self.path).path))
-            parts = asked[-1].strip("/").split("/")
-            is_api = parts[:2] == ["api", "models"]
-            parts = parts[2:] if is_api else parts
-            name, rest = "/".join(parts[:2]), parts[2:]
-            if name == "broken/down":
-                return self.answer(500, b"")
-            if name == "broken/page":
-                return self.answer(200, b"<html>Please log in to this network</html>")
-            if name not in repositories:
-                # The Hub does not tell strangers whether a private repository exists.
-                return self.answer(401, b"", **{"X-Error-Code": "RepoNotFound"})
-            commits = repositories[name]
-            revision = rest[1] if len(rest) > 1 else "main"
-            commit = {"main": list(commits)[-1], "v1": next(iter(commits))}.get(revision, revision)
-            if commit not in commits:
-                return self.answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
-            folder = commits[commit]
-            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-            names = [str(path.relative_to(folder)) for path in files]
-            if not is_api:
-                path = folder / "/".join(rest[2:])
-                tag = f'"{commit[:8]}-{path.name}"'
-                return self.answer(200, path.read_bytes(), **{"ETag": tag, "X-Repo-Commit": commit})
-            if rest[:1] == ["tree"]:
-                return self.json(
-                    [
-                        {"type": "file", "path": name, "size": path.stat().st_size, "oid": f"{i:040x}"}
-                        for i, (name, path) in enumerate(zip(names, files, strict=True))
-                    ]
-                )
-            return self.json({"id": name, "sha": commit, "siblings": [{"rfilename": name} for name in names]})
-
-        def json(self, value: Any) -> None:
-            self.answer(200, json.dumps(value).encode(), **{"Content-Type": "application/json"})
-
-    with served(Handler) as address:
-        yield FakeHub(address, asked)
-
-
 def start(address: str, folder: Path, sources: list[str], timeout_s: float = 10.0) -> subprocess.Popen[str]:
     """Import sources in a process of its own, where the Hub's settings come from the environment."""
     process = subprocess.Popen(
@@ -519,7 +441,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         "someone/sample-factory-hopper": {FIRST: make_sample_factory(folder / "sf")},
         "someone/nothing": {FIRST: empty},
     }
-    with serve(repositories) as fake:
+    with serve_models(repositories) as fake:
         online = answers_of(start(fake.address, folder, ONLINE), ONLINE)
     # Nobody listens where the server was; behind the other address somebody listens and never answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -245,6 +245,8 @@ def test_retraining_adds_an_expert_beside_the_one_that_is_there(
         ),
         (FAKE_COUNT, {"expert": "random", "retrain": True}, "random cannot be trained"),
         (FAKE_COUNT, {"expert": "random", "steps": 5}, "--steps: nothing is to be trained; pass --retrain"),
+        (FAKE_COUNT, {"expert": "released"}, r"JAT published no expert for --task \*; choose other tasks"),
+        (FAKE_COUNT, {"expert": "released", "steps": 5}, "--steps: nothing is to be trained"),
         (FAKE_GRID, {"expert": "ppo"}, "ppo has no recipe for toy-grid; allowed there: none"),
     ],
 )
@@ -271,6 +273,7 @@ def test_an_expert_a_task_cannot_have_is_refused_before_anything_is_done(
         ({"seconds": 0.0}, r"--seconds is 0\.0"),
         ({"expert": "ppo", "sampled": True}, "--sampled is about experts to load"),
         ({"expert": "hub:a/b", "retrain": True}, "--retrain is about training"),
+        ({"expert": "released", "retrain": True}, "--retrain is about training"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
