@@ -1,1 +1,1 @@
-"""Who learns: one transformer fitted to the dataset, evaluated in the environments, shown in a report."""
+"""Training: one transformer is fitted to the dataset, evaluated in the environments, and presented in a report."""

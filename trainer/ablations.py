@@ -1,9 +1,9 @@
-"""Each choice of the base recipe against its alternatives: what docs/ablations.md shows.
+"""Ablations: compares each design choice of the base recipe with its alternatives, for docs/ablations.md.
 
     jat bench ablations --out runs/full
 
-Trains every variant below on the same data for the same processor time with several seeds, plays the same episodes
-with each (``trainer/study.py``), and writes the table into the document. Run it again to go on.
+Trains every variant below on the same data for the same processor time with several seeds, evaluates each on the same
+episodes (``trainer/study.py``), and writes the table into the document. The same command resumes an interrupted study.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MARKER = "ABLATIONS"
 
 
 def make_variants(model: BaseModelConfig) -> list[Variant]:
-    """The recipe itself, and every alternative that its network does not take already."""
+    """Return the recipe itself, and every alternative that differs from its network."""
     alternatives = [
         Variant("jat", {"model": _jat_network()}, "JAT's network, as recipe `small`"),
         Variant("not-normalised", {"normalise": False}, "raw observations and rewards"),
@@ -77,7 +77,8 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
 
 
 def _jat_network() -> ModelConfig:
-    """That of recipe ``small``, with a slot just wide enough for Meta-World: the default is for MuJoCo's humanoid."""
+    """Return the network of recipe ``small``, with vectors just wide enough for Meta-World: the default is for MuJoCo's
+    humanoid."""
     model = small().model
     assert isinstance(model, ModelConfig)
     return dataclasses.replace(model, max_continuous_size=40)
@@ -90,14 +91,14 @@ def _is_taken(variant: Variant, model: BaseModelConfig) -> bool:
 
 @dataclass(frozen=True)
 class AblationsConfig(StudyConfig):
-    """Compare the choices of the base recipe one by one."""
+    """Compare the design choices of the base recipe one by one."""
 
     document: Path = Path("docs/ablations.md")
-    """Where the table is written, between its markers."""
+    """Document that the table is written into, between its markers."""
 
 
 def describe(results: Sequence[Result], config: StudyConfig) -> str:
-    """The table and what it was made with, as Markdown."""
+    """Return the table and its settings as Markdown."""
     lines = [
         f"Trainings of each variant: {results[0].seeds}, of {config.seconds} processor seconds; "
         f"{config.episodes} episodes per task and seed, {len(results[0].tasks)} tasks: "

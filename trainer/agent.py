@@ -1,12 +1,13 @@
-"""The trained network as a policy: many episodes at once, each with its own past.
+"""The trained network as a policy for vectorised environments, with a separate history per episode.
 
-The network keeps the pasts (``RolloutCache``), with caches of keys and values, so that a step costs about the same
-whatever the episode's length. The agent prepares observations as training does, and draws actions.
+The network stores the histories (``RolloutCache``) in KV caches, so the cost of a step hardly depends on the episode's
+length. The agent preprocesses observations as training does, and samples actions.
 
-An episode does not depend on how many are played beside it, bit for bit: slots are computed in blocks of a fixed size,
-idle slots filling the last, so that the libraries take the same path for every row. That this path gives a row the same
-numbers at every place of the block, whatever the others hold, is checked on this processor when the agent is made;
-where it does not, every slot is a block of its own. Blocks of other sizes are used where they give the same numbers.
+An episode is bitwise independent of how many others are played with it: slots are computed in blocks of a fixed size,
+the last one filled up with idle slots, so that the libraries use the same code path for every row. When the agent is
+created, it verifies on this processor that a row gives the same numbers at every place of the block, whatever the other
+rows hold; if not, every slot is computed as a block of its own. Blocks of other sizes are used if they give the same
+numbers.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ from trainer.networks.model import Model, RolloutCache
 
 log = logging.getLogger(__name__)
 
-# What was found out about a network, by layout and context: a worker plays many tasks with one.
+# Cache of verified block sizes of a network, by layout and context: a worker plays many tasks with one network.
 _STEADY_SIZES: WeakKeyDictionary[Model, dict[tuple[TaskLayout, int], tuple[int, ...]]] = WeakKeyDictionary()
 
 
 class Agent:
-    """A checkpoint acting.
+    """The policy of a checkpoint.
 
     Args:
-        checkpoint: what acts.
-        tasks: where, slot by slot; the checkpoint must have been trained on them, and they must share their layout.
-        temperature: discrete actions are sampled from ``softmax(logits / temperature)``; 0 takes the likeliest.
-        context_steps: time steps it looks back; as many as it was trained to if None.
-        continuous: which of the continuous actions that the network finds likely is taken.
+        checkpoint: checkpoint to act with.
+        tasks: task of each slot; the checkpoint must have been trained on them, and they must share a layout.
+        temperature: discrete actions are sampled from ``softmax(logits / temperature)``; 0 takes the mode.
+        context_steps: context length in time steps; that of training if None.
+        continuous: how continuous actions are chosen from the predicted distribution.
 
     Raises:
-        UserError: the checkpoint was not trained on a task, or has no positions for so many time steps.
+        UserError: the checkpoint was not trained on a task, or has too few positions for so many time steps.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Agent:
             if (layout, looks_back) not in known:
                 known[layout, looks_back] = self._steady_sizes(layout, lambda: new_memory([indices[0]] * num_slots))
             self._sizes = known[layout, looks_back]
-        self._memory = new_memory(indices + [indices[0]] * (self._sizes[-1] - 1))  # those fill blocks
+        self._memory = new_memory(indices + [indices[0]] * (self._sizes[-1] - 1))  # extra slots fill blocks
         self._generators: dict[int, np.random.Generator] = {}
         self._tokens: dict[str, np.ndarray] = {}
 
@@ -112,18 +113,18 @@ class Agent:
     def _step(
         self, memory: RolloutCache, slots: Sequence[int], values: Tensor, rewards: Tensor, draws: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the network says of each slot, and what is done; both become part of the memory."""
+        """Compute each slot's network outputs and actions; both are appended to the cache."""
         row_of = {slot: row for row, slot in enumerate(slots)}
         outputs: list[Tensor] = []
         actions: list[Tensor] = []
-        order: list[int] = []  # rows of what is in these
+        order: list[int] = []  # rows of the inputs, in block order
         for block in self._blocks(memory, slots):
-            # An idle slot sees what the first one sees.
+            # An idle slot gets the input of the first row.
             rows, index = torch.tensor([row_of.get(slot, 0) for slot in block]), torch.tensor(block)
             said = memory.observe(index, values[rows], rewards[rows])
             chosen = self._head.choose(said, self._choose, draws[rows], self._temperature)
             if self._task.action.kind == "continuous":
-                # What the rollout will execute, and so what the past must contain.
+                # Clamped as the rollout will execute it, because the history must contain the executed action.
                 chosen = chosen.float().clamp(self._task.action.low, self._task.action.high)
             memory.act(index, chosen)
             places = [place for place, slot in enumerate(block) if slot in row_of]
@@ -134,7 +135,7 @@ class Agent:
         return torch.cat(outputs)[places_of_rows], torch.cat(actions)[places_of_rows]
 
     def _blocks(self, memory: RolloutCache, slots: Sequence[int]) -> Iterator[list[int]]:
-        """The slots in blocks of one of the sizes, ascending, idle ones among them."""
+        """Yield the slots in blocks of one of the sizes, ascending, filled up with idle slots."""
         running = set(slots)
         idle = [slot for slot in range(memory.num_slots) if slot not in running]
         paces: dict[Hashable, list[int]] = {}
@@ -153,11 +154,12 @@ class Agent:
 
     @torch.inference_mode()
     def _steady_sizes(self, layout: TaskLayout, new_memory: Callable[[], RolloutCache]) -> tuple[int, ...]:
-        """The sizes of blocks in which episodes are the same at any place, beside any others and alone, ascending.
+        """Return the block sizes, ascending, that give an episode the same numbers at any place, with any others and
+        alone.
 
         Args:
-            layout: of what is observed.
-            new_memory: an empty one with twice as many slots as the largest block.
+            layout: layout of the observations.
+            new_memory: creates an empty cache with twice as many slots as the largest block.
         """
         (rows, *_), generator = self._sizes, np.random.default_rng(0)
         steps = [
@@ -170,7 +172,7 @@ class Agent:
         ]
 
         def play(slots: Sequence[int], episodes: Sequence[int]) -> list[Tensor]:
-            """What the network says in two steps of these episodes."""
+            """Return the network's outputs in two steps of these episodes."""
             memory = new_memory()
             return [self._step(memory, slots, *(x[list(episodes)] for x in step))[0] for step in steps]
 
@@ -206,7 +208,7 @@ class Agent:
 
 
 def _random_observations(generator: np.random.Generator, rows: int, layout: TaskLayout, task: Task) -> np.ndarray:
-    """Observations as the network takes them, ``(rows, ...)``; integers that every encoder has."""
+    """Return random network inputs ``(rows, ...)``; integers are valid for every encoder."""
     if layout.observation == DISCRETE:
         return generator.integers(0, 4, (rows, layout.observation_size))
     height, width, channels = task.observation_shape if layout.observation == IMAGE else (0, 0, 0)

@@ -1,8 +1,8 @@
-"""How fast a network acts on this machine; how fast it trains is `trainer.bench_train`.
+"""Benchmark of acting: how fast a network acts on this machine; `trainer.bench_train` measures training.
 
     jat bench agent --recipe demo --out runs/demo
 
-Untrained networks of the recipe's sizes, of a task of each domain that is in ``OUT/dataset``; writes nothing.
+Uses untrained networks of the recipe's sizes, with one task of each domain in ``OUT/dataset``; writes no files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MISSION = "go to the red ball"
 def checkpoint_of(
     model: Model, config: ModelConfig | BaseModelConfig, tasks: Sequence[Task], context_steps: int, text_tokens: int
 ) -> Checkpoint:
-    """A network that was not trained as a checkpoint that acts in tasks."""
+    """Wrap an untrained network as a checkpoint that can act in tasks."""
     from trainer.checkpoint import AgentConfig, Checkpoint
     from trainer.data.tokenizer import train_tokenizer
     from trainer.networks.layout import layout_of
@@ -39,7 +39,8 @@ def checkpoint_of(
 
 
 def bench_acting(config: TrainConfig, task: Task, num_slots: int, num_steps: int = 60) -> float:
-    """Decisions per second of an untrained agent over ``num_slots`` episodes in lockstep, environments left out."""
+    """Return decisions per second of an untrained agent with ``num_slots`` vectorised episodes, without environment
+    time."""
     import torch
 
     from trainer.agent import Agent

@@ -1,12 +1,12 @@
-"""How fast this machine evaluates, beside JAT's way of it, in one run; what it gains by playing several tasks in one
-lockstep; and whether long episodes grow slower.
+"""Benchmark of evaluation: this project against JAT's code, several tasks vectorised together, and long episodes.
 
     jat bench evaluate
 
-JAT's way: one environment, a batch of one, the whole context computed again at every step. Ours: environments in
-lockstep, keys and values kept. Both play the same environments with the same untrained JAT network in the same rollout,
-in turns, and of all turns the medians are printed. Environments are stepped and reset within the time, not made. Time
-is the processor's, of one thread unless told otherwise, so that what else runs on the machine changes little.
+The baseline (JAT's code) has one environment, batch size 1 and recomputes the whole context at every step. This project
+uses vectorised environments and a KV cache. Both play the same environments with the same untrained JAT network in the
+same rollout, in alternating rounds; the medians of all rounds are printed. The time includes steps and resets of
+environments, not their creation. It is processor time, of one thread by default, so that other load on the machine has
+little effect.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchEvalConfig:
-    """Compare evaluation with JAT's way of it."""
+    """Compare evaluation with the baseline, JAT's code."""
 
     task: str = "babyai-go-to-local,metaworld-reach,mujoco-halfcheetah"
-    """Task name, domain, glob, or comma list of these."""
+    """Tasks of the comparison: task name, domain, glob, or comma list of these."""
     together: str = "metaworld-push*,metaworld-reach*"
-    """Tasks of one layout that are played together and one by one, by an untrained network of recipe base; empty for
+    """Tasks of one layout to play both together and one by one, with an untrained network of recipe base; empty for
     none."""
     together_episodes: int = 10
-    """Episodes of each of them."""
+    """Number of episodes of each of these tasks."""
     long_task: str = "mujoco-halfcheetah"
-    """The task whose long episodes are timed step by step; empty for none."""
+    """Task whose long episodes are timed step by step; empty for none."""
     hidden_size: int = 256
-    """Width of the network; 768 is the released JAT's."""
+    """Width of the network; the released JAT has 768."""
     num_layers: int = 4
-    """Its blocks; 12 is the released JAT's."""
+    """Number of blocks; the released JAT has 12."""
     num_heads: int = 4
-    """Attention heads per block; 12 is the released JAT's."""
+    """Attention heads per block; the released JAT has 12."""
     context_steps: int = 128
-    """Time steps it looks back; JAT's evaluation did 128, 16 in Atari."""
+    """Context length in time steps; JAT's evaluation used 128, 16 in Atari."""
     envs: int = MAX_ENVS
-    """Environments in lockstep."""
+    """Number of vectorised environments."""
     steps: int = 200
-    """Longest episode of the comparison, in steps; longer contexts cost JAT's way more."""
+    """Longest episode of the comparison, in steps; longer contexts slow down the baseline."""
     rounds: int = 3
-    """Turns of both ways."""
+    """Number of rounds of both implementations."""
     threads: int = 1
-    """CPU threads; the seconds of all of them count."""
+    """CPU threads; processor time is summed over all of them."""
 
     def __post_init__(self) -> None:
         check_at_least_one(
@@ -88,12 +88,12 @@ class BenchEvalConfig:
 
 @dataclass
 class Timed:
-    """A policy that notes when it was asked, for how many environments, and how long it took.
+    """Policy wrapper that records when it was called, for how many environments, and how long it took.
 
     Attributes:
-        decisions: environments asked, per call.
+        decisions: number of environments, per call.
         seconds: per call, of the policy alone.
-        began: when it was first asked, in seconds of ``time.process_time``.
+        began: time of the first call, in seconds of ``time.process_time``.
     """
 
     policy: Policy
@@ -115,7 +115,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class EvalRates:
-    """Environment steps per processor second of a task, per turn."""
+    """Environment steps per processor second of a task, per round."""
 
     task: str
     ours: list[float]
@@ -123,12 +123,12 @@ class EvalRates:
 
     @property
     def ratio(self) -> float:
-        """Median of the turns' ratios."""
+        """Median of the rounds' ratios."""
         return median(a / b for a, b in zip(self.ours, self.plain, strict=True))
 
 
 def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoint]:
-    """The same untrained JAT network for a task twice: with our memory and with JAT's way."""
+    """Return the same untrained JAT network for a task twice: with this project's KV cache and as the baseline."""
     import torch
 
     from trainer.networks.jat_model import JatModel
@@ -156,7 +156,7 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
 
 
 def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
-    """Both ways in turns: ``envs`` episodes in lockstep, and one alone."""
+    """Run both in alternating rounds: ``envs`` vectorised episodes, and a single one with the baseline."""
     from trainer.agent import Agent
 
     task = dataclasses.replace(task, max_steps=min(task.max_steps, config.steps))
@@ -173,7 +173,7 @@ def bench_task(config: BenchEvalConfig, task: Task) -> EvalRates:
 
 
 def bench_together(config: BenchEvalConfig, tasks: Sequence[Task]) -> list[float]:
-    """Processor time of playing tasks one by one, over that of all in one lockstep, per turn."""
+    """Return the processor time of playing tasks one by one divided by that of playing all together, per round."""
     from trainer.agent import Agent
     from trainer.networks.build import build_model
 
@@ -193,9 +193,9 @@ def bench_together(config: BenchEvalConfig, tasks: Sequence[Task]) -> list[float
 
 
 def bench_long(config: BenchEvalConfig, task: Task) -> list[float]:
-    """Processor milliseconds per decision over the length of episodes, in stretches of one context.
+    """Return processor milliseconds per decision over the length of episodes, in segments of one context length.
 
-    The first, in which the context fills, is left out.
+    The first segment, in which the context fills up, is excluded.
     """
     from trainer.agent import Agent
 

@@ -1,9 +1,9 @@
-"""How fast this machine loads and trains, beside JAT's way of both, in one run.
+"""Benchmark of loading and training on this machine, compared with JAT's code.
 
     jat bench train --out runs/default
 
-Uses ``OUT/dataset`` and writes only its memory-mapped layout (``OUT/train/cache``). What is compared runs in turns, and
-of all turns the medians are printed, and at the end each goal beside what was reached.
+Uses ``OUT/dataset`` and writes only the memory-mapped arrays (``OUT/train/cache``). The implementations run in
+alternating rounds; the medians of all rounds are printed, and finally each goal with the measured value.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchTrainConfig:
-    """Compare loading and training with JAT's way of both."""
+    """Compare loading and training with the baseline, JAT's code."""
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these, among the tasks of the dataset."""
+    """Tasks to use: task name, domain, glob, or comma list of these, among the tasks of the dataset."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     tasks_per_domain: int = 3
-    """So many of these tasks of each domain, evenly spread over the table."""
+    """Number of these tasks to use per domain, evenly spaced in the task table."""
     recipes: str = "jat,base"
-    """Recipes to train with: comma list."""
+    """Comma list of recipes to train with."""
     hidden_size: int = 256
-    """Width of all networks; 768 is the released JAT's."""
+    """Width of all networks; the released JAT has 768."""
     num_layers: int = 4
-    """Blocks of all networks; 12 is the released JAT's."""
+    """Number of blocks of all networks; the released JAT has 12."""
     num_heads: int = 4
-    """Attention heads per block; 12 is the released JAT's."""
+    """Attention heads per block; the released JAT has 12."""
     batch_steps: int = 2048
-    """Time steps per batch, padding included."""
+    """Time steps per batch, including padding."""
     rounds: int = 3
-    """Turns of everything."""
+    """Number of rounds of everything."""
     steps: int = 5
-    """Optimiser steps per turn."""
+    """Optimiser steps per round."""
     threads: int = 2
-    """CPU threads."""
+    """Number of CPU threads."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "tasks_per_domain", "rounds", "steps", "threads")
@@ -67,7 +67,8 @@ class BenchTrainConfig:
 
 @dataclass
 class StepRates:
-    """Of one way to train: per turn its real time steps per second, and shares of padding and of waiting for data."""
+    """Measurements of one implementation: real time steps per second and shares of padding and of waiting for data, per
+    round."""
 
     name: str
     num_parameters: int
@@ -78,7 +79,8 @@ class StepRates:
 
 @dataclass(frozen=True)
 class Loading:
-    """Windows per second: of our loader, of JAT's way, and of the ``datasets.map`` that JAT's way needs before."""
+    """Windows per second: of our loader, of the baseline's, and of the ``datasets.map`` that the baseline needs
+    first."""
 
     ours: float
     plain: float
@@ -87,7 +89,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be reached, at least or at most, and what was."""
+    """A goal, a minimum or a maximum, and the measured value."""
 
     what: str
     wanted: float
@@ -101,7 +103,7 @@ class Goal:
 
 
 def recipe_config(config: BenchTrainConfig, name: str, tasks: Sequence[Task]) -> TrainConfig:
-    """A recipe at the size of this benchmark, with a tokenizer that needs no network."""
+    """Return a recipe at the size of this benchmark, with a tokenizer that needs no download."""
     recipe = RECIPES[name]()
     sizes: dict[str, Any] = {
         "hidden_size": config.hidden_size,
@@ -127,7 +129,8 @@ def recipe_config(config: BenchTrainConfig, name: str, tasks: Sequence[Task]) ->
 
 
 def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]:
-    """A few tasks of each domain. Images are left out on a CPU: their encoder takes all the time, in either way."""
+    """Choose a few tasks of each domain. Image tasks are left out on a CPU: their encoder dominates the time in both
+    cases."""
     import torch
 
     chosen = []
@@ -141,7 +144,7 @@ def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]
 
 
 def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> Loading:
-    """Both loaders, from datasets that are laid out, or mapped, already."""
+    """Measure both loaders, on datasets that are already converted, or mapped."""
     from trainer.data.sources import open_sources
     from trainer.plain import padded_windows
 
@@ -156,7 +159,7 @@ def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence
             turns = [(_seconds_per_window(source.batches), _seconds_of_plain(few) / len(few)) for _ in range(3)]
             ours.append(median(turn[0] for turn in turns))
             plain.append(median(turn[1] for turn in turns))
-    # Every task as often as any other: the mean time of a window is the mean over tasks.
+    # Every task is used equally often: the mean time of a window is the mean over tasks.
     return Loading(*(len(tasks) / sum(seconds) for seconds in (ours, plain, mapping)))
 
 
@@ -176,7 +179,7 @@ def _seconds_of_plain(rows: Any) -> float:
 
 
 class PlainTraining:
-    """JAT's network and as many rows of 256 steps as a batch has room for, of the tasks that a run draws."""
+    """JAT's network on as many rows of 256 steps as fit into a batch, of the tasks that a run draws."""
 
     def __init__(self, config: TrainConfig, data: TrainingData, seed: int = 0) -> None:
         import torch
@@ -193,7 +196,7 @@ class PlainTraining:
         self._draw = 0
 
     def one_step(self) -> tuple[int, int]:
-        """Real and padded time steps of an optimiser step."""
+        """Run an optimiser step; return its numbers of real and padded time steps."""
         import torch
 
         from trainer.data.loader import to_device
@@ -212,7 +215,7 @@ class PlainTraining:
 
 
 def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[StepRates]:
-    """The plain way first, then each recipe; all in turns."""
+    """Measure the baseline first, then each recipe, in alternating rounds."""
     from trainer.data.sources import open_sources
     from trainer.train import make_identity
     from trainer.training.run import TrainingRun
@@ -237,7 +240,7 @@ def bench_training(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Step
 
 
 def _num_parameters(model: Any, one_step: Callable[[], Any], warm_up: int = 6) -> int:
-    """Of the parameters that these tasks train; the steps also warm up."""
+    """Count the parameters that these tasks train; the steps also serve as warm-up."""
     trained = set()
     for _ in range(warm_up):
         one_step()
@@ -252,7 +255,7 @@ def _time_plain(plain: PlainTraining, rates: StepRates, num_steps: int) -> None:
     real, padded = (sum(numbers) for numbers in zip(*counts, strict=True))
     rates.timesteps_per_s.append(real / seconds)
     rates.padding.append(1 - real / padded)
-    rates.waiting.append(0.0)  # its batches are cut from our arrays, in no time beside the rest
+    rates.waiting.append(0.0)  # its batches are cut from our arrays, which takes negligible time
 
 
 def _time_run(trained: TrainingRun, rates: StepRates, num_steps: int) -> None:
@@ -268,7 +271,7 @@ def _time_run(trained: TrainingRun, rates: StepRates, num_steps: int) -> None:
 
 
 def goals_of(loading: Loading, results: Sequence[StepRates], on_gpu: bool) -> list[Goal]:
-    """The goals, of every way to train but the plain one, which comes first in ``results``."""
+    """Return the goals of every implementation except the baseline, which is the first of ``results``."""
     plain = results[0]
     goals = [Goal("windows/s beside JAT's loader", 50, loading.ours / loading.plain, "x", is_least=True)]
     for rates in results[1:]:
@@ -280,7 +283,7 @@ def goals_of(loading: Loading, results: Sequence[StepRates], on_gpu: bool) -> li
 
 
 def _speed(rates: StepRates, plain: StepRates) -> float:
-    """How many times as fast, turn by turn."""
+    """Return the speed-up over the baseline, round by round."""
     return median(a / b for a, b in zip(rates.timesteps_per_s, plain.timesteps_per_s, strict=True))
 
 
@@ -304,7 +307,7 @@ def print_report(loading: Loading, results: Sequence[StepRates], on_gpu: bool) -
 
 
 def bench(config: BenchTrainConfig, tasks: Sequence[Task]) -> None:
-    """Measure all with some tasks of the dataset, and print it."""
+    """Measure everything with some tasks of the dataset, and print the results."""
     import torch
 
     log.info("%s", ", ".join(task.name for task in tasks))

@@ -1,8 +1,8 @@
-"""Continue a text, or describe a picture, with a trained network.
+"""Generates text with a trained network: continues a prompt, or describes an image.
 
     jat agent generate --checkpoint runs/default/train/checkpoints/step-00010000 --prompt 'Once upon a time'
 
-Prints the prompt and what the network goes on with.
+Prints the prompt and the generated text.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Continue a text, or describe a picture."""
+    """Continue a text, or describe an image."""
 
     checkpoint: str
     """Checkpoint folder, or a repository of the Hub such as jat-project/jat."""
     prompt: str = ""
-    """The beginning of the text."""
+    """Beginning of the text."""
     image: Path | None = None
-    """Picture (PNG, JPEG, ...) that the text is about."""
+    """Image (PNG, JPEG, ...) that the text is about."""
     tokens: int = 64
-    """Most tokens to go on with; fewer where the network's positions end, or where it ends the text."""
+    """Maximum number of tokens to generate; fewer if the network's positions run out, or if it ends the text."""
     temperature: float = 1.0
-    """Tokens are sampled from softmax(logits / temperature); 0 takes the likeliest."""
+    """Tokens are sampled from softmax(logits / temperature); 0 takes the mode."""
     seed: int = 0
-    """What is sampled follows from it."""
+    """Seed of the sampling."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "tokens")
@@ -57,18 +57,18 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> str:
-    """What the network goes on with after a picture and a prompt.
+    """Return the text generated after an image and a prompt.
 
     Args:
         checkpoint: a network of JAT's architecture.
-        prompt: the beginning of the text; may be empty.
+        prompt: beginning of the text; may be empty.
         picture: ``(3, size, size)`` float32 from ``trainer.data.text_data.prepare_picture``.
-        num_tokens: most tokens to add.
-        temperature: of the softmax that tokens are drawn from; 0 takes the likeliest.
-        seed: of the draws.
+        num_tokens: maximum number of tokens to generate.
+        temperature: softmax temperature of the sampling; 0 takes the mode.
+        seed: seed of the sampling.
 
     Raises:
-        UserError: the network has no use for texts or pictures, or the prompt leaves no position free.
+        UserError: the network does not support texts or images, or the prompt leaves no position free.
     """
     import torch
 
@@ -117,7 +117,8 @@ def _text_model(checkpoint: Checkpoint, picture: np.ndarray | None) -> JatModel:
 
 
 def _extend(model: JatModel, embedded: Tensor, cache: Tensor, first: int) -> Tensor:
-    """Hidden state ``(hidden,)`` at the last of some new positions ``(1, n, hidden)`` that begin at ``first``."""
+    """Return the hidden state ``(hidden,)`` at the last of the new positions ``(1, n, hidden)`` that begin at
+    ``first``."""
     import torch
 
     positions = torch.arange(first, first + embedded.shape[1])[None]

@@ -1,8 +1,8 @@
-"""JAT's way to load and to train, written plainly, for ``jat bench train`` to be compared with.
+"""The baseline of ``jat bench train``: JAT's way of loading and training in straightforward code.
 
-Loading: ``datasets.map`` over Python lists cuts episodes into windows and pads them to 256 steps; a batch is made of
-the rows it gives back. Training: GPT-Neo with attention scores laid out in memory, every token squeezed by itself, rows
-of 256 steps whatever their length, everything in float32.
+Loading: ``datasets.map`` over Python lists cuts episodes into windows and pads them to 256 steps; a batch is built from
+the returned rows. Training: GPT-Neo with materialised attention scores, a separate projection for every token, rows of
+256 steps whatever their length, everything in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WINDOW_STEPS = 256
 
 
 def padded_windows(dataset: Path, task: Task, tokenizer: Any, num_tokens: int, cache: Path) -> Any:
-    """The training split of a task as rows of 256 steps with a mask, made by ``datasets.map``."""
+    """Return the training split of a task as rows of 256 steps with a mask, created by ``datasets.map``."""
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
@@ -56,14 +56,14 @@ def padded_windows(dataset: Path, task: Task, tokenizer: Any, num_tokens: int, c
 
 
 def read_batches(rows: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Tensors of so many rows of ``padded_windows`` at a time, as a collator makes them of Python lists."""
+    """Yield tensors of ``batch_size`` rows of ``padded_windows``, as a collator builds them from Python lists."""
     for begin in range(0, len(rows), batch_size):
         chosen = [rows[i] for i in range(begin, min(begin + batch_size, len(rows)))]
         yield {name: torch.tensor([row[name] for row in chosen]) for name in chosen[0]}
 
 
 def pad_rows(parts: Sequence[StepBatch], most: int) -> StepBatch:
-    """At most so many windows of a batch, evenly spread over it, as rows of 256 steps."""
+    """Return at most ``most`` windows of a batch, evenly spaced, as rows of 256 steps."""
     padded: list[dict[str, Any]] = []
     for part in parts:
         missing = WINDOW_STEPS - part.mask.shape[1]
@@ -79,12 +79,12 @@ def pad_rows(parts: Sequence[StepBatch], most: int) -> StepBatch:
 
 
 def _pad(values: Tensor, missing: int) -> Tensor:
-    """``(B, T, ...)`` with so many steps of zeros more."""
+    """Append ``missing`` steps of zeros to ``(B, T, ...)``."""
     return F.pad(values, (0, 0) * (values.ndim - 2) + (0, missing))
 
 
 class EagerAttention(SelfAttention):
-    """The same attention with scores and weights as tensors of their own."""
+    """The same attention with materialised scores and weights."""
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         length = x.shape[1]
@@ -101,7 +101,7 @@ class EagerAttention(SelfAttention):
 
 
 class PlainJat(JatModel):
-    """JAT's network, computed plainly; same parameters, same numbers."""
+    """JAT's network without optimisations; same parameters, same numbers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

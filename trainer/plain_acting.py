@@ -1,4 +1,4 @@
-"""JAT's way to act, written plainly, for ``jat bench evaluate``: the whole context is computed again at every step."""
+"""The baseline of ``jat bench evaluate``: JAT's way of acting, which recomputes the whole context at every step."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainer.networks.model import RolloutCache, StepBatch
 
 
 class PlainActingJat(JatModel):
-    """JAT's network without a cache."""
+    """JAT's network without a KV cache."""
 
     def block_sizes(self, layout: TaskLayout) -> tuple[int, ...]:
         return (1,)
 
     def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> PlainMemory:
-        """Of one episode at a time."""
+        """Return the history of a single episode."""
         (task,) = tasks
         return PlainMemory(self, task, layout, context_steps)
 
 
 class PlainMemory(RolloutCache):
-    """The last time steps of one episode, as they were seen."""
+    """The last time steps of one episode, as raw inputs."""
 
     num_slots = 1
 
@@ -43,7 +43,7 @@ class PlainMemory(RolloutCache):
         self._observations = [*self._observations, observations][-self._context_steps :]
         self._rewards = [*self._rewards, previous_rewards][-self._context_steps :]
         steps = len(self._observations)
-        # The action that is asked for is not known; nothing that is decoded here sees it.
+        # The requested action is unknown; nothing that is decoded here attends to it.
         is_discrete = self._layout.action == "discrete"
         unknown = torch.zeros(1, dtype=torch.int64) if is_discrete else torch.zeros(1, self._layout.action_size)
         batch = StepBatch(

@@ -1,10 +1,10 @@
-"""Watch the agent act: in the terminal, step by step with its return, or as a video.
+"""Shows the agent acting: in the terminal, step by step with its return, or as a video.
 
     jat agent play --task babyai-go-to-local --out runs/demo
     jat agent play --task metaworld-reach --checkpoint owner/name --to reach.mp4
 
-In a terminal each step is drawn in coloured half blocks; where the output goes to a file or a pipe, only the lines of
-actions, rewards and returns are written.
+In a terminal each step is drawn with coloured half blocks; if the output is redirected to a file or a pipe, only the
+lines with actions, rewards and returns are written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UPPER_HALF_BLOCK = "\u2580"  # two pixels in a character: its foreground above its background
+UPPER_HALF_BLOCK = "\u2580"  # two pixels per character: foreground above background colour
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,27 @@ class PlayConfig:
     """Show the agent acting in a task."""
 
     task: str
-    """Name of the task."""
+    """Name of the task to play."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `jat train` finished with
-    if not given."""
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; default is the final checkpoint of `jat
+    train`."""
     seed: int = FIRST_SEED["evaluate"]
-    """Of the first episode; the default is the first that evaluation plays, too."""
+    """Seed of the first episode; the default is the first evaluation seed."""
     episodes: int = 1
-    """Episodes, of consecutive seeds."""
+    """Number of episodes, with consecutive seeds."""
     temperature: float = 1.0
-    """Of sampled discrete actions; 0 takes the likeliest."""
+    """Softmax temperature for sampling discrete actions; 0 takes the mode."""
     continuous: ActionSelection = "mean"
-    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
+    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
+    `mixture` head."""
     to: Path | None = None
-    """Write this mp4 instead of drawing in the terminal."""
+    """Write an mp4 file at this path instead of drawing in the terminal."""
     columns: int = 64
-    """Width of what is drawn in the terminal, in characters."""
+    """Width of the drawing in the terminal, in characters."""
     delay: float = 0.1
-    """Seconds to wait after each step that is drawn in the terminal."""
+    """Seconds to wait after each step drawn in the terminal."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "columns")
@@ -75,10 +76,10 @@ class PlayConfig:
 
 @dataclass
 class Spoken:
-    """A policy for one environment that tells each step once its reward is known.
+    """Policy wrapper for one environment that reports each step once its reward is known.
 
     Args:
-        policy: who acts.
+        policy: the wrapped policy.
         tell: called with step, action, reward and return so far.
     """
 
@@ -100,16 +101,16 @@ class Spoken:
         return actions
 
     def earned(self, reward: float) -> None:
-        """What the last action earned."""
+        """Report the last action with its reward."""
         self.total += reward
         self.tell(self.step, self.action, reward, self.total)
 
 
 def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episode]:
-    """Show episodes of the agent, and return them without what was seen.
+    """Show episodes of the agent, and return them without their observations.
 
     Raises:
-        UserError: no such task or checkpoint, or it was not trained on the task, or there is no way to draw it.
+        UserError: no such task or checkpoint, it was not trained on the task, or the task cannot be drawn.
     """
     from rich.console import Console
 
@@ -140,7 +141,7 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
 def _screen(
     config: PlayConfig, task: Task, console: Console
 ) -> Iterator[tuple[Callable[[int, gym.Env[Any, Any]], None] | None, Callable[[str], None]]]:
-    """Where steps are shown: a listener for the rollout, if anything is drawn, and what to call with a step's line."""
+    """Yield the outputs: a rollout listener, if frames are drawn, and a function that takes a step's line of text."""
     if config.to is not None:
         from pipeline.media.video import mp4_writer
 
@@ -176,7 +177,7 @@ def _screen(
 
 
 def half_blocks(frame: np.ndarray, columns: int) -> Text:
-    """A picture ``(H, W, 3)`` uint8 as coloured characters, two pixels in each."""
+    """Convert an image ``(H, W, 3)`` uint8 to coloured characters, two pixels in each."""
     from rich.text import Text
 
     height, width = frame.shape[:2]

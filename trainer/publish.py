@@ -1,9 +1,9 @@
-"""Publish a trained network, with a card, to the Hugging Face Hub, to any store that fsspec knows, or to a folder.
+"""Publishes a trained network, with a card, to the Hugging Face Hub, to any store that fsspec supports, or to a folder.
 
     jat agent publish --out runs/default --to owner/name
 
-Whoever loads it runs none of its content: ``trainer.pretrained.load.from_pretrained("owner/name")``. Killed and
-started again it goes on, and nothing is seen half-uploaded. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
+Loading it executes none of its content: ``trainer.pretrained.load.from_pretrained("owner/name")``. The same command
+resumes after a kill, and a partial upload is never visible. Credentials come from ``HF_TOKEN`` or ``hf auth login``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_REPLAYED_TASKS, MAX_REPLAY_BYTES = 12, 8_000_000
-CONFIG = "config.json"  # the file that says that a folder is complete
+CONFIG = "config.json"  # this file marks a folder as complete
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ class PublishAgentConfig(Options):
     """Publish a trained network."""
 
     to: str = ""
-    """Where: owner/name or hf://models/owner/name on the Hub (@branch may follow), a URL such as s3://bucket/path, or a
-    folder (./name)."""
+    """Destination: owner/name or hf://models/owner/name on the Hub (@branch may follow), a URL such as
+    s3://bucket/path, or a folder (./name)."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder; the one `jat train` finished with if not given."""
+    """Checkpoint folder; default is the final checkpoint of `jat train`."""
 
 
 def publish_network(config: PublishAgentConfig) -> Plan:
     """Publish a checkpoint of a run with a card that has its scores, as far as it is evaluated, and a video of it.
 
     Raises:
-        UserError: bad input, or a checkpoint, place or right that is not as it must be; nothing was published.
-        JobsFailedError: the place failed for longer than retries last; what arrived stays.
+        UserError: bad input, or an invalid checkpoint or destination, or missing permission; nothing was published.
+        JobsFailedError: the destination failed for longer than the retries last; uploaded files are kept.
     """
     from trainer.pretrained.load import checkpoint_folder, from_pretrained
 
@@ -60,13 +60,13 @@ def publish_network(config: PublishAgentConfig) -> Plan:
 
 
 def make_replay(out: Path, name: str, evaluation: Evaluation, directory: Path) -> Path | None:
-    """A video of the agent in some of its tasks at once; None if none of them was filmed.
+    """Make a video of the agent in several tasks at once; None if no task has a video.
 
     Args:
         out: root of the run.
-        name: of the evaluation.
-        evaluation: whose films are shown.
-        directory: where the video is made.
+        name: name of the evaluation.
+        evaluation: the evaluation whose videos are shown.
+        directory: folder to write the video to.
     """
     from trainer.reporting.videos import find_pairs, make_grids
 
@@ -91,14 +91,14 @@ def push_to_hub(
     Args:
         checkpoint: what to publish.
         to: ``owner/name``, a URL, or a folder.
-        records: local folder for the saved network and what must outlive this process.
-        evaluation: of this checkpoint, for the card.
+        records: local folder for the saved network and the state needed to resume.
+        evaluation: evaluation of this checkpoint, for the card.
         replay: a video of it, which the Hub shows if it is called ``replay.mp4``.
-        options: how; a private repository is made if None.
+        options: publishing options; if None, a private repository is created.
 
     Raises:
-        UserError: as ``publish_network``.
-        JobsFailedError: likewise.
+        UserError: see ``publish_network``.
+        JobsFailedError: see ``publish_network``.
     """
     from trainer.pretrained.load import save_pretrained
     from trainer.reporting.model_card import model_card

@@ -1,8 +1,8 @@
-"""One number of a recipe at several values: scores with intervals, a table and a plot.
+"""Sweeps one number of a recipe over several values: scores with intervals, a table and a plot.
 
     jat bench sweep --sweep kappa --out runs/full
 
-``kappa`` repeats JAT's study of the weight of the loss that predicts the next observation (arXiv 2402.09844, section
+``kappa`` repeats JAT's study of the weight of the loss on predicting the next observation (arXiv 2402.09844, section
 5.3). Writes ``OUT/sweep-<name>/``: the trainings (``trainer/study.py``), ``results.json`` and ``<name>.png``.
 """
 
@@ -30,7 +30,7 @@ class SweepConfig(StudyConfig):
     """Train a recipe at several values of one of its numbers."""
 
     sweep: str = "kappa"
-    """What to vary: `kappa`, the weight of the loss that predicts the next observation."""
+    """Quantity to vary: `kappa`, the weight of the loss on predicting the next observation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +39,7 @@ class SweepConfig(StudyConfig):
 
 
 def make_variants(training: str) -> list[Variant]:
-    """The recipe at each kappa; the two weights of the loss sum to 1, as in JAT."""
+    """Return the recipe at each kappa; the two weights of the loss sum to 1, as in JAT."""
     is_base = isinstance(RECIPES[training]().model, BaseModelConfig)
     variants = []
     for kappa in KAPPAS:
@@ -49,7 +49,7 @@ def make_variants(training: str) -> list[Variant]:
 
 
 def plot(results: Sequence[Result], title: str, path: Path) -> None:
-    """Mean score with its interval at each value, and each task's mean as a thin line."""
+    """Plot the mean score with its interval at each value, and each task's mean as a thin line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -1,1 +1,1 @@
-"""Playing with the trained agent, and scores of what it played."""
+"""Evaluation: rollouts of the trained agent, and their scores."""

@@ -1,9 +1,9 @@
-"""Whether one evaluation is better than another: the probability that an episode of it beats one of the other's.
+"""Compares two evaluations by the probability that an episode of one has a higher return than one of the other.
 
     jat agent compare --out runs/default --name early
 
-Of tasks that both played with the same environments: the probability of improvement of Agarwal et al. 2021 (arXiv
-2108.13264), per task, per domain and overall, with stratified bootstrap 95 % intervals.
+Uses the tasks that both evaluated with the same environment versions: the probability of improvement of Agarwal et al.
+2021 (arXiv 2108.13264), per task, per domain and overall, with stratified bootstrap 95 % intervals.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class CompareConfig:
     """Compare two evaluations of a run."""
 
     name: str
-    """Name of the other evaluation, as `jat evaluate --name` gave it, such as early; empty is the run's own."""
+    """Name of the baseline evaluation, as given to `jat evaluate --name`, such as early; empty for the run's own."""
     better: str = ""
-    """Name of the evaluation that may be better; the run's own if empty."""
+    """Name of the evaluation to test for improvement; empty for the run's own."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
 
     def __post_init__(self) -> None:
         if self.better == self.name:
@@ -36,7 +36,7 @@ class CompareConfig:
 
 
 def compare(first: Sequence[TaskScore], second: Sequence[TaskScore]) -> dict[str, Interval]:
-    """Probability of improvement of the first over the second: by task, then by domain, then ``overall``.
+    """Return the probability of improvement of the first over the second: by task, then by domain, then ``overall``.
 
     Raises:
         UserError: they have no task in common.

@@ -1,12 +1,12 @@
-"""How good the checkpoints along a training are: the same tasks and seeds played by each, a plot and its numbers.
+"""Evaluates several checkpoints of a training on the same tasks and seeds, and plots their scores.
 
     jat agent curve --checkpoints all --out runs/default
 
 Writes each checkpoint's results to ``OUT/evaluation/<checkpoint>/``, as ``trainer.evaluation.evaluate`` does, then
 ``OUT/evaluation/curve.json`` (``trainer/evaluation/results.py``) and ``curve.png``: the first figure of JAT's
-announcement, the aggregate score of each domain with its interval, against optimiser steps, time steps seen, compute
-and time. What is played already stays, so it may run during a training and again after it; a checkpoint that training
-has removed since stays in the curve.
+announcement, the aggregate score of each domain with its interval, against optimiser steps, time steps processed,
+compute and time. Finished episodes are kept, so the command may run during a training and again after it; a checkpoint
+that training has deleted since stays in the curve.
 """
 
 from __future__ import annotations
@@ -39,32 +39,33 @@ class CurveConfig:
     """Evaluate checkpoints along a training."""
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these, among the tasks of the checkpoints."""
+    """Tasks to evaluate: task name, domain, glob, or comma list of these, among the tasks of the checkpoints."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     checkpoints: str = "all"
-    """`all` in OUT/train/checkpoints, or a comma list of their steps or names."""
+    """Checkpoints to evaluate: `all` in OUT/train/checkpoints, or a comma list of their steps or names."""
     every: int = 1
-    """Of these only every so-manieth, counted back from the last."""
+    """Evaluate every N-th of these checkpoints, counting back from the last."""
     episodes: int = 20
-    """Episodes per task and checkpoint."""
+    """Number of episodes per task and checkpoint."""
     temperature: float = 1.0
-    """Of sampled discrete actions; 0 takes the likeliest."""
+    """Softmax temperature for sampling discrete actions; 0 takes the mode."""
     continuous: ActionSelection = "mean"
-    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
+    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
+    `mixture` head."""
     contexts: Counts = field(default_factory=dict)
-    """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
+    """Context length in time steps, by task or domain name; the checkpoint's own for tasks not listed."""
     replace: bool = False
-    """Drop the results of other checkpoints of the same names, or of other settings."""
+    """Delete existing results of other checkpoints of the same names, or of other settings."""
     workers: int = 2
-    """Worker processes; each plays some tasks at a time that look alike."""
+    """Number of worker processes; each plays several tasks of the same layout at a time."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "every", "episodes", "workers")
         self.of(Path())
 
     def of(self, checkpoint: Path) -> EvaluateConfig:
-        """The evaluation of one checkpoint."""
+        """Return the config for evaluating one checkpoint."""
         return EvaluateConfig(
             task=self.task,
             out=self.out,
@@ -86,7 +87,7 @@ def demo() -> CurveConfig:
 
 
 def jat() -> CurveConfig:
-    """As JAT was evaluated: sampled actions, 128 time steps, 16 in Atari."""
+    """JAT's evaluation settings: sampled actions, context of 128 time steps, 16 in Atari."""
     return CurveConfig(contexts=JAT_CONTEXTS)
 
 
@@ -94,12 +95,11 @@ RECIPES = {"demo": demo, "jat": jat, "small": CurveConfig, "base": CurveConfig}
 
 
 def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> Curve:
-    """Play what is not played yet with each checkpoint and write the curve; see
-    ``trainer.evaluation.evaluate.evaluate``.
+    """Play the missing episodes of each checkpoint and write the curve; see ``trainer.evaluation.evaluate.evaluate``.
 
     Raises:
-        UserError: there are no such checkpoints, or one of them cannot be evaluated; nothing was played.
-        JobsFailedError: tasks failed; the others are played.
+        UserError: a checkpoint does not exist or cannot be evaluated; raised before any episode is played.
+        JobsFailedError: some tasks failed; the others are evaluated.
     """
     from trainer.pretrained.load import agent_config
 
@@ -124,10 +124,10 @@ def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = Non
 
 
 def choose_checkpoints(config: CurveConfig) -> list[Path]:
-    """The folders of the chosen checkpoints, in the order of their steps.
+    """Return the folders of the chosen checkpoints, ordered by step.
 
     Raises:
-        UserError: there are none, or not those.
+        UserError: there are no checkpoints, or a chosen one is missing.
     """
     directory = config.out / "train" / "checkpoints"
     found = {path.name: path for path in sorted(directory.glob("step-*"))}
@@ -145,7 +145,7 @@ def choose_checkpoints(config: CurveConfig) -> list[Path]:
 
 
 def make_point(folder: Path, model: ModelConfig | BaseModelConfig, domains: Mapping[str, Any]) -> CheckpointPoint:
-    """What a checkpoint has cost, and its scores."""
+    """Return the training cost of a checkpoint and its scores."""
     from trainer.checkpoint import load_progress
 
     progress = load_progress(folder)
@@ -160,17 +160,17 @@ def make_point(folder: Path, model: ModelConfig | BaseModelConfig, domains: Mapp
 
 
 def training_flops(model: ModelConfig | BaseModelConfig, padded_timesteps: int) -> float:
-    """An estimate of what training has computed: 6 per weight of the blocks and position (arXiv 2001.08361).
+    """Estimate the compute of training: 6 FLOPs per block weight and position (arXiv 2001.08361).
 
-    Both networks have 12 times the square of their width of weights in a block. Encoders, decoders and the scores of
-    the attention are left out.
+    In both networks a block has 12 times its width squared weights. Encoders, decoders and attention scores are not
+    counted.
     """
     positions = model.embeddings_per_step if isinstance(model, BaseModelConfig) else 2
     return 6.0 * 12 * model.num_layers * model.hidden_size**2 * positions * padded_timesteps
 
 
 def plot(curve: Curve, path: Path) -> None:
-    """Mean score by domain with its interval, against four measures of how long it was trained."""
+    """Plot the mean score by domain with its interval, against four measures of training cost."""
     from matplotlib.figure import Figure
 
     scales = {

@@ -1,12 +1,12 @@
-"""Evaluate a checkpoint: the agent plays unseen seeds of every task it was trained on.
+"""Evaluates a checkpoint: the agent plays unseen seeds of every task it was trained on.
 
     jat evaluate --out runs/default
 
-Writes ``OUT/evaluation/<task>.json`` as a task is played, films of the first episodes of each and of a failed one, and
-``OUT/evaluation/scores.json`` last (``trainer/evaluation/results.py``): returns normalised with the random and expert
-returns that ``jat experts`` measured in the same OUT. What was played with the same checkpoint and settings stays,
-the episodes of a task that was cut off included (``trainer/evaluation/journal.py``); of a task that is to have more
-episodes only the missing ones are played.
+Writes ``OUT/evaluation/<task>.json`` when a task is finished, videos of its first episodes and of a failed one, and
+finally ``OUT/evaluation/scores.json`` (``trainer/evaluation/results.py``): returns normalised with the random and
+expert returns that ``jat experts`` measured in the same OUT. Episodes already played with the same checkpoint and
+settings are kept, including those of an interrupted task (``trainer/evaluation/journal.py``); if the number of episodes
+is increased, only the missing ones are played.
 """
 
 from __future__ import annotations
@@ -61,29 +61,30 @@ class EvaluateConfig:
     """Evaluate a checkpoint on unseen seeds."""
 
     task: str = "*"
-    """Task name, domain, glob, or comma list of these, among the tasks of the checkpoint."""
+    """Tasks to evaluate: task name, domain, glob, or comma list of these, among the tasks of the checkpoint."""
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; the checkpoint `jat train` finished with
-    if not given."""
+    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; default is the final checkpoint of `jat
+    train`."""
     name: str = ""
-    """Keep these results beside the run's own, in OUT/evaluation/NAME."""
+    """Store the results as a separate evaluation, in OUT/evaluation/NAME."""
     replace: bool = False
-    """Drop the results of another checkpoint or of other settings that are in the folder."""
+    """Delete existing results of another checkpoint or of other settings in the folder."""
     episodes: int = 100
-    """Episodes per task; the first so many of a fixed list of seeds that are in no dataset."""
+    """Number of episodes per task: the first N of a fixed list of seeds that are in no dataset."""
     temperature: float = 1.0
-    """Of sampled discrete actions; 0 takes the likeliest. JAT samples at 1."""
+    """Softmax temperature for sampling discrete actions; 0 takes the mode. JAT samples at 1."""
     continuous: ActionSelection = "mean"
-    """Which continuous action is taken; they differ for networks with a `bins` or `mixture` head."""
+    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
+    `mixture` head."""
     contexts: Counts = field(default_factory=dict)
-    """Time steps the agent looks back, by task or domain name; as many as the checkpoint says where not named."""
+    """Context length in time steps, by task or domain name; the checkpoint's own for tasks not listed."""
     workers: int = 2
-    """Worker processes; each plays some tasks at a time that look alike."""
+    """Number of worker processes; each plays several tasks of the same layout at a time."""
     video_episodes: int = 3
-    """Episodes per task, the first ones, that are filmed, and one more if these show no failure and there is one;
-    0 for no films."""
+    """Number of first episodes per task to record as videos, and one more if these show no failure and there is one; 0
+    for no videos."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "workers")
@@ -103,7 +104,7 @@ def demo() -> EvaluateConfig:
 
 
 def jat() -> EvaluateConfig:
-    """As JAT was evaluated: sampled actions, 128 time steps, 16 in Atari."""
+    """JAT's evaluation settings: sampled actions, context of 128 time steps, 16 in Atari."""
     return EvaluateConfig(contexts=JAT_CONTEXTS)
 
 
@@ -112,11 +113,11 @@ RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateCo
 
 @dataclass(frozen=True)
 class EvaluatePlan:
-    """An evaluation that was checked.
+    """A validated evaluation.
 
     Attributes:
         tasks: names of the chosen tasks.
-        jobs: what there is still to play.
+        jobs: the missing episodes to play.
     """
 
     config: EvaluateConfig
@@ -126,17 +127,17 @@ class EvaluatePlan:
 
 
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> list[TaskScore]:
-    """Play what is not played yet and write the scores of all tasks played with this checkpoint and settings.
+    """Play the missing episodes and write the scores of all tasks evaluated with this checkpoint and settings.
 
     Args:
         config: what to evaluate.
-        tasks: the table to choose from; all 157 if None.
-        is_worker: whether this process is a worker itself, and so plays the tasks one by one without others.
+        tasks: the task table to choose from; all 157 tasks if None.
+        is_worker: whether this process is itself a worker, and so plays the tasks one by one without starting others.
 
     Raises:
         UserError: no checkpoint, a task it was not trained on, random or expert not measured, or results of another
-            checkpoint in the folder; nothing was played.
-        JobsFailedError: tasks failed; the others are played and scored.
+            checkpoint in the folder; raised before any episode is played.
+        JobsFailedError: some tasks failed; the others are played and scored.
     """
     planned = plan(config, tasks)
     try:
@@ -148,7 +149,7 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
 
 
 def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
-    """Check an evaluation and find what there is to play; see ``evaluate``."""
+    """Validate an evaluation and find the missing episodes; see ``evaluate``."""
     from trainer.networks.build import check_context
     from trainer.pretrained.load import agent_config, checkpoint_folder
 
@@ -183,7 +184,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
 
 
 def play(plans: Sequence[EvaluatePlan], workers: int, is_worker: bool = False) -> None:
-    """Play all that is missing, in one pool of workers or here."""
+    """Play all missing episodes, in one pool of workers or in this process."""
     jobs = [job for planned in plans for job in planned.jobs]
     progress = Progress("tasks evaluated", sum(len(job.tasks) for job in jobs), interval_s=0)
     played_here = ((job, play_tasks(job)) for job in jobs)
@@ -196,7 +197,7 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
     """Score all tasks that are played with the settings of a plan.
 
     Raises:
-        JobsFailedError: no episode of a task counts; the others are scored.
+        JobsFailedError: a task has no valid episode; the others are scored.
     """
     config, settings = planned.config, planned.settings
     directory = evaluation_directory(config.out, config.name)
@@ -217,10 +218,10 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
 
 
 def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] | None = None) -> list[Task]:
-    """The tasks of a pattern that a checkpoint was trained on.
+    """Return the tasks that match a pattern and that a checkpoint was trained on.
 
     Raises:
-        UserError: a part of the pattern has none of them, or is no task.
+        UserError: a part of the pattern matches none of them, or is no task.
     """
     chosen: dict[Task, None] = {}
     for part in pattern.split(","):
@@ -234,7 +235,7 @@ def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] |
 def _make_jobs(
     config: EvaluateConfig, tasks: Sequence[Task], checkpoint: Path, agent: AgentConfig, settings: Settings
 ) -> list[EvaluateJob]:
-    """What is to be played for the tasks with fewer episodes than wanted."""
+    """Return the jobs for the tasks with fewer episodes than requested."""
     directory = evaluation_directory(config.out, config.name)
     wanted: list[tuple[Task, int | None]] = []
     sizes: list[tuple[Hashable, int]] = []
@@ -266,10 +267,10 @@ def _make_jobs(
 
 
 def _check_or_clear_results(directory: Path, settings: Settings, tasks: Sequence[Task], replace: bool) -> None:
-    """Refuse to mix what is played now with results of others, or remove those if told so.
+    """Fail if the folder holds results of another checkpoint or settings; delete them if ``replace`` is set.
 
     Raises:
-        UserError: there are some.
+        UserError: there are such results and ``replace`` is not set.
     """
     results = [TaskResults(directory, task, settings.revision) for task in tasks]
     others = [(found.task.name, found.others) for found in results if found.others is not None]

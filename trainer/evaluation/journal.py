@@ -1,8 +1,8 @@
-"""What is played of a task in an evaluation: a file once all of it is, and a journal until then.
+"""Episode results of a task in an evaluation: a file when the task is finished, and a journal until then.
 
-The journal has a line per episode, written as it ends, so that when a worker is killed only the episodes that were not
-over are played again. They stand in the order of their ends, and short ones end first: scores of them would be biased,
-so nothing is made of a journal but going on.
+The journal has one line per episode, appended when the episode ends, so after a worker is killed only unfinished
+episodes are played again. Entries are in completion order, so short episodes come first; the journal is only used to
+resume, never to compute scores, which would be biased.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from pipeline.versions import versions_of
 
 @dataclass(frozen=True)
 class Heading:
-    """Whose episodes they are: the policy's revision, and the versions of the environment's packages."""
+    """Provenance of the episodes: the policy's revision, and the versions of the environment's packages."""
 
     revision: str
     versions: dict[str, str]
 
 
 class TaskResults:
-    """The results of one task, of one policy and the installed packages.
+    """The results of one task, for one policy and the installed package versions.
 
     Args:
-        directory: of the evaluation.
-        task: whose.
-        revision: of the policy.
+        directory: directory of the evaluation.
+        task: the task.
+        revision: revision of the policy.
 
     Attributes:
-        versions: of the packages that define the environment.
-        measurement: of the file; None if there is none.
-        played: all episodes by seed, those of the file and those of the journal.
-        others: whose results are in their place, if they are not ours.
+        versions: versions of the packages that define the environment.
+        measurement: contents of the finished file; None if there is none.
+        played: all episodes by seed, from the file and from the journal.
+        others: provenance of existing results, if it differs from this one.
     """
 
     def __init__(self, directory: Path, task: Task, revision: str) -> None:
@@ -63,26 +63,26 @@ class TaskResults:
             self._know(read[1])
 
     def missing(self, num_episodes: int) -> list[int]:
-        """The seeds that are still to be played, of the first so many."""
+        """Return the seeds still to be played, of the first ``num_episodes``."""
         return [seed for seed in seeds_of("evaluate", num_episodes) if seed not in self.played]
 
     def is_whole(self, num_episodes: int) -> bool:
-        """Whether the file has so many episodes."""
+        """Whether the finished file has at least ``num_episodes`` episodes."""
         return self.measurement is not None and len(self.measurement.seeds) >= num_episodes
 
     def add(self, episode: Episode) -> None:
-        """Keep an episode that is over, for whoever goes on if this process ends now."""
+        """Store a finished episode, so that a run after an interruption can resume from it."""
         if self._handle is None:
             with replacing(self._journal) as temporary:
                 temporary.write_text(_line(self._heading) + "".join(map(_line, self.played.values())), encoding="utf-8")
-            # A line at a time goes to the system, which keeps it whatever becomes of this process.
+            # Line buffering: every line is passed to the operating system, so it survives a kill of this process.
             self._handle = self._journal.open("a", buffering=1, encoding="utf-8")
         played = EpisodeResult.of(episode)
         self.played[played.seed] = played
         self._handle.write(_line(played))
 
     def finish(self) -> Measurement:
-        """Write the file, of all episodes up to the first that is missing."""
+        """Write the file with all episodes before the first missing one."""
         self.close()
         leading = list(itertools.takewhile(self.played.__contains__, seed_range("evaluate")))
         self.measurement = measurement_of(
@@ -94,7 +94,7 @@ class TaskResults:
         return self.measurement
 
     def remove(self) -> None:
-        """Remove both files, whosever they are."""
+        """Remove both files, even if they have another provenance."""
         self._path.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
 
@@ -114,7 +114,7 @@ class TaskResults:
 
 
 def _read_journal(path: Path) -> tuple[Heading, list[EpisodeResult]] | None:
-    """A line that was cut off by a kill is left out; None if that is the first."""
+    """Read a journal. A line truncated by a kill is skipped; return None if it is the first."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return (
         (Heading(**json.loads(lines[0])), [EpisodeResult(**json.loads(line)) for line in lines[1:]]) if lines else None

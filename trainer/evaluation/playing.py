@@ -1,7 +1,7 @@
-"""The agent plays the seeds of some tasks: the work of one process of an evaluation, and how it is shared out.
+"""The work of one evaluation process: the agent plays the seeds of some tasks; and how that work is split into jobs.
 
-Tasks of one layout are played in one lockstep, each over its own seeds, because a network decides for 50 environments
-in less than half the time that it takes for 10 five times. ``EvaluateJob`` is one such lockstep.
+Tasks of one layout are played together as vectorised environments, each over its own seeds, because a network decides
+for 50 environments in less than half the time that it takes for 10 five times. ``EvaluateJob`` is one such group.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ from trainer.evaluation.journal import TaskResults
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
 
-# In lockstep: enough to fill a batch, few enough for their simulators (20 MB each in Meta-World) to fit in memory.
-MAX_ENVS = 32  # of a task
+# Number of vectorised environments: enough to fill a batch, few enough for their simulators (20 MB each in Meta-World)
+# to fit in memory.
+MAX_ENVS = 32  # per task
 MAX_SLOTS = 64  # of all tasks of a job
-MAX_LOST = 3  # seeds of a task that no worker outlives
-STALL_S = 600.0  # without a step until a worker is taken to hang; the released JAT may take a minute for its slowest
-JOBS_PER_WORKER = 2  # at least, where there are as many tasks: the last ones should end at about the same time
+MAX_LOST = 3  # seeds of a task that crash every worker, before the task is given up
+STALL_S = 600.0  # without a step before a worker is considered hung; the released JAT may need a minute
+JOBS_PER_WORKER = 2  # at least, if there are enough tasks, so that the workers finish at about the same time
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """What a worker plays: tasks of one layout, in one lockstep.
+    """Tasks of one layout that a worker plays together as vectorised environments.
 
     Attributes:
-        revision: of the agent; it says of which weights and settings the results are.
-        filmed: seeds of every task that are filmed.
-        films: where the films go, a folder per task.
-        directory: where the results go.
-        alone_from: for a task that lost its workers: play one seed at a time, of which this is the first.
-        quarantine: seeds of such a task that no worker outlives, and how one died; they count as rejected.
+        revision: revision of the agent; it identifies the weights and settings of the results.
+        filmed: seeds of every task to record as videos.
+        films: folder of the videos, with a subfolder per task.
+        directory: folder of the results.
+        alone_from: for a task that crashed its workers: play one seed at a time, starting with this one.
+        quarantine: seeds of such a task that crash every worker, with the cause; they count as rejected.
     """
 
     tasks: tuple[Task, ...]
@@ -68,7 +69,7 @@ class EvaluateJob:
 
 
 def play_tasks(job: EvaluateJob) -> list[Measurement]:
-    """Play the seeds that are not played yet; write each task's results as it is played to its end."""
+    """Play the missing seeds; write each task's results as soon as all of its seeds are played."""
     import torch
 
     torch.set_num_threads(job.num_threads)
@@ -80,19 +81,19 @@ def play_tasks(job: EvaluateJob) -> list[Measurement]:
         for task, episode in _episodes(job, played):
             played[task.name].add(episode)
             if not played[task.name].missing(job.num_episodes):
-                _finish(job, played[task.name])  # not only when the last of them is
+                _finish(job, played[task.name])  # each task when it is finished, not after the last one
         return [_finish(job, results) for results in played.values()]
 
 
 def _finish(job: EvaluateJob, results: TaskResults) -> Measurement:
-    """Write a task's results, after a film of its worst episode: a kill in between loses neither."""
+    """Write a task's results after the video of its worst episode, so a kill in between loses neither."""
     from trainer.agent import Agent
 
     task, directory = results.task, job.films / results.task.name
     films = [film.seed for film in films_in(directory).values() if film.revision == job.revision] if job.filmed else []
     worst = missing_failure(results.played.values(), films) if films else None
     if worst is not None:
-        # Only now is it known which one it is; the same seed gives the same episode.
+        # The worst episode is known only now; the same seed reproduces it.
         agent = Agent(
             _open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps, job.continuous
         )
@@ -103,7 +104,7 @@ def _finish(job: EvaluateJob, results: TaskResults) -> Measurement:
 
 
 def _episodes(job: EvaluateJob, played: Mapping[str, TaskResults]) -> Iterator[tuple[Task, Episode]]:
-    """What is missing, as it ends."""
+    """Yield the missing episodes as they end."""
     from trainer.agent import Agent
 
     films = {
@@ -132,24 +133,24 @@ def _episodes(job: EvaluateJob, played: Mapping[str, TaskResults]) -> Iterator[t
 
 @functools.lru_cache(maxsize=1)
 def _open_checkpoint(folder: Path, revision: str) -> Checkpoint:
-    """A worker plays task after task with the same weights, which ``revision`` names."""
+    """Cached, because a worker plays task after task with the same weights, which ``revision`` identifies."""
     from trainer.pretrained.load import from_pretrained
 
     return from_pretrained(folder)
 
 
 def lockstep_of(num_episodes: int) -> int:
-    """How many episodes of a task to play at once: about as many in the last round as in the others."""
+    """Return how many episodes of a task to play at once, such that the last round has about as many as the others."""
     rounds = -(-num_episodes // MAX_ENVS)
     return -(-num_episodes // rounds)
 
 
 def in_groups(sizes: Sequence[tuple[Hashable, int]], workers: int) -> list[list[int]]:
-    """Tasks that are played together, as indices.
+    """Group the tasks that are played together; return their indices.
 
     Args:
-        sizes: of each task, what tasks must share to be played together, and the episodes to play.
-        workers: processes to share the work.
+        sizes: for each task, a key that tasks played together must share, and the number of episodes to play.
+        workers: number of processes that share the work.
     """
     slots = [lockstep_of(count) if count else 0 for _, count in sizes]
     most = min(MAX_SLOTS, -(-sum(slots) // (JOBS_PER_WORKER * workers)))
@@ -163,10 +164,10 @@ def in_groups(sizes: Sequence[tuple[Hashable, int]], workers: int) -> list[list[
 
 
 def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[EvaluateJob, list[Measurement]]]:
-    """Play in workers. What loses its workers is played in ever smaller parts, so that it costs nothing else.
+    """Play in workers. A job that crashes its workers is split into smaller jobs, so that nothing else is affected.
 
     Raises:
-        JobsFailedError: tasks failed; the others are played.
+        JobsFailedError: some tasks failed; the others are played.
     """
     given_up: list[JobFailure] = []
     supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
@@ -176,7 +177,7 @@ def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[Evalu
         try:
             yield from run_jobs(play_tasks, waiting, workers, supervision=supervision)
         except JobsFailedError as error:
-            if not error.failures:  # it was Ray itself
+            if not error.failures:  # an error of Ray itself
                 raise
             failures = error.failures
         parts = [(failure, _smaller(failure)) for failure in failures]
@@ -189,9 +190,11 @@ def play_jobs(jobs: Sequence[EvaluateJob], workers: int) -> Iterator[tuple[Evalu
 
 
 def _smaller(failure: JobFailure) -> list[EvaluateJob]:
-    """What to try after a job failed: its tasks apart, its seeds apart, then without the one that no worker outlives.
+    """Return the jobs to retry after a job failed: single tasks, then single seeds, then without the seed that crashes
+    every worker.
 
-    Nothing after an exception, which says what is wrong, or after ``MAX_LOST`` such seeds, or where nothing is smaller.
+    Empty after an exception, which explains the failure, after ``MAX_LOST`` such seeds, or if it cannot be split
+    further.
     """
     job: EvaluateJob = failure.job
     if len(job.tasks) > 1:

@@ -1,4 +1,5 @@
-"""What the agent is measured against: the random policy and the expert, as ``jat experts`` measured them."""
+"""The references that the agent is compared with: the random policy and the expert, as ``jat experts`` measured
+them."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from pipeline.storage.manifest import collected_by
 
 
 def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict[Task, tuple[Measurement, Measurement]]:
-    """Per task the measurements of the random policy and of the expert that collected the dataset.
+    """Return, per task, the measurements of the random policy and of the expert that collected the dataset.
 
-    Where the dataset's expert is not one that is measured (a mix, for one), the best measured expert is taken.
+    If the dataset's expert is not a measured one (a mix, for example), the best measured expert is used.
 
     Raises:
-        UserError: they are not measured; names the command that does.
+        UserError: they are not measured; names the command that measures them.
     """
     collected = collected_by(out)
     references: dict[Task, tuple[Measurement, Measurement]] = {}

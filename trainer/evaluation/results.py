@@ -1,12 +1,12 @@
-"""What an evaluation leaves: its files as types. No torch here; the report and the model card read these.
+"""The output files of an evaluation as types. This module does not import torch; the report and the model card use it.
 
-OUT/evaluation/              of the checkpoint that `jat train` finished with, or the one named
+OUT/evaluation/              of the final checkpoint of `jat train`, or of the one given
     <task>.json              every episode: a ``Measurement``
-    <task>.jsonl             while a task is played: the episodes that are over (``trainer/evaluation/journal.py``)
+    <task>.jsonl             while a task is played: its finished episodes (``trainer/evaluation/journal.py``)
     films/<task>/<seed>.mp4  of the first episodes, and of the worst if these show no failure
     scores.json              an ``Evaluation``: settings, scores per task, per domain and overall; written last
     curve.json               a ``Curve``: the checkpoints along training
-OUT/evaluation/<name>/       another one, kept beside it: the same files
+OUT/evaluation/<name>/       a separate named evaluation: the same files
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Settings:
-    """What was evaluated, and how.
+    """What was evaluated, and with which settings.
 
     Attributes:
         checkpoint: its folder, or the repository it came from.
         weights: first digits of the digest of its weights.
-        step, trained_timesteps: how long it was trained; 0 where it does not say.
-        temperature: of sampled discrete actions; 0 takes the likeliest.
-        contexts: time steps it looked back, by task or domain, where other than the checkpoint says.
-        continuous: which of the continuous actions that the network finds likely was taken.
+        step, trained_timesteps: how long it was trained; 0 if not recorded.
+        temperature: softmax temperature for sampling discrete actions; 0 takes the mode.
+        contexts: context length in time steps, by task or domain, where it differs from the checkpoint's.
+        continuous: how continuous actions were chosen from the predicted distribution.
     """
 
     checkpoint: str
@@ -46,12 +46,12 @@ class Settings:
 
     @property
     def revision(self) -> str:
-        """What the results of a task say they are of."""
+        """Revision that the results of a task are labelled with."""
         return f"{self.weights} {self.how}"
 
     @property
     def how(self) -> str:
-        """The same without the weights."""
+        """The revision without the weights."""
         text = f"at temperature {self.temperature:g}"
         if self.continuous != "mean":
             text += f", {self.continuous} continuous actions"
@@ -67,22 +67,22 @@ class TaskScore:
 
     Attributes:
         random, expert: mean returns measured in this run.
-        expert_kind: of the expert that collected the data, or else of the best that is measured.
+        expert_kind: kind of the expert that collected the data, or else of the best measured one.
         agent: mean return with interval.
-        scores: expert-normalised, per episode; None where the expert is not better than random ("not scorable").
+        scores: expert-normalised, per episode; None if the expert is not better than random ("not scorable").
         score: their mean with interval.
-        success_rate: None where the task has no notion of it.
-        num_episodes: that count; ``rejected`` ones do not.
-        num_reference_episodes: the fewer of random's and the expert's.
-        jat_expert: mean return JAT published for its expert, where it did.
-        score_on_jat_scale: the agent's mean return normalised with JAT's published random and expert returns; None
-            where these are not scorable.
+        success_rate: None if the task does not define success.
+        num_episodes: number of valid episodes, without ``rejected`` ones.
+        num_reference_episodes: the smaller number of episodes of random and expert.
+        jat_expert: mean return JAT published for its expert, if it did.
+        score_on_jat_scale: the agent's mean return normalised with JAT's published random and expert returns; None if
+            the task is not scorable with these.
         jat_score: JAT's own agent on that scale.
-        returns: of the episodes that count.
-        random_returns, expert_returns: the same of the references; empty in results of earlier versions.
-        rejected: episodes that do not count, by reason.
+        returns: returns of the valid episodes.
+        random_returns, expert_returns: returns of the references; empty in results of earlier versions.
+        rejected: number of episodes that do not count, by reason.
         jat_random, jat_return: mean returns JAT published for random and for its own agent.
-        jat_scale_scores: as ``scores``, on JAT's scale.
+        jat_scale_scores: like ``scores``, on JAT's scale.
         human: mean return of a human, in Atari.
         human_scores: per episode, where 0 is random and 1 a human; in Atari only.
         human_score: their mean with interval.
@@ -118,17 +118,18 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class DomainScore:
-    """The results of a domain's tasks together, or of all tasks (``overall``).
+    """The aggregated results of a domain's tasks, or of all tasks (``overall``).
 
     Attributes:
-        not_scorable: tasks whose expert is not better than random; they are in no expert-normalised aggregate.
-        expert: of expert-normalised scores, with references measured in this run; None where no task is scorable.
-        jat_scale: of scores with JAT's published references.
-        human: of human-normalised scores; in Atari only.
-        jat_mean: mean over the tasks of ``jat_scale`` of JAT's own agent; its median is ``jat_median``. JAT published
-            means of tasks only, so there is no IQM of it for some of the tasks.
-        jat_human_mean: the same of ``human``.
-        success_rate: mean over tasks that know success.
+        not_scorable: tasks whose expert is not better than random; expert-normalised aggregates exclude them.
+        expert: aggregate of expert-normalised scores, with references measured in this run; None if no task is
+            scorable.
+        jat_scale: aggregate of scores with JAT's published references.
+        human: aggregate of human-normalised scores; in Atari only.
+        jat_mean: mean of JAT's own agent over the tasks of ``jat_scale``; the median is ``jat_median``. JAT published
+            only means of tasks, so its IQM is not available for a subset of the tasks.
+        jat_human_mean: the same for ``human``.
+        success_rate: mean over the tasks that define success.
     """
 
     domain: str
@@ -145,7 +146,7 @@ class DomainScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``scores.json``."""
+    """Contents of ``scores.json``."""
 
     settings: Settings
     tasks: list[TaskScore]
@@ -154,7 +155,7 @@ class Evaluation:
 
     @property
     def summaries(self) -> list[DomainScore]:
-        """Of the domains, and of all tasks where that is not the same."""
+        """Return the results of the domains, followed by those of all tasks if there are several domains."""
         return [*self.domains, self.overall] if len(self.domains) > 1 else self.domains
 
 
@@ -163,11 +164,11 @@ class CheckpointPoint:
     """One checkpoint along training.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         step: optimiser steps.
-        timesteps: real (not padded) time steps seen.
-        seconds: of training so far, without evaluation.
-        flops: estimate: 6 for each parameter of the trunk and each position computed, padding included.
+        timesteps: real (not padded) time steps processed.
+        seconds: training time so far, without evaluation.
+        flops: estimate: 6 for each parameter of the trunk and each position computed, including padding.
         domains: aggregate of expert-normalised scores by domain, and ``overall``.
     """
 
@@ -181,12 +182,12 @@ class CheckpointPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """``curve.json``: the same tasks and seeds played by checkpoints along training, in the order of their steps.
+    """Contents of ``curve.json``: the same tasks and seeds played by checkpoints along training, ordered by step.
 
     Attributes:
-        tasks: that are in the scores; a task that is not scorable is not.
-        episodes: per task and checkpoint, at least.
-        settings: how they were played, in words.
+        tasks: tasks that the scores include; tasks that are not scorable are excluded.
+        episodes: minimum number per task and checkpoint.
+        settings: description of the evaluation settings.
     """
 
     tasks: list[str]
@@ -196,13 +197,13 @@ class Curve:
 
     @property
     def names(self) -> list[str]:
-        """Of the domains in it, and ``overall`` where that is not the same."""
+        """Names of its domains, followed by ``overall`` if there are several."""
         found = dict.fromkeys(name for point in self.points for name in point.domains)
         return [name for name in found if name != OVERALL or len(found) > 2]
 
 
 def evaluation_directory(out: Path, name: str = "") -> Path:
-    """Where an evaluation is; ``name`` is that of one kept beside the run's own."""
+    """Directory of an evaluation; ``name`` selects a separate named one instead of the run's own."""
     return out / "evaluation" / name
 
 
@@ -215,16 +216,16 @@ def curve_path(out: Path) -> Path:
 
 
 def load_measurement_of(out: Path, task_name: str, name: str = "") -> Measurement | None:
-    """Every episode of a task in an evaluation; None if it is not played."""
+    """Load all episodes of a task in an evaluation; None if it has not been played."""
     path = evaluation_directory(out, name) / f"{task_name}.json"
     return Measurement(**read_json(path)) if path.exists() else None
 
 
 def load_evaluation(out: Path, name: str = "") -> Evaluation:
-    """The results of a finished evaluation.
+    """Load the results of a finished evaluation.
 
     Raises:
-        UserError: there is none, or it is of another version.
+        UserError: there is none, or it was written by another version.
     """
     path = scores_path(out, name)
     if not path.exists():
@@ -242,16 +243,16 @@ def load_evaluation(out: Path, name: str = "") -> Evaluation:
 
 
 def load_scores(out: Path, name: str = "") -> list[TaskScore]:
-    """Results of a finished evaluation by task; see ``load_evaluation``."""
+    """Load the results of a finished evaluation by task; see ``load_evaluation``."""
     path = scores_path(out, name)
     raw = read_json(path) if path.exists() else None
-    if isinstance(raw, list):  # of studies begun before there was more than a list of tasks
+    if isinstance(raw, list):  # format of older studies: only a list of tasks
         return [_task_score({"human_score": None, **row}) for row in raw]
     return load_evaluation(out, name).tasks
 
 
 def find_evaluation(out: Path, checkpoint: Path) -> tuple[str, Evaluation] | None:
-    """The evaluation of a checkpoint and its name: the run's own, or else the first of those kept beside it."""
+    """Find the evaluation of a checkpoint and its name: the run's own, or else the first separate named one."""
     directory = evaluation_directory(out)
     names = ["", *sorted(path.parent.name for path in directory.glob("*/scores.json"))]
     weights = weights_of(checkpoint)
@@ -264,7 +265,7 @@ def find_evaluation(out: Path, checkpoint: Path) -> tuple[str, Evaluation] | Non
 
 
 def load_curve(out: Path) -> Curve | None:
-    """The checkpoints along training; None if they are not evaluated."""
+    """Load the scores of the checkpoints along training; None if they have not been evaluated."""
     if not curve_path(out).exists():
         return None
     raw = read_json(curve_path(out))
@@ -276,12 +277,12 @@ def load_curve(out: Path) -> Curve | None:
 
 
 def weights_of(checkpoint: Path) -> str:
-    """First digits of the digest of a checkpoint's weights."""
+    """Return the first digits of the digest of a checkpoint's weights."""
     return sha256_of(checkpoint / "model.safetensors")[:16]
 
 
 def write_evaluation(out: Path, name: str, evaluation: Evaluation) -> None:
-    """Write ``scores.json`` if anything in it has changed."""
+    """Write ``scores.json`` unless it is unchanged."""
     update_json(scores_path(out, name), asdict(evaluation))
 
 

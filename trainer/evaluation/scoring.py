@@ -1,4 +1,4 @@
-"""From episodes to scores: of a task, of a domain, of a whole evaluation."""
+"""Computes scores from episodes: of a task, of a domain, of a whole evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.evaluation.results import OVERALL, DomainScore, Evaluation, Setting
 
 
 def score_task(domain: str, agent: Measurement, random: Measurement, expert: Measurement) -> TaskScore:
-    """A task's results from the episodes of the agent and of its references."""
+    """Compute a task's results from the episodes of the agent and of its references."""
     returns = agent.accepted_returns
     random_mean, expert_mean = float(random.accepted_returns.mean()), float(expert.accepted_returns.mean())
     scores = _normalised(returns, random_mean, expert_mean)
@@ -51,7 +51,7 @@ def score_task(domain: str, agent: Measurement, random: Measurement, expert: Mea
 
 
 def _normalised(returns: np.ndarray, low: float | None, high: float | None) -> list[float] | None:
-    """Scores between two means; None where there is no such scale."""
+    """Normalise returns such that the two means are 0 and 1; None if there is no such scale."""
     if low is None or high is None or not is_scorable(low, high) or not len(returns):
         return None
     scores: list[float] = normalise(returns, low, high).tolist()
@@ -64,7 +64,7 @@ def _single(value: float | None, low: float | None, high: float | None) -> float
 
 
 def score_domain(domain: str, tasks: Sequence[TaskScore]) -> DomainScore:
-    """The results of some tasks together."""
+    """Aggregate the results of some tasks."""
     on_jat_scale = [task.jat_score for task in tasks if task.jat_scale_scores and task.jat_score is not None]
     on_human_scale = [task.jat_human_score for task in tasks if task.jat_human_score is not None]
     successes = [task.success_rate for task in tasks if task.success_rate is not None]
@@ -88,7 +88,7 @@ def _aggregate_of(samples: Sequence[list[float] | None]) -> Aggregate | None:
 
 
 def evaluation_of(settings: Settings, tasks: Sequence[TaskScore]) -> Evaluation:
-    """All results of an evaluation from those of its tasks."""
+    """Build an evaluation from the results of its tasks."""
     domains = dict.fromkeys(task.domain for task in tasks)
     by_domain = [score_domain(domain, [task for task in tasks if task.domain == domain]) for domain in domains]
     return Evaluation(settings, list(tasks), by_domain, score_domain(OVERALL, tasks))

@@ -1,4 +1,4 @@
-"""The results of an evaluation as a table."""
+"""Formats the results of an evaluation as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ COLUMNS = (
 
 
 def scores_table(evaluation: Evaluation) -> Table:
-    """Mean returns, normalised score and success of each task; below them the mean score of each domain."""
+    """Return a table of mean returns, normalised score and success of each task, followed by the mean score of each
+    domain."""
     counts = sorted({score.num_episodes for score in evaluation.tasks})
     seeds = " to ".join(dict.fromkeys(f"{count:,}" for count in (counts[0], counts[-1])))
     table = Table(*COLUMNS, title=f"Agent on {seeds} unseen {'seed' if counts[-1] == 1 else 'seeds'} per task")

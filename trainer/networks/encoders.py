@@ -59,7 +59,7 @@ class ImageDecoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(x).view(-1, 128, 11, 11)
         x = F.leaky_relu(F.instance_norm(self.deconv1(x)))
-        x = self.att1(F.interpolate(x, size=(21, 21)))  # downsample 22 x 22 to 21 x 21
+        x = self.att1(F.interpolate(x, size=(21, 21)))  # from 22 x 22
         x = self.att2(F.leaky_relu(F.instance_norm(self.deconv2(x))))
         return torch.tanh(self.deconv3(x))
 

@@ -1,1 +1,1 @@
-"""Loading trained networks: ours and the released JAT's."""
+"""Loads trained networks: this project's and the released JAT."""

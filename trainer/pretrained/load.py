@@ -1,4 +1,4 @@
-"""Trained networks as folders and repositories: loading and saving all that is needed to act or to write.
+"""Loads and saves trained networks, as folders and Hub repositories, with everything needed to act or to generate text.
 
 A folder holds ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``normalisers.safetensors`` and a card,
 ``README.md``; the released JAT's own files are read as well. Loading runs no code of the folder.
@@ -25,7 +25,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
 def locate(source: str | Path) -> Path:
-    """The local folder of a source, downloaded if need be.
+    """Return the local folder of a source, downloading it if necessary.
 
     Args:
         source: a folder, or a repository of the Hub: ``owner/name``, ``owner/name@revision``, ``hub:owner/name``.
@@ -53,14 +53,14 @@ def locate(source: str | Path) -> Path:
 
 
 def from_pretrained(source: str | Path) -> Checkpoint:
-    """A trained network that acts (``trainer.agent.Agent``) and writes (``trainer.generate.generate``).
+    """Load a trained network that can act (``trainer.agent.Agent``) and generate text (``trainer.generate.generate``).
 
     Args:
-        source: a checkpoint of `jat train`, a folder of ``save_pretrained``, the released JAT's files, or a
-            repository of the Hub with either; see ``locate``.
+        source: a checkpoint of `jat train`, a folder of ``save_pretrained``, the released JAT's files, or a repository
+            of the Hub with any of them; see ``locate``.
 
     Raises:
-        UserError: nothing there, a file is missing or damaged, or it does not fit this version of the networks.
+        UserError: the source is empty, a file is missing or damaged, or it does not fit this version of the networks.
     """
     folder = locate(source)
     raw = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
@@ -74,10 +74,10 @@ def from_pretrained(source: str | Path) -> Checkpoint:
 
 
 def agent_config(folder: Path) -> AgentConfig:
-    """What acting with the network in a folder takes, without its weights.
+    """Load the config needed to act with the network in a folder, without its weights.
 
     Raises:
-        UserError: as ``from_pretrained``.
+        UserError: see ``from_pretrained``.
     """
     if (folder / CONFIG).is_file() and is_released(raw := read_json(folder / CONFIG)):
         return read_agent_config(raw, str(folder))
@@ -85,7 +85,8 @@ def agent_config(folder: Path) -> AgentConfig:
 
 
 def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
-    """The local folder of a checkpoint, downloaded if need be; of the one `jat train` finished with if None.
+    """Return the local folder of a checkpoint, downloading it if necessary; the final checkpoint of `jat train` if
+    None.
 
     Raises:
         UserError: there is none.
@@ -99,7 +100,7 @@ def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:
-    """Write a folder that ``from_pretrained`` reads, complete or not at all.
+    """Write a folder that ``from_pretrained`` reads; it appears only when it is complete.
 
     Args:
         checkpoint: what to save.

@@ -1,7 +1,8 @@
-"""The released JAT (``jat-project/jat``) as a checkpoint of this project: its files are read, none of its code is run.
+"""Loads the released JAT (``jat-project/jat``) as a checkpoint of this project: only its files are read, no code is
+run.
 
-What is read: ``config.json``, ``model.safetensors`` and GPT-2's ``tokenizer.json`` (or ``vocab.json`` and
-``merges.txt``). Parameters have the same names and shapes here, so they are taken as they are.
+The files are ``config.json``, ``model.safetensors`` and GPT-2's ``tokenizer.json`` (or ``vocab.json`` and
+``merges.txt``). Parameters have the same names and shapes here, so they need no conversion.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONFIG = "config.json"
 FILES = (CONFIG, weights.FILE_NAME, FILE_NAME, "vocab.json", "merges.txt")
 
 CORPORA = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")
-# JAT's evaluation looked back 256 positions, 32 in Atari; two are one time step.
+# JAT's evaluation had a context of 256 positions, 32 in Atari; two positions are one time step.
 CONTEXT_STEPS, ATARI_CONTEXT_STEPS = 128, 16
 
 _SIZES = {
@@ -48,31 +49,31 @@ _SIZES = {
     "observation_loss_coef": "observation_loss_coef",
     "action_loss_coef": "action_loss_coef",
 }
-# What the network here has no option for.
+# Values for which the network here has no option.
 _FIXED = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "num_channels": 3}
 
-# The shared token embedding has three names in the released state; a file may hold any of them.
+# The shared token embedding has three names in the released state; a file may contain any of them.
 _EMBEDDING = "transformer.wte.weight"
 _ALIASES = ("single_discrete_encoder.weight", "multi_discrete_encoder.0.weight")
-# Constants that versions of transformers have stored beside the parameters.
+# Constants that some versions of transformers store with the parameters.
 _CONSTANT = re.compile(r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)")
 
 
 def is_released(config: Any) -> bool:
-    """Whether a ``config.json`` is one of the released format."""
+    """Whether a ``config.json`` has the released format."""
     return isinstance(config, dict) and config.get("model_type") == "jat"
 
 
 def read_released(folder: Path, origin: str) -> Checkpoint:
-    """The checkpoint in a folder with the released files.
+    """Load the checkpoint in a folder with the released files.
 
     Args:
-        folder: where they are.
-        origin: what to call it in messages.
+        folder: folder of the files.
+        origin: name of the folder in messages.
 
     Raises:
-        UserError: a file is missing or damaged, an option is unknown here, or parameters differ; the message says
-            which, and from what.
+        UserError: a file is missing or damaged, an option is unknown here, or parameters differ; the message lists the
+            differences.
     """
     raw = read_json(folder / CONFIG)
     agent = read_agent_config(raw, origin)
@@ -83,10 +84,10 @@ def read_released(folder: Path, origin: str) -> Checkpoint:
 
 
 def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
-    """What acting with the released network takes, from its ``config.json``.
+    """Return the config needed to act with the released network, from its ``config.json``.
 
     Raises:
-        UserError: as ``read_model_config``.
+        UserError: see ``read_model_config``.
     """
     config = read_model_config(raw, origin)
     text_tokens = config.max_discrete_size - 148
@@ -106,7 +107,7 @@ def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
 
 
 def read_model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
-    """Sizes from the released ``config.json``.
+    """Read the sizes from the released ``config.json``.
 
     Raises:
         UserError: it is of another kind of model, lacks a size, or has an option that is unknown here.
@@ -134,7 +135,7 @@ def read_model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
 
 
 def _attention_layers(raw: dict[str, Any], num_layers: int) -> list[str]:
-    """Kinds of attention by layer; ``attention_types`` lists them as (kinds, repetitions)."""
+    """Return the kind of attention of each layer; ``attention_types`` lists them as (kinds, repetitions)."""
     if "attention_layers" in raw:
         return list(raw["attention_layers"])
     pairs = raw.get("attention_types", [[["global", "local"], num_layers // 2]])
@@ -144,7 +145,8 @@ def _attention_layers(raw: dict[str, Any], num_layers: int) -> list[str]:
 
 
 def _parameters(stored: Collection[str]) -> dict[str, str]:
-    """Names in a released file by ours: one of the embedding's names, and no constants."""
+    """Map this project's parameter names to those in a released file: one of the embedding's names, and no
+    constants."""
     names = {name: name for name in stored if not _CONSTANT.fullmatch(name)}
     aliases = [name for name in _ALIASES if name in names]
     if _EMBEDDING not in names and aliases:
@@ -162,7 +164,7 @@ def _read_tokenizer(folder: Path, vocab_size: int, origin: str) -> Tokenizer:
         check_file(file, MAX_FILE)
     try:
         tokenizer = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
-    except Exception as error:  # the library raises this very class
+    except Exception as error:  # the library raises plain Exception
         raise UserError(f"{origin}: vocab.json and merges.txt are no tokenizer ({error})") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,1 +1,1 @@
-"""The parts of the report's page and of a network's card."""
+"""Components of the report page and of model cards."""

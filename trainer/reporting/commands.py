@@ -1,4 +1,4 @@
-"""The commands that made a run, from the settings that each stage left beside its output."""
+"""Reconstructs the commands that made a run from the settings that each stage saved with its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.files import read_json
 from pipeline.runtime.stage import STATUS_OUT
 from pipeline.secrets import redacted
 
-# Folder of a stage's output in a run, and the stage's name as in ``jat NAME``, in the order in which they run.
+# Output folder of each stage in a run, and the stage's name as in ``jat NAME``, in execution order.
 STAGES = {
     "experts": "experts",
     "shards": "collect",
@@ -29,7 +29,7 @@ class StageRun:
     """How a stage was run.
 
     Attributes:
-        command: what makes the same output again, given the stages before it.
+        command: command that reproduces the output, given the previous stages.
         settings: every setting, by flag name without dashes.
     """
 
@@ -39,9 +39,9 @@ class StageRun:
 
 
 def stage_runs(out: Path) -> list[StageRun]:
-    """The stages of which there are settings in a run, in their order.
+    """Return the stages of a run with saved settings, in execution order.
 
-    Of a run in an object store they name its URL, not the folder of the disk on which a stage worked in its place.
+    For a run in an object store they name its URL, not the local folder in which a stage worked.
     """
     from trainer import config as training
     from trainer.evaluation import evaluate
@@ -67,7 +67,7 @@ def stage_runs(out: Path) -> list[StageRun]:
 
 
 def report_commands(out: Path) -> list[str]:
-    """The commands that film the experts and write the report of the run in ``out``."""
+    """Return the commands that record the experts' videos and write the report of the run in ``out``."""
     store = _store()
     stages = ("film", "report")
     if store:
@@ -76,15 +76,15 @@ def report_commands(out: Path) -> list[str]:
 
 
 def _store() -> str:
-    """The URL of the run if this process works on a disk in the place of an object store, else nothing."""
+    """Return the URL of the run if this process works on a local copy of an object store, else an empty string."""
     return redacted(os.environ.get(STATUS_OUT, ""))
 
 
 def command_of(stage: str, settings: Mapping[str, Any], recipes: Mapping[str, Callable[[], Any]]) -> str:
-    """A command line with just these settings: the nearest of the recipes, and a flag for all that differs from it.
+    """Return a command line for exactly these settings: the nearest recipe, and a flag for each difference.
 
-    Where no recipe can be led to the settings by flags, every setting is spelled out; None is then what the flag says
-    without being passed.
+    If flags cannot turn any recipe into the settings, every setting is written out, except those that are None, which
+    is then the flag's default.
     """
     wanted = flat(settings)
     nearest, differing = "default", {name: value for name, value in wanted.items() if value not in (None, {})}
@@ -101,20 +101,21 @@ def command_of(stage: str, settings: Mapping[str, Any], recipes: Mapping[str, Ca
 
 
 def _on_disk(stage: str, command: str, store: str) -> str:
-    """The command of a stage that needs a disk, for an output root in an object store (``dags/on_disk.py``)."""
+    """Return the command of a stage that needs a disk, for an output root in an object store (``dags/on_disk.py``)."""
     options = shlex.split(command)[2:]
     return shlex.join(["jat", "on-disk", "--stage", stage, "--out", store, "--", *options])
 
 
 def _differences(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What flags must change of a recipe; None if they cannot: another network's options."""
+    """Return the settings of a recipe that flags must change; None if flags cannot, because another network's options
+    are set."""
     if not recipe.keys() >= wanted.keys():
         return None
     return {key: value for key, value in wanted.items() if recipe[key] != value}
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings under dotted names, as the command line spells them; a dict of plain values stays one."""
+    """Flatten nested settings to dotted names, as on the command line; a dict of plain values stays a dict."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if key == "model" and isinstance(value, Mapping):
@@ -125,7 +126,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_json(config: Any) -> Any:
-    """As ``pipeline.files.write_json`` spells it."""
+    """Convert a config to the JSON values that ``pipeline.files.write_json`` writes."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 

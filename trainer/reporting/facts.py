@@ -1,4 +1,4 @@
-"""What the report says, gathered from what the stages wrote: numbers and names, no markup."""
+"""Gathers the contents of the report from the outputs of the stages: numbers and names, without markup."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from trainer.reporting.commands import StageRun, stage_runs
 from trainer.training.logs import TrainManifest, read_log, train_manifest_path
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
-WEAK = 0.5  # a normalised score below this is called weak
-NUM_WEAKEST = 10  # tasks named as the weakest
-# What JAT published for itself (arXiv 2402.09844): IQM of expert-normalised scores over all tasks of a domain.
+WEAK = 0.5  # normalised scores below this are called weak
+NUM_WEAKEST = 10  # number of tasks listed as the weakest
+# JAT's published results (arXiv 2402.09844): IQM of expert-normalised scores over all tasks of a domain.
 JAT_IQMS = {"atari": 0.14, "babyai": 0.99, "metaworld": 0.65, "mujoco": 0.85}
 
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One task: its scores, who played, and its data."""
+    """One task: its scores, its policies, and its data."""
 
     score: TaskScore
     measurement: Measurement | None
@@ -55,7 +55,7 @@ class ReportRow:
 
     @property
     def expert_on_jat_scale(self) -> float | None:
-        """The mean return of our expert where JAT's random policy is 0 and JAT's expert 1."""
+        """The mean return of our expert, normalised such that JAT's random policy is 0 and JAT's expert 1."""
         scale = jat_scale(self.score.task)
         return None if scale is None else (self.score.expert - scale[0]) / (scale[1] - scale[0])
 
@@ -66,12 +66,13 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The data of one domain and the experts it is of.
+    """The data of one domain and the experts that collected it.
 
     Attributes:
-        experts: tasks by kind of expert.
-        vs_jat: median over tasks of the expert's return on JAT's scale; None where JAT has none.
-        num_as_good: tasks whose expert earns at least 0.9 of JAT's on that scale, of ``num_compared``.
+        experts: number of tasks by kind of expert.
+        vs_jat: median over tasks of the expert's return on JAT's scale; None if JAT has none.
+        num_as_good: number of tasks, of ``num_compared``, whose expert scores at least 0.9 of JAT's expert on that
+            scale.
     """
 
     domain: str
@@ -89,16 +90,16 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything in the report but its pictures and videos.
+    """Everything in the report except its images and videos.
 
     Attributes:
-        training: None where the checkpoint was not trained in this run.
-        log: the training's curve, one dict per optimiser step.
-        versions: of the packages that define the environments, as they were evaluated.
-        installed, machine: with which and on which the report is written.
-        seeds: first seed and what the seeds from there on are for.
-        num_known: tasks by domain, of which there may be fewer in the evaluation.
-        not_evaluated: tasks of the dataset that are not.
+        training: None if the checkpoint was not trained in this run.
+        log: the training curve, one dict per optimiser step.
+        versions: versions of the packages that define the environments, at evaluation time.
+        installed, machine: package versions and machine that write the report.
+        seeds: first seed of each range and the purpose of the range.
+        num_known: number of known tasks by domain, of which the evaluation may have only some.
+        not_evaluated: tasks of the dataset that have not been evaluated.
     """
 
     evaluation: Evaluation
@@ -117,7 +118,7 @@ class Facts:
 
     @cached_property
     def weakest(self) -> list[ReportRow]:
-        """The lowest scores, worst first."""
+        """The tasks with the lowest scores, worst first."""
         scored = [row for row in self.rows if row.score.score is not None]
         return sorted((row for row in scored if row.is_weak), key=_mean_score)[:NUM_WEAKEST]
 
@@ -127,39 +128,40 @@ class Facts:
 
     @cached_property
     def rejected(self) -> list[ReportRow]:
-        """Tasks of which some of the agent's episodes do not count."""
+        """Tasks for which some of the agent's episodes were rejected."""
         return [row for row in self.rows if row.score.rejected]
 
     def num_weak(self, domain: str) -> int:
-        """Tasks of a domain, or of all, below ``WEAK``."""
+        """Number of tasks of a domain, or of all tasks, with a score below ``WEAK``."""
         return sum(row.is_weak for row in self.rows if domain in (row.score.domain, OVERALL))
 
     def jat_iqm(self, domain: DomainScore) -> float | None:
-        """What JAT published for a domain; None where not all of its tasks are here, so that they do not compare."""
+        """JAT's published IQM of a domain; None if the evaluation lacks some of its tasks, so that the two are not
+        comparable."""
         is_whole = domain.num_tasks == self.num_known.get(domain.domain)
         return JAT_IQMS.get(domain.domain) if is_whole else None
 
     @property
     def has_jat_iqms(self) -> bool:
-        """Whether a domain of the evaluation is as whole as JAT's."""
+        """Whether the evaluation has all of JAT's tasks of some domain."""
         return any(self.jat_iqm(domain) is not None for domain in self.evaluation.domains)
 
     @property
     def off_jat_scale(self) -> list[str]:
-        """Tasks that JAT has, but whose expert there is hardly better than random."""
+        """Tasks that JAT has, but on which JAT's expert is hardly better than random."""
         scores = [row.score for row in self.rows]
         return [score.task for score in scores if score.jat_expert is not None and jat_scale(score.task) is None]
 
     @property
     def num_wins(self) -> tuple[int, int]:
-        """Tasks in which the agent is above JAT's on JAT's scale, and how many can be compared."""
+        """Number of tasks in which the agent is above JAT's on JAT's scale, and number of comparable tasks."""
         pairs = [(s.score_on_jat_scale, s.jat_score) for s in self.evaluation.tasks]
         compared = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         return sum(ours > theirs for ours, theirs in compared), len(compared)
 
 
 def gather(out: Path, name: str = "") -> Facts:
-    """All facts of a run and an evaluation in it: the run's own, or another one by its name.
+    """Gather all facts of a run and of an evaluation in it: the run's own, or a separate named one.
 
     Raises:
         UserError: there is no such evaluation.
@@ -192,7 +194,8 @@ def gather(out: Path, name: str = "") -> Facts:
 
 
 def expert_revisions(out: Path, row: ReportRow) -> list[str]:
-    """Experts of a task whose films may stand beside the agent's: who collected the data, else the best measured."""
+    """Return the experts whose videos may be shown next to the agent's: the one that collected the data, else the best
+    measured one."""
     measured = []
     for path in sorted((out / "experts" / row.score.task).glob("[!.]*/measurement.json")):
         found = Measurement(**read_json(path))
@@ -203,7 +206,7 @@ def expert_revisions(out: Path, row: ReportRow) -> list[str]:
 
 
 def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
-    """The run's training, if the checkpoint that was evaluated is of it."""
+    """Return the run's training, if the evaluated checkpoint was trained by it."""
     path = train_manifest_path(out)
     checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
     if not path.exists() or not checkpoint.exists() or weights_of(checkpoint) != evaluation.settings.weights:

@@ -1,6 +1,6 @@
-"""How returns are spread: of the agent, the expert and the random policy in one task, on one axis, as a small figure.
+"""Draws the returns of the agent, the expert and the random policy in one task as small histograms on one axis.
 
-There is one for each of up to 157 tasks, so they are drawn as short SVG paths and not by Matplotlib.
+There is one for each of up to 157 tasks, so they are drawn as short SVG paths instead of by Matplotlib.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from trainer.evaluation.results import TaskScore
 
 NUM_BINS = 40
-BIN_WIDTH, ROW_HEIGHT, GAP = 5, 20, 4  # in the figure's own units
+BIN_WIDTH, ROW_HEIGHT, GAP = 5, 20, 4  # in the figure's user units
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Row:
 
     Attributes:
         who: ``agent``, ``expert`` or ``random``.
-        path: of the bars, as the attribute ``d`` of an SVG path.
-        top: where the row begins.
-        mean_at: where the mean is on the axis.
+        path: the bars, as the attribute ``d`` of an SVG path.
+        top: vertical position of the row's top.
+        mean_at: horizontal position of the mean.
         mean: the mean return.
-        num_episodes: that are in it.
+        num_episodes: number of episodes in it.
     """
 
     who: str
@@ -51,9 +51,10 @@ class ReturnHistogram:
 
 
 def returns_histogram(score: TaskScore) -> ReturnHistogram | None:
-    """The figure of a task; None where no return of its is known.
+    """Return the figure of a task; None if it has no known returns.
 
-    Bars of one policy are as high as the share of its episodes, the highest of each fills its row.
+    The bar heights of one policy are proportional to shares of its episodes; the highest bar of each policy fills its
+    row.
     """
     returns = {"agent": score.returns, "expert": score.expert_returns, "random": score.random_returns}
     known = {who: np.array(values, np.float64) for who, values in returns.items() if values}
@@ -73,7 +74,7 @@ def returns_histogram(score: TaskScore) -> ReturnHistogram | None:
 
 
 def _bars(counts: np.ndarray, bottom: int) -> str:
-    """Neighbouring bars are one outline; a bar that is there at all is seen."""
+    """Draw adjacent bars as one outline; every non-empty bar is visible."""
     heights = np.where(counts > 0, np.maximum(np.round(counts / counts.max() * ROW_HEIGHT), 1), 0).astype(int)
     path, before = [], 0
     for index, height in enumerate([*heights.tolist(), 0]):

@@ -1,4 +1,4 @@
-"""The card of a published network: what it is, what it was trained on, how good it is, how to use it."""
+"""Writes the card of a published network: what it is, its training data, its scores, and its usage."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ highest quarter.
 
 
 def model_card(checkpoint: Checkpoint, name: str, evaluation: Evaluation | None = None) -> str:
-    """The text of a README.md.
+    """Return the text of a README.md.
 
     Args:
         checkpoint: what is published.
-        name: ``owner/name``, or whatever the network is called.
-        evaluation: of this checkpoint; may be of some of its tasks.
+        name: ``owner/name``, or any other name of the network.
+        evaluation: evaluation of this checkpoint; may cover only some of its tasks.
     """
     import yaml
 
@@ -122,7 +122,7 @@ def _format(interval: Interval | None) -> str:
 
 
 def _front_matter(name: str, evaluation: Evaluation | None) -> dict[str, Any]:
-    """What the Hub reads: kind, tags and results by domain and task (``model-index``)."""
+    """Return the metadata that the Hub reads: kind, tags and results by domain and task (``model-index``)."""
     results = []
     if evaluation:
         domains = [domain for domain in evaluation.domains if domain.expert is not None]

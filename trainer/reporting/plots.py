@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG that takes its colours from the page, light or dark."""
+"""The report's figures as inline SVG that inherits its colours from the page's light or dark theme."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STATISTICS = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap": "optimality gap"}
-LOWEST, HIGHEST = -0.25, 1.75  # of scores in the comparison with JAT; what is beyond is drawn at the edge
-SMOOTHED = 50  # the training curve is averaged over a fiftieth of the run, and over ten steps at least
+LOWEST, HIGHEST = -0.25, 1.75  # of scores in the comparison with JAT; values outside are drawn at the edge
+SMOOTHED = 50  # smoothing window of the training curve: a fiftieth of the run, at least ten steps
 FEW_TASKS = 5
 
 
 def aggregates(evaluation: Evaluation) -> str:
-    """Four statistics of each domain, each with its 95 % interval."""
+    """Plot four statistics of each domain, each with its 95 % interval."""
     domains = [domain for domain in evaluation.summaries if domain.expert]
     names = [domain.domain for domain in domains]
     figure, panels = new_figure(4.4, 3.4, 2, 2, sharey=True)
@@ -40,7 +40,7 @@ def aggregates(evaluation: Evaluation) -> str:
 
 
 def profile(evaluation: Evaluation) -> str | None:
-    """Per domain, the share of tasks that reach a score, over all scores; None where there are few tasks of each."""
+    """Plot, per domain, the share of tasks that reach each score; None if the domains have too few tasks."""
     if max(domain.num_tasks for domain in evaluation.domains) < FEW_TASKS:
         return None
     figure, axes = new_axes(3.6, 2.9)
@@ -59,7 +59,7 @@ def profile(evaluation: Evaluation) -> str | None:
 
 
 def against_jat(evaluation: Evaluation) -> str:
-    """Each task as a point: JAT's published score and ours, both on the scale of JAT's references."""
+    """Plot each task as a point: JAT's published score and ours, both on the scale of JAT's references."""
     figure, axes = new_axes(3.6, 2.9)
     names = [domain.domain for domain in evaluation.domains]
     axes.plot([LOWEST, HIGHEST], [LOWEST, HIGHEST], color=SOFT, linewidth=1, linestyle="--")
@@ -81,7 +81,7 @@ def against_jat(evaluation: Evaluation) -> str:
 
 
 def training(log: Sequence[dict[str, Any]]) -> str:
-    """Action loss by domain against real time steps seen, smoothed."""
+    """Plot the smoothed action loss by domain against real time steps processed."""
     figure, axes = new_axes(3.6, 2.9)
     keys = sorted({key for row in log for key in row if key.startswith("action_loss/")})
     names = [key.removeprefix("action_loss/") for key in keys]
@@ -97,7 +97,8 @@ def training(log: Sequence[dict[str, Any]]) -> str:
 
 
 def validation(log: Sequence[dict[str, Any]]) -> str | None:
-    """Training objective on all data and on the test split; None if it was never measured on that."""
+    """Plot the training objective on the training data and on the test split; None if validation loss was never
+    measured."""
     timesteps, losses = _series(log, "validation_loss")
     if not len(losses):
         return None
@@ -114,7 +115,7 @@ def validation(log: Sequence[dict[str, Any]]) -> str | None:
 
 
 def learning_curve(curve: Curve, key: str, label: str) -> str:
-    """Mean over tasks of each domain along training against ``key`` of the checkpoints, with intervals."""
+    """Plot the mean over tasks of each domain along training against ``key`` of the checkpoints, with intervals."""
     figure, axes = new_axes(3.6, 2.9)
     x = np.array([getattr(point, key) for point in curve.points], np.float64)
     names = curve.names
@@ -135,19 +136,19 @@ def learning_curve(curve: Curve, key: str, label: str) -> str:
 
 
 def _series(log: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Time steps seen and values of ``key``, where it was logged."""
+    """Return time steps processed and values of ``key``, for the rows that have it."""
     points = [(row["timesteps"], row[key]) for row in log if key in row]
     return (np.array([p[0] for p in points], np.float64), np.array([p[1] for p in points], np.float64))
 
 
 def _smoothed(timesteps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moving average of losses, and the time steps at its windows' ends."""
+    """Return a moving average of losses, and the time steps at its windows' ends."""
     window = min(len(losses), max(10, len(losses) // SMOOTHED))
     return timesteps[window - 1 :], np.convolve(losses, np.ones(window) / window, mode="valid")
 
 
 def _count_axis(axes: Axes, label: str) -> None:
-    """An axis of counts, few and short: 20k, 40k."""
+    """Format an axis of counts with few, short labels: 20k, 40k."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -156,7 +157,7 @@ def _count_axis(axes: Axes, label: str) -> None:
 
 
 def _log_scale(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis, which a loss below zero, as a likelihood's can be, does not have."""
+    """Use a logarithmic axis, unless a loss is negative, as a negative log-likelihood can be."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if len(values) and values.min() > 0:

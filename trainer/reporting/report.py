@@ -2,9 +2,9 @@
 
     jat report --out runs/default
 
-Reads what the other stages wrote and writes ``OUT/report/index.html``, which opens from disk without network: figures
-are inline SVG, videos are embedded. ``OUT/report/videos/`` has the videos as files, too. ``jat report`` films the
-experts first (``experts.film``), so that they are seen beside the agent.
+Reads the outputs of the other stages and writes ``OUT/report/index.html``, which opens from disk without network:
+figures are inline SVG, videos are embedded. ``OUT/report/videos/`` has the videos also as files. ``jat report`` first
+records the experts' videos (``experts.film``), so that they are shown next to the agent's.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 CURVES = {"step": "optimiser steps", "timesteps": "time steps seen", "flops": "floating-point operations"}
-FEW_REFERENCES = 50  # episodes of random and expert, below which the page says that the scale is uncertain
-# Of the page's bytes, what the videos of single tasks and of domains may take; the rest is tables and figures.
+FEW_REFERENCES = 50  # with fewer episodes of random and expert, the page warns that the scale is uncertain
+# Maximum shares of the page's bytes for the videos of single tasks and of domains; the rest is tables and figures.
 TASKS_SHARE, GRIDS_SHARE = 0.65, 0.22
 
 
@@ -43,12 +43,11 @@ class AgentReportConfig:
     """Write the report of a run."""
 
     out: Path = Path("runs/default")
-    """Root of all outputs of a run."""
+    """Root directory of all outputs of a run."""
     name: str = ""
-    """Report of the evaluation that is kept in OUT/evaluation/NAME, to OUT/report/NAME; of the run's own if not
-    given."""
+    """Report the evaluation in OUT/evaluation/NAME, to OUT/report/NAME; default is the run's own evaluation."""
     max_mb: float = 30.0
-    """Size of the page, at most; videos are made coarse enough for it."""
+    """Maximum size of the page in MB; the quality of the videos is reduced to fit."""
 
     def __post_init__(self) -> None:
         if self.max_mb < 2:
@@ -64,7 +63,7 @@ class EmbeddedVideo:
 
 
 def report(config: AgentReportConfig) -> Path:
-    """Write the page if anything it shows has changed, and return its path.
+    """Write the page unless its contents are unchanged, and return its path.
 
     Raises:
         UserError: nothing is evaluated in this run.
@@ -79,7 +78,7 @@ def report(config: AgentReportConfig) -> Path:
         )
         for row in facts.rows
     }
-    # Four bytes of base64 are three of a video.
+    # Four bytes of base64 encode three of a video.
     num_bytes = config.max_mb * 1e6 * 3 / 4
     videos = make_videos(directory / "videos", pairs, int(num_bytes * TASKS_SHARE))
     first = {
@@ -106,7 +105,7 @@ def report(config: AgentReportConfig) -> Path:
 
 
 def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Path], out: Path) -> str:
-    """The page, from facts and from videos that are there as files."""
+    """Render the page from facts and from existing video files."""
     episodes = sorted({row.score.num_episodes for row in facts.rows})
     references = min(row.score.num_reference_episodes for row in facts.rows)
     return render_page(
@@ -128,7 +127,7 @@ def render(facts: Facts, videos: Mapping[str, TaskVideo], grids: Mapping[str, Pa
 
 
 def _plots(facts: Facts) -> dict[str, Any]:
-    """The figures, by the name the template has for them."""
+    """Return the figures, by their names in the template."""
     curve = facts.curve
     has_curve = curve is not None and len(curve.points) > 1
     return {
@@ -144,7 +143,7 @@ def _plots(facts: Facts) -> dict[str, Any]:
 
 
 def _duration(seconds: float) -> str:
-    """In the largest unit that makes it more than one."""
+    """Format a duration in the largest unit in which it exceeds one."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -152,7 +151,7 @@ def _duration(seconds: float) -> str:
 
 
 def print_scores(evaluation: Evaluation) -> None:
-    """The results in the terminal."""
+    """Print the results in the terminal."""
     print_table(scores_table(evaluation))
 
 

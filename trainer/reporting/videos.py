@@ -1,7 +1,7 @@
-"""The videos of the report: the agent beside the expert, and many tasks of a domain at once.
+"""The videos of the report: the agent next to the expert, and many tasks of a domain at once.
 
-Both are put together from the films that the evaluation and ``experts.film`` left, and are small: the page has all of
-them in it. What is made already, from the same films and within the same limit, stays.
+Both are composed from the videos that the evaluation and ``experts.film`` recorded. They are small, because the page
+embeds all of them. Videos already made from the same recordings within the same size limit are kept.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
 
-MAX_FILMS = 60  # of all tasks together: of few tasks several episodes are shown, of many one
-MAX_EPISODES = 3  # of one task, and a failed one
+MAX_FILMS = 60  # of all tasks together: few tasks show several episodes each, many tasks one each
+MAX_EPISODES = 3  # of one task, plus a failed one
 HEADING_HEIGHT = 22  # pixels
-GAP = 4  # pixels between the two pictures, and between tiles
-GRID_WIDTH = 720  # pixels, about
+GAP = 4  # pixels between the two images, and between tiles
+GRID_WIDTH = 720  # approximate, in pixels
 GRID_ASPECT = 4 / 3
-DIMMED = 0.35  # brightness of a film that is over while the other goes on
-# Coarser and coarser: of how many frames one is kept, by what the picture is scaled down, and x264's rate factor.
+DIMMED = 0.35  # brightness of a finished episode while the other one continues
+# Decreasing quality: keep every n-th frame, factor by which the image is scaled down, and x264's rate factor (CRF).
 LADDER = ((1, 1, 27), (1, 1, 33), (1, 1, 38), (2, 1, 38), (2, 2, 36), (4, 2, 42))
-VERSION = 1  # of how these videos look; raise it when that changes
+VERSION = 1  # version of these videos' appearance; increase it when that changes
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed, played by the agent and, if it was filmed, by the expert."""
+    """One seed, played by the agent and, if a video of it exists, by the expert."""
 
     agent: Filmed
     agent_path: Path
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class TaskVideo:
-    """The video of a task and the episodes in it. ``path`` is None if it could not be made small enough."""
+    """The video of a task and the episodes in it. ``path`` is None if the video cannot be made small enough."""
 
     path: Path | None
     pairs: tuple[Pair, ...]
@@ -60,14 +60,14 @@ class TaskVideo:
 def find_pairs(
     out: Path, task_name: str, agent_revision: str, expert_revisions: Sequence[str], name: str = ""
 ) -> list[Pair]:
-    """The seeds the agent was filmed on, with the same checkpoint and settings as its scores are of.
+    """Return the seeds for which the agent has videos, with the same checkpoint and settings as its scores.
 
     Args:
         out: root of the run.
-        task_name: of which task.
-        agent_revision: of the agent's measurement.
-        expert_revisions: in order of preference; the first that was filmed is shown.
-        name: of the evaluation, if it is not the run's own.
+        task_name: name of the task.
+        agent_revision: revision of the agent's measurement.
+        expert_revisions: in order of preference; the first one with videos is shown.
+        name: name of the evaluation, if it is not the run's own.
     """
     directory = agent_films(out, task_name, name)
     films = [film for film in films_in(directory).values() if film.revision == agent_revision]
@@ -79,7 +79,7 @@ def find_pairs(
 
 
 def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -> dict[str, TaskVideo]:
-    """A video per task, which together take at most ``max_bytes``."""
+    """Make a video per task, with a total size of at most ``max_bytes``."""
     shown = {task: _shown(found, _num_shown(len(pairs))) for task, found in pairs.items() if found}
     limit = max_bytes // max(1, len(shown))
     progress = Progress("videos of the report", len(shown), interval_s=10)
@@ -96,7 +96,7 @@ def make_videos(directory: Path, pairs: dict[str, list[Pair]], max_bytes: int) -
 
 
 def make_grids(directory: Path, pairs: dict[str, dict[str, Pair]], max_bytes: int) -> dict[str, Path]:
-    """A video per domain with the agent in its tasks at once, which together take at most ``max_bytes``."""
+    """Make a video per domain with the agent in its tasks at once, with a total size of at most ``max_bytes``."""
     limit = max_bytes // max(1, len(pairs))
     made = {}
     for domain, found in pairs.items():
@@ -108,7 +108,7 @@ def make_grids(directory: Path, pairs: dict[str, dict[str, Pair]], max_bytes: in
 
 
 def _shown(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """The first films, and the worst episode's if these show no failure."""
+    """Return the first episodes, and the worst one if these show no failure."""
     worst = missing_failure([pair.agent for pair in pairs], [pair.agent.seed for pair in pairs[:count]])
     return [*pairs[:count], *(pair for pair in pairs[count:] if pair.agent.seed == worst)]
 
@@ -120,7 +120,8 @@ def _num_shown(num_tasks: int) -> int:
 def _made(
     path: Path, sources: Sequence[Path], max_bytes: int, frames: Callable[[], list[np.ndarray]], frames_per_s: int
 ) -> Path | None:
-    """The video at ``path``, made of ``sources`` unless it is already; None if it cannot be made small enough."""
+    """Return the video at ``path``, made from ``sources`` unless it is up to date; None if it cannot be made small
+    enough."""
     note = path.with_suffix(".json")
     made_of = digest_of([VERSION, max_bytes, [sha256_of(source) for source in sources]])
     known = read_json(note) if note.exists() else {}
@@ -133,7 +134,7 @@ def _made(
 
 
 def _write_within(path: Path, frames: Sequence[np.ndarray], frames_per_s: int, max_bytes: int) -> bool:
-    """Write the finest video of the ladder that is small enough, or none."""
+    """Write the video with the best quality of ``LADDER`` that is small enough; return whether there is one."""
     for every, shrink, crf in LADDER:
         kept = [_shrunk(frame, shrink) for frame in frames[::every]]
         write_mp4(path, kept, max(1, round(frames_per_s / every)), crf)
@@ -155,7 +156,8 @@ def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _beside(pairs: Sequence[Pair]) -> list[np.ndarray]:
-    """The episodes one after the other, agent left and expert right; each end is shown for a second."""
+    """Return the episodes one after the other, agent left and expert right; the last frame of each is held for a
+    second."""
     return list(itertools.chain.from_iterable(_episode(pair) for pair in pairs))
 
 
@@ -187,7 +189,7 @@ def _frame_at(film: Sequence[np.ndarray], index: int) -> np.ndarray:
 
 
 def _side_by_side(sides: Sequence[np.ndarray]) -> np.ndarray:
-    """Next to each other on black, the smaller one at the top."""
+    """Place the frames side by side on black, the smaller one aligned to the top."""
     height = max(side.shape[0] for side in sides)
     parts = []
     for side in sides:
@@ -197,7 +199,7 @@ def _side_by_side(sides: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _heading(width: int, text: str) -> np.ndarray:
-    """A black strip with a line of white text, in letters that fit."""
+    """Draw a black strip with a line of white text whose font size fits the width."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (width, HEADING_HEIGHT))
@@ -211,7 +213,7 @@ def _heading(width: int, text: str) -> np.ndarray:
 
 
 def _grid(paths: Sequence[Path]) -> list[np.ndarray]:
-    """All films at once as tiles of one size; those that are over begin again."""
+    """Return all videos at once as tiles of one size; finished ones restart."""
     height, width = next(read_mp4(paths[0])).shape[:2]
     columns = max(1, min(len(paths), round(math.sqrt(GRID_ASPECT * len(paths) * height / width))))
     rows = -(-len(paths) // columns)
