@@ -117,7 +117,8 @@ class JatModel(Model):
     def decode_actions(self, hidden: Tensor, discrete: bool, size: int) -> Tensor:
         """Hidden states at observations -> logits, or means, of the ``size`` action dimensions."""
         decoder = self.single_discrete_decoder if discrete else self.continuous_decoder
-        return decoder(hidden)[..., :size]
+        bias = None if decoder.bias is None else decoder.bias[:size]
+        return F.linear(hidden, decoder.weight[:size], bias)  # of 50,257 logits, 18 at most are of actions
 
     def forward(self, batch: StepBatch, hide_padding: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the predictions before they are sliced to a task's sizes.
