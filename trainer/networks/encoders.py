@@ -87,7 +87,7 @@ class PerStep(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """Encodes direction, 7 x 7 x 3 view and mission as one embedding; the mission modulates every cell first.
+    """Encodes direction, 7 x 7 x 3 view and mission as one embedding; the mission modulates every cell in between.
 
     This is not JAT's encoder: JAT's flat encoder has to learn "this object is the one named" separately for each of the
     49 cells, whereas here all cells share the weights. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in
