@@ -13,6 +13,11 @@ meant = $(shell python3 -c '$(NEAREST)' '$(1)' $(VARIABLES) 2>/dev/null)
 did_you_mean = $(if $(1), (did you mean $(1)?))
 $(if $(UNKNOWN),$(error no target takes $(foreach name,$(UNKNOWN),$(name)$(call did_you_mean,$(call meant,$(name))));\
 	`make help` lists the variables))
+# What is repeated here, and shown in process lists, must hold no key or password: scheme://KEY:SECRET@host.
+host = $(firstword $(subst /, ,$(word 2,$(subst ://, ,$(1)))))
+has_credentials = $(and $(findstring ://,$(1)),$(findstring @,$(1)),$(or $(findstring @,$(call host,$(1))),$(findstring :,$(call host,$(1)))))
+CREDENTIALS := $(strip $(foreach name,$(VARIABLES),$(if $(call has_credentials,$(value $(name))),$(name))))
+$(if $(CREDENTIALS),$(error $(CREDENTIALS) carries credentials; leave them to the environment, such as AWS_ACCESS_KEY_ID))
 IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD,$(GIVEN)))
 $(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))
 

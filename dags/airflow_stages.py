@@ -29,6 +29,7 @@ from dags.parameters import PARAMETERS, options_of
 from dags.stages import ALL_STAGES, PUBLISH, QUEUE, STAGES, Stage
 from dags.units import unit_name, units_of
 from pipeline.errors import UserError
+from pipeline.secrets import check_no_credentials
 
 # Names of the settings with the cron schedules of stages.
 SCHEDULES = {STAGES[0]: "JAT_SCHEDULE", QUEUE: "JAT_QUEUE_SCHEDULE"}
@@ -120,6 +121,8 @@ def stage_dag(stage: Stage) -> DAG:
                     options = run["options"]
                     if stage is PUBLISH and not options.get("to"):
                         continue
+                    for value in options.values():
+                        check_no_credentials(str(value))
                     check_out(options["out"])
                     for names in units_of(stage, {**options, "task": ",".join(run["tasks"])}):
                         units.append({"name": unit_name(names), "tasks": names, "options": options})

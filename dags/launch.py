@@ -284,14 +284,10 @@ def check_out(out: str) -> None:
         UserError: it is not; the message names the folder and the fix.
     """
     from pipeline.errors import UserError
+    from pipeline.files import check_output_root
 
     if "://" in out:
         return  # not checked: the client of object stores is not installed with Airflow; the first write fails
-    path = Path(out)
-    if not path.is_absolute():
+    if not Path(out).is_absolute():
         raise UserError(f"out is {out!r}; a scheduler has no working folder: give an absolute path or a URL")
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"out is {out!r}, but {existing} is not a folder this process may write; choose another, or allow it"
-        )
+    check_output_root(Path(out))

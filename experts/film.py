@@ -126,7 +126,7 @@ def shown_expert(out: Path, task: Task, revision: str) -> StoredExpert | None:
 
 def main() -> None:
     config = parse(FilmConfig)
-    with reported("film", config.out, config.task):
+    with reported("film", config.out, config.task, needs_disk=True):
         film(config)
 
 

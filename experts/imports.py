@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experts.choice import BESTS
-from experts.network import build_network
 from experts.published import RELEASED, repository_and_commit, suggested_repositories
 from experts.registry import RULES
 from experts.spec import NetworkSpec
@@ -170,6 +169,7 @@ class _Importer:
 
     def _stored(self, folder: Path) -> StoredExpert:
         """Import from a folder with the layout of this project's store."""
+        from experts.network import build_network  # imports torch: only once a source is there
         from experts.training import read_curve
 
         for name in (RECORD, WEIGHTS, CURVE):

@@ -35,6 +35,20 @@ def test_what_a_sweep_would_ignore_is_an_error() -> None:
     assert "SWEEP= trains without SHARD;" in result.stderr
 
 
+@pytest.mark.parametrize("value", ["s3://KEY:s3cret/x@bucket/run", "s3://KEY:s3cret@bucket", "https://s3cret@host/x"])
+@pytest.mark.parametrize("name", ["OUT", "TO", "SOURCE", "CHECKPOINT"])
+def test_credentials_in_an_address_are_refused_and_not_repeated(name: str, value: str) -> None:
+    result = make("publish", f"{name}={value}")
+    assert result.returncode == 2
+    assert f"{name} carries credentials; leave them to the environment" in result.stderr
+    assert "s3cret" not in result.stdout + result.stderr
+
+
+def test_addresses_without_credentials_are_not_refused() -> None:
+    for value in ("s3://bucket/run", "hf://datasets/owner/name@branch", "http://127.0.0.1:8080/files", "owner/name@v1"):
+        assert make("publish", f"TO={value}").returncode == 0
+
+
 def test_a_value_reaches_the_command_as_it_is() -> None:
     result = make("collect", "TASK=metaworld-*,babyai-go to", "OUT=a b", "RAY_ADDRESS=host:6379")
     assert result.returncode == 0

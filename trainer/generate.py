@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import UserError
+from trainer.pretrained.folders import locate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,15 +135,16 @@ def _draw(logits: np.ndarray, temperature: float, generator: np.random.Generator
 
 def main() -> None:
     config = parse(GenerateConfig)
-
+    if config.image is not None and not config.image.is_file():
+        raise UserError(f"--image {config.image} is not a file")
+    folder = locate(config.checkpoint)
+    # Imported here because they take seconds to import: errors above come first.
     from rich.console import Console
 
     from trainer.data.text_data import prepare_picture
     from trainer.pretrained.load import from_pretrained
 
-    if config.image is not None and not config.image.is_file():
-        raise UserError(f"--image {config.image} is not a file")
-    checkpoint = from_pretrained(config.checkpoint)
+    checkpoint = from_pretrained(folder)
     picture = None
     if config.image is not None:
         size = _text_model(checkpoint, None).config.picture_size

@@ -29,6 +29,7 @@ from pipeline.errors import UserError
 from pipeline.media.film import draw, pace
 from pipeline.seeds import FIRST_SEED
 from trainer.config import ActionSelection
+from trainer.pretrained.folders import check_trained, checkpoint_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,17 +113,20 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
     Raises:
         UserError: no such task or checkpoint, it was not trained on the task, or the task cannot be drawn.
     """
-    from rich.console import Console
-
-    from pipeline.envs.rollout import rollout
-    from trainer.agent import Agent
-    from trainer.pretrained.load import checkpoint_folder, from_pretrained
-
     found = select_tasks(config.task, tasks)
     if len(found) > 1:
         raise UserError(f"--task {config.task} is {len(found)} tasks; name one, such as {found[0].name}")
     task = found[0]
-    checkpoint = from_pretrained(checkpoint_folder(config.out, config.checkpoint))
+    folder = checkpoint_folder(config.out, config.checkpoint)
+    check_trained(task.name, folder, tasks)
+    # Imported here because they take seconds to import: errors above come first.
+    from rich.console import Console
+
+    from pipeline.envs.rollout import rollout
+    from trainer.agent import Agent
+    from trainer.pretrained.load import from_pretrained
+
+    checkpoint = from_pretrained(folder)
     agent = Agent(checkpoint, [task], config.temperature, None, config.continuous)
     console = Console()
     with _screen(config, task, console) as (listener, show):

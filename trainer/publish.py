@@ -20,6 +20,7 @@ from pipeline.publishing.inventory import Plan
 from pipeline.publishing.publish import Options, publish
 from pipeline.storage.manifest import FileEntry
 from trainer.evaluation.results import Evaluation, find_evaluation
+from trainer.pretrained.folders import CONFIG, checkpoint_folder
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_REPLAYED_TASKS, MAX_REPLAY_BYTES = 12, 8_000_000
-CONFIG = "config.json"  # this file marks a folder as complete
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def publish_network(config: PublishAgentConfig) -> Plan:
         UserError: bad input, or an invalid checkpoint or destination, or missing permission; nothing was published.
         JobsFailedError: the destination failed for longer than the retries last; uploaded files are kept.
     """
-    from trainer.pretrained.load import checkpoint_folder, from_pretrained
-
     folder = checkpoint_folder(config.out, config.checkpoint)
+    from trainer.pretrained.load import from_pretrained
+
     records = config.out / "publish" / "network"
     name, evaluation = find_evaluation(config.out, folder) or ("", None)
     replay = make_replay(config.out, name, evaluation, records / "videos") if evaluation else None

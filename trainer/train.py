@@ -242,7 +242,7 @@ def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
 
 def main() -> None:
     config = parse(TrainConfig, RECIPES)
-    with reported("train", config.out, config.task):
+    with reported("train", config.out, config.task, needs_disk=True):
         train(config)
 
 

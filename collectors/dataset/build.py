@@ -259,7 +259,7 @@ def _num_successes(manifests: Sequence[ShardManifest]) -> int | None:
 
 def main() -> None:
     config = parse(DatasetConfig)
-    with reported("dataset", config.out, config.task):
+    with reported("dataset", config.out, config.task, needs_disk=True):
         build_dataset(config)
 
 

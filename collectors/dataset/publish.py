@@ -52,7 +52,7 @@ def publish_dataset(config: PublishDatasetConfig) -> None:
 
 def main() -> None:
     config = parse(PublishDatasetConfig)
-    with reported("publish", config.out):
+    with reported("publish", config.out, needs_disk=True):
         publish_dataset(config)
 
 

@@ -10,16 +10,18 @@ import contextlib
 import copy
 import logging
 import os
+import shlex
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.errors import first_line
-from pipeline.files import is_local, location, write_json
+from pipeline.errors import UserError, first_line
+from pipeline.files import check_output_root, is_local, location, write_json
 from pipeline.runtime.heartbeat import resident_bytes
 from pipeline.runtime.metrics import publish
 from pipeline.runtime.status import DONE, FAILED, FOLDER, RUNNING, STOPPED, StageStatus, TaskCount, read_statuses
@@ -201,7 +203,7 @@ def current_stage() -> StageRun:
 
 
 @contextlib.contextmanager
-def reported(stage: str, out: Path, task: str = "*") -> Iterator[StageRun]:
+def reported(stage: str, out: Path, task: str = "*", needs_disk: bool = False) -> Iterator[StageRun]:
     """Report the status of a stage's run during the block, and its final state.
 
     With ``RAY_ADDRESS`` set, this process joins that cluster and exports its metrics there.
@@ -210,10 +212,17 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[StageRun]:
         stage: the stage's name, as in ``make NAME``.
         out: root of all outputs.
         task: the run's tasks, in the syntax of the ``--task`` option; all by default.
+        needs_disk: whether the stage works only in folders of this machine.
 
     Raises:
-        UserError: nothing listens at ``RAY_ADDRESS``.
+        UserError: the output root cannot be used, or nothing listens at ``RAY_ADDRESS``.
     """
+    if needs_disk and not is_local(out):
+        raise UserError(
+            f"{stage} needs a disk, and {out} is in an object store; run `jat on-disk --stage {stage} --out {out} "
+            f"--{_other_options()}`, which fetches what it reads and sends what it makes"
+        )
+    check_output_root(out)
     now = time.time()
     told = os.environ.get(STATUS_OUT)
     place = location(told) if told else out.absolute()
@@ -241,6 +250,18 @@ def reported(stage: str, out: Path, task: str = "*") -> Iterator[StageRun]:
             if thread.is_alive():
                 thread.join()
             live.end(state, text)
+
+
+def _other_options() -> str:
+    """Return what this command was given besides ``--out``, with a space before it."""
+    words, rest = sys.argv[1:], []
+    while words:
+        word = words.pop(0)
+        if word == "--out":
+            words = words[1:]
+        elif not word.startswith("--out="):
+            rest.append(word)
+    return f" {shlex.join(rest)}" if rest else ""
 
 
 def _end_of(error: BaseException) -> tuple[str, str]:

@@ -101,9 +101,9 @@ def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = Non
         UserError: a checkpoint does not exist or cannot be evaluated; raised before any episode is played.
         JobsFailedError: some tasks failed; the others are evaluated.
     """
+    folders = choose_checkpoints(config)
     from trainer.pretrained.load import agent_config
 
-    folders = choose_checkpoints(config)
     plans = [plan(config.of(folder), tasks) for folder in folders]
     play(plans, config.workers, is_worker)
     points, names = [], []

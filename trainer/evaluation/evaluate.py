@@ -47,6 +47,7 @@ from trainer.evaluation.results import (
 )
 from trainer.evaluation.scoring import evaluation_of, score_task
 from trainer.evaluation.table import scores_table
+from trainer.pretrained.folders import check_trained, checkpoint_folder, choose_trained
 
 if TYPE_CHECKING:
     from trainer.checkpoint import AgentConfig
@@ -150,10 +151,13 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
 
 def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
     """Validate an evaluation and find the missing episodes; see ``evaluate``."""
-    from trainer.networks.build import check_context
-    from trainer.pretrained.load import agent_config, checkpoint_folder
-
     checkpoint = checkpoint_folder(config.out, config.checkpoint)
+    select_tasks(config.task, tasks)
+    check_trained(config.task, checkpoint, tasks)
+    # Imported here because they take seconds to import: errors above come first.
+    from trainer.networks.build import check_context
+    from trainer.pretrained.load import agent_config
+
     agent = agent_config(checkpoint)
     chosen = choose_trained(config.task, agent.tasks, tasks)
     load_references(config.out, chosen, config.task)
@@ -215,21 +219,6 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
             f"no episode of {format_count(len(lost), 'task')} counts; the others are scored. First: {lost[0]}"
         )
     return scores
-
-
-def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] | None = None) -> list[Task]:
-    """Return the tasks that match a pattern and that a checkpoint was trained on.
-
-    Raises:
-        UserError: a part of the pattern matches none of them, or is no task.
-    """
-    chosen: dict[Task, None] = {}
-    for part in pattern.split(","):
-        found = [task for task in select_tasks(part, tasks) if task.name in trained]
-        if not found:
-            raise UserError(f"the checkpoint was not trained on {part}, only on: {', '.join(trained)}")
-        chosen |= dict.fromkeys(found)
-    return [task for task in select_tasks("*", tasks) if task in chosen]
 
 
 def _make_jobs(
@@ -303,7 +292,7 @@ def _in_words(versions: dict[str, str]) -> str:
 
 def main() -> None:
     config = parse(EvaluateConfig, RECIPES, prints_tables=True)
-    with reported("evaluate", config.out, config.task):
+    with reported("evaluate", config.out, config.task, needs_disk=True):
         evaluate(config)
     print_table(scores_table(load_evaluation(config.out, config.name)))
 

@@ -6,50 +6,14 @@ A folder holds ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``nor
 
 from __future__ import annotations
 
-import logging
-import re
 import shutil
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside
-from pipeline.publishing.hub import HUB, download
 from trainer.checkpoint import AgentConfig, Checkpoint, load_agent_config, load_checkpoint, write_agent
-from trainer.pretrained.released import CONFIG, FILES, is_released, read_agent_config, read_released
-from trainer.training.logs import TrainManifest, train_manifest_path
-
-log = logging.getLogger(__name__)
-
-_WANTED = (*FILES, "normalisers.safetensors")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
-
-
-def locate(source: str | Path) -> Path:
-    """Return the local folder of a source, downloading it if necessary.
-
-    Args:
-        source: a folder, or a repository of the Hub: ``owner/name``, ``owner/name@revision``, ``hub:owner/name``.
-
-    Raises:
-        UserError: there is no such folder or repository, or the Hub cannot be reached.
-    """
-    text = str(source)
-    path = Path(text).expanduser()
-    is_name = not text.startswith(HUB) and _REPOSITORY.fullmatch(text) is not None
-    if path.is_dir() and is_name and not (path / CONFIG).is_file():
-        raise UserError(
-            f"the folder {text} here is no checkpoint, as it has no {CONFIG}, and hides the repository of that name; "
-            f"give {HUB}{text} for the Hugging Face Hub's, or another folder"
-        )
-    if path.is_dir():
-        if is_name:
-            log.info("%s is the folder here; %s%s would be the repository of that name", text, HUB, text)
-        return path
-    if path.is_file():
-        raise UserError(f"{text} is a file; give the folder that it is in: a checkpoint is a folder with a {CONFIG}")
-    if text.startswith(HUB) or (not path.exists() and _REPOSITORY.fullmatch(text)):
-        return download(HUB + text.removeprefix(HUB), _WANTED).folder
-    raise UserError(f"{text} is neither a folder nor a repository owner/name of the Hugging Face Hub")
+from trainer.pretrained.folders import CONFIG, locate
+from trainer.pretrained.released import is_released, read_agent_config, read_released
 
 
 def from_pretrained(source: str | Path) -> Checkpoint:
@@ -82,21 +46,6 @@ def agent_config(folder: Path) -> AgentConfig:
     if (folder / CONFIG).is_file() and is_released(raw := read_json(folder / CONFIG)):
         return read_agent_config(raw, str(folder))
     return load_agent_config(folder)
-
-
-def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
-    """Return the local folder of a checkpoint, downloading it if necessary; the final checkpoint of `jat train` if
-    None.
-
-    Raises:
-        UserError: there is none.
-    """
-    if checkpoint is not None:
-        return locate(checkpoint)
-    path = train_manifest_path(out)
-    if not path.exists():
-        raise UserError(f"no finished training in {out}; run `jat train`, or pass --checkpoint FOLDER")
-    return out / TrainManifest.read(path).checkpoint
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:

@@ -22,14 +22,11 @@ from pipeline.foreign import check_file
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import FILE_NAME, MAX_FILE, choose_tokenizer
-from trainer.networks import weights
 from trainer.networks.build import misfit, model_config_of
 from trainer.networks.jat_model import JatModel
 from trainer.networks.layout import layout_of
 from trainer.networks.weights import read_weights
-
-CONFIG = "config.json"
-FILES = (CONFIG, weights.FILE_NAME, FILE_NAME, "vocab.json", "merges.txt")
+from trainer.pretrained.folders import CONFIG
 
 CORPORA = ("wikipedia", "oscar", "ok-vqa", "conceptual-captions")
 # JAT's evaluation had a context of 256 positions, 32 in Atari; two positions are one time step.

@@ -157,7 +157,7 @@ def print_scores(evaluation: Evaluation) -> None:
 
 def main() -> None:
     config = parse(AgentReportConfig, prints_tables=True)
-    with reported("report", config.out):
+    with reported("report", config.out, needs_disk=True):
         page = report(config)
         print_scores(load_evaluation(config.out, config.name))
     print_note(f"report: {page.absolute()}")

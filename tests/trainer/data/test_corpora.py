@@ -24,7 +24,8 @@ from trainer.data.corpora import choose_corpora
 from trainer.data.sources import open_sources
 from trainer.data.text_data import prepare_picture
 from trainer.generate import generate
-from trainer.pretrained.load import checkpoint_folder, from_pretrained
+from trainer.pretrained.folders import checkpoint_folder
+from trainer.pretrained.load import from_pretrained
 from trainer.train import train
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}

@@ -20,7 +20,7 @@ from trainer.evaluation.evaluate import EvaluateConfig
 from trainer.evaluation.evaluate import evaluate as evaluate_with_workers
 from trainer.evaluation.playing import lockstep_of
 from trainer.evaluation.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
-from trainer.pretrained.load import checkpoint_folder
+from trainer.pretrained.folders import checkpoint_folder
 
 
 def evaluate(config: EvaluateConfig, tasks: Sequence[Task]) -> list[TaskScore]:

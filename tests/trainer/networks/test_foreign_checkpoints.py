@@ -17,7 +17,8 @@ from tests.fakes import FAKE_COUNT
 from tests.trainer.conftest import TINY
 from tests.trainer.evaluation.test_playing import make_checkpoint
 from trainer.checkpoint import load_optimizer_state, load_progress
-from trainer.pretrained.load import checkpoint_folder, from_pretrained, locate, save_pretrained
+from trainer.pretrained.folders import checkpoint_folder, locate
+from trainer.pretrained.load import from_pretrained, save_pretrained
 
 
 @pytest.fixture(scope="module")
