@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from dags.stages import STAGES, command
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of
 from pipeline.runtime.status import read_statuses
+from pipeline.stopping import stop_signals
 from trainer.training.logs import read_log
 
 pytestmark = pytest.mark.slow
@@ -172,6 +174,31 @@ def test_stages_run_in_order_and_the_first_failure_ends_the_chain(
         run_chain(ChainConfig(out=tmp_path))
     assert ended.value.code == 3
     assert started == ["experts.prepare", "collectors.collect", "collectors.dataset.build", "trainer.train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_and_the_chain_waits_for_the_stage_to_save_its_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
+    code = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "def save(*arguments): time.sleep(1); Path(sys.argv[1], 'saved').touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save); Path(sys.argv[1], 'at-work').touch(); time.sleep(60)"
+    )
+    monkeypatch.setattr("dags.chain.command", lambda stage, options: [sys.executable, "-c", code, str(tmp_path)])
+
+    def stop() -> None:
+        while not (tmp_path / "at-work").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended, stop_signals():
+        run_chain(ChainConfig(out=tmp_path))
+    stopper.join()
+    assert (tmp_path / "saved").exists()
+    assert ended.type is (KeyboardInterrupt if number == signal.SIGINT else SystemExit)
 
 
 def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from pipeline.runtime.cluster import connect
 from pipeline.runtime.stage import reported
 from pipeline.runtime.status import read_statuses
 from tests.fakes import FAKE_TASKS
+from trainer.checkpoint import load_progress
 from trainer.config import TrainConfig
 from trainer.train import deal_out, train
 from trainer.training.logs import read_log, train_manifest_path
@@ -109,3 +112,51 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(make_config: Mak
     connect(1)
     with pytest.raises(UserError, match="--workers is 2, the Ray cluster has 1 CPU; lower it, or add nodes"):
         train(make_config(workers=2, steps=4), FAKE_TASKS)
+
+
+# Trains the two fake tasks with two workers that share the network.
+COMMAND = """
+import sys
+from pathlib import Path
+from pipeline.cli import run
+from pipeline.runtime.stage import reported
+from tests.fakes import FAKE_TASKS
+from tests.trainer.conftest import tiny_config
+from trainer.train import train
+
+def main():
+    out = Path(sys.argv[1])
+    with reported("train", out):
+        train(tiny_config(out, steps=100_000, workers=2, shard=True, checkpoint_every=100_000), FAKE_TASKS)
+
+if __name__ == "__main__":
+    run("training_with_two_workers")
+"""
+
+
+@pytest.mark.timeout(500)
+def test_a_signal_for_a_whole_group_saves_what_its_workers_trained(run_dir: Path) -> None:
+    """As ``timeout`` and schedulers send it. Several processes start, which takes its time."""
+    (run_dir / "training_with_two_workers.py").write_text(COMMAND)
+    paths = os.pathsep.join([str(run_dir), os.environ["PYTHONPATH"]])
+    process = subprocess.Popen(
+        [sys.executable, str(run_dir / "training_with_two_workers.py"), str(run_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        said = []
+        for line in output:
+            said.append(line)
+            if "training steps" in line and "RayTrainWorker" in line:
+                os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143, "".join(said)
+    assert "SIGTERM received" not in "".join(said)
+    (saved,) = (run_dir / "train" / "resume").iterdir()
+    assert load_progress(saved).step == len(curve(run_dir)) > 0
+    (status,) = read_statuses(run_dir)
+    assert (status.state, status.error) == ("stopped", "")
