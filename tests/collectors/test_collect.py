@@ -184,7 +184,7 @@ def test_rejected_episodes_are_counted_with_their_seeds(tmp_path: Path) -> None:
         ({"versions": {"numpy": "0.1"}}, r"with numpy 0\.1; .* Use another --out"),
         (
             {"noise": "0.5*gaussian=0.1"},
-            r"and noise 0\.5\*gaussian=0\.1; .*, with --noise '0\.5\*gaussian=0\.1' \(NOISE=\)$",
+            r"and noise 0\.5\*gaussian=0\.1; .*, with --noise '0\.5\*gaussian=0\.1'$",
         ),
     ],
     ids=["expert", "revision", "versions", "noise"],

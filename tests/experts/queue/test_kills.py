@@ -45,6 +45,7 @@ def start(out: Path, step_s: float = 0.05) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, "FAKE_STEP_S": str(step_s)},
         )
 
 
