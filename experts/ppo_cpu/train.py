@@ -93,8 +93,9 @@ class Training:
             "best": self.best,
             "best_return": self.best_return,
         }
-        with replacing(path) as temporary:
-            torch.save(state, temporary)
+        # Given a path, torch raises an error of its own that hides a full disk.
+        with replacing(path) as temporary, temporary.open("wb") as handle:
+            torch.save(state, handle)
 
     def load(self, path: Path) -> None:
         """Load a checkpoint.

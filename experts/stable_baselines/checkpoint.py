@@ -119,7 +119,7 @@ class TrainingState:
         self.model.save(temporary / "model.zip")
         self.env.save(str(temporary / "vec_normalize.pkl"))
         if self.averaged is not None:
-            torch.save(self.averaged.average, temporary / "averaged_actor.pth")
+            _save(self.averaged.average, temporary / "averaged_actor.pth")
         about: dict[str, Any] = {
             "task": self.task.name,
             "digest": digest_of(recipe),
@@ -127,7 +127,7 @@ class TrainingState:
             "best": None,
         }
         if self.best is not None:
-            torch.save(self.best.arrays, temporary / "best.pth")
+            _save(self.best.arrays, temporary / "best.pth")
             about["best"] = {"spec": dataclasses.asdict(self.best.spec), "score": self.best.score}
         write_json(temporary / ABOUT, about)
 
@@ -179,3 +179,9 @@ def _unused(path: Path) -> Path:
         number += 1
         found = path.with_name(f"{path.name}-{number}")
     return found
+
+
+def _save(value: Any, path: Path) -> None:
+    """Write through a file of Python's: given a path, torch raises an error of its own that hides a full disk."""
+    with path.open("wb") as handle:
+        torch.save(value, handle)
