@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 for name in ("RAY_ADDRESS", "LOG_LEVEL"):
     os.environ.pop(name, None)
+
+# A shell's background jobs ignore Ctrl-C, and so would every command that a test starts to stop it with Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the machine may be busy. No database: a run leaves nothing behind and repeats exactly.
 settings.register_profile(
