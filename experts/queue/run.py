@@ -16,13 +16,11 @@ import fnmatch
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 
 from experts.algorithms import LOCK, export, train
 from experts.prepare import MeasureJob, is_measured, measure, resources_of, write_best
@@ -56,6 +54,7 @@ from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Resources, Supervision,
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import current_stage, reported
 from pipeline.scoring.measurement import experts_directory, load_measurement
+from pipeline.stopping import deferred_stop, raise_stop
 from pipeline.tables import print_table
 
 log = logging.getLogger(__name__)
@@ -150,8 +149,14 @@ def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
     workers = len(jobs) if os.environ.get("RAY_ADDRESS") else config.workers
     _count_steps(out, todo)
     os.environ.setdefault(WORKER_NICENESS, str(config.nice))
-    connect(workers)  # before our signal handlers, because Ray installs its own for SIGTERM
-    with _stopped_politely() as stop:
+    connect(workers)
+    stop = threading.Event()
+
+    def ask_to_stop() -> None:
+        log.warning("the trainings are asked to stop; a second Ctrl-C kills them")
+        stop.set()
+
+    with deferred_stop(ask_to_stop):
         control = Control(stop, STOP_S, lambda failure: _try_again(out, failure))
         supervision = Supervision(STALL_S, sys.maxsize, report=lambda running: None)
         try:
@@ -164,6 +169,8 @@ def _train(config: QueueConfig, out: Path, todo: Sequence[QueueEntry]) -> None:
             for entry in todo if stop.is_set() else ():
                 if read_state(out, entry).state in (TRAINING, MEASURING):
                     change_state(out, entry, state=STOPPED, reason="killed: it did not end in time")
+    if stop.is_set():
+        raise_stop()
 
 
 def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
@@ -177,35 +184,6 @@ def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
     stage = current_stage()
     stage.begin("steps", 0 if None in wanted else max(0, sum(filter(None, wanted)) - before))
     stage.ask = lambda: max(0, steps() - before)
-
-
-@contextlib.contextmanager
-def _stopped_politely() -> Iterator[threading.Event]:
-    """Context manager in which the first SIGTERM or SIGINT sets the event.
-
-    When the block has ended, the signal has its usual effect. A second signal has it immediately.
-    """
-    stop = threading.Event()
-    received: list[int] = []
-
-    def leave(number: int) -> None:
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            leave(number)
-        log.warning("the trainings are asked to stop; a second signal kills them")
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        leave(received[0])
 
 
 def _resources(job: QueueJob) -> Resources:
