@@ -91,7 +91,7 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 demo: setup ## experts to report on six tasks, in about 14 minutes
 	$(JAT) demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
-check: lint ## lint and the quick tests, in about three minutes
+check: lint ## lint and the quick tests
 	$(PY) -m pytest -m 'not slow and not chaos'
 
 test: setup-dev ## run all tests
