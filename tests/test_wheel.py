@@ -28,17 +28,22 @@ class Installed:
     folder: Path
 
     def jat(self, *words: str) -> subprocess.CompletedProcess[str]:
-        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [self.environment / "bin" / "jat", *words]
         return subprocess.run(
-            command, check=False, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=200
+            command, check=False, cwd=self.folder, env=without_sources(), capture_output=True, text=True, timeout=200
         )
 
 
+def without_sources() -> dict[str, str]:
+    """The environment variables without PYTHONPATH, which names the sources."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def pip(*words: str | Path) -> None:
-    # Nothing is downloaded: what the wheel is built with is here, and its dependencies are not installed again.
+    # Nothing is downloaded: what the wheel is built with is here, and its dependencies are not installed again. Where
+    # the sources are found, pip takes their metadata for an installed package and installs nothing.
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, env=without_sources(), capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
