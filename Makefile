@@ -30,6 +30,7 @@ OUT ?= runs/default
 VENV := .venv
 PY := $(VENV)/bin/python
 JAT = $(PY) -m dags.cli
+BENCH = $(PY) -m tests.benchmarks
 # Airflow has 130 packages of its own and needs none of ours, so it has an environment of its own.
 VENV_DAGS := .venv-dags
 # The report is tested in Chromium, if there is one or if it can be installed.
@@ -156,21 +157,20 @@ dataset: setup ## build OUT/dataset from the shards, collected and imported (MIX
 validate: setup ## check DATASET= (OUT/dataset) whole, ours or another in its columns, and list all problems
 	@$(JAT) dataset validate --dataset '$(or $(DATASET),$(OUT)/dataset)' $(TASKS)
 
-bench-parquet: setup ## measure the Parquet layout on the shards in OUT: size, reading, and what re-publishing moves
-	$(JAT) bench parquet --out '$(OUT)' $(TASKS)
-	$(JAT) bench republish --out '$(OUT)'
+bench-parquet: setup ## measure the Parquet layout on the shards in OUT: size, writing and reading
+	$(BENCH).parquet --out '$(OUT)' $(TASKS)
 
 publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TAG=, BRANCH=, PUBLIC=1, DRY_RUN=1)
 	@$(JAT) publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo), or SWEEP=kappa: the study of kappa
-	$(if $(SWEEP),$(JAT) bench sweep --sweep '$(SWEEP)' $(STUDY),$(JAT) train $(STAGE) $(TASKS) \
+	$(if $(SWEEP),$(BENCH).sweep --sweep '$(SWEEP)' $(STUDY),$(JAT) train $(STAGE) $(TASKS) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
 		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile) $(if $(SHARD),--shard))
 
 ablations: setup ## compare the choices of RECIPE=base one by one (SECONDS_EACH=, SEEDS=), into docs/ablations.md
-	$(JAT) bench ablations $(STUDY)
+	$(BENCH).ablations $(STUDY)
 
 evaluate: setup ## play unseen seeds with the trained agent, with CHECKPOINT= (NAME= to keep both, REPLACE=1) or CHECKPOINTS=all
 	$(JAT) $(if $(CHECKPOINTS),agent curve,evaluate) $(STAGE) $(TASKS) $(if $(REPLACE),--replace) \
@@ -203,18 +203,18 @@ dags: setup-experts setup-dags ## Airflow with a DAG per stage, for one person o
 		$(call option,port,PORT)
 
 bench: setup ## measure how fast experts and networks act on this machine
-	$(JAT) bench experts --out '$(OUT)'
-	$(JAT) bench agent $(STAGE)
+	$(BENCH).experts --out '$(OUT)'
+	$(BENCH).agent $(STAGE)
 
 bench-train: setup ## measure loading and training on OUT/dataset beside JAT's way of both, in turns
-	$(JAT) bench train --out '$(OUT)' $(TASKS)
+	$(BENCH).train --out '$(OUT)' $(TASKS)
 
 bench-eval: setup ## measure evaluation beside JAT's way of it (TASK=), tasks in one lockstep beside one by one, and long episodes
-	$(JAT) bench evaluate $(TASKS)
+	$(BENCH).evaluate $(TASKS)
 
 bench-collect: setup-experts ## measure collection on this machine, beside the plain way and over long runs, in 20 min
-	$(JAT) bench collect $(TASKS)
-	$(JAT) bench soak
+	$(BENCH).collect $(TASKS)
+	$(BENCH).soak
 
 clean: ## remove the virtual environment and caches; outputs in runs/ stay
 	rm -rf $(VENV) $(VENV_DAGS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

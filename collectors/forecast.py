@@ -1,38 +1,25 @@
-"""Estimate what a collection will take: episodes, steps, core-hours, bytes, files, memory, and planning time.
+"""Estimate what a collection will take: episodes, steps, core-hours, bytes, files and memory.
 
     jat plan --recipe jat --workers 64
 
 Takes those options of ``collectors.collect`` that matter here. Lengths, speeds and sizes come from ``OUT/rates.json``
-and ``collectors/rates.json`` (``collectors/rates.py``). Planning time is measured, not estimated: the full list of jobs
-is built for an empty folder, and for a folder in which all jobs are done.
+and ``collectors/rates.json`` (``collectors/rates.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import tempfile
-import time
-import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
-from collectors.collect import CollectJob, plan_jobs, plan_tasks
 from collectors.config import RECIPES, CollectConfig, check_amounts
 from collectors.rates import Rates, load_rates
-from experts.choice import Mix
-from experts.registry import RANDOM, rule_record
-from experts.store import StoredExpert
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.seeds import SPLITS
-from pipeline.storage.manifest import FileEntry, ShardManifest
-from pipeline.storage.plan import TaskPlan
-from pipeline.storage.shards import index_shards
 from pipeline.tables import Cell, Column, Table, print_table
 from pipeline.text import format_count, format_seconds
 
@@ -130,77 +117,7 @@ def costs(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> dict[st
     return found
 
 
-@dataclass(frozen=True)
-class Planning:
-    """Cost of planning in the driver.
-
-    Attributes:
-        jobs: number of missing shards at the start.
-        empty_s: seconds to list the jobs of an empty folder.
-        done_s: seconds to find that nothing is missing when all jobs are done.
-        jobs_bytes: memory of the list.
-    """
-
-    jobs: int
-    empty_s: float
-    done_s: float
-    jobs_bytes: int
-
-
-def time_planning(config: CollectConfig, tasks: Sequence[Task], rates: Rates) -> Planning:
-    """Build the actual list of jobs in a temporary folder, once before the first shard and once after the last.
-
-    The acting expert makes no difference, so the random policy replaces every expert. The shards are empty files with
-    manifests and an index.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        started = time.perf_counter()
-        mixes = {task.name: _nobody(task, root) for task in tasks}
-
-        def plan_of_all() -> dict[str, TaskPlan]:
-            return plan_tasks(config, tasks, mixes, lambda task: rates.of_task(task).steps_per_episode)
-
-        plan = plan_of_all()
-        jobs = plan_jobs(config, tasks, mixes, plan, root / "empty")
-        empty_s = time.perf_counter() - started
-        tracemalloc.start()
-        again = plan_jobs(config, tasks, mixes, plan, root / "empty")
-        jobs_bytes, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert len(again) == len(jobs)
-        _pretend_done(root / "done", jobs, plan)
-        started = time.perf_counter()
-        left = plan_jobs(config, tasks, mixes, plan_of_all(), root / "done")
-        done_s = time.perf_counter() - started
-        assert not left, f"{len(left)} jobs are missing where all are done"
-    return Planning(len(jobs), empty_s, done_s, jobs_bytes)
-
-
-def _nobody(task: Task, root: Path) -> Mix:
-    return Mix((StoredExpert(rule_record(RANDOM, task), root),), (1.0,))
-
-
-def _pretend_done(root: Path, jobs: Sequence[CollectJob], plan: Mapping[str, TaskPlan]) -> None:
-    """Create the files of a folder in which all jobs are done; data files and side tables are empty."""
-    for job in jobs:
-        shard, mix = job.shard, job.mix
-        directory = root / shard.task.name
-        directory.mkdir(parents=True, exist_ok=True)
-        names = [f"{shard.stem}.parquet", f"{shard.stem}.episodes.parquet"]
-        for name in names:
-            (directory / name).touch()
-        data, episodes = (FileEntry(name, 0, sha256(name.encode()).hexdigest()) for name in names)
-        manifest = ShardManifest(
-            shard.task.name, shard.split, shard.first_seed, shard.num_seeds, mix.kind, mix.revision,
-            plan[shard.task.name].versions, shard.num_seeds, shard.num_seeds, {}, None, 0.0, data, episodes,
-        )  # fmt: skip
-        (directory / f"{shard.stem}.json").write_text(json.dumps(dataclasses.asdict(manifest)), encoding="ascii")
-    for name in {job.shard.task.name for job in jobs}:
-        index_shards(root, name)
-
-
-def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Rates, planning: Planning) -> Table:
+def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Rates) -> Table:
     """A row per domain, per task if requested, and a total; the caption gives times and the driver's memory."""
     sizes = (Column("core-hours", ",.1f"), Column("GB", ",.2f"), "shards", "files", Column("MB per shard", ",.1f"))
     steps = Column("steps", lambda number: f"{number / 1e6:,.1f} M")
@@ -218,13 +135,10 @@ def forecast_table(config: ForecastConfig, found: Mapping[Task, Cost], rates: Ra
     everything = sum(found.values(), Cost())
     table.add_section()
     table.add_row("all", *_cells(everything), _known(everything), is_total=True)
-    driver = f"{(rates.driver_bytes + planning.jobs_bytes) / 1e6:.0f}" if rates.driver_bytes else "?"
-    table.caption = (
-        f"{format_count(config.workers, 'worker')} with a core each: {_wall_time(config, everything, rates)}. "
-        f"The driver takes about {driver} MB, {planning.jobs_bytes / 1e6:.1f} of it for the list of "
-        f"{format_count(planning.jobs, 'job')}.\nPlanning, done for real: {planning.empty_s:.2f} s in an empty folder, "
-        f"{planning.done_s:.2f} s where all is done."
-    )
+    workers = format_count(config.workers, "worker")
+    table.caption = f"{workers} with a core each: {_wall_time(config, everything, rates)}."
+    if rates.driver_bytes:
+        table.caption += f" The driver takes about {rates.driver_bytes / 1e6:.0f} MB."
     return table
 
 
@@ -261,8 +175,7 @@ def forecast(config: ForecastConfig, tasks: Sequence[Task], rates: Rates) -> Tab
     collection = config.collection()
     check_amounts(collection, tasks)
     found = costs(collection, tasks, rates)
-    planning = time_planning(collection, tasks, rates)
-    return forecast_table(config, {task: found[task.name] for task in tasks}, rates, planning)
+    return forecast_table(config, {task: found[task.name] for task in tasks}, rates)
 
 
 def main() -> None:

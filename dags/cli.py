@@ -76,25 +76,12 @@ AGENT = (
     Command("agent curve", "trainer.evaluation.curve", "evaluate the checkpoints of a training"),
     Command("agent publish", "trainer.publish", "publish the trained network"),
 )
-BENCH = (
-    Command("bench collect", "collectors.bench", "collection beside the baseline"),
-    Command("bench soak", "collectors.soak", "memory and speed over a long collection"),
-    Command("bench parquet", "collectors.dataset.bench_parquet", "the Parquet layout: size and reading"),
-    Command("bench republish", "collectors.dataset.republish", "what publishing a changed dataset transfers"),
-    Command("bench experts", "experts.bench", "how fast experts act"),
-    Command("bench agent", "trainer.bench", "how fast the networks act"),
-    Command("bench train", "trainer.bench_train", "loading and training beside JAT's code"),
-    Command("bench evaluate", "trainer.bench_eval", "evaluation beside JAT's code"),
-    Command("bench ablations", "trainer.ablations", "compare the choices of the base recipe one by one"),
-    Command("bench sweep", "trainer.sweep", "compare values of one setting"),
-)
 SECTIONS = (
     ("stages", STAGES),
     ("runs", RUNS),
     ("information", FACTS),
     ("dataset", DATASET),
     ("agent", AGENT),
-    ("benchmarks", BENCH),
 )
 COMMANDS = {command.name: command for _, section in SECTIONS for command in section}
 # A command of a group can be called without the group, unless another command has the same name.

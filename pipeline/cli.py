@@ -142,12 +142,12 @@ def check_at_least_one(config: object, *names: str, prefix: str = "") -> None:
             raise UserError(f"--{prefix}{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def configure_logging(level: int | str) -> None:
-    """Log to stderr: our own packages from ``level`` up, other packages from WARNING up."""
+def configure_logging(level: int | str, *others: str) -> None:
+    """Log to stderr: our own packages and ``others`` from ``level`` up, the rest from WARNING up."""
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in LOGGERS:
+    for name in (*LOGGERS, *others):
         logging.getLogger(name).setLevel(level)
 
 
@@ -164,7 +164,7 @@ def run(module: str, program: str | None = None) -> None:
         program: the command's name in help texts and errors, such as ``jat collect``; ``python -m MODULE`` if None.
     """
     sys.argv[0] = program or f"python -m {module}"
-    configure_logging(os.environ.get("LOG_LEVEL", "INFO"))
+    configure_logging(os.environ.get("LOG_LEVEL", "INFO"), module.partition(".")[0])
     # By default OpenMP threads busy-wait for each other in a matrix product. On shared cores this makes a training step
     # ten times slower, because waiting threads occupy the cores of other processes. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -4,8 +4,8 @@ A stack is an ``(H, W, 4)`` image whose channels are the frames of four consecut
 Consecutive stacks share three frames. PNG hides this redundancy, so every frame is stored four times. Here a stack is
 encoded as a TIFF file that any reader decodes to the same RGBA image, but its channels are stored as separate planes,
 each compressed row by row (PackBits, a run-length code). Equal frames, and equal rows of successive frames, are then
-equal bytes, which the zstd compression of the Parquet page deduplicates. ``jat bench collect`` compares the sizes with
-those of JAT's PNG.
+equal bytes, which the zstd compression of the Parquet page deduplicates. ``tests/benchmarks/collect.py`` compares the
+sizes with those of JAT's PNG.
 
 TIFF 6.0 (Adobe, 1992): fields in section 2, PackBits in section 9.
 """

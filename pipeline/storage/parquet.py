@@ -1,7 +1,7 @@
 """Parquet layout of episodes: one row per episode; row group size and encoding depend on the kind of observation.
 
-Every choice is measured by ``jat bench parquet``; docs/parquet.md has the figures. A row cannot be split over pages or
-row groups, so reading an episode, or a window of it, reads its whole row group regardless of the page size.
+Every choice is measured by ``tests/benchmarks/parquet.py``; docs/parquet.md has the figures. A row cannot be split over
+pages or row groups, so reading an episode, or a window of it, reads its whole row group regardless of the page size.
 """
 
 from __future__ import annotations

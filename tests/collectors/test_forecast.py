@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from collectors.config import RECIPES, CollectConfig
-from collectors.forecast import Cost, ForecastConfig, costs, forecast, time_planning
-from collectors.rates import Rate, Rates, load_rates
-from pipeline.envs.registry import select_tasks
+from collectors.config import CollectConfig
+from collectors.forecast import Cost, ForecastConfig, costs, forecast
+from collectors.rates import Rate, Rates
 from pipeline.errors import UserError
-from pipeline.storage.shards import finished_shards
-from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
+from tests.fakes import FAKE_TASKS
 
 RATES = Rates(
     {"fake-count": Rate(100.0, 50.0, 20.0, 9, "sac")},
@@ -45,7 +42,7 @@ def test_the_table_has_domains_or_tasks_and_says_what_is_an_estimate() -> None:
     config = ForecastConfig(episodes="10", shard_episodes="4", workers=2)
     text = printed(config)
     assert "ESTIMATE: somebody guessed" in text and "1 of 2 tasks measured" in text
-    assert "2 workers with a core each" in text and "list of 8 jobs" in text
+    assert "2 workers with a core each" in text
     assert "fake-count" not in text
     by_task = printed(ForecastConfig(episodes="10", shard_episodes="4", workers=2, by_task=True))
     # What starting takes is said; one is no plural.
@@ -56,31 +53,6 @@ def test_the_table_has_domains_or_tasks_and_says_what_is_an_estimate() -> None:
     assert "1 worker with a core each: 31 s, 9 s of it to start Ray and workers" in told
     assert "1 of 1 task measured" in told
     assert "fake-count" in by_task and "toy-grid" in by_task
-
-
-def test_planning_is_done_for_real_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    seen = []
-
-    def watch(root: Path, name: str) -> list[object]:
-        found: list[object] = list(finished_shards(root, name))
-        seen.append((root.name, name, len(found)))
-        return found
-
-    monkeypatch.setattr("collectors.collect.finished_shards", watch)
-    config = CollectConfig("*", episodes="10", test_share=0.25, shard_episodes="4")
-    planning = time_planning(config, [FAKE_COUNT, FAKE_GRID], RATES)
-    assert planning.jobs == 8 and planning.jobs_bytes > 0
-    assert ("empty", "fake-count", 0) in seen and ("done", "fake-count", 4) in seen and ("done", "toy-grid", 4) in seen
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_all_of_jat_is_planned_and_resumed_in_seconds_and_megabytes() -> None:
-    config, tasks = RECIPES["jat"](), select_tasks("*")
-    planning = time_planning(config, tasks, load_rates())
-    assert sum(cost.episodes for cost in costs(config, tasks, load_rates()).values()) > 4_000_000
-    assert planning.empty_s + planning.done_s < 5
-    assert planning.jobs < 3000 and planning.jobs_bytes < 10 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,10 @@ def test_help_of_a_command_is_called_as_it_is_run(words: list[str], usage: str) 
 
 
 def test_a_group_alone_and_no_command_print_help_and_fail() -> None:
-    for words in ([], ["bench"]):
+    for words in ([], ["agent"]):
         result = jat(*words)
         assert result.returncode == 2
-        assert "bench collect" in result.stderr
+        assert "agent compare" in result.stderr
 
 
 def test_a_wrong_option_names_the_help_that_can_be_run() -> None:

@@ -14,8 +14,8 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.media.video import read_mp4
 from pipeline.seeds import FIRST_SEED
+from tests.benchmarks.evaluate import BenchEvalConfig, untrained
 from tests.fakes import FAKE_TASKS, CountingEnv, num_steps, reward_at
-from trainer.bench_eval import BenchEvalConfig, untrained
 from trainer.play import UPPER_HALF_BLOCK, PlayConfig, half_blocks, play
 from trainer.pretrained.load import save_pretrained
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.benchmarks.baselines.training import PlainJat, pad_rows, padded_windows, read_batches
+from tests.benchmarks.train import BenchTrainConfig, Goal, Loading, StepRates, bench, goals_of
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS
 from tests.trainer.conftest import TINY, tiny_config
-from trainer.bench_train import BenchTrainConfig, Goal, Loading, StepRates, bench, goals_of
 from trainer.data.sources import open_sources
 from trainer.networks.jat_model import JatModel
-from trainer.plain import PlainJat, pad_rows, padded_windows, read_batches
 
 pytestmark = pytest.mark.slow
 

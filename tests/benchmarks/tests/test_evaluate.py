@@ -7,10 +7,10 @@ import pytest
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
+from tests.benchmarks.evaluate import BenchEvalConfig, bench_long, bench_task, bench_together, untrained
 from tests.fakes import FAKE_COUNT, FAKE_GRID, CountingEnv
 from tests.trainer.conftest import assert_acted_alike
 from trainer.agent import Agent
-from trainer.bench_eval import BenchEvalConfig, bench_long, bench_task, bench_together, untrained
 
 pytestmark = pytest.mark.slow
 

@@ -1,11 +1,11 @@
 """Measure the cost of collection over bare environment stepping and its gain over the baseline, on one core.
 
-    jat bench collect --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
+    python -m tests.benchmarks.collect --task babyai-go-to-local,metaworld-reach,mujoco-halfcheetah,atari-pong
 
 Four variants run the same task in alternation, so that a slow phase of the machine affects all of them: the environment
 alone with an expert's replayed actions, environment and expert in the rollout, collection up to a checked shard, and
-the baseline of ``collectors/plain.py``. BabyAI and Meta-World use scripted experts, MuJoCo and Atari an untrained
-network of Sample Factory, so that no result depends on training.
+the baseline of ``tests/benchmarks/baselines/collecting.py``. BabyAI and Meta-World use scripted experts, MuJoCo and
+Atari an untrained network of Sample Factory, so that no result depends on training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from statistics import median
 import numpy as np
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.plain import Begin, collect_plainly, rule_actor, sample_factory_actor
 from experts.choice import Mix
 from experts.registry import RANDOM, experts_of
 from pipeline.cli import check_at_least_one, parse, run
@@ -35,6 +34,7 @@ from pipeline.runtime.pool import freeze_heap
 from pipeline.storage.plan import ShardJob
 from pipeline.storage.validate import check_shard
 from pipeline.tables import Column, Table, print_table
+from tests.benchmarks.baselines.collecting import Begin, collect_plainly, rule_actor, sample_factory_actor
 
 ROUNDS_OF_LOCKSTEP = 3
 STEPPING, ACTING, COLLECTING, PLAIN = "stepping", "with expert", "to a checked shard", "plain way"
@@ -192,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("collectors.bench")
+    run("tests.benchmarks.collect")

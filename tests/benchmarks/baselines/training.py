@@ -1,4 +1,4 @@
-"""The baseline of ``jat bench train``: JAT's way of loading and training in straightforward code.
+"""The baseline of ``python -m tests.benchmarks.train``: JAT's way of loading and training in straightforward code.
 
 Loading: ``datasets.map`` over Python lists cuts episodes into windows and pads them to 256 steps; a batch is built from
 the returned rows. Training: GPT-Neo with materialised attention scores, a separate projection for every token, rows of

@@ -1,7 +1,7 @@
 """Baseline for collection: one environment, unbatched decisions, all episodes in memory until the end.
 
 Episodes are written with ``Dataset.from_dict`` at the end. JAT's data was made this way, with Sample Factory's own
-networks acting. Only ``collectors/bench.py`` uses it, for comparison.
+networks acting. Only ``tests/benchmarks/collect.py`` uses it, for comparison.
 """
 
 from __future__ import annotations

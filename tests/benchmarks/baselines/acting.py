@@ -1,4 +1,4 @@
-"""The baseline of ``jat bench evaluate``: JAT's way of acting, which recomputes the whole context at every step."""
+"""The baseline of ``tests/benchmarks/evaluate.py``: JAT's way of acting recomputes the whole context at every step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Benchmark of loading and training on this machine, compared with JAT's code.
 
-    jat bench train --out runs/default
+    python -m tests.benchmarks.train --out runs/default
 
 Uses ``OUT/dataset`` and writes only the memory-mapped arrays (``OUT/train/cache``). The implementations run in
 alternating rounds; the medians of all rounds are printed, and finally each goal with the measured value.
@@ -145,8 +145,8 @@ def choose_spread(config: BenchTrainConfig, tasks: Sequence[Task]) -> list[Task]
 
 def bench_loading(config: BenchTrainConfig, recipe: TrainConfig, tasks: Sequence[Task], windows: int = 40) -> Loading:
     """Measure both loaders, on datasets that are already converted, or mapped."""
+    from tests.benchmarks.baselines.training import padded_windows
     from trainer.data.sources import open_sources
-    from trainer.plain import padded_windows
 
     data = open_sources(recipe, tasks)
     ours, plain, mapping = [], [], []
@@ -170,7 +170,7 @@ def _seconds_per_window(batches: Any, num_batches: int = 8) -> float:
 
 
 def _seconds_of_plain(rows: Any) -> float:
-    from trainer.plain import read_batches
+    from tests.benchmarks.baselines.training import read_batches
 
     started = time.perf_counter()
     for _ in read_batches(rows, 20):
@@ -184,7 +184,7 @@ class PlainTraining:
     def __init__(self, config: TrainConfig, data: TrainingData, seed: int = 0) -> None:
         import torch
 
-        from trainer.plain import PlainJat
+        from tests.benchmarks.baselines.training import PlainJat
 
         assert isinstance(config.model, ModelConfig)
         torch.manual_seed(seed)
@@ -199,8 +199,8 @@ class PlainTraining:
         """Run an optimiser step; return its numbers of real and padded time steps."""
         import torch
 
+        from tests.benchmarks.baselines.training import WINDOW_STEPS, pad_rows
         from trainer.data.loader import to_device
-        from trainer.plain import WINDOW_STEPS, pad_rows
 
         source, index = self._mixture[self._draw]
         self._draw += 1
@@ -324,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("trainer.bench_train")
+    run("tests.benchmarks.train")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experts.bench import ActingBenchConfig, bench_policy, policies
 from experts.registry import experts_of, make_policy
 from pipeline.envs.policy import Observations
 from pipeline.envs.registry import select_tasks
+from tests.benchmarks.experts import ActingBenchConfig, bench_policy, policies
 from tests.fakes import FAKE_COUNT, AssertingPolicy, CountingEnv, store_network
 
 pytestmark = pytest.mark.usefixtures("nothing_embedded")

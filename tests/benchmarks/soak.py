@@ -1,6 +1,6 @@
 """Measure how speed and memory of collection change over a long run and with the number of workers.
 
-    jat bench soak --episodes 100000
+    python -m tests.benchmarks.soak --episodes 100000
 
 First the same episodes are collected with one worker and with two, in alternation. Long runs follow, with speed and
 memory reported from beginning to end. Runs are repeated because the speed of a shared machine varies. Each run is the
@@ -175,4 +175,4 @@ def long_runs_table(config: SoakConfig, runs: Sequence[Run]) -> Table:
 
 
 if __name__ == "__main__":
-    run("collectors.soak")
+    run("tests.benchmarks.soak")

@@ -10,12 +10,11 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from tests.benchmarks import ablations, study, sweep
+from tests.benchmarks.study import StudyConfig, StudyJob, Variant, bootstrap, run_study, run_training, write_between
 from tests.fakes import FAKE_TASKS
-from tests.trainer.conftest import tiny_config
-from tests.trainer.evaluation.test_evaluate import write_references
-from trainer import ablations, study, sweep
+from tests.trainer.conftest import tiny_config, write_references
 from trainer.config import RECIPES, BaseModelConfig, TrainConfig
-from trainer.study import StudyConfig, StudyJob, Variant, bootstrap, run_study, run_training, write_between
 
 VARIANTS = [
     Variant("recipe", {}, "the recipe"),

@@ -1,6 +1,6 @@
 """Benchmark the decisions per second of each kind of expert on one core.
 
-    jat bench experts --out runs/default
+    python -m tests.benchmarks.experts --out runs/default
 
 Every kind plays its own task with 1, 16 and 64 vectorised environments, and only the time inside the policy is
 measured. Real environments are used, because a rule plans on the simulator's state and a network should receive real
@@ -129,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("experts.bench")
+    run("tests.benchmarks.experts")

@@ -1,9 +1,10 @@
 """Ablations: compares each design choice of the base recipe with its alternatives, for docs/ablations.md.
 
-    jat bench ablations --out runs/full
+    python -m tests.benchmarks.ablations --out runs/full
 
 Trains every variant below on the same data for the same processor time with several seeds, evaluates each on the same
-episodes (``trainer/study.py``), and writes the table into the document. The same command resumes an interrupted study.
+episodes (``tests/benchmarks/study.py``), and writes the table into the document. The same command resumes an
+interrupted study.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
+from tests.benchmarks.study import Result, StudyConfig, Variant, run_study, write_between
 from trainer.config import RECIPES, BaseModelConfig, ModelConfig, small
-from trainer.study import Result, StudyConfig, Variant, run_study, write_between
 
 log = logging.getLogger(__name__)
 
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("trainer.ablations")
+    run("tests.benchmarks.ablations")

@@ -1,6 +1,6 @@
-"""Benchmark of acting: how fast a network acts on this machine; `trainer.bench_train` measures training.
+"""Benchmark of acting: how fast a network acts on this machine; `tests.benchmarks.train` measures training.
 
-    jat bench agent --recipe demo --out runs/demo
+    python -m tests.benchmarks.agent --recipe demo --out runs/demo
 
 Uses untrained networks of the recipe's sizes, with one task of each domain in ``OUT/dataset``; writes no files.
 """
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("trainer.bench")
+    run("tests.benchmarks.agent")

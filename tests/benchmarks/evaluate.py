@@ -1,6 +1,6 @@
 """Benchmark of evaluation: this project against JAT's code, several tasks vectorised together, and long episodes.
 
-    jat bench evaluate
+    python -m tests.benchmarks.evaluate
 
 The baseline (JAT's code) has one environment, batch size 1 and recomputes the whole context at every step. This project
 uses vectorised environments and a KV cache. Both play the same environments with the same untrained JAT network in the
@@ -29,7 +29,7 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.seeds import seeds_of
 from pipeline.tables import Column, Table, print_table
-from trainer.bench import checkpoint_of
+from tests.benchmarks.agent import checkpoint_of
 from trainer.config import RECIPES, ModelConfig
 from trainer.evaluation.playing import MAX_ENVS
 from trainer.networks.layout import layout_of
@@ -131,8 +131,8 @@ def untrained(config: BenchEvalConfig, task: Task) -> tuple[Checkpoint, Checkpoi
     """Return the same untrained JAT network for a task twice: with this project's KV cache and as the baseline."""
     import torch
 
+    from tests.benchmarks.baselines.acting import PlainActingJat
     from trainer.networks.jat_model import JatModel
-    from trainer.plain_acting import PlainActingJat
 
     text_tokens = 64
     size = task.observation_shape[0] + text_tokens * task.has_text
@@ -250,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("trainer.bench_eval")
+    run("tests.benchmarks.evaluate")

@@ -1,6 +1,6 @@
-"""Measure what each choice in the Parquet files costs and gains: size, read speed, and bytes moved by re-publishing.
+"""Measure what each choice in the Parquet files costs and gains: size, write speed and read speed.
 
-    jat bench parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
+    python -m tests.benchmarks.parquet --out runs/full --task mujoco-hopper,mujoco-humanoid,babyai-boss-level
 
 Collected episodes are written in many layouts, each one choice away from the project's, and also with the defaults of
 ``datasets`` and with a row group per episode. Times are CPU time of one thread, so that other programs do not matter.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.chunks import new_bytes
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
@@ -38,7 +37,7 @@ DATASETS_OWN = "Dataset.to_parquet"
 
 @dataclass(frozen=True)
 class ParquetBenchConfig:
-    """Write collected episodes in many layouts and measure size, reading and re-publishing of each."""
+    """Write collected episodes in many layouts and measure size, writing and reading of each."""
 
     out: Path = Path("runs/default")
     """Root of a run with shards of the tasks."""
@@ -48,13 +47,9 @@ class ParquetBenchConfig:
     """Approximate number of steps of each task to write."""
     seconds: float = 0.5
     """CPU seconds spent on each measurement of reading."""
-    changed: float = 0.01
-    """Share of the episodes that is collected again before re-publishing."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "steps")
-        if not 0 < self.changed <= 1:
-            raise UserError(f"--changed is {self.changed}; a share is above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,6 @@ class LayoutResult:
         scan: steps read per second, from the first row group to the last.
         episodes: episodes read per second, each at a random row.
         windows: windows of 256 steps read per second, each at a random position.
-        moved: share of the bytes that re-publishing moves, if the changed episodes are contiguous and if scattered.
     """
 
     bytes_per_step: float
@@ -84,7 +78,6 @@ class LayoutResult:
     scan: float
     episodes: float
     windows: float
-    moved: tuple[float, float]
 
 
 def layouts_of(task: Task) -> list[ParquetLayout]:
@@ -169,22 +162,6 @@ def group_bounds(task: Task, lengths: np.ndarray, group_bytes: int) -> list[int]
     return bounds if bounds[-1] == len(lengths) else [*bounds, len(lengths)]
 
 
-def collect_again(table: pa.Table, others: pa.Table, share: float, is_scattered: bool) -> pa.Table:
-    """The episodes with a share of them replaced by others, contiguous or scattered."""
-    num = len(table)
-    count = max(1, round(num * share))
-    rng = np.random.default_rng(0)
-    rows = rng.choice(num, count, replace=False) if is_scattered else rng.integers(num - count + 1) + np.arange(count)
-    return replace_rows(table, rows, others)
-
-
-def replace_rows(table: pa.Table, rows: np.ndarray, others: pa.Table) -> pa.Table:
-    """The episodes with those in ``rows`` replaced by others, which are repeated if there are too few."""
-    chosen = np.arange(len(table))
-    chosen[rows] = len(table) + np.arange(len(rows)) % len(others)
-    return pa.concat_tables([table, others]).combine_chunks().take(pa.array(chosen))
-
-
 class Reader:
     """Reads random episodes from a file that is opened once."""
 
@@ -215,26 +192,19 @@ class Reader:
             yield [pa.concat_arrays([c.chunk(0).flatten().slice(start, WINDOW_STEPS)]) for c in episode.columns]
 
 
-def measure(
-    config: ParquetBenchConfig, task: Task, layout: ParquetLayout, table: pa.Table, again: Sequence[pa.Table]
-) -> LayoutResult:
+def measure(config: ParquetBenchConfig, task: Task, layout: ParquetLayout, table: pa.Table) -> LayoutResult:
     """Write and read a task's episodes in one layout."""
     num_steps = int(lengths_of(table).sum())
     with tempfile.TemporaryDirectory() as folder:
-        path, changed = Path(folder, "a.parquet"), Path(folder, "b.parquet")
+        path = Path(folder, "a.parquet")
         seconds = cpu_seconds(lambda: write(task, layout, table, path))
         reader = Reader(path)
-        moved = []
-        for episodes in again:
-            write(task, layout, episodes, changed)
-            moved.append(new_bytes([path], [changed]) / changed.stat().st_size)
         return LayoutResult(
             path.stat().st_size / num_steps,
             num_steps / seconds,
             num_steps * rate(config.seconds, iter(reader.scan, None)),
             rate(config.seconds, reader.episodes(np.random.default_rng(0))),
             rate(config.seconds, reader.windows(np.random.default_rng(0))),
-            (moved[0], moved[1]),
         )
 
 
@@ -258,19 +228,16 @@ def bench_task(config: ParquetBenchConfig, task: Task) -> dict[str, LayoutResult
     """The result of every layout for one task, by name."""
     root = config.out / "shards"
     table = load_episodes(root, task, "train", config.steps)
-    others = load_episodes(root, task, "test", config.steps)
-    again = [collect_again(table, others, config.changed, is_scattered) for is_scattered in (False, True)]
     features(task)  # warm up imports, so that the first write is not charged for them
-    return {layout.name: measure(config, task, layout, table, again) for layout in layouts_of(task)}
+    return {layout.name: measure(config, task, layout, table) for layout in layouts_of(task)}
 
 
 def result_table(task: Task, results: dict[str, LayoutResult]) -> Table:
     """One row per layout."""
     speeds = (Column(heading, ",.0f") for heading in ("write", "scan", "episodes/s", "windows/s"))
-    shares = (Column(heading, ".1%") for heading in ("moved", "scattered"))
-    table = Table(Column(task.name, key="layout"), Column("bytes/step", ",.2f"), *speeds, *shares)
+    table = Table(Column(task.name, key="layout"), Column("bytes/step", ",.2f"), *speeds)
     for layout, r in results.items():
-        table.add_row(layout, r.bytes_per_step, r.write, r.scan, r.episodes, r.windows, *r.moved)
+        table.add_row(layout, r.bytes_per_step, r.write, r.scan, r.episodes, r.windows)
     return table
 
 
@@ -280,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("collectors.dataset.bench_parquet")
+    run("tests.benchmarks.parquet")

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from collectors.collect import CollectJob, collect_shard
-from collectors.plain import collect_plainly, rule_actor
-from collectors.soak import Run, SoakConfig
 from experts.choice import Mix
 from experts.registry import experts_of
 from pipeline.envs.registry import select_tasks
 from pipeline.errors import UserError
 from pipeline.storage.plan import ShardJob
+from tests.benchmarks.baselines.collecting import collect_plainly, rule_actor
+from tests.benchmarks.soak import Run, SoakConfig
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,14 @@ def test_the_plain_way_writes_the_same_episodes(name: str, num_episodes: int, tm
 def test_every_way_of_collecting_is_timed() -> None:
     """Sample Factory acts in its own process."""
     table = table_of(
-        "-m", "collectors.bench", "--task", "babyai-go-to-local,mujoco-pendulum", "--steps", "200", "--rounds", "1"
+        "-m",
+        "tests.benchmarks.collect",
+        "--task",
+        "babyai-go-to-local,mujoco-pendulum",
+        "--steps",
+        "200",
+        "--rounds",
+        "1",
     )
     rows = [line.split("│")[1:-1] for line in table.splitlines() if "babyai-" in line or "mujoco-" in line]
     assert [row[0].strip() for row in rows] == ["babyai-go-to-local", "mujoco-pendulum"]
@@ -51,7 +58,7 @@ def test_every_way_of_collecting_is_timed() -> None:
 
 def test_a_long_run_is_watched_early_and_late() -> None:
     table = table_of(
-        "-m", "collectors.soak", "--workers-episodes", "0", "--episodes", "4000", "--window", "1000",
+        "-m", "tests.benchmarks.soak", "--workers-episodes", "0", "--episodes", "4000", "--window", "1000",
         "--shard-episodes", "200", "--rounds", "1",
     )  # fmt: skip
     assert "1,000 to 2,000" in table

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.envs.task import Task
+from tests.benchmarks.agent import bench_acting
 from tests.fakes import FAKE_COUNT, FAKE_GRID
 from tests.trainer.conftest import tiny_config
-from trainer.bench import bench_acting
 from trainer.config import BaseModelConfig
 
 pytestmark = pytest.mark.slow

@@ -1,9 +1,9 @@
 """Sweeps one number of a recipe over several values: scores with intervals, a table and a plot.
 
-    jat bench sweep --sweep kappa --out runs/full
+    python -m tests.benchmarks.sweep --sweep kappa --out runs/full
 
 ``kappa`` repeats JAT's study of the weight of the loss on predicting the next observation (arXiv 2402.09844, section
-5.3). Writes ``OUT/sweep-<name>/``: the trainings (``trainer/study.py``), ``results.json`` and ``<name>.png``.
+5.3). Writes ``OUT/sweep-<name>/``: the trainings (``tests/benchmarks/study.py``), ``results.json`` and ``<name>.png``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.tables import Column, Table, interval_cell, print_table
+from tests.benchmarks.study import Result, StudyConfig, Variant, run_study
 from trainer.config import RECIPES, BaseModelConfig
-from trainer.study import Result, StudyConfig, Variant, run_study
 
 log = logging.getLogger(__name__)
 
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run("trainer.sweep")
+    run("tests.benchmarks.sweep")

@@ -1,0 +1,3 @@
+"""The output root of the trainer's tests."""
+
+from tests.trainer.conftest import run_dir as run_dir
