@@ -171,6 +171,9 @@ class TrainConfig:
     """Dataset directory; default OUT/dataset."""
     steps: int = 10_000
     """Number of optimiser steps."""
+    seconds: float | None = None
+    """Train for so many seconds instead of --steps; the learning rate follows the time, and a run that goes on after an
+    interruption has the rest of it."""
     batch_steps: int = 800
     """Time steps per micro-batch, including padding. A micro-batch holds windows of one task."""
     micro_batches: int = 8
@@ -252,6 +255,8 @@ class TrainConfig:
             self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
             "loader_threads", "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise UserError(f"--seconds is {self.seconds:g}; it must be a number above 0")
         if not self.checkpoint_minutes > 0:
             raise UserError(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; it must be above 0")
         if self.shard and self.workers == 1:

@@ -18,7 +18,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from pipeline.storage.plan import describe_missing
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.corpora import choose_corpora
 from trainer.networks.build import check_model_fits
-from trainer.training.logs import TrainManifest, check_identity, last_step, stop_path, train_manifest_path
+from trainer.training.budget import Budget
+from trainer.training.logs import TrainManifest, check_identity, last_row, stop_path, train_manifest_path
 from trainer.training.tracking import check_trackers
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class AgentTrainJob:
 
 
 def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> None:
-    """Train to ``config.steps``, resuming from the last checkpoint if there is one.
+    """Train to the end of ``config``'s budget, resuming from the last checkpoint if there is one.
 
     Args:
         config: settings of the run.
@@ -99,10 +100,12 @@ def _run(job: AgentTrainJob) -> int:
     from trainer.checkpoint import load_progress, newest_state
 
     before = newest_state(job.directory)
-    first_step = load_progress(before).step if before else 0
+    budget = Budget.of(config)
+    row = asdict(load_progress(before)) if before else dict.fromkeys(("step", "seconds"), 0)
+    planned = math.ceil(budget.left(row))
     stage = current_stage()
-    stage.begin("training steps", config.steps - first_step)
-    stage.ask = lambda: max(0, last_step(job.directory / "log.jsonl") - first_step)
+    stage.begin(budget.label, planned)
+    stage.ask = lambda: max(0, planned - math.ceil(budget.left(last_row(job.directory / "log.jsonl") or row)))
     stop = stop_path(job.directory)
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
@@ -140,7 +143,7 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
     from trainer.checkpoint import best_checkpoint, latest_checkpoint, load_progress
 
     last = latest_checkpoint(directory / "checkpoints")
-    if last is None or load_progress(last).step < config.steps:
+    if last is None or Budget.of(config).left(asdict(load_progress(last))):
         raise_stop()
     best = best_checkpoint(directory / "checkpoints") or last
     progress = load_progress(last)

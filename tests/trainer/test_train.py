@@ -23,7 +23,7 @@ from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.sources import open_sources
 from trainer.train import train
-from trainer.training.logs import LONGEST_ROW, last_step, read_log, train_manifest_path
+from trainer.training.logs import LONGEST_ROW, last_row, read_log, train_manifest_path
 from trainer.training.run import TrainingRun
 
 MakeConfig = Callable[..., TrainConfig]
@@ -390,12 +390,12 @@ def test_windows_and_draws_do_not_depend_on_the_threads_that_read_them(make_conf
     assert curve(run_dir) == many
 
 
-def test_the_last_step_is_found_without_the_rows_before_and_a_row_cut_off_does_not_count(tmp_path: Path) -> None:
+def test_the_last_row_is_found_without_the_rows_before_and_a_row_cut_off_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    assert last_step(path) == 0
+    assert last_row(path) is None
     path.write_text("")
-    assert last_step(path) == 0
+    assert last_row(path) is None
     rows = "".join(json.dumps({"step": step, "loss": 0.1}) + "\n" for step in range(1, 2001))
     assert len(rows) > LONGEST_ROW
     path.write_text(rows + '{"step": 2001, "lo')
-    assert last_step(path) == 2000
+    assert last_row(path) == {"step": 2000, "loss": 0.1}

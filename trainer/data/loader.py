@@ -8,6 +8,7 @@ a step.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+
+FIRST_DRAWS = 1 << 16  # of a mixture without end; it doubles when they are used up
 
 
 class Batches(Protocol):
@@ -61,23 +64,35 @@ class MicroBatch:
 
 
 class Mixture:
-    """The sequence of (task, batch index) draws, sampled by sampling weight."""
+    """The sequence of (task, batch index) draws, sampled by sampling weight.
 
-    def __init__(self, weights: Sequence[float], num_draws: int, seed: int) -> None:
-        probabilities = np.array(weights, np.float64) / np.sum(weights)
-        self._tasks = np.random.default_rng((seed, 0)).choice(len(weights), num_draws, p=probabilities)
-        # Number of earlier draws of the drawn task, which is the index of its next batch.
-        self._indices = np.zeros(num_draws, np.int64)
-        for task in range(len(weights)):
-            drawn = self._tasks == task
-            self._indices[drawn] = np.arange(drawn.sum())
+    Args:
+        weights: sampling weight of each task.
+        seed: of the draws.
+        num_draws: the length of the sequence; None for a sequence without end, which begins the same.
+    """
 
-    def __len__(self) -> int:
-        return len(self._tasks)
+    def __init__(self, weights: Sequence[float], seed: int, num_draws: int | None = None) -> None:
+        self.num_draws = num_draws
+        self._probabilities = np.array(weights, np.float64) / np.sum(weights)
+        self._seed = seed
+        self._draw(FIRST_DRAWS if num_draws is None else num_draws)
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
         """Return task and batch index of the ``draw``-th batch."""
+        while self.num_draws is None and draw >= len(self._tasks):
+            self._draw(2 * len(self._tasks))
         return int(self._tasks[draw]), int(self._indices[draw])
+
+    def _draw(self, count: int) -> None:
+        """Make the first ``count`` draws. With the same seed, fewer draws are the beginning of more."""
+        num_tasks = len(self._probabilities)
+        self._tasks = np.random.default_rng((self._seed, 0)).choice(num_tasks, count, p=self._probabilities)
+        # Number of earlier draws of the drawn task, which is the index of its next batch.
+        self._indices = np.zeros(count, np.int64)
+        for task in range(num_tasks):
+            drawn = self._tasks == task
+            self._indices[drawn] = np.arange(drawn.sum())
 
 
 class Loader:
@@ -124,16 +139,17 @@ class Loader:
         self._pool.shutdown(cancel_futures=True)
 
     def _own_draws(self, micro_batches: int, first_step: int, rank: int, world_size: int) -> Iterator[int]:
-        for begin in range(first_step * micro_batches, len(self._mixture), micro_batches):
+        for begin in itertools.count(first_step * micro_batches, micro_batches):
+            if self._mixture.num_draws is not None and begin >= self._mixture.num_draws:
+                return
             yield from range(begin + rank, begin + micro_batches, world_size)
 
     def _submit(self) -> None:
         draw = next(self._draws, None)
         if draw is not None:
-            self._coming.append(self._pool.submit(self._load, draw))
+            self._coming.append(self._pool.submit(self._load, *self._mixture[draw]))
 
-    def _load(self, draw: int) -> MicroBatch:
-        source, index = self._mixture[draw]
+    def _load(self, source: int, index: int) -> MicroBatch:
         return MicroBatch(source, index, as_parts(self._sources[source].parts(index)))
 
 

@@ -59,8 +59,8 @@ class TrainingData:
     corpora: list[str]
 
     def mixture(self, config: TrainConfig) -> Mixture:
-        weights = [source.sampling_weight for source in self.sources]
-        return Mixture(weights, config.steps * config.micro_batches, config.seed)
+        num_draws = config.steps * config.micro_batches if config.seconds is None else None
+        return Mixture([source.sampling_weight for source in self.sources], config.seed, num_draws)
 
 
 def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:

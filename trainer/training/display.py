@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from pipeline.runtime.progress import Progress
 from pipeline.text import format_estimate
+from trainer.training.budget import Budget
 
 # Smoothing window of the displayed rates and losses; older steps have less weight.
 SMOOTHING_STEPS = 50
@@ -19,17 +21,16 @@ class Display:
 
     Args:
         row: row of the training log where this part of the run begins; only its ``TOTALS`` are needed.
-        num_steps: optimiser step at which the run ends.
+        budget: end of the run.
     """
 
     TOTALS = ("step", "timesteps", "padded_timesteps", "seconds", "waited_seconds")
 
-    def __init__(self, row: Mapping[str, float], num_steps: int) -> None:
-        self._before, self._num_steps = row, num_steps
-        self._step = self._first_step = int(row["step"])
+    def __init__(self, row: Mapping[str, float], budget: Budget) -> None:
+        self._before, self._first, self._budget = row, row, budget
         self._started = time.monotonic()
         self._smooth: dict[str, float] = {}
-        self._progress = Progress("training steps", num_steps - self._first_step)
+        self._progress = Progress(budget.label, math.ceil(budget.left(row)))
         self._live: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -42,12 +43,13 @@ class Display:
         """Update the display with a row of the training log."""
         values = {name: value for name, value in row.items() if "loss" in name}
         values |= {name: row[name] - self._before[name] for name in self.TOTALS}
-        self._before, self._step = row, int(row["step"])
+        amount = math.ceil(self._budget.left(self._before)) - math.ceil(self._budget.left(row))
+        self._before = row
         for name, value in values.items():
-            share = 1 / min(SMOOTHING_STEPS, self._step - self._first_step)
+            share = 1 / min(SMOOTHING_STEPS, row["step"] - self._first["step"])
             self._smooth[name] = value if name not in self._smooth else self._mix(name, value, share)
         if self._live is None:
-            self._progress.advance(1, f"loss {row['loss']:.4f}, {self._rates()}")
+            self._progress.advance(amount, f"loss {row['loss']:.4f}, {self._rates()}")
 
     def close(self) -> None:
         if self._live is not None:
@@ -71,11 +73,12 @@ class Display:
 
         if not self._smooth:
             return "waiting for the first step"
-        done = self._step - self._first_step
-        left = (time.monotonic() - self._started) / done * (self._num_steps - self._step)
+        total, left = self._budget.amount, self._budget.left(self._before)
+        done = self._budget.left(self._first) - left
+        seconds = (time.monotonic() - self._started) / max(done, 1e-9) * left
         table = Table.grid(padding=(0, 2))
-        table.add_row("step", f"{self._step:,} of {self._num_steps:,}, about {format_estimate(left)} left")
+        table.add_row(self._budget.unit, f"{total - left:,.0f} of {total:,.0f}, about {format_estimate(seconds)} left")
         table.add_row("speed", self._rates())
         for name in sorted(name for name in self._smooth if "loss" in name):
             table.add_row(name, f"{self._smooth[name]:.4f}")
-        return Group(ProgressBar(self._num_steps, self._step), table)
+        return Group(ProgressBar(total, total - left), table)

@@ -70,15 +70,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return list(_complete_rows(path)) if path.exists() else []
 
 
-def last_step(path: Path) -> int:
-    """Return the step of the last complete row of a training curve without reading the other rows; 0 if there is
-    none."""
+def last_row(path: Path) -> dict[str, Any] | None:
+    """Return the last complete row of a training curve without reading the other rows; None if there is none."""
     if not path.exists():
-        return 0
+        return None
     with path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - LONGEST_ROW))
         lines = handle.read().split(b"\n")[:-1]
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    return json.loads(lines[-1]) if lines else None
 
 
 def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:

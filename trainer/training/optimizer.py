@@ -1,8 +1,6 @@
-"""AdamW, its learning rate schedule, and the precision of the matrix products."""
+"""AdamW, and the precision of the matrix products."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 
@@ -18,14 +16,6 @@ def adamw(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay to a tenth."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

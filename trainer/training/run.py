@@ -44,12 +44,13 @@ from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.model import Losses, Model
 from trainer.networks.weights import read_weights
+from trainer.training.budget import Budget
 from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.display import Display
 from trainer.training.group import current_group
 from trainer.training.logs import check_identity, read_log, stop_path
 from trainer.training.memory import bytes_held, explaining_out_of_memory
-from trainer.training.optimizer import adamw, choose_dtype, learning_rate
+from trainer.training.optimizer import adamw, choose_dtype
 from trainer.training.sharding import Shards, idle_batches
 from trainer.training.tracking import open_trackers
 from trainer.training.validation import validation_loss
@@ -94,7 +95,7 @@ class TrainingRun:
     """
 
     def __init__(self, config: TrainConfig, tasks: Sequence[Task], directory: Path, identity: dict[str, Any]) -> None:
-        self.config, self.tasks, self.directory = config, tasks, directory
+        self.config, self.tasks, self.directory, self.budget = config, tasks, directory, Budget.of(config)
         self.group = current_group()
         torch.set_num_threads(max(1, min(config.threads, (os.cpu_count() or 1) // self.group.local_size)))
         self.dtype = choose_dtype(config.dtype, self.group.device)
@@ -172,14 +173,14 @@ class TrainingRun:
         """
         config, is_main_process = self.config, self.group.is_main_process
         log.info(
-            "%.1f M parameters, %s on %d x %s, steps %d to %d",
+            "%.1f M parameters, %s on %d x %s, from step %d; %.0f %s left",
             self.num_parameters / 1e6, self.dtype, self.group.world_size, self.group.device.type,
-            self.progress.step, config.steps,
+            self.progress.step, self.budget.left(self._totals()), self.budget.label,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             if is_main_process:
                 trackers = open_trackers(config.trackers, self.directory, self.progress.step, self.progress.identity)
-                display = Display({name: getattr(self.progress, name) for name in Display.TOTALS}, config.steps)
+                display = Display(self._totals(), self.budget)
                 for tracker in trackers:
                     stack.callback(tracker.close)
                 stack.callback(display.close)
@@ -188,23 +189,23 @@ class TrainingRun:
             waited, first_step = self.progress.waited_seconds, self.progress.step
             stack.enter_context(deferred_stop())
             self._agree_on_saving()
-            while self.progress.step < config.steps and not self._is_stopping:
+            while not self._is_finished() and not self._is_stopping:
                 row = self.one_step()
                 if is_main_process and self.progress.step == first_step + 1:
                     held = bytes_held(self.model, self.optimizer)
                     log.info(
                         "each worker holds %s", ", ".join(f"{n / 1e6:.1f} MB of {name}" for name, n in held.items())
                     )
-                self.progress = replace(
-                    self.progress, seconds=time.monotonic() - started, waited_seconds=waited + self.waited_s
-                )
-                is_kept = self.progress.step % config.checkpoint_every == 0 or self.progress.step == config.steps
+                # All workers must agree on the time: the learning rate and the end may follow it.
+                (seconds,) = self.group.max([time.monotonic() - started])
+                self.progress = replace(self.progress, seconds=seconds, waited_seconds=waited + self.waited_s)
+                is_kept = self.progress.step % config.checkpoint_every == 0 or self._is_finished()
                 if is_kept:
                     self.progress = replace(self.progress, validation_loss=self.validate())
                     if self.progress.validation_loss is not None:
                         row["validation_loss"] = self.progress.validation_loss
                 if is_main_process:
-                    row |= {name: getattr(self.progress, name) for name in Display.TOTALS}
+                    row |= self._totals()
                     with (self.directory / "log.jsonl").open("a", encoding="utf-8") as handle:
                         handle.write(json.dumps(row) + "\n")
                     for tracker in trackers:
@@ -213,6 +214,12 @@ class TrainingRun:
                 self._agree_on_saving()
                 if is_kept or self._is_saving or self._is_stopping:
                     self._save(is_kept)
+
+    def _totals(self) -> dict[str, float]:
+        return {name: getattr(self.progress, name) for name in Display.TOTALS}
+
+    def _is_finished(self) -> bool:
+        return not self.budget.left(self._totals())
 
     def _agree_on_saving(self) -> None:
         """Decide, the same in all workers, whether to save now although no regular checkpoint is due, and whether to
@@ -230,7 +237,7 @@ class TrainingRun:
         """
         step = self.progress.step
         torch.manual_seed(_seed_of(self.config.seed, step, self.group.rank))
-        rate = learning_rate(self.config, step)
+        rate = self.budget.learning_rate(step, self.progress.seconds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

@@ -128,14 +128,14 @@ def test_epochs_differ_in_order(run_dir: Path) -> None:
 
 
 def test_a_mixture_counts_each_tasks_draws_and_follows_its_weights() -> None:
-    mixture = Mixture([1.0, 3.0], num_draws=4000, seed=0)
+    mixture = Mixture([1.0, 3.0], seed=0, num_draws=4000)
     seen = [0, 0]
     for draw in range(4000):
         task, index = mixture[draw]
         assert index == seen[task]
         seen[task] += 1
     assert seen[1] / seen[0] == pytest.approx(3, rel=0.1)
-    assert [mixture[i] for i in range(50)] != [Mixture([1.0, 3.0], 4000, seed=1)[i] for i in range(50)]
+    assert [mixture[i] for i in range(50)] != [Mixture([1.0, 3.0], 1, 4000)[i] for i in range(50)]
 
 
 def test_normalised_observations_have_mean_zero_and_deviation_one(run_dir: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_mixture_draws_corpora_by_their_weights(made: Path, tmp_path: Path) 
         ("ok-vqa", "captions", 3.0),
     ]
     mixture = data.mixture(config)
-    drawn = [mixture[draw][0] for draw in range(len(mixture))]
+    drawn = [mixture[draw][0] for draw in range(mixture.num_draws or 0)]
     assert [drawn.count(source) / len(drawn) for source in range(4)] == pytest.approx([0.4, 0.1, 0.2, 0.3], abs=0.03)
 
 

@@ -33,7 +33,7 @@ class Counting:
         return f"batch {index}"
 
 
-MIXTURE = Mixture([1.0, 2.0], num_draws=60, seed=3)
+MIXTURE = Mixture([1.0, 2.0], seed=3, num_draws=60)
 
 
 def numbers(first_step: int = 0, rank: int = 0, world_size: int = 1, threads: int = 1) -> list[int]:
