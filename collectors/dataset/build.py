@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from collectors.dataset.card.card import write_card
 from collectors.dataset.card.previews import FOLDER as PICTURES
 from collectors.dataset.card.previews import write_previews
@@ -41,6 +44,8 @@ from pipeline.storage.manifest import (
     SplitManifest,
     TaskManifest,
 )
+from pipeline.storage.parquet import COMPRESSION
+from pipeline.storage.parquet_limits import read_small
 from pipeline.storage.plan import describe_missing
 from pipeline.storage.shards import IMPORTED
 from pipeline.storage.statistics import FOLDER as STATISTICS
@@ -49,7 +54,7 @@ from pipeline.text import format_count
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # increase it when the same shards would give another dataset, so that `jat dataset` rebuilds it
+FORMAT = 4  # increase it when the same shards would give another dataset, so that `jat dataset` rebuilds it
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,21 @@ def _describe(
     previews = write_previews(dataset, manifest, tasks, earlier)
     write_card(dataset, manifest, tasks, statistics, previews)
     paths = sorted([*(dataset / PICTURES).glob("*"), *(dataset / STATISTICS).glob("*")])
-    return tuple(FileEntry(str(path.relative_to(dataset)), path.stat().st_size, sha256_of(path)) for path in paths)
+    return tuple(file_entry(dataset, path) for path in paths)
+
+
+def file_entry(dataset: Path, path: Path) -> FileEntry:
+    """The manifest's entry of a file of a dataset."""
+    return FileEntry(str(path.relative_to(dataset)), path.stat().st_size, sha256_of(path))
+
+
+def add_task_column(task: Task, source: Path, target: Path) -> bool:
+    """Write a side table that older versions made without the column ``task`` with it; False if it has the column."""
+    if "task" in pq.read_schema(source).names:
+        return False
+    side = read_small(source)
+    pq.write_table(side.append_column("task", pa.array([task.name] * len(side))), target, compression=COMPRESSION)
+    return True
 
 
 def _statistics(task: Task, shards: Sequence[Shard], checked: Sequence[SplitStatistics]) -> TaskStatistics:
@@ -232,6 +251,9 @@ def _add_split(task: Task, split: str, shards: Sequence[Shard], dataset: Path) -
         ):
             target = dataset / kind / task.name / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "episodes" and add_task_column(task, shard.directory / entry.name, target):
+                entries.append(file_entry(dataset, target))
+                continue
             link_or_copy(shard.directory / entry.name, target)
             entries.append(FileEntry(str(target.relative_to(dataset)), entry.num_bytes, entry.sha256))
     manifests = [shard.manifest for shard in shards]

@@ -24,7 +24,7 @@ from pipeline.storage.statistics import SplitStatistics, StepStatistics, split_s
 from pipeline.storage.validate import check_shard, refuse, scan_together
 
 CHECKED = "checked.json"
-RULES = 4  # increase it when what `visit` checks or returns changes, so that every shard is checked again
+RULES = 5  # increase it when what `visit` checks or returns changes, so that every shard is checked again
 
 
 @dataclass(frozen=True)

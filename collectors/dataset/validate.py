@@ -34,7 +34,7 @@ from pipeline.storage.corpora import CORPORA, corpora_named
 from pipeline.storage.episode_rules import Problem, scan_episodes
 from pipeline.storage.manifest import CorpusSplit, DatasetManifest, SplitManifest
 from pipeline.storage.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes, scan_outcomes
-from pipeline.storage.schema import DOCUMENTS_SUFFIX, EPISODES_SUFFIX
+from pipeline.storage.schema import ALL_EPISODES, DOCUMENTS_SUFFIX, EPISODES_SUFFIX
 from pipeline.storage.validate import (
     OVERLAP,
     SEEDS,
@@ -86,7 +86,8 @@ def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Fin
     side_names = {name + EPISODES_SUFFIX for name in everything} | {name + DOCUMENTS_SUFFIX for name in TEXT_SETS}
     layout = read_layout(dataset, {*everything, *side_names, *TEXT_SETS}, findings.add)
     for name, problem in layout.absent:
-        if name.removesuffix(EPISODES_SUFFIX) in chosen or config.task == "*":
+        # A missing side table is also reported as one of its task.
+        if name.removesuffix(EPISODES_SUFFIX) in chosen or (config.task == "*" and name != ALL_EPISODES):
             findings.add(problem)
     manifest_path = dataset / DatasetManifest.FILE_NAME
     if not manifest_path.exists():
@@ -289,7 +290,10 @@ def _validate_foreign(
             if config in chosen and config + EPISODES_SUFFIX not in layout.files:
                 for files in splits.values():
                     findings.add(Problem(NO_SEEDS, files[0].parent, f"{config} has no side table", count=len(files)))
-        elif not {config.removesuffix(EPISODES_SUFFIX), config.removesuffix(DOCUMENTS_SUFFIX)} & known:
+        elif (
+            config != ALL_EPISODES
+            and not {config.removesuffix(EPISODES_SUFFIX), config.removesuffix(DOCUMENTS_SUFFIX)} & known
+        ):
             findings.add(Problem(UNKNOWN, next(iter(splits.values()))[0], f"{config} is no task"))
     _report_unplaced(layout.unplaced, findings)
 

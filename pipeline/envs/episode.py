@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Episode:
-    """T steps of one environment. As in JAT, the observation after the last action is not stored.
+    """T steps of one environment. As in JAT, ``observations`` ends with what the last action was chosen from.
 
     Attributes:
         seed: seed of the environment and the policy; for an imported episode, its index in the source.
@@ -24,6 +24,8 @@ class Episode:
         success: None if the task does not define success, or the source does not record it.
         rejected: why the episode is excluded from the data (the policy gave up, a value was not finite), or None.
         flagged: what is unusual about an imported episode that is kept as data (actions out of range), or None.
+        final_observation: ``task.observation_shape``; the observation after the last action. None if it is not known,
+            is not finite, or the episode is rejected.
     """
 
     seed: int
@@ -35,6 +37,7 @@ class Episode:
     success: bool | None
     rejected: str | None = None
     flagged: str | None = None
+    final_observation: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)

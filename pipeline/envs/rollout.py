@@ -354,6 +354,8 @@ def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
     is_finite = slot.is_finite and (observations.dtype.kind != "f" or np.isfinite(observations).all())
     if rejected is None and not is_finite:
         ended, rejected = "rejected", "observation not finite"
+    final = slot.observation[task.observation]
+    is_known = rejected is None and slot.keep_observations and (final.dtype.kind != "f" or np.isfinite(final).all())
     return Episode(
         seed=slot.seed,
         observations=observations,
@@ -363,4 +365,5 @@ def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
         ended=ended,
         success=None if task.success is None else slot.success,
         rejected=rejected,
+        final_observation=np.array(final) if is_known else None,
     )

@@ -16,6 +16,7 @@ import pyarrow.compute
 
 from pipeline.envs.task import Task
 from pipeline.storage.episode_rules import Problem, Report, Take, ignore
+from pipeline.storage.manifest import MAX_NAME
 from pipeline.storage.schema import REWARDS
 
 OUTCOME = "side table and data disagree"
@@ -49,7 +50,7 @@ class Rewards:
 def scan_outcomes(
     task: Task, path: Path, side: pa.Table, lengths: np.ndarray | None, rewards: Rewards, report: Report
 ) -> None:
-    """Report returns and successes in a side table that differ from the data.
+    """Report returns and successes in a side table that differ from the data, and rows that are not of the task.
 
     Args:
         task: task of the shard.
@@ -59,6 +60,7 @@ def scan_outcomes(
         rewards: rewards of the data file.
         report: called with each problem.
     """
+    _scan_task(task, path, side, report)
     accepted = side.filter(pa.compute.is_valid(side["row"]))
     episodes = rewards.by_episode(lengths)
     if episodes is None or len(episodes) != len(accepted):
@@ -77,6 +79,25 @@ def scan_outcomes(
         if differ:
             reason = f"success {told[differ[0]]}, the last reward says {succeeded[differ[0]]}"
             report(Problem(OUTCOME, path, reason, differ[0], len(differ)))
+
+
+def _scan_task(task: Task, path: Path, side: pa.Table, report: Report) -> None:
+    """Report rows of a side table that name another task, or whose final observation is not one of the task."""
+    if "task" in side.column_names:
+        others = [row for row, name in enumerate(side["task"].to_pylist()) if name not in (task.name, None)]
+        if others:
+            found = str(side["task"][others[0]])[:MAX_NAME]
+            report(Problem(OUTCOME, path, f"task {found!r}, expected {task.name}", others[0], len(others)))
+    if "final_observation" in side.column_names:
+        size = int(np.prod(task.observation_shape))
+        finals = side["final_observation"]
+        lengths = pa.compute.list_value_length(finals).fill_null(size).to_numpy()
+        wrong = np.flatnonzero(lengths != size)
+        if len(wrong):
+            reason = f"{lengths[wrong[0]]} numbers in final_observation, expected {size}"
+            report(Problem(OUTCOME, path, reason, int(wrong[0]), len(wrong)))
+        elif not np.isfinite(pa.compute.list_flatten(finals).to_numpy()).all():
+            report(Problem(OUTCOME, path, "final_observation not finite"))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 REWARDS = "rewards"
 TEXTS = "text_observations"
-EPISODE_COLUMNS_ADDED = ("noise", "flagged")  # later additions to the side table, missing in the oldest shards
+# Later additions to the side table, missing in older shards.
+EPISODE_COLUMNS_ADDED = ("noise", "flagged", "task", "final_observation")
 EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this suffix
+ALL_EPISODES = "episodes"  # config name of the side tables of all tasks together
 
 
 def observation_column(task: Task) -> str:
@@ -60,7 +62,7 @@ def features(task: Task) -> Features:
 
 def episode_features() -> Features:
     """Columns of the side table, which has one row per seed played."""
-    from datasets import Features, Value
+    from datasets import Features, List, Value
 
     return Features(
         {
@@ -76,6 +78,9 @@ def episode_features() -> Features:
             "noise": Value("string"),  # added to the expert's actions in this episode, such as epsilon=0.05, or null
             "versions": Value("string"),  # null if imported
             "flagged": Value("string"),  # what is unusual about an accepted episode, or null
+            "task": Value("string"),
+            # The observation after the last action, flat, its numbers and pixels exact as float32; null if unknown.
+            "final_observation": List(Value("float32")),
         }
     )
 

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.envs.episode import Episode
+from pipeline.envs.task import Task
 from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of, list_sizes, read_json, replacing, sha256_of, update_json, write_json
 from pipeline.records import RecordError
@@ -153,7 +155,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     ):
         written: Future[None] | None = None
         for episode in episodes:
-            totals.side_rows.append(_side_row(episode, None if episode.rejected else totals.num_episodes))
+            totals.side_rows.append(_side_row(task, episode, None if episode.rejected else totals.num_episodes))
             if episode.rejected:
                 totals.rejected[episode.rejected[:MAX_REASON]] += 1
                 continue
@@ -178,7 +180,8 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
             write(buffer)
 
 
-def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:
+def _side_row(task: Task, episode: Episode, row: int | None) -> dict[str, Any]:
+    final = episode.final_observation
     return {
         "seed": episode.seed,
         "row": row,
@@ -188,6 +191,8 @@ def _side_row(episode: Episode, row: int | None) -> dict[str, Any]:
         "ended": episode.ended,
         "rejected": episode.rejected,
         "flagged": episode.flagged,
+        "task": task.name,
+        "final_observation": None if final is None else final.astype(np.float32).ravel(),
     }
 
 

@@ -206,10 +206,10 @@ def cut_windows(row_starts: np.ndarray, longest: int) -> tuple[np.ndarray, np.nd
     return starts, ends - starts, within == 0
 
 
-def pad_windows(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of windows ``(B, T)``, and a mask of the real ones.
+def pad_windows(starts: np.ndarray, lengths: np.ndarray, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of windows ``(B, T)``, and a mask of the real ones; T is ``width``, or the longest length.
 
     Padding repeats a window's last step; the mask excludes it from the loss, and causality from all real steps.
     """
-    offsets = np.arange(int(lengths.max()))
+    offsets = np.arange(int(lengths.max()) if width is None else width)
     return starts[:, None] + np.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]

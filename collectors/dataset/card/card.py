@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from collectors.dataset.card.configs import table_pair
+from collectors.dataset.card.configs import all_episodes_config, table_pair
 from collectors.dataset.card.corpora import corpus_categories, corpus_configs, corpus_section
 from collectors.dataset.card.imported import imported_section
 from collectors.dataset.card.notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
@@ -27,7 +27,7 @@ from pipeline.files import replacing
 from pipeline.seeds import FIRST_SEED
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import describe_missing
-from pipeline.storage.schema import EPISODES_SUFFIX, episode_features, features
+from pipeline.storage.schema import ALL_EPISODES, EPISODES_SUFFIX, episode_features, features
 from pipeline.storage.statistics import TaskStatistics
 from pipeline.text import format_count
 from pipeline.versions import format_versions
@@ -149,6 +149,7 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
         example_seed=FIRST_SEED["train"],
         columns=", ".join(features(example.task)),
         suffix=EPISODES_SUFFIX,
+        all_episodes=ALL_EPISODES,
         first_seeds=FIRST_SEED,
         actors="\n".join(map(_actors, domains)),
         kinds=_kinds(domains),
@@ -235,7 +236,12 @@ def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str,
     of_corpora = corpus_configs(manifest)
     configs += of_corpora[0]
     infos += of_corpora[1]
-    configs[0]["default"] = True
+    if tasks:
+        of_all = all_episodes_config(
+            episode_features(), {task.name: manifest.tasks[task.name].splits for task in tasks}
+        )
+        configs.append(of_all[0])
+        infos.append(of_all[1])
     num_rows = sum(split.num_episodes for task in manifest.tasks.values() for split in task.splits.values())
     num_rows += sum(split.num_documents for corpus in manifest.corpora.values() for split in corpus.splits.values())
     of_tasks = ["reinforcement-learning", "robotics"] if tasks else []

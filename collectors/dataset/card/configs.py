@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.storage.manifest import CorpusSplit, SplitManifest
+from pipeline.storage.schema import ALL_EPISODES
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -31,10 +32,8 @@ def table_pair(
     side = suffix.removeprefix("-")
     configs, infos = [], []
     for config, kind, its_columns in ((name, "data", columns), (name + suffix, side, side_columns)):
-        # The pattern contains the number of files, so that a card matches only its own files while an old and a new
-        # version coexist.
         files = [
-            {"split": split, "path": f"{kind}/{name}/{split}-*-of-{len(getattr(info, kind)):05d}.parquet"}
+            {"split": split, "path": _pattern(kind, name, split, len(getattr(info, kind)))}
             for split, info in splits.items()
         ]
         configs.append({"config_name": config, "data_files": files})
@@ -46,14 +45,47 @@ def table_pair(
             }
             for split, info in splits.items()
         ]
-        num_bytes = sum(count["num_bytes"] for count in counts)
-        infos.append(
+        infos.append(_info(config, its_columns, counts))
+    return configs, infos
+
+
+def all_episodes_config(
+    columns: Features, splits: Mapping[str, Mapping[str, SplitManifest]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``configs`` and ``dataset_info`` of the side tables of all tasks as one table.
+
+    Args:
+        columns: of a side table.
+        splits: of the manifest, by task.
+    """
+    names = list(dict.fromkeys(split for of_task in splits.values() for split in of_task))
+    files, counts = [], []
+    for split in names:
+        infos = {task: of_task[split] for task, of_task in splits.items() if split in of_task}
+        paths = [_pattern("episodes", task, split, len(info.episodes)) for task, info in infos.items()]
+        files.append({"split": split, "path": paths})
+        counts.append(
             {
-                "config_name": config,
-                "features": its_columns._to_yaml_list(),
-                "splits": counts,
-                "download_size": num_bytes,
-                "dataset_size": num_bytes,
+                "name": split,
+                "num_bytes": sum(entry.num_bytes for info in infos.values() for entry in info.episodes),
+                "num_examples": sum(info.num_episodes + info.num_rejected for info in infos.values()),
             }
         )
-    return configs, infos
+    return {"config_name": ALL_EPISODES, "data_files": files}, _info(ALL_EPISODES, columns, counts)
+
+
+def _pattern(kind: str, name: str, split: str, num_files: int) -> str:
+    """Matches the files of a split. It contains their number, so that a card matches only its own files while an old
+    and a new version coexist."""
+    return f"{kind}/{name}/{split}-*-of-{num_files:05d}.parquet"
+
+
+def _info(config: str, columns: Features, counts: list[dict[str, Any]]) -> dict[str, Any]:
+    num_bytes = sum(count["num_bytes"] for count in counts)
+    return {
+        "config_name": config,
+        "features": columns._to_yaml_list(),
+        "splits": counts,
+        "download_size": num_bytes,
+        "dataset_size": num_bytes,
+    }

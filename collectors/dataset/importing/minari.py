@@ -1,6 +1,6 @@
 """Read Minari datasets as episodes, from this machine or downloaded by Minari into its own folder.
 
-A Minari episode has one observation more than actions; the last one is dropped, as everywhere here. Seeds in its
+A Minari episode has one observation more than actions; the last one goes into the side table. Seeds in its
 metadata belong to the original environment and reset procedure. They do not reproduce the episode here, so they are
 not kept.
 """
@@ -226,11 +226,13 @@ def _steps(task: Task, raw: dict[str, Any]) -> RawSteps:
     dtype = np.float32 if task.observation == CONTINUOUS else np.int64
     discrete = task.action.kind == "discrete"
     with np.errstate(over="ignore", invalid="ignore"):  # non-finite float32 values are found by later checks
+        values = np.asarray(observations).astype(dtype)
         steps = RawSteps(
-            observations=np.asarray(observations)[:num_steps].astype(dtype),
+            observations=values[:num_steps],
             texts=texts,
             actions=np.asarray(raw["actions"]).astype(np.int64 if discrete else np.float32),
             rewards=np.asarray(raw["rewards"]).astype(np.float32),
+            final_observation=values[num_steps] if len(values) == num_steps + 1 else None,
         )
     shapes = (steps.observations.shape[1:], steps.actions.shape[1:], steps.rewards.shape[1:])
     if shapes != (task.observation_shape, () if discrete else (task.action.size,), ()):

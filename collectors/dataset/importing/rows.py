@@ -53,6 +53,7 @@ class RawSteps:
     texts: tuple[str, ...] | None
     actions: np.ndarray
     rewards: np.ndarray
+    final_observation: np.ndarray | None = None
 
 
 def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> Episode:
@@ -87,7 +88,13 @@ def checked_episode(task: Task, number: int, steps: RawSteps, ended: Ended) -> E
         ended=ended,
         success=bool(steps.rewards[-1] > 0) if task.success == "reward" else None,
         flagged=_flag(task, steps.actions),
+        final_observation=_finite(steps.final_observation),
     )
+
+
+def _finite(values: np.ndarray | None) -> np.ndarray | None:
+    """The values, or None if they are unknown or one is not finite."""
+    return values if values is not None and (values.dtype.kind != "f" or np.isfinite(values).all()) else None
 
 
 def _unequal(lengths: dict[str, int]) -> str:

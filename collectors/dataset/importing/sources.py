@@ -129,7 +129,7 @@ def _folder_source(name: str, task: Task, limit: int | None, test_share: float) 
     layout = read_layout(folder, {*known, task.name}, _refuse)
     files = {split: [str(path) for path in paths] for split, paths in layout.files.get(task.name, {}).items()}
     if not files:
-        _refuse_folder(folder, task, [config for config in layout.files if not config.endswith("-episodes")])
+        _refuse_folder(folder, task, [config for config in layout.files if not config.endswith("episodes")])
     paths = [Path(file) for of_split in files.values() for file in of_split]
     revision = digest_of([(str(p.relative_to(folder)), p.stat().st_size, tail_digest(p)) for p in paths])
     is_ours = (folder / DatasetManifest.FILE_NAME).exists()
@@ -183,7 +183,7 @@ def _hub_files(repository: str, commit: str, task: Task) -> dict[str, list[str]]
             files = {str(split): list(map(str, of_split)) for split, of_split in found.items()}
             _check_inside(repository, commit, files)
             return files
-    tasks = [config for config in there if not config.endswith("-episodes")]
+    tasks = [config for config in there if not config.endswith("episodes")]
     raise NotThereError(f"{repository} has nothing of {task.name}; it has {', '.join(tasks)}")
 
 

@@ -121,8 +121,7 @@ def test_the_side_table_points_at_the_rows_of_the_data(tmp_path: Path) -> None:
     side = load(dataset, "fake-nan-reward-episodes")["train"]
     assert list(side.features) == [
         "seed", "row", "expert", "expert_revision", "return", "length", "success", "ended", "rejected", "noise",
-        "versions",
-        "flagged",
+        "versions", "flagged", "task", "final_observation",
     ]  # fmt: skip
     assert side["seed"][:] == [0, 1, 2, 3, 4, 5]
     assert side["row"][:] == [0, None, 1, 2, None, 3]
@@ -646,11 +645,10 @@ def test_the_manifest_covers_what_describes_the_data(tmp_path: Path) -> None:
         assert (dataset / name).exists()
 
 
-def test_a_configuration_opens_without_its_name(tmp_path: Path) -> None:
+def test_without_a_name_the_names_are_listed_even_of_one_task(tmp_path: Path) -> None:
     write_task(tmp_path, FAKE_COUNT)
-    write_task(tmp_path, FAKE_GRID)
-    opened = load_dataset(str(build(tmp_path)), cache_dir=str(tmp_path / "cache"))
-    assert opened["train"].features == load(tmp_path / "dataset", "fake-count")["train"].features
+    with pytest.raises(ValueError, match=r"\['fake-count', 'fake-count-episodes', 'episodes'\]"):
+        load_dataset(str(build(tmp_path)), cache_dir=str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("is_built", [False, True], ids=["first build", "after a build"])

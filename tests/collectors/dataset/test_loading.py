@@ -41,10 +41,39 @@ def opened(dataset: Path, *name: str, **options: Any) -> Any:
     return load_dataset(str(dataset), *name, cache_dir=str(dataset.parent / "cache"), **options)
 
 
-def test_without_a_task_the_first_one_opens(dataset: Path) -> None:
-    rows = opened(dataset)
-    assert {split: len(of_split) for split, of_split in rows.items()} == {"train": 5, "test": 2}
+def test_without_a_name_it_is_said_which_there_are(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="Config name is missing") as caught:
+        opened(dataset)
+    for task in TABLE:
+        assert f"'{task.name}'" in str(caught.value) and f"'{task.name}-episodes'" in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_name_gives_splits_and_jat_s_columns(streaming: bool, dataset: Path) -> None:
+    rows = opened(dataset, "fake-count", streaming=streaming)
+    assert {split: len(list(of_split)) for split, of_split in rows.items()} == {"train": 5, "test": 2}
     assert rows["train"].features == COUNT
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_side_tables_of_all_tasks_open_as_one_that_tells_the_task(streaming: bool, dataset: Path) -> None:
+    rows = opened(dataset, "episodes", split="train", streaming=streaming)
+    assert [(row["task"], row["seed"]) for row in rows] == [(task.name, seed) for task in TABLE for seed in range(5)]
+
+
+def test_successful_episodes_are_one_line_away(dataset: Path) -> None:
+    episodes = opened(dataset, "toy-grid", split="train")
+    side = opened(dataset, "toy-grid-episodes", split="train")
+    accepted = side.filter(lambda row: row["rejected"] is None)
+    successful = episodes.select([i for i, row in enumerate(accepted) if row["success"]])
+    assert [len(row["rewards"]) for row in successful] == [num_steps(seed) for seed in (0, 3)]
+
+
+def test_the_side_table_has_the_observation_after_the_last_action(dataset: Path) -> None:
+    for task in TABLE:
+        for row in opened(dataset, f"{task.name}-episodes", split="train"):
+            expected = observation_at(task, row["seed"], num_steps(row["seed"]))
+            assert row["final_observation"] == expected.ravel().tolist()
 
 
 def test_a_task_streams_its_episodes_in_order_with_lengths_fixed_where_they_are(dataset: Path) -> None:

@@ -77,6 +77,8 @@ def test_the_side_table_has_these_columns() -> None:
             "noise": Value("string"),
             "versions": Value("string"),
             "flagged": Value("string"),
+            "task": Value("string"),
+            "final_observation": List(Value("float32")),
         }
     )
 

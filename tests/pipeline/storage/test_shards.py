@@ -161,6 +161,8 @@ def test_rejected_episodes_are_in_the_side_table_only(tmp_path: Path) -> None:
         "noise": None,
         "flagged": None,
         "versions": f"numpy {np.__version__}",
+        "task": "toy-grid",
+        "final_observation": None,
     }
     assert side_table(tmp_path, manifest) == [
         {"seed": 0, "row": None, "return": 1.0, "length": 1, "success": True, "ended": "rejected"}

@@ -129,6 +129,7 @@ def test_the_front_matter_names_every_configuration_and_its_files(front: dict[st
         "metaworld-reach-episodes",
         "mujoco-ant",
         "mujoco-ant-episodes",
+        "episodes",
     ]
     assert front["configs"][0]["data_files"] == [
         {"split": "train", "path": "data/babyai-open/train-*-of-00002.parquet"},
@@ -165,8 +166,21 @@ def test_the_hub_s_own_reader_takes_the_card(tmp_path: Path) -> None:
     assert found.text.lstrip().startswith("# Expert episodes of 3 tasks")
 
 
-def test_one_configuration_is_what_opens_without_a_name(front: dict[str, Any]) -> None:
-    assert [config["config_name"] for config in front["configs"] if config.get("default")] == ["babyai-open"]
+def test_no_configuration_opens_without_a_name_as_if_it_were_all(front: dict[str, Any]) -> None:
+    assert not any("default" in config for config in front["configs"])
+
+
+def test_the_side_tables_of_all_tasks_are_one_configuration(front: dict[str, Any]) -> None:
+    names = ("babyai-open", "metaworld-reach", "mujoco-ant")
+    assert front["configs"][-1]["data_files"] == [
+        {"split": split, "path": [f"episodes/{name}/{split}-*-of-00001.parquet" for name in names]}
+        for split in ("train", "test")
+    ]
+    infos = {info["config_name"]: info for info in front["dataset_info"]}
+    for place in range(2):
+        for count in ("num_examples", "num_bytes"):
+            of_each = [infos[f"{name}-episodes"]["splits"][place][count] for name in names]
+            assert infos["episodes"]["splits"][place][count] == sum(of_each)
 
 
 def table_under(card: str, heading: str) -> list[list[str]]:

@@ -1,0 +1,131 @@
+"""Windows of a dataset's episodes as a PyTorch dataset, for models of your own.
+
+    from torch.utils.data import DataLoader
+    from trainer.data import Windows
+
+    windows = Windows("runs/demo/dataset", "babyai-open-door", length=64)
+    for batch in DataLoader(windows, batch_size=32, shuffle=True):
+        ...
+
+Every item is a dict of tensors of fixed shapes, in all domains, so PyTorch's own ``DataLoader`` batches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from pipeline.envs.registry import select_tasks
+from pipeline.envs.task import CONTINUOUS, IMAGE, Task
+from pipeline.errors import UserError
+from pipeline.seeds import SPLITS
+from pipeline.storage.manifest import DatasetManifest
+from trainer.data.arrays import load_arrays
+from trainer.data.batches import cut_windows, pad_windows
+
+CACHE = ".arrays"  # folder beside the dataset with its episodes as memory-mapped arrays
+
+
+class Windows(Dataset[dict[str, torch.Tensor]]):
+    """Windows of at most ``length`` steps of one task's episodes, padded to ``length``.
+
+    An item has, for L = ``length`` steps:
+
+    - ``observations``: ``(L, size)`` float32 or int64, or ``(L, 4, 84, 84)`` uint8 images, the newest frame last
+    - ``actions``: ``(L, size)`` float32 or ``(L,)`` int64
+    - ``rewards``: ``(L,)`` float32; ``rewards[t]`` is what ``actions[t]`` earned
+    - ``mask``: ``(L,)`` bool, false for the padding at the end, which repeats the last step
+    - ``episode``: row of the episode in its split, as in ``load_dataset(dataset, task)[split]``
+    - ``first``: step of the episode at which the window begins
+    - ``texts``, in tasks with missions: ``(L,)`` int64 indices into ``windows.texts``
+
+    Args:
+        dataset: folder of the dataset.
+        task: name of a task, or the task itself.
+        split: ``train`` or ``test``.
+        length: steps of a window; episodes are cut at its multiples.
+        episodes: rows of the episodes to use, such as the successful ones; None: all.
+        cache: folder for the episodes as memory-mapped arrays, written once; ``.arrays`` beside the dataset if None.
+
+    Raises:
+        UserError: there is no such dataset, task, split or episode, or nothing to cut windows from.
+    """
+
+    def __init__(
+        self,
+        dataset: str | Path,
+        task: str | Task,
+        split: str = "train",
+        length: int = 64,
+        episodes: Collection[int] | None = None,
+        cache: str | Path | None = None,
+    ) -> None:
+        folder = Path(dataset)
+        self.task = _one_task(task)
+        self.length = length
+        if length < 1:
+            raise UserError(f"length is {length}; it must be at least 1")
+        if split not in SPLITS:
+            raise UserError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+        path = folder / DatasetManifest.FILE_NAME
+        if not path.exists():
+            raise UserError(f"{folder} is no dataset: it has no {path.name}; name a folder made by `jat dataset`")
+        self._arrays = load_arrays(
+            folder, DatasetManifest.load(path), self.task, split, Path(cache) if cache else folder.parent / CACHE
+        )
+        starts, lengths, _ = cut_windows(self._arrays.starts, length)
+        rows = np.searchsorted(self._arrays.starts, starts, side="right") - 1
+        if episodes is not None:
+            chosen = np.array(sorted(episodes), np.int64)
+            num_episodes = len(self._arrays.starts) - 1
+            if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < num_episodes:
+                raise UserError(f"episodes has {chosen[-1]}; the rows of {self.task.name}, {split}, are 0 to "
+                                f"{num_episodes - 1}")  # fmt: skip
+            is_kept = np.isin(rows, chosen)
+            starts, lengths, rows = starts[is_kept], lengths[is_kept], rows[is_kept]
+        if not len(starts):
+            raise UserError(f"no episode of {self.task.name}, {split}, is left to cut windows from")
+        self._starts, self._lengths, self._rows = starts, lengths, rows
+
+    @property
+    def texts(self) -> list[str]:
+        """The distinct mission texts; empty for a task without missions."""
+        return self._arrays.texts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        arrays = self._arrays
+        (steps,), (mask,) = pad_windows(self._starts[[index]], self._lengths[[index]], self.length)
+        observations = arrays.observations_at(steps)
+        if self.task.observation == IMAGE:
+            observations = np.ascontiguousarray(np.moveaxis(observations, -1, -3))
+        elif self.task.observation != CONTINUOUS:
+            observations = observations.astype(np.int64)
+        item = {
+            "observations": torch.from_numpy(observations),
+            "actions": torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
+            "rewards": torch.from_numpy(np.take(arrays.rewards, steps)),
+            "mask": torch.from_numpy(mask),
+            "episode": torch.tensor(int(self._rows[index])),
+            "first": torch.tensor(int(self._starts[index] - arrays.starts[self._rows[index]])),
+        }
+        if arrays.text_ids is not None:
+            item["texts"] = torch.from_numpy(np.take(arrays.text_ids, steps).astype(np.int64))
+        return item
+
+
+def _one_task(task: str | Task) -> Task:
+    if isinstance(task, Task):
+        return task
+    found = select_tasks(task)
+    if len(found) > 1:
+        raise UserError(f"{task!r} matches {len(found)} tasks; name one, such as {found[0].name}")
+    return found[0]
