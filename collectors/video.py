@@ -21,6 +21,7 @@ from collectors.replay import StoredActions, first_difference, warn_of_versions
 from collectors.stored import StoredEpisode, find_episode, naming_missing_packages, one_task
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.envs.episode import Episode
+from pipeline.envs.registry import domain_of
 from pipeline.envs.render import render_frame
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
@@ -29,9 +30,6 @@ from pipeline.media.video import mp4_writer
 
 log = logging.getLogger(__name__)
 
-# Steps per second where the environment's ``render_fps`` is not usable: a grid world has none, and an Atari game's
-# counts frames, four per step.
-STEPS_PER_S = {"babyai": 5, "atari": 15}
 MAX_FRAMES_PER_S = 50  # of a video in real time; steps in between are skipped
 
 
@@ -102,7 +100,7 @@ def _pace(config: VideoConfig, task: Task) -> tuple[int, int]:
     """Frames per second, and steps per frame."""
     if config.fps is not None:
         return config.fps, 1
-    steps_per_s = STEPS_PER_S.get(task.domain)
+    steps_per_s = domain_of(task).steps_per_s
     if steps_per_s is None:
         env = task.make_env(drawable=True)
         steps_per_s = int(env.metadata.get("render_fps") or MAX_FRAMES_PER_S)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from experts.ppo_cpu import recipes as ppo_cpu
+from experts.sample_factory import recipes as sample_factory
+from experts.stable_baselines import recipes as stable_baselines
 from experts.store import StoredExpert
 from experts.training import TrainJob
+from pipeline.envs.registry import domain_of
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.files import exclusive
@@ -26,49 +30,55 @@ class Algorithm:
     Attributes:
         module: module with ``train`` and ``export``; a module ``recipes`` in the same package has ``check`` (see
             ``experts/training.py``). It is only imported where it runs.
-        domains: domains that it has recipes for.
+        can_train: whether it has a recipe for a task.
         packages: import names that training needs in addition to those for acting.
         num_cpus: cores reserved per training.
         num_gpus: GPUs, or a share of one, reserved per training if there are any.
     """
 
     module: str
-    domains: tuple[str, ...]
+    can_train: Callable[[Task], bool]
     packages: tuple[str, ...]
     num_cpus: int = 1
     num_gpus: float = 0
 
 
-_ON_POLICY = Algorithm(
-    "experts.stable_baselines.train", ("mujoco", "metaworld"), ("stable_baselines3", "sb3_contrib", "envpool")
-)
-_OFF_POLICY = dataclasses.replace(_ON_POLICY, num_gpus=0.25)
-ALGORITHMS = {
-    "ppo": _ON_POLICY,
-    "trpo": _ON_POLICY,
-    "sac": _OFF_POLICY,
-    "tqc": _OFF_POLICY,
-    "crossq": _OFF_POLICY,
-    "ppo-cpu": Algorithm("experts.ppo_cpu.train", ("atari",), ("torch",)),
+def _stable_baselines(name: str) -> Algorithm:
+    return Algorithm(
+        "experts.stable_baselines.train",
+        lambda task: stable_baselines.can_train(task, name),
+        ("stable_baselines3", "sb3_contrib", "envpool"),
+        num_gpus=0.25 if name in stable_baselines.OFF_POLICY else 0,
+    )
+
+
+ALGORITHMS = {name: _stable_baselines(name) for name in ("ppo", "trpo", "sac", "tqc", "crossq")} | {
+    "ppo-cpu": Algorithm("experts.ppo_cpu.train", ppo_cpu.can_train, ("torch",)),
     "sample-factory": Algorithm(
-        "experts.sample_factory.train", ("atari", "mujoco", "metaworld"), ("sample_factory",), num_cpus=2, num_gpus=1
+        "experts.sample_factory.train", sample_factory.can_train, ("sample_factory",), num_cpus=2, num_gpus=1
     ),
 }
+
+
+def algorithms_for(task: Task) -> list[str]:
+    """Names of the algorithms that have a recipe for a task."""
+    return [name for name, algorithm in ALGORITHMS.items() if algorithm.can_train(task)]
 
 
 def default_algorithm(task: Task) -> str:
     """Return the algorithm whose recipe is known to work for ``task``.
 
     Raises:
-        UserError: the experts of the domain are rules and not trained.
+        UserError: no algorithm trains on such observations; the message names the experts that there are.
     """
-    if task.domain in ("mujoco", "metaworld"):
-        from experts.stable_baselines.recipes import own_algorithm
-
-        return own_algorithm(task)
-    if task.domain == "atari":
-        return "ppo-cpu"
-    raise UserError(f"{task.name}: experts of {task.domain} are not trained; its bot solves it")
+    possible = algorithms_for(task)
+    if "ppo" in possible:
+        return stable_baselines.own_algorithm(task)
+    if possible:
+        return possible[0]
+    rules = ", ".join(domain_of(task).experts)
+    there = f"its {rules} solves it" if rules else "give one to load, --expert PATH"
+    raise UserError(f"{task.name}: experts of {task.domain} are not trained; {there}")
 
 
 def check_can_train(task: Task, algorithm: str) -> None:
@@ -79,7 +89,7 @@ def check_can_train(task: Task, algorithm: str) -> None:
     """
     if algorithm not in ALGORITHMS:
         raise UserError(f"unknown algorithm {algorithm!r}; allowed: {', '.join(ALGORITHMS)}")
-    possible = [name for name, value in ALGORITHMS.items() if task.domain in value.domains]
+    possible = algorithms_for(task)
     if algorithm not in possible:
         raise UserError(f"{algorithm} has no recipe for {task.name}; allowed there: {', '.join(possible) or 'none'}")
     missing = [name for name in ALGORITHMS[algorithm].packages if importlib.util.find_spec(name) is None]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from experts.choice import BESTS
 from experts.published import RELEASED, repository_and_commit, suggested_repositories
-from experts.registry import RULES
+from experts.registry import rule_kinds
 from experts.spec import NetworkSpec
 from experts.store import (
     CURVE,
@@ -181,7 +181,7 @@ class _Importer:
             raise UserError(f"{origin} is an expert of {record.task}, not of {task.name}; give --task {record.task}")
         if record.network is None:
             raise UserError(f"{origin} is a rule ({record.kind}) without a network; it comes with this package")
-        if record.kind in (*RULES, *BESTS, RELEASED):
+        if record.kind in (*rule_kinds(), *BESTS, RELEASED):
             raise UserError(f"{origin} is called {record.kind}, which is not the name of a network; rename its kind")
         record.network.check_fits(task, origin)
         arrays = read_arrays(expert)

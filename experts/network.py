@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from experts.spec import NetworkSpec as NetworkSpec
 from experts.spec import dims
-from pipeline.envs.metaworld import goal_of
 from pipeline.envs.policy import Observations
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
@@ -167,7 +166,7 @@ class NetworkPolicy:
 
     def __init__(self, task: Task, spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> None:
         spec.check_fits(task, origin)
-        self._spec = spec
+        self._spec, self._hidden_goal = spec, task.hidden_goal
         self._network = build_network(spec, arrays, origin)
         self._is_image = len(spec.observation_shape) == 3
         if not self._network.conv:
@@ -189,7 +188,8 @@ class NetworkPolicy:
                     draw = partial(generator.gumbel, 0, 1)
                 self._noise[slot] = _Rows(draw, self._spec.action_size)
             if self._spec.sees_goal:
-                self._goals[slot] = goal_of(env)
+                assert self._hidden_goal is not None  # checked with the specification
+                self._goals[slot] = self._hidden_goal(env)
 
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
         values = observations.values
@@ -197,7 +197,8 @@ class NetworkPolicy:
             values = values.transpose(0, 3, 1, 2)
         if self._spec.sees_goal:
             values = values.copy()
-            values[:, -3:] = [self._goals[slot] for slot in slots]
+            goals = np.array([self._goals[slot] for slot in slots])
+            values[:, -goals.shape[1] :] = goals
         noise = np.array([self._noise[slot].next() for slot in slots]) if self._spec.sampled else None
         decided = self._decide(values, noise)
         return decided.argmax(axis=1) if self._spec.head == "categorical" else decided.astype(np.float32)

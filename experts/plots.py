@@ -16,7 +16,7 @@ from experts.registry import experts_of
 from experts.store import CURVE, TrainingPoint
 from experts.training import read_curve
 from pipeline.envs.task import Task
-from pipeline.pages.figures import INK, LINE, PAGE, SERIES, colour_of, new_figure
+from pipeline.pages.figures import INK, LINE, PAGE, colour_of, new_figure, series_colours
 from pipeline.pages.page import title
 from pipeline.scoring.scores import jat_scores
 
@@ -81,7 +81,7 @@ def draw_curves(out: Path, tasks: Sequence[Task]) -> list[Plot]:
         if not curves:
             continue
         figure, axes = new_figure(10, 3.4, 1, 2)
-        for (revision, points), colour in zip(curves.items(), itertools.cycle(SERIES), strict=False):
+        for (revision, points), colour in zip(curves.items(), itertools.cycle(series_colours()), strict=False):
             returns = [point.mean_return for point in points]
             marker = "." if len(points) < 3 else ""
             axes[0].plot([p.steps / 1e6 for p in points], returns, color=colour, label=revision, marker=marker)
@@ -108,7 +108,7 @@ def draw_overviews(out: Path, tasks: Sequence[Task]) -> list[Plot]:
         for ax in axes[len(curves) :]:
             ax.set_visible(False)
         for ax, (task, of_task) in zip(axes, curves.items(), strict=False):
-            for points, colour in zip(of_task.values(), itertools.cycle(SERIES), strict=False):
+            for points, colour in zip(of_task.values(), itertools.cycle(series_colours()), strict=False):
                 ax.plot([p.steps / 1e6 for p in points], [p.mean_return for p in points], color=colour, linewidth=1.3)
             _draw_jat([ax], task)
             ax.grid(color=LINE, linewidth=0.6)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.algorithms import ALGORITHMS, check_can_train, default_algorithm, train
+from experts.algorithms import ALGORITHMS, algorithms_for, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
 from experts.published import RELEASED, released_repository
 from experts.ranking import ExpertResult, rank_experts
@@ -199,10 +199,10 @@ def _first_possible(
             return found
         if is_best:
             return default_algorithm(task)
-        if name in ALGORITHMS and (len(names) == 1 or task.domain in ALGORITHMS[name].domains):
+        if name in ALGORITHMS and (len(names) == 1 or ALGORITHMS[name].can_train(task)):
             check_can_train(task, name)
             return name
-    algorithms = ", ".join(name for name, value in ALGORITHMS.items() if task.domain in value.domains) or "none"
+    algorithms = ", ".join(algorithms_for(task)) or "none"
     if retrain:
         raise UserError(f"{task.name}: {','.join(names)} cannot be trained; algorithms there: {algorithms}")
     raise UserError(

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experts.store import ExpertRecord, StoredExpert
+from pipeline.envs.domain import domain_name
+from pipeline.envs.registry import domain_named, domain_of
 from pipeline.envs.task import Task
 
 # For `--expert`: the expert of each task that JAT published.
 RELEASED = "released"
-
-# The games whose repository is named otherwise; there is none for surround.
-_GAMES = {
-    "asteroids": "asteroid",
-    "kungfumaster": "kongfumaster",
-    "montezumarevenge": "montezuma",
-    "privateeye": "privateye",
-}
 
 
 def released_repository(task_name: str) -> str | None:
@@ -24,25 +18,12 @@ def released_repository(task_name: str) -> str | None:
 
     None where nothing was published: BabyAI's bot is a rule, and surround has no trained agent.
     """
-    domain, _, name = task_name.partition("-")
-    if domain == "atari" and name != "surround":
-        return f"edbeeching/atari_2B_atari_{_GAMES.get(name, name)}_1111"
-    if domain in ("metaworld", "mujoco"):
-        return f"qgallouedec/sample-factory-{name}-v2"
-    return None
+    return domain_named(domain_name(task_name)).jat_experts.get(task_name)
 
 
 def suggested_repositories(task: Task) -> tuple[str, ...]:
     """Where experts of a task are likely to be found on the Hub; not checked."""
-    released = released_repository(task.name)
-    found = [released] if released else []
-    if task.domain == "mujoco":
-        name, env = task.name.removeprefix("mujoco-"), task.env_id.rpartition("-")[0]
-        if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 of these three observes other things
-            found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
-        if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # in v3 as in v4
-            found.append(f"sb3/sac-{env}-v3")
-    return tuple(found)
+    return domain_of(task).hub_experts.get(task.name, ())
 
 
 def repository_and_commit(repository: str, commit: str) -> str:

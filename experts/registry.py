@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib
 from pathlib import Path
 
-from experts.scripted.babyai import BabyAIBotPolicy
-from experts.scripted.metaworld import ScriptedPolicy
-from experts.scripted.random_policy import RandomPolicy
 from experts.store import ExpertRecord, StoredExpert, read_arrays, stored_experts
+from pipeline.envs.domain import SuppliedExpert
 from pipeline.envs.policy import Policy
+from pipeline.envs.registry import domain_of, domains
 from pipeline.envs.task import Task
 from pipeline.scoring.measurement import experts_directory
 from pipeline.versions import versions_of
 
 RANDOM = "random"
 
-
-@dataclass(frozen=True)
-class Rule:
-    """An expert without weights.
-
-    Attributes:
-        make: builds the policy in the process that will use it.
-        domains: domains it can act in; None for all.
-        package: the distribution that defines its behaviour; its version is part of the revision. None if the rule is
-            defined in this package.
-        origin: provenance of the rule in one sentence.
-    """
-
-    make: Callable[[Task], Policy]
-    domains: tuple[str, ...] | None
-    package: str | None
-    origin: str
+_RANDOM = SuppliedExpert("experts.scripted.random_policy:RandomPolicy", None, "every action equally likely")
 
 
-RULES = {
-    "bot": Rule(BabyAIBotPolicy, ("babyai",), "minigrid", "the planner that ships with minigrid"),
-    "scripted": Rule(ScriptedPolicy, ("metaworld",), "metaworld", "the scripted policy that ships with metaworld"),
-    RANDOM: Rule(RandomPolicy, None, None, "every action equally likely"),
-}
+def rules_of(task: Task) -> dict[str, SuppliedExpert]:
+    """Experts without weights that can act in a task, by kind: those that come with its domain, and the random one."""
+    return {**domain_of(task).experts, RANDOM: _RANDOM}
+
+
+def rule_kinds() -> set[str]:
+    """Kinds of the rules of all domains; a network cannot have such a kind."""
+    return {RANDOM, *(kind for domain in domains() for kind in domain.experts)}
 
 
 def rule_record(kind: str, task: Task) -> ExpertRecord:
     """Return the record of a rule in its installed version, e.g. revision ``scripted-3.1.1``."""
-    rule = RULES[kind]
+    rule = rules_of(task)[kind]
     versions = versions_of([rule.package] if rule.package else [])
     # Replace the plus of local version labels, because it separates the parts of a mix.
     version = "".join(versions.values()).replace("+", "_") or "1"
@@ -61,11 +46,10 @@ def experts_of(out: Path, task: Task) -> list[StoredExpert]:
     stored = {expert.record.revision: expert for expert in stored_experts(out, task.name)}
     networks = [expert for expert in stored.values() if expert.record.network is not None]
     rules = []
-    for kind, rule in RULES.items():
-        if rule.domains is None or task.domain in rule.domains:
-            record = rule_record(kind, task)
-            here = StoredExpert(record, experts_directory(out, task.name) / record.revision)
-            rules.append(stored.get(record.revision, here))
+    for kind in rules_of(task):
+        record = rule_record(kind, task)
+        here = StoredExpert(record, experts_directory(out, task.name) / record.revision)
+        rules.append(stored.get(record.revision, here))
     return networks + rules
 
 
@@ -77,7 +61,9 @@ def make_policy(task: Task, expert: StoredExpert) -> Policy:
     """
     record = expert.record
     if record.network is None:
-        return RULES[record.kind].make(task)
+        module, _, name = rules_of(task)[record.kind].policy.partition(":")
+        policy: Policy = getattr(importlib.import_module(module), name)(task)
+        return policy
     from experts.network import NetworkPolicy
 
     return NetworkPolicy(task, record.network, read_arrays(expert), f"expert {record.revision} ({expert.folder})")

@@ -33,7 +33,7 @@ class NetworkSpec:
         action_low, action_high: bounds of every dimension of a continuous action.
         state_dependent_std: whether the head also outputs log standard deviations; otherwise they are an array.
         tanh_scale: Sample Factory's soft limit on gaussian means, ``tanh(m / s) * s``; 0 for none.
-        sees_goal: whether the last three entries must contain Meta-World's goal, which the task hides.
+        sees_goal: whether the last entries must contain the goal, which the task hides (``Task.hidden_goal``).
         sampled: whether actions are sampled from the distribution; otherwise the policy is greedy.
     """
 
@@ -82,6 +82,10 @@ class NetworkSpec:
         Raises:
             UserError: they differ; the message names ``origin``, both sizes and the fix.
         """
+        if self.sees_goal and task.hidden_goal is None:
+            raise UserError(
+                f"{origin} sees a goal that its task hides, and {task.name} hides none; give another expert"
+            )
         shape = task.observation_shape
         if len(shape) == 3:
             shape = (shape[2], shape[0], shape[1])

@@ -42,7 +42,7 @@ class ModelConfig:
     """Width that continuous vectors are padded to by repetition; at least observation size + 1 and action size of every
     task."""
     max_discrete_size: int = 212
-    """Length of a discrete observation: 148 integers plus 64 text tokens."""
+    """Length of a discrete observation: BabyAI's 148 integers plus 64 text tokens."""
     picture_size: int = 224
     """Side in pixels of an image that precedes a text; 0 for a network without images."""
     patch_size: int = 16
@@ -311,6 +311,8 @@ def small() -> TrainConfig:
     For two CPU cores and tasks without images. One component is replaced: JAT's flat encoder of grid worlds needs far
     more compute than a CPU provides to learn which object the mission names (docs/training.md).
     """
+    from pipeline.envs.babyai import NUM_INTEGERS
+
     text_tokens = 16
     return TrainConfig(
         steps=5_000,
@@ -327,7 +329,7 @@ def small() -> TrainConfig:
             num_heads=4,
             max_positions=256,
             vocab_size=512,
-            max_discrete_size=148 + text_tokens,
+            max_discrete_size=NUM_INTEGERS + text_tokens,
             picture_size=0,
             idle_decoder=False,
             discrete_encoder="cells",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.envs.atari import FRAME_SHAPE, STACK_SIZE
+from pipeline.envs.atari_game import FRAME_SHAPE, STACK_SIZE
 from pipeline.envs.task import IMAGE, Task
 
 BLOCK = 4

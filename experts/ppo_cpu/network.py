@@ -13,7 +13,7 @@ from experts.network import CONVOLUTIONS
 from experts.ppo_cpu.games import BLOCK, CHANNELS, GRID
 from experts.ppo_cpu.recipes import PPORecipe
 from experts.spec import NetworkSpec
-from pipeline.envs.atari import STACK_SIZE
+from pipeline.envs.atari_game import STACK_SIZE
 from pipeline.envs.task import Task
 
 MAX_PIXEL = 255.0

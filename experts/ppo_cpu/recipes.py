@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.training import Budget, TrainJob
+from pipeline.envs.registry import domain_of
+from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.files import read_json
 
@@ -49,6 +51,11 @@ class PPORecipe:
 ATARI = PPORecipe()
 # A step is one action, which is repeated for four emulator frames.
 BUDGET = Budget(steps=10_000_000, seconds=24 * HOUR_S)
+
+
+def can_train(task: Task) -> bool:
+    """Whether the recipe is made for a task: arcade games with frame stacks."""
+    return task.observation == IMAGE and domain_of(task).is_arcade
 
 
 def settings_of(job: TrainJob, recipe: PPORecipe) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class _Reader:
             state_dependent_std=adaptive,
             # Sample Factory ignores the limit if the standard deviation depends on the state.
             tanh_scale=float(self.config("continuous_tanh_scale", int, float)) if "log_std" in arrays else 0.0,
-            sees_goal=task.domain == "metaworld" and self._sees_goal(arrays),
+            sees_goal=task.hidden_goal is not None and self._sees_goal(arrays),
             sampled=sampled,
         )
         spec.check_fits(task, str(self.path))

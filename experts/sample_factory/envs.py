@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from pipeline.envs.metaworld import goal_of
+from pipeline.envs.registry import domain_of
 from pipeline.envs.task import Task
 
 
@@ -16,12 +16,12 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     It wraps the task's own environment, so an expert is trained in the environment in which it is measured. Changes:
 
-    - Observations are one array: images channels first, ``(4, 84, 84)`` uint8; vectors float32, with Meta-World's goal,
-      which the task hides, in the last three entries.
+    - Observations are one array: images channels first, ``(4, 84, 84)`` uint8; vectors float32, with the goal in the
+      last entries if the task hides one.
     - Continuous actions are clipped to their bounds first, as in a rollout. The environments clip the executed action,
       but compute the control cost from the unclipped one.
-    - Atari: rewards are clipped to their sign, and a lost life ends the training episode; the game then continues with
-      a no-op.
+    - Arcade games: rewards are clipped to their sign, and a lost life ends the training episode; the game then
+      continues with a no-op.
     - ``info["episode"]`` contains the raw return and length of a whole episode (or game) at its end. Episodes that were
       reset with a seed are not reported: they are Sample Factory's first ones, in which it takes random actions to
       decorrelate the environments.
@@ -39,8 +39,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         env = task.make_env()
         super().__init__(env)
         self._task, self._first_seed = task, seed
-        self._is_atari, self._is_continuous = task.domain == "atari", task.action.kind == "continuous"
-        self._shows_goal = task.domain == "metaworld"
+        self._is_arcade, self._is_continuous = domain_of(task).is_arcade, task.action.kind == "continuous"
         shape = task.observation_shape
         self.observation_space = (
             gym.spaces.Box(0, 255, (shape[2], *shape[:2]), np.uint8)
@@ -50,25 +49,25 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._over, self._is_counted = True, True
         self._lives = 0
         self._total, self._length = 0.0, 0
-        self._goal = np.zeros(3)
+        self._goal: np.ndarray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a new episode, or the next life of the current game."""
-        if self._is_atari and seed is None and not self._over:
+        if self._is_arcade and seed is None and not self._over:
             observation, reward, terminated, truncated, info = self.env.step(0)
             self._total, self._length = self._total + float(reward), self._length + 1
             self._over = terminated or truncated
-        if not self._is_atari or seed is not None or self._over:
+        if not self._is_arcade or seed is not None or self._over:
             self._is_counted = seed is None
             seed = None if seed is None else self._first_seed + seed
             observation, info = self.env.reset(seed=seed, options=options)
             self._total, self._length, self._over = 0.0, 0, False
-        if self._is_atari:
+        if self._is_arcade:
             self._lives = info["lives"]
-        if self._shows_goal:
-            self._goal = goal_of(self.env)
+        if self._task.hidden_goal is not None:
+            self._goal = self._task.hidden_goal(self.env)
         return self._array(observation), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -80,7 +79,7 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._over = terminated or truncated
         if self._over and self._is_counted:
             info["episode"] = {"r": self._total, "l": self._length}
-        if self._is_atari:
+        if self._is_arcade:
             reward = float(np.sign(reward))
             lives = info["lives"]
             # Some games stay at 0 lives for a few frames before they end.
@@ -92,9 +91,9 @@ class TrainingEnv(gym.Wrapper[Any, Any, Any, Any]):
         values = observation[self._task.observation]
         if values.ndim == 3:
             return np.ascontiguousarray(np.moveaxis(values, -1, 0))
-        if self._shows_goal:
+        if self._goal is not None:
             values = values.copy()
-            values[-3:] = self._goal
+            values[-len(self._goal) :] = self._goal
         return values
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experts.training import Budget, TrainJob
-from pipeline.envs.atari import FRAME_SKIP
-from pipeline.envs.task import Task
+from pipeline.envs.atari_game import FRAME_SKIP
+from pipeline.envs.registry import domain_of
+from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.files import read_json
 
@@ -140,20 +141,30 @@ MUJOCO = SampleFactoryRecipe(
     sampled=False,
 )
 
-METAWORLD = dataclasses.replace(MUJOCO, budget=Budget(steps=10_000_000, seconds=7 * DAY_S))
-
-RECIPES = {"atari": ATARI, "mujoco": MUJOCO, "metaworld": METAWORLD}
-
 
 def recipe_of(task: Task) -> SampleFactoryRecipe:
-    """Return the recipe of a task's domain.
+    """Return the recipe for the kind of a task's observations and actions, with the budget of its domain.
 
     Raises:
-        UserError: there is no Sample Factory recipe for the domain.
+        UserError: there is no Sample Factory recipe for such a task.
     """
-    if task.domain not in RECIPES:
-        raise UserError(f"{task.name}: sample-factory has no recipe for {task.domain}; allowed: {', '.join(RECIPES)}")
-    return RECIPES[task.domain]
+    if not can_train(task):
+        raise UserError(f"{task.name}: sample-factory has no recipe for it; allowed: {TRAINABLE}")
+    recipe = ATARI if task.observation == IMAGE else MUJOCO
+    steps = domain_of(task).training_steps
+    return (
+        recipe if steps is None else dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, steps=steps))
+    )
+
+
+TRAINABLE = "arcade games with frame stacks, and vectors with continuous actions"
+
+
+def can_train(task: Task) -> bool:
+    """Whether the recipes are made for a task's observations and actions."""
+    if task.observation == IMAGE:
+        return domain_of(task).is_arcade and task.action.kind == "discrete"
+    return task.observation == CONTINUOUS and task.action.kind == "continuous"
 
 
 def settings_of(
@@ -193,7 +204,7 @@ def settings_of(
         # With affinity, several trainings on one machine would all use its first cores.
         "set_workers_cpu_affinity": False,
         "log_to_file": False,
-        "shows_goal": task.domain == "metaworld",
+        "shows_goal": task.hidden_goal is not None,
     }
 
 

@@ -95,7 +95,7 @@ class TrainingState:
         """Convert the current policy to the store's format."""
         with self.averaged.in_place() if self.averaged else contextlib.nullcontext():
             spec, arrays = export_model(self.model, self.task, self.env)
-        return dataclasses.replace(spec, sees_goal=self.task.domain == "metaworld"), arrays
+        return dataclasses.replace(spec, sees_goal=self.task.hidden_goal is not None), arrays
 
     def note(self, score: float) -> None:
         """Keep the current policy as the best if its score is higher than that of any earlier one."""

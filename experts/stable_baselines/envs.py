@@ -14,40 +14,33 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from pipeline.envs.metaworld import goal_of
-from pipeline.envs.task import CONTINUOUS, Task
-from pipeline.errors import UserError
-
-# In EnvPool 1.2.5 the rewards or successes of these tasks differ from metaworld's. The scripted policy, which has the
-# same return in both for other tasks, gets 0.3 in EnvPool and 332 in metaworld, 250 and 386, and 484 and 335 in three
-# of these. The lever of lever-pull rests at another angle. This does not affect the script, but a network with 594 in
-# EnvPool had 79 in metaworld.
-DIFFERENT_IN_ENVPOOL = (
-    "metaworld-button-press-topdown-wall", "metaworld-dial-turn", "metaworld-door-lock", "metaworld-lever-pull",
-)  # fmt: skip
+from pipeline.envs.registry import domain_of
+from pipeline.envs.task import Task
 
 
 def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:
-    """Make ``num_envs`` vectorised copies of a task with float32 observations, in Meta-World with a visible goal."""
-    if task.name not in DIFFERENT_IN_ENVPOOL:
+    """Make ``num_envs`` vectorised copies of a task with float32 observations; a hidden goal is visible."""
+    if pool_of(task) is not None:
         return PoolVecEnv(task, num_envs, seed)
-    env = DummyVecEnv([lambda: VisibleGoal(task) for _ in range(num_envs)])
+    env = DummyVecEnv([lambda: ReferenceEnv(task) for _ in range(num_envs)])
     env.seed(seed)
     return env
 
 
-class VisibleGoal(gym.Wrapper[Any, Any, Any, Any]):
-    """The reference environment of a Meta-World task with the goal in the last three entries of observations."""
+class ReferenceEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """A task's own environment, whose observations are one vector; its last entries are the goal if it hides one."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.make_env())
+        self._task = task
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, task.observation_shape, np.float32)
         self.action_space = gym.spaces.Box(task.action.low, task.action.high, (task.action.size,), np.float32)
-        self._goal = np.zeros(3, np.float32)
+        self._goal: np.ndarray | None = None
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(**options)
-        self._goal = goal_of(self.env).astype(np.float32)
+        if self._task.hidden_goal is not None:
+            self._goal = self._task.hidden_goal(self.env).astype(np.float32)
         return self._show(observation), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -55,30 +48,24 @@ class VisibleGoal(gym.Wrapper[Any, Any, Any, Any]):
         return self._show(observation), float(reward), terminated, truncated, info
 
     def _show(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        values = observation[CONTINUOUS].copy()
-        values[-3:] = self._goal
+        values: np.ndarray = observation[self._task.observation]
+        if self._goal is not None:
+            values = values.copy()
+            values[-len(self._goal) :] = self._goal
         return values
 
 
-def pool_id(task: Task) -> str:
-    """Return EnvPool's id of a task.
-
-    Raises:
-        UserError: this domain is not trained in EnvPool.
-    """
-    if task.domain == "mujoco":
-        return task.env_id
-    if task.domain == "metaworld":
-        name, version = task.env_id.rsplit("-", 1)
-        return f"MetaWorld/{name.title().replace('-', '')}-{version}"
-    raise UserError(f"{task.name}: only mujoco and metaworld are trained over EnvPool")
+def pool_of(task: Task) -> tuple[str, dict[str, Any]] | None:
+    """Return EnvPool's id of a task and its options; None if EnvPool does not have the task, or implements another."""
+    find = domain_of(task).envpool
+    return find(task) if find else None
 
 
 class PoolVecEnv(VecEnv):
-    """``num_envs`` vectorised copies of a task with float32 observations; in Meta-World the goal is visible.
+    """``num_envs`` vectorised copies of a task in EnvPool, with float32 observations; a hidden goal is visible.
 
     Args:
-        task: a task of MuJoCo or Meta-World.
+        task: a task that EnvPool has (``pool_of``).
         num_envs: number of copies.
         seed: EnvPool only accepts a seed at construction; copy i is seeded with ``seed + i``.
     """
@@ -86,12 +73,11 @@ class PoolVecEnv(VecEnv):
     def __init__(self, task: Task, num_envs: int, seed: int) -> None:
         import envpool
 
-        options: dict[str, Any] = {"max_episode_steps": task.max_steps}
-        if task.domain == "metaworld":
-            options["partially_observable"] = False
-        elif task.env_id.startswith(("Humanoid", "Ant")):
-            options["post_constraint"] = True
-        self._pool = envpool.make_gymnasium(pool_id(task), num_envs=num_envs, num_threads=1, seed=seed, **options)
+        found = pool_of(task)
+        if found is None:
+            raise ValueError(f"EnvPool does not have {task.name}")
+        options = {"max_episode_steps": task.max_steps, **found[1]}
+        self._pool = envpool.make_gymnasium(found[0], num_envs=num_envs, num_threads=1, seed=seed, **options)
         action = task.action
         super().__init__(
             num_envs,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experts.training import Budget, TrainJob
-from pipeline.envs.task import Task
+from pipeline.envs.metaworld import NAMES
+from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, read_json
 from pipeline.scoring.scores import jat_scores
@@ -152,6 +153,10 @@ METAWORLD_SAC = _sac(
     teacher="scripted",
 )
 
+# For tasks without a tuned recipe.
+DEFAULT = _ppo(Budget(1_000_000, HOUR, patience=300_000))
+NEEDS = "vectors of numbers and continuous actions"
+
 STEERED = (
     "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "dial-turn", "disassemble",
     "door-open", "drawer-open", "faucet-open", "hammer", "hand-insert", "handle-pull", "handle-pull-side",
@@ -161,11 +166,18 @@ STEERED = (
 )  # fmt: skip
 
 
+# Tuned recipes by task.
+TUNED = MUJOCO | {f"metaworld-{name}": METAWORLD_SAC if name in STEERED else METAWORLD for name in NAMES}
+
+
+def can_train(task: Task, algorithm: str) -> bool:
+    """Whether an algorithm of Stable-Baselines3 trains on a task's observations and actions."""
+    return task.observation == CONTINUOUS and not task.has_text and task.action.kind == "continuous"
+
+
 def own_algorithm(task: Task) -> str:
-    """Return the default algorithm of a task of MuJoCo or Meta-World."""
-    if task.domain == "mujoco":
-        return MUJOCO[task.name].algorithm
-    return (METAWORLD_SAC if task.name.removeprefix("metaworld-") in STEERED else METAWORLD).algorithm
+    """Return the default algorithm of a task that can be trained."""
+    return TUNED[task.name].algorithm if task.name in TUNED else DEFAULT.algorithm
 
 
 def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
@@ -175,17 +187,16 @@ def recipe_of(task: Task, algorithm: str) -> StableBaselinesRecipe:
     its budget, discounts and reward scale are combined with the family's default widths and learning rate.
 
     Raises:
-        UserError: there is no recipe for this domain.
+        UserError: the algorithm does not train on such observations or actions.
     """
     if (task.name, algorithm) in TEACHERS:
         return TEACHERS[task.name, algorithm]
-    if task.domain == "mujoco":
-        own = MUJOCO[task.name]
-    elif task.domain == "metaworld":
+    if not can_train(task, algorithm):
+        raise UserError(f"no Stable-Baselines3 recipe of {algorithm} for {task.name}; it needs {NEEDS}")
+    own = TUNED.get(task.name, DEFAULT)
+    if own in (METAWORLD, METAWORLD_SAC):
         own = METAWORLD_SAC if algorithm in OFF_POLICY else METAWORLD
         own = replace(own, budget=replace(own.budget, target=_metaworld_target(task)))
-    else:
-        raise UserError(f"no Stable-Baselines3 recipe for {task.name}; mujoco and metaworld have some")
     if (algorithm in OFF_POLICY) == (own.algorithm in OFF_POLICY):
         # TRPO's step needs the gradients of all parameters, but cloning freezes the actor.
         return replace(own, algorithm=algorithm, teacher="" if algorithm == "trpo" else own.teacher)

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.envs.domain import Domain, SuppliedExpert
 from pipeline.envs.task import DISCRETE, TEXT, Action, Task
 
 # name, environment id without "BabyAI-" and "-v0", largest step limit
@@ -63,6 +64,7 @@ LEVELS = (
 NUM_DIRECTIONS = 4
 VIEW_SIZE = 7
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
+NUM_INTEGERS = 1 + VIEW_SIZE * VIEW_SIZE * 3  # of a step: the direction, then the view
 # Numbers of object types, colours and states in minigrid's encoding of a cell.
 CELL_SIZES = (11, 6, 3)
 
@@ -198,7 +200,7 @@ def _spread(seen: int, clear: int) -> tuple[int, int]:
 
 
 def _flatten(observation: dict[str, Any]) -> dict[str, Any]:
-    flat = np.empty(148, np.int64)
+    flat = np.empty(NUM_INTEGERS, np.int64)
     flat[0] = observation["direction"]
     flat[1:] = observation["image"].ravel()
     return {DISCRETE: flat, TEXT: observation["mission"]}
@@ -219,7 +221,7 @@ TASKS = tuple(
         env_id=f"BabyAI-{env}-v0",
         jat_env_id=f"BabyAI-{env}-v0",
         observation=DISCRETE,
-        observation_shape=(148,),
+        observation_shape=(NUM_INTEGERS,),
         has_text=True,
         action=Action("discrete", 7),
         max_steps=max_steps,
@@ -228,4 +230,39 @@ TASKS = tuple(
         factory=make_env,
     )
     for name, env, max_steps in LEVELS
+)
+
+DOMAIN = Domain(
+    name="babyai",
+    title="BabyAI",
+    tasks=TASKS,
+    about="Missions in words, in grid worlds that are only seen in part. A step is 148 integers (the direction the "
+    "agent looks in, then its 7 x 7 x 3 view laid flat) and the text of the mission; the action is one of 7.",
+    differences=(
+        "JAT left out episodes whose planning took longer than 20 ms, so which ones it has depended on the "
+        "machine and leans to easy ones; here an episode is rejected when the bot's plan outgrows a fixed size.",
+        "No episode is empty (JAT's `babyai-pickup-dist` has 5,360 without a step).",
+    ),
+    licence="minigrid, which holds the BabyAI levels and the bot, is Apache-2.0.",
+    citations=(
+        """@inproceedings{chevalierboisvert2019babyai,
+  title = {BabyAI: A Platform to Study the Sample Efficiency of Grounded Language Learning},
+  author = {Chevalier-Boisvert, Maxime and Bahdanau, Dzmitry and Lahlou, Salem and Willems, Lucas and
+            Saharia, Chitwan and Nguyen, Thien Huu and Bengio, Yoshua},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}
+}""",
+    ),
+    colours=("#1d6fb8", "#64b1f7"),
+    steps_per_frame=1,
+    frames_per_s=5,
+    steps_per_s=5,
+    shard_episodes=10_000,
+    jat_iqm=0.99,
+    jat_context_steps=128,
+    experts={
+        "bot": SuppliedExpert(
+            "experts.scripted.babyai:BabyAIBotPolicy", "minigrid", "the planner that ships with minigrid"
+        )
+    },
 )

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pipeline.envs.domain import Domain
 from pipeline.envs.task import CONTINUOUS, Action, Task
 
 # name, environment id, JAT's id, observation size, action size, action bound, step limit
@@ -125,4 +126,49 @@ TASKS = tuple(
         factory=make_env,
     )
     for name, env_id, jat_env_id, observation_size, action_size, bound, max_steps in TABLE
+)
+
+MUJOCO_CITATION = """@inproceedings{todorov2012mujoco,
+  title = {MuJoCo: A physics engine for model-based control},
+  author = {Todorov, Emanuel and Erez, Tom and Tassa, Yuval},
+  booktitle = {IEEE/RSJ International Conference on Intelligent Robots and Systems},
+  year = {2012}
+}"""
+
+
+def _envpool(task: Task) -> tuple[str, dict[str, Any]]:
+    # gymnasium returns the contact forces of these two with MuJoCo 3; EnvPool computes them on request.
+    return task.env_id, {"post_constraint": True} if task.env_id.startswith(("Humanoid", "Ant")) else {}
+
+
+def _hub_experts(task: Task) -> tuple[str, ...]:
+    name, env = task.name.removeprefix("mujoco-"), task.env_id.rpartition("-")[0]
+    found = [_JAT_EXPERTS[task.name]]
+    if name not in ("ant", "humanoid", "standup"):  # gymnasium's v5 of these three observes other things
+        found.insert(0, f"farama-minari/{env}-v5-SAC-expert")
+    if name in ("halfcheetah", "hopper", "humanoid", "swimmer", "walker"):  # in v3 as in v4
+        found.append(f"sb3/sac-{env}-v3")
+    return tuple(found)
+
+
+_JAT_EXPERTS = {task.name: f"qgallouedec/sample-factory-{task.name.removeprefix('mujoco-')}-v2" for task in TASKS}
+
+DOMAIN = Domain(
+    name="mujoco",
+    title="MuJoCo",
+    tasks=TASKS,
+    about="Locomotion and reaching in gymnasium's MuJoCo environments. Observations and actions are vectors of "
+    "numbers whose sizes differ by task (a humanoid's observation has 376).",
+    differences=(
+        "The pusher is `Pusher-v5`, because `Pusher-v4` refuses MuJoCo 3 and later; all others are v4, as in JAT.",
+        "Actions are stored as the environment took them, clipped to their bounds (JAT's reach up to 9).",
+    ),
+    licence="gymnasium is MIT; MuJoCo is Apache-2.0.",
+    citations=(MUJOCO_CITATION,),
+    colours=("#7c3aed", "#b79af8"),
+    jat_iqm=0.85,
+    jat_context_steps=128,
+    jat_experts=_JAT_EXPERTS,
+    hub_experts={task.name: _hub_experts(task) for task in TASKS},
+    envpool=_envpool,
 )

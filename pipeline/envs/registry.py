@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.envs.domain import Domain
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 
@@ -28,11 +30,27 @@ DEMO_TASKS = (
 )
 
 
-def all_tasks() -> tuple[Task, ...]:
-    """Return the 157 tasks, ordered by domain and then by name."""
+@functools.cache
+def domains() -> tuple[Domain, ...]:
+    """Return all domains in the order in which tables and reports list them."""
     from pipeline.envs import atari, babyai, metaworld, mujoco
 
-    return atari.TASKS + babyai.TASKS + metaworld.TASKS + mujoco.TASKS
+    return atari.DOMAIN, babyai.DOMAIN, metaworld.DOMAIN, mujoco.DOMAIN
+
+
+def domain_named(name: str) -> Domain:
+    """Return the domain called ``name``; an unknown one is described by its name alone."""
+    return next((domain for domain in domains() if domain.name == name), Domain(name, title=name))
+
+
+def domain_of(task: Task) -> Domain:
+    """Return the domain of a task."""
+    return domain_named(task.domain)
+
+
+def all_tasks() -> tuple[Task, ...]:
+    """Return all tasks, ordered by domain and then by name."""
+    return tuple(task for domain in domains() for task in domain.tasks)
 
 
 def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
@@ -70,10 +88,8 @@ def check_can_play(task: Task) -> None:
         except importlib.metadata.PackageNotFoundError as error:
             fix = how_to_install("envs", "setup")
             raise UserError(f"{task.name} needs the package {package}, which is not installed; run {fix}") from (error)
-    if task.domain == "atari":
-        from pipeline.envs.atari import check_rom
-
-        check_rom(task)
+    if check := domain_of(task).check:
+        check(task)
 
 
 def _no_match(part: str, tasks: Sequence[Task]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import gymnasium as gym
+    import numpy as np
 
 # Observation keys, named as in JAT. A task has one of the first three; BabyAI tasks also have the text.
 CONTINUOUS, DISCRETE, IMAGE, TEXT = (
@@ -34,7 +35,7 @@ class Task:
 
     Attributes:
         name: JAT's name for the task, e.g. ``metaworld-reach``.
-        domain: the part before the first dash.
+        domain: name of its domain, the part before the first dash.
         env_id: the environment id used here.
         jat_env_id: the id that JAT used; it differs if a newer version is required here.
         observation: key of the main observation.
@@ -50,6 +51,8 @@ class Task:
         factory: builds the environment; heavy imports happen inside it.
         drawable_factory: builds an environment with the same episodes that ``pipeline/envs/render.py`` can render, if
             ``factory``'s environment cannot be rendered; else None.
+        hidden_goal: reads the goal of an episode from its environment, ``(n,)``, if the last n entries of the
+            observation hide it. Experts may see it there; the agent never does.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Task:
     has_text: bool = False
     lockstep: int = 16
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
+    hidden_goal: Callable[[gym.Env[Any, Any]], np.ndarray] | None = None
 
     def make_env(self, drawable: bool = False) -> gym.Env[Any, Any]:
         """Create an environment whose observations are a dict with JAT's keys.

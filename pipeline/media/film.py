@@ -13,17 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.envs.domain import domain_name
 from pipeline.envs.episode import Episode
+from pipeline.envs.registry import domain_named
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.files import update_json
 from pipeline.records import read_record
 from pipeline.scoring.measurement import experts_directory
 
-# Steps per frame and frames per second: viewers follow a grid world step by step, but 100 steps of a robot arm are one
-# motion.
-PACE = {"babyai": (1, 5)}
-DEFAULT_PACE = (2, 20)
 MAX_FRAMES = 100  # per episode; later steps are not filmed
 
 
@@ -70,17 +68,18 @@ class Filmed:
 
     @property
     def frames_per_s(self) -> int:
-        return pace(self.task.partition("-")[0])[1]
+        return pace(domain_name(self.task))[1]
 
     @property
     def is_whole(self) -> bool:
         """Whether the film shows the whole episode."""
-        return self.length < MAX_FRAMES * pace(self.task.partition("-")[0])[0]
+        return self.length < MAX_FRAMES * pace(domain_name(self.task))[0]
 
 
 def pace(domain: str) -> tuple[int, int]:
     """Steps per frame, and frames per second."""
-    return PACE.get(domain, DEFAULT_PACE)
+    found = domain_named(domain)
+    return found.steps_per_frame, found.frames_per_s
 
 
 def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:

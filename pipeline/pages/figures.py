@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.envs.registry import domains
 from pipeline.files import replacing
 
 if TYPE_CHECKING:
@@ -21,13 +22,20 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "page": "#ffffff", "ink": "#16191d", "soft": "#5b636c", "line": "#dde1e6",
-    "atari": "#b8470f", "babyai": "#1d6fb8", "metaworld": "#15803d", "mujoco": "#7c3aed",
     "other0": "#0f766e", "other1": "#a21caf", "other2": "#854d0e",
 }  # fmt: skip
 PAGE, INK, SOFT, LINE = (COLOURS[name] for name in ("page", "ink", "soft", "line"))
-DOMAIN_COLOURS = {name: COLOURS[name] for name in ("atari", "babyai", "metaworld", "mujoco")}
 OTHER_COLOURS = tuple(COLOURS[name] for name in ("other0", "other1", "other2"))
-SERIES = (*DOMAIN_COLOURS.values(), *OTHER_COLOURS)  # colours of series that are not domains
+
+
+def domain_colours() -> dict[str, tuple[str, str]]:
+    """Colours of the domains that have their own, on a light and on a dark page."""
+    return {domain.name: domain.colours for domain in domains() if domain.colours}
+
+
+def series_colours() -> tuple[str, ...]:
+    """Colours of series that are not domains."""
+    return (*(light for light, _ in domain_colours().values()), *OTHER_COLOURS)
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -63,8 +71,9 @@ def colour_of(name: str, names: Sequence[str]) -> str:
     """Colour of a series: a domain has its own colour, other names get the remaining colours in turn."""
     if name == "overall":
         return INK
-    others = [other for other in names if other not in DOMAIN_COLOURS]
-    return DOMAIN_COLOURS.get(name) or OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
+    own = domain_colours()
+    others = [other for other in names if other not in own]
+    return own[name][0] if name in own else OTHER_COLOURS[others.index(name) % len(OTHER_COLOURS)]
 
 
 def to_svg(figure: Figure, label: str) -> str:
@@ -82,7 +91,8 @@ def to_svg(figure: Figure, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # unused, and not unique on a page
     text = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
-    for name, colour in COLOURS.items():
+    light_colours = COLOURS | {name: light for name, (light, _) in domain_colours().items()}
+    for name, colour in light_colours.items():
         text = text.replace(colour, f"var(--{name})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 

@@ -11,13 +11,16 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from pipeline.envs.registry import domain_named
+from pipeline.pages.figures import domain_colours
+
 TEMPLATES = Path(__file__).parent / "templates"
-TITLES = {"atari": "Atari", "babyai": "BabyAI", "metaworld": "Meta-World", "mujoco": "MuJoCo", "overall": "All tasks"}
+OVERALL_TITLE = "All tasks"
 
 
 def title(name: str) -> str:
-    """Display name of a domain; other names are returned unchanged."""
-    return TITLES.get(name, name)
+    """Display name of a domain, or of all tasks together (``overall``); other names are returned unchanged."""
+    return OVERALL_TITLE if name == "overall" else domain_named(name).title
 
 
 def render_page(template: Path, **values: Any) -> str:
@@ -36,6 +39,7 @@ def render_page(template: Path, **values: Any) -> str:
     )
     environment.filters["two"] = two_digits
     environment.filters["title_of"] = title
+    environment.globals["domain_colours"] = domain_colours()
     return environment.get_template(template.name).render(**values)
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from experts.training import PROGRESS, TrainJob, read_progress
-from pipeline.envs.atari import FRAME_SKIP
+from pipeline.envs.atari_game import FRAME_SKIP
 from pipeline.envs.registry import select_tasks
 
 # Environment steps of Sample Factory are emulator frames.

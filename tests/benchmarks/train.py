@@ -19,6 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import check_at_least_one, parse, run
+from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.tables import Column, Table, print_tables
@@ -113,7 +114,7 @@ def recipe_config(config: BenchTrainConfig, name: str, tasks: Sequence[Task]) ->
     }
     if isinstance(recipe.model, ModelConfig):
         text_tokens = recipe.text_tokens
-        sizes |= {"max_discrete_size": 148 + text_tokens, "picture_size": 0, "idle_decoder": False}
+        sizes |= {"max_discrete_size": NUM_INTEGERS + text_tokens, "picture_size": 0, "idle_decoder": False}
     return dataclasses.replace(
         recipe,
         task=",".join(task.name for task in tasks),

@@ -25,7 +25,7 @@ from pipeline.files import replacing, update_json
 from pipeline.tables import Column, Table, interval_cell, print_table
 from pipeline.text import format_count
 from trainer.config import ActionSelection, BaseModelConfig, Counts, ModelConfig
-from trainer.evaluation.evaluate import JAT_CONTEXTS, EvaluateConfig, plan, play, write_scores
+from trainer.evaluation.evaluate import EvaluateConfig, jat_contexts, plan, play, write_scores
 from trainer.evaluation.results import OVERALL, CheckpointPoint, Curve, curve_path, load_curve
 from trainer.evaluation.scoring import evaluation_of
 
@@ -88,7 +88,7 @@ def demo() -> CurveConfig:
 
 def jat() -> CurveConfig:
     """JAT's evaluation settings: sampled actions, context of 128 time steps, 16 in Atari."""
-    return CurveConfig(contexts=JAT_CONTEXTS)
+    return CurveConfig(contexts=jat_contexts())
 
 
 RECIPES = {"demo": demo, "jat": jat, "small": CurveConfig, "base": CurveConfig}

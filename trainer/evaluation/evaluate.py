@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.envs.registry import DEMO_TASKS, select_tasks
+from pipeline.envs.registry import DEMO_TASKS, domains, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import write_json
@@ -54,7 +54,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JAT_CONTEXTS = {"atari": 16, "babyai": 128, "metaworld": 128, "mujoco": 128}
+
+def jat_contexts() -> dict[str, int]:
+    """JAT's context of each domain in evaluation, in time steps."""
+    return {domain.name: domain.jat_context_steps for domain in domains() if domain.jat_context_steps is not None}
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def demo() -> EvaluateConfig:
 
 def jat() -> EvaluateConfig:
     """JAT's evaluation settings: sampled actions, context of 128 time steps, 16 in Atari."""
-    return EvaluateConfig(contexts=JAT_CONTEXTS)
+    return EvaluateConfig(contexts=jat_contexts())
 
 
 RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateConfig}

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, IMAGE
 from trainer.config import BaseModelConfig
 from trainer.networks.encoders import CellEncoder, ImageEncoder, PerStep
@@ -20,8 +21,6 @@ from trainer.networks.heads import ActionMixture, Bins, Categorical, Head, Scale
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Batch, Losses, Model, RolloutCache, StepBatch
 from trainer.networks.trunk import Trunk
-
-NUM_GRID_INTEGERS = 148  # direction and 7 x 7 x 3 view
 
 
 class TaskLinear(nn.Module):
@@ -105,7 +104,7 @@ class BaseModel(Model):
         elif layout.observation == IMAGE:
             self.encoders[name] = PerStep(ImageEncoder(config.hidden_size))
         elif config.discrete_encoder == "cells":
-            encoder = CellEncoder(config.vocab_size, size - NUM_GRID_INTEGERS, config.cell_size, config.hidden_size)
+            encoder = CellEncoder(config.vocab_size, size - NUM_INTEGERS, config.cell_size, config.hidden_size)
             encoder.initialise()
             self.encoders[name] = encoder
         else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from pipeline.errors import UserError
 from pipeline.records import RecordError, record_of
@@ -101,7 +102,7 @@ def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task
 
 def misfit(config: ModelConfig | BaseModelConfig, task: Task, text_tokens: int) -> str | None:
     """Return why a task's observations or actions do not fit a network, with the option to change; None if they fit."""
-    is_grid_world = task.observation_shape == (148,) and task.has_text
+    is_grid_world = task.observation_shape == (NUM_INTEGERS,) and task.has_text
     if task.observation == DISCRETE and config.discrete_encoder == "cells" and not is_grid_world:
         return f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat"
     return _jat_misfit(config, task, text_tokens) if isinstance(config, ModelConfig) else None

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.envs.babyai import NUM_DIRECTIONS, NUM_INTEGERS, VIEW_SHAPE
+
+NUM_CELLS, CELL_INTEGERS = VIEW_SHAPE[0] * VIEW_SHAPE[1], VIEW_SHAPE[2]
+
 
 class ChannelGate(nn.Module):
     """Squeeze-and-excitation: scales each channel by a function of all channel means (arXiv 1709.01507)."""
@@ -87,11 +91,11 @@ class PerStep(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """Encodes direction, 7 x 7 x 3 view and mission as one embedding; the mission modulates every cell in between.
+    """Encodes direction, view and mission as one embedding; the mission modulates every cell in between.
 
     This is not JAT's encoder: JAT's flat encoder has to learn "this object is the one named" separately for each of the
-    49 cells, whereas here all cells share the weights. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in
-    arXiv 1810.08272). ``(B, T, 148 + num_text)`` int64 -> ``(B, T, out_size)``.
+    cells, whereas here all cells share the weights. The modulation is BabyAI's own (FiLM, arXiv 1709.07871, as in
+    arXiv 1810.08272). ``(B, T, NUM_INTEGERS + num_text)`` int64 -> ``(B, T, out_size)``.
     """
 
     NUM_VALUES = 16  # larger than any integer of a cell
@@ -99,7 +103,7 @@ class CellEncoder(nn.Module):
 
     def __init__(self, vocab_size: int, num_text: int, size: int, out_size: int) -> None:
         super().__init__()
-        self.cell_values = nn.Parameter(torch.empty(3, self.NUM_VALUES, size))
+        self.cell_values = nn.Parameter(torch.empty(CELL_INTEGERS, self.NUM_VALUES, size))
         self.words = nn.Embedding(vocab_size, size)
         self.mission = nn.Linear(num_text * size, 2 * size)
         self.modulation = nn.ModuleList(nn.Linear(2 * size, 4 * size) for _ in range(2))
@@ -107,13 +111,13 @@ class CellEncoder(nn.Module):
         self.narrow = nn.ModuleList(nn.Linear(2 * size, size) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
         self.squeeze = nn.Linear(size, self.FLAT_SIZE)
-        self.flat = nn.Linear(49 * self.FLAT_SIZE + 2 * size, out_size)
-        self.direction = nn.Embedding(4, out_size)
+        self.flat = nn.Linear(NUM_CELLS * self.FLAT_SIZE + 2 * size, out_size)
+        self.direction = nn.Embedding(NUM_DIRECTIONS, out_size)
 
     def forward(self, ids: Tensor) -> Tensor:
         steps = ids.flatten(0, 1)
-        mission = F.relu(self.mission(self.words(steps[:, 148:]).flatten(1)))
-        cells = self._embed_cells(steps[:, 1:148].view(-1, 49, 3))
+        mission = F.relu(self.mission(self.words(steps[:, NUM_INTEGERS:]).flatten(1)))
+        cells = self._embed_cells(steps[:, 1:NUM_INTEGERS].view(-1, NUM_CELLS, CELL_INTEGERS))
         for modulation, norm, widen, narrow in zip(self.modulation, self.norms, self.widen, self.narrow, strict=True):
             scale, shift = modulation(mission)[:, None].chunk(2, dim=-1)
             cells = cells + narrow(F.relu(widen(norm(cells)) * (1 + scale) + shift))
@@ -130,7 +134,7 @@ class CellEncoder(nn.Module):
         nn.init.normal_(self.words.weight, std=1.0)
 
     def _embed_cells(self, values: Tensor) -> Tensor:
-        """``(n, 49, 3)`` -> ``(n, 49, size)``: the sum of the three integers' embeddings.
+        """``(n, cells, 3)`` -> ``(n, cells, size)``: the sum of the three integers' embeddings.
 
         Summing once per combination and looking up the sums moves a third of the memory that summing per cell would.
         """

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, DISCRETE
 from pipeline.errors import UserError
 from trainer.config import ModelConfig
@@ -43,7 +44,7 @@ class JatModel(Model):
         )
         if config.discrete_encoder == "cells":
             self.cell_encoder = CellEncoder(
-                config.vocab_size, config.max_discrete_size - 148, config.cell_size, hidden - 1
+                config.vocab_size, config.max_discrete_size - NUM_INTEGERS, config.cell_size, hidden - 1
             )
         self.image_encoder = PerStep(ImageEncoder(hidden))
         self.single_discrete_decoder = nn.Linear(hidden, config.vocab_size, bias=False)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.registry import all_tasks
 from pipeline.errors import UserError
 from pipeline.files import read_json
@@ -87,7 +88,7 @@ def read_agent_config(raw: dict[str, Any], origin: str) -> AgentConfig:
         UserError: see ``read_model_config``.
     """
     config = read_model_config(raw, origin)
-    text_tokens = config.max_discrete_size - 148
+    text_tokens = config.max_discrete_size - NUM_INTEGERS
     tasks = [task for task in all_tasks() if misfit(config, task, text_tokens) is None]
     return AgentConfig(
         model=config,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.envs.registry import all_tasks
+from pipeline.envs.registry import all_tasks, domain_named
 from pipeline.files import read_json
 from pipeline.runtime.hardware import Hardware, this_machine
 from pipeline.scoring.measurement import Measurement
@@ -37,8 +37,6 @@ from trainer.training.logs import TrainManifest, read_log, train_manifest_path
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
 WEAK = 0.5  # normalised scores below this are called weak
 NUM_WEAKEST = 10  # number of tasks listed as the weakest
-# JAT's published results (arXiv 2402.09844): IQM of expert-normalised scores over all tasks of a domain.
-JAT_IQMS = {"atari": 0.14, "babyai": 0.99, "metaworld": 0.65, "mujoco": 0.85}
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class Facts:
         """JAT's published IQM of a domain; None if the evaluation lacks some of its tasks, so that the two are not
         comparable."""
         is_whole = domain.num_tasks == self.num_known.get(domain.domain)
-        return JAT_IQMS.get(domain.domain) if is_whole else None
+        return domain_named(domain.domain).jat_iqm if is_whole else None
 
     @property
     def has_jat_iqms(self) -> bool:

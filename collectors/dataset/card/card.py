@@ -17,11 +17,13 @@ import yaml
 from collectors.dataset.card.configs import all_episodes_config, table_pair
 from collectors.dataset.card.corpora import corpus_categories, corpus_configs, corpus_section
 from collectors.dataset.card.imported import imported_section
-from collectors.dataset.card.notes import EXPERT_KINDS, JAT_CITATION, DomainNotes, notes_on
+from collectors.dataset.card.notes import EXPERT_KINDS, JAT_CITATION
 from collectors.dataset.card.previews import FOLDER, Preview
 from collectors.dataset.card.rows import DOMAIN_HEADINGS, TASK_HEADINGS, CardRow, DomainRow, domain_rows, reasons
 from collectors.dataset.layout import CARD
 from collectors.dataset.markdown import as_code, as_text
+from pipeline.envs.domain import Domain
+from pipeline.envs.registry import domain_named
 from pipeline.envs.task import Task
 from pipeline.files import replacing
 from pipeline.seeds import FIRST_SEED
@@ -48,7 +50,7 @@ SIZES = (
 class _Section:
     """The card's section on a domain; ``plot`` is the picture's path in the dataset, or None."""
 
-    notes: DomainNotes
+    notes: Domain
     num_tasks: int
     table: str
     plot: str | None
@@ -96,7 +98,7 @@ def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Se
     name = f"{FOLDER}/{domain.domain}.png"
     versions = {format_versions(manifest.tasks[row.task.name].versions): None for row in domain.tasks}
     return _Section(
-        notes=notes_on(domain.domain),
+        notes=domain_named(domain.domain),
         num_tasks=len(domain.tasks),
         table=_table(TASK_HEADINGS, [[f"<nobr>{cell}</nobr>" for cell in row.cells] for row in domain.tasks]),
         rejected=_listed([f"{count:,} because of {as_code(why)}" for why, count in reasons(domain.tasks).items()]),
@@ -200,7 +202,7 @@ def _actors(domain: DomainRow) -> str:
     kinds = Counter(kind for row in domain.tasks for kind in row.expert_kinds)
     ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     tasks = [f"{as_code(kind)} in {count} {'task' if count == 1 else 'tasks'}" for kind, count in ordered]
-    return f"- {notes_on(domain.domain).title}: {', '.join(tasks) or 'unknown'}."
+    return f"- {domain_named(domain.domain).title}: {', '.join(tasks) or 'unknown'}."
 
 
 def _kinds(domains: Sequence[DomainRow]) -> str:

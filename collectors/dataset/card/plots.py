@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from collectors.dataset.card.notes import notes_on
 from collectors.dataset.card.rows import CardRow, DomainRow
+from pipeline.envs.registry import domain_named
 from pipeline.files import replacing
 from pipeline.storage.statistics import Histogram
 
@@ -52,7 +52,7 @@ def write_plot(path: Path, domain: DomainRow) -> None:
     axes[0].set_yticks(range(len(rows)), names)
     axes[0].set_ylim(len(rows) - 0.45, -0.6)
     constant = f", {lengths.pop():,.0f} steps each" if len(lengths) == 1 else ""
-    title = f"{notes_on(domain.domain).title}: training episodes{constant}"
+    title = f"{domain_named(domain.domain).title}: training episodes{constant}"
     figure.suptitle(title, fontsize=11, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -26,7 +26,7 @@ from collectors.dataset.importing.rows import EMPTY, OTHER_SIZE, Rows
 from collectors.dataset.importing.sources import EpisodeSource, NotThereError, num_tests, resolve_source, source_name
 from collectors.dataset.repeats import Repeats, reject_copies
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.envs.registry import select_tasks
+from pipeline.envs.registry import domain_of, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, remove_leftovers
@@ -42,8 +42,6 @@ from pipeline.text import format_count
 log = logging.getLogger(__name__)
 
 # Rows per shard, by domain: what a kill can lose, and small enough to import many shards in parallel.
-SHARD_EPISODES = {"babyai": 10_000, "metaworld": 4_000, "mujoco": 500, "atari": 25}
-DEFAULT_SHARD_EPISODES = 500
 NUM_TRIED = 8  # first rows, of which at least one must be valid
 WORKER_BYTES = 8 * 2**30
 
@@ -193,7 +191,7 @@ def _jobs(config: ImportConfig, task: Task, root: Path, name: str) -> list[Impor
             wanted = config.episodes if split == "train" else num_tests(config.episodes, config.test_share)
             count = min(count, wanted)
         of_split = [shard for shard in done if shard.split == split]
-        size = config.shard_episodes or SHARD_EPISODES.get(task.domain, DEFAULT_SHARD_EPISODES)
+        size = config.shard_episodes or domain_of(task).shard_episodes
         for shard in missing_jobs(task, split, count, IMPORTED, of_split, size):
             jobs.append(ImportJob(shard, rows, origin, root / task.name, name))
     return jobs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experts.ppo_cpu.games import BLOCK, CHANNELS_PER_FRAME, GRID, TrainingGames, to_blocks
-from pipeline.envs.atari import STACK_SIZE
+from pipeline.envs.atari_game import STACK_SIZE
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import IMAGE, Task
 

@@ -20,7 +20,7 @@ from experts.network import NetworkPolicy
 from experts.stable_baselines import cloning
 from experts.stable_baselines import train as training
 from experts.stable_baselines.demonstrations import demonstrate
-from experts.stable_baselines.envs import DIFFERENT_IN_ENVPOOL, PoolVecEnv, VisibleGoal, make_vec_env, pool_id
+from experts.stable_baselines.envs import PoolVecEnv, ReferenceEnv, make_vec_env, pool_of
 from experts.stable_baselines.recipes import (
     METAWORLD,
     MUJOCO,
@@ -33,6 +33,7 @@ from experts.stable_baselines.recipes import (
 from experts.stable_baselines.teachers import teacher_of
 from experts.store import read_arrays, read_expert, stored_experts
 from experts.training import Budget, TrainingStoppedError, TrainJob, read_curve, read_progress
+from pipeline.envs.metaworld import DIFFERENT_IN_ENVPOOL
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import CONTINUOUS, Task
@@ -376,7 +377,7 @@ def test_meta_world_shows_its_goal_in_training() -> None:
     goals = PoolVecEnv(task, 4, seed=0).reset()[:, -3:]
     assert np.abs(goals).max(axis=1).min() > 0.01
     assert len(np.unique(goals, axis=0)) == 4
-    env = VisibleGoal(task)
+    env = ReferenceEnv(task)
     observation, _ = env.reset(seed=1)
     unwrapped: Any = env.unwrapped
     np.testing.assert_allclose(observation[-3:], unwrapped._target_pos, rtol=1e-6)
@@ -391,8 +392,9 @@ def test_tasks_that_differ_in_envpool_are_trained_in_the_reference() -> None:
 
 
 def test_atari_has_no_recipe_here() -> None:
-    with pytest.raises(UserError, match="only mujoco and metaworld"):
-        pool_id(task_named("atari-pong"))
+    assert pool_of(task_named("atari-pong")) is None
+    with pytest.raises(ValueError, match="EnvPool does not have atari-pong"):
+        PoolVecEnv(task_named("atari-pong"), 1, seed=0)
     with pytest.raises(UserError, match="no Stable-Baselines3 recipe"):
         recipe_of(task_named("atari-pong"), "ppo")
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from pipeline.envs import atari, babyai, metaworld, mujoco
+from pipeline.envs import atari, atari_game, babyai, metaworld, mujoco
 from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, TEXT, Task
 
@@ -299,14 +299,14 @@ def test_an_atari_game_does_not_depend_on_those_played_before(name: str) -> None
 
 def test_frames_of_changed_bands_are_those_of_whole_screens() -> None:
     generator = np.random.default_rng(0)
-    shrink = atari.Shrinker()
-    screen = np.zeros(atari.SCREEN_SHAPE, np.uint8)
+    shrink = atari_game.Shrinker()
+    screen = np.zeros(atari_game.SCREEN_SHAPE, np.uint8)
     for place in range(60):
         if place % 10 == 0:
-            screen = generator.integers(0, 256, atari.SCREEN_SHAPE, np.uint8)
+            screen = generator.integers(0, 256, atari_game.SCREEN_SHAPE, np.uint8)
         for row, column in generator.integers(0, (210, 160), (place % 4, 2)):
             screen[row : row + 9, column : column + 4] = generator.integers(256)
-        expected = cv2.resize(screen, atari.FRAME_SHAPE, interpolation=cv2.INTER_AREA)
+        expected = cv2.resize(screen, atari_game.FRAME_SHAPE, interpolation=cv2.INTER_AREA)
         np.testing.assert_array_equal(shrink(screen), expected)
 
 
