@@ -26,6 +26,7 @@ from experts.stable_baselines.recipes import (
     MUJOCO,
     OFF_POLICY,
     STEERED,
+    TUNED,
     StableBaselinesRecipe,
     own_algorithm,
     recipe_of,
@@ -166,7 +167,7 @@ def test_the_best_policy_outlives_a_kill(tmp_path: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pendulum's own recipe is over within a second."""
-    monkeypatch.setitem(MUJOCO, "mujoco-pendulum", replace(SMALL, budget=Budget(1500, 600)))
+    monkeypatch.setitem(TUNED, "mujoco-pendulum", replace(SMALL, budget=Budget(1500, 600)))
     monkeypatch.setattr("experts.training.TrainingMonitor.report", _always(training.TrainingMonitor.report))
 
 
@@ -221,7 +222,7 @@ def test_a_checkpoint_of_another_recipe_or_task_is_refused_without_training(
     shutil.copytree(job.folder, other.folder)
     with pytest.raises(UserError, match=r"is of mujoco-pendulum, not of mujoco-hopper; remove .*hopper/ppo"):
         algorithms.check_can_resume(other)
-    monkeypatch.setitem(MUJOCO, "mujoco-pendulum", replace(recipe, hidden=(32,)))
+    monkeypatch.setitem(TUNED, "mujoco-pendulum", replace(recipe, hidden=(32,)))
     with pytest.raises(UserError, match=r"another recipe of ppo; remove"):
         algorithms.check_can_resume(job)
 
