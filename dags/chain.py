@@ -11,7 +11,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dags.stages import STAGES, Stage, command
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.stopping import deferred_stop, raise_stop, stop_requested
+from pipeline.tables import Column, Table, print_table
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def run_chain(config: ChainConfig) -> None:
     """Run the stages; if a stage fails, exit with its exit code."""
     started = time.monotonic()
     stages = stages_between(config.first, config.last)
+    durations: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
         stage_started = time.monotonic()
         log.info("stage %d of %d: %s", number, len(stages), stage.name)
@@ -77,7 +79,19 @@ def run_chain(config: ChainConfig) -> None:
             log.error("stage %s ended with exit code %d; run the same command again to go on", stage.name, code)
             sys.exit(code)
         now = time.monotonic()
-        log.info("%s took %.0f s, %.0f s since the start", stage.name, now - stage_started, now - started)
+        durations[stage.name] = now - stage_started
+        log.info("%s took %.0f s, %.0f s since the start", stage.name, durations[stage.name], now - started)
+    print_table(durations_table(durations))
+
+
+def durations_table(durations: Mapping[str, float]) -> Table:
+    """Seconds of each stage, and of all together."""
+    table = Table(Column("stage"), Column("seconds", ",.0f"), title="Duration")
+    for name, seconds in durations.items():
+        table.add_row(name, seconds)
+    table.add_section()
+    table.add_row("all", sum(durations.values()), is_total=True)
+    return table
 
 
 def _run_stage(words: Sequence[str]) -> int:
@@ -96,7 +110,7 @@ def _run_stage(words: Sequence[str]) -> int:
 
 
 def main() -> None:
-    run_chain(parse(ChainConfig, {"demo": _demo}))
+    run_chain(parse(ChainConfig, {"demo": _demo}, prints_tables=True))
 
 
 def _demo() -> ChainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,6 +200,21 @@ def test_a_signal_is_passed_on_and_the_chain_waits_for_the_stage_to_save_its_wor
     stopper.join()
     assert (tmp_path / "saved").exists()
     assert ended.type is (KeyboardInterrupt if number == signal.SIGINT else SystemExit)
+
+
+def test_the_duration_of_each_stage_is_printed_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = {"dataset": 0.0, "train": 1.0}
+    code = "import sys, time; time.sleep(float(sys.argv[1]))"
+    monkeypatch.setattr(
+        "dags.chain.command", lambda stage, options: [sys.executable, "-c", code, str(seconds[stage.name])]
+    )
+    run_chain(ChainConfig(out=tmp_path, first="dataset", last="train"))
+    told = {name: int(number) for name, number in re.findall(r"│ (\w+) +│ +(\d+) │", capsys.readouterr().out)}
+    assert list(told) == [*seconds, "all"]
+    assert told["train"] >= 1
+    assert told["all"] == pytest.approx(told["dataset"] + told["train"], abs=1)
 
 
 def test_a_stage_gets_the_options_it_takes_and_no_other() -> None:
