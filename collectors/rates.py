@@ -10,6 +10,7 @@ which ships with the package. Only ``--ship`` writes the shipped file.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from pipeline.cli import parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
+from pipeline.records import RecordError, read_record
 from pipeline.runtime.status import StageStatus, read_statuses
 from pipeline.storage.plan import read_plan
 from pipeline.storage.shards import finished_shards
@@ -51,6 +53,11 @@ class Rate:
     episodes: int
     source: str
 
+    def __post_init__(self) -> None:
+        numbers = (self.steps_per_episode, self.steps_per_second, self.bytes_per_step)
+        if not all(0 < number < math.inf for number in numbers) or self.episodes < 0:
+            raise RecordError(f"its numbers {', '.join(f'{number:g}' for number in numbers)} are not all above 0")
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -67,6 +74,10 @@ class Rates:
     estimates: Mapping[str, Rate] = field(default_factory=dict)
     driver_bytes: int = 0
     start_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.driver_bytes < 0 or not 0 <= self.start_s < math.inf:
+            raise RecordError("driver_bytes or start_s is below 0")
 
     def find(self, task: Task) -> Rate | None:
         """Like ``of_task``, but None if nothing is known about the domain."""
@@ -121,13 +132,7 @@ def read_rates(path: Path) -> Rates:
     """The rates in a file; empty if the file does not exist."""
     if not path.exists():
         return Rates()
-    raw = read_json(path)
-    return Rates(
-        {name: Rate(**rate) for name, rate in raw["tasks"].items()},
-        {domain: Rate(**rate) for domain, rate in raw["estimates"].items()},
-        raw["driver_bytes"],
-        raw.get("start_s", 0.0),
-    )
+    return read_record(path, Rates, "a table of rates", "delete it and run `jat rates` again")
 
 
 @dataclass(frozen=True)

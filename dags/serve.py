@@ -30,6 +30,7 @@ from dags.launch import signal_group
 from pipeline.cli import parse, run
 from pipeline.errors import JobsFailedError, UserError, how_to_install
 from pipeline.files import exclusive
+from pipeline.records import read_values
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +103,13 @@ def environment(config: ServeConfig) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{config.port}/execution/",
-        "CORE__FERNET_KEY": _secret(home, "fernet_key", _fernet_key),
+        "CORE__FERNET_KEY": _secret(home / "fernet_key", _fernet_key),
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(config.port),
         "API__WORKERS": "1",
-        "API__SECRET_KEY": _secret(home, "secret_key", secrets.token_hex),
-        "API_AUTH__JWT_SECRET": _secret(home, "jwt_secret", lambda: secrets.token_hex(64)),
+        "API__SECRET_KEY": _secret(home / "secret_key", secrets.token_hex),
+        "API_AUTH__JWT_SECRET": _secret(home / "jwt_secret", lambda: secrets.token_hex(64)),
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
     }
     _password(home)
@@ -128,9 +129,8 @@ def _fernet_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def _secret(home: Path, name: str, make: Callable[[], str]) -> str:
-    """A secret of this home folder, created once, in a file that only its owner can read."""
-    path = home / name
+def _secret(path: Path, make: Callable[[], str]) -> str:
+    """A secret in a file that only its owner can read, created once."""
     if not path.exists():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as handle:
@@ -139,9 +139,12 @@ def _secret(home: Path, name: str, make: Callable[[], str]) -> str:
 
 
 def _password(home: Path) -> str:
-    text = _secret(home, "passwords.json", lambda: json.dumps({"admin": secrets.token_urlsafe(12)}))
-    password: str = json.loads(text)["admin"]
-    return password
+    path = home / "passwords.json"
+    _secret(path, lambda: json.dumps({"admin": secrets.token_urlsafe(12)}))
+    passwords: dict[str, str] = read_values(path, dict[str, str], "the file of Airflow's password", "delete it")
+    if "admin" not in passwords:
+        raise UserError(f"{path} has no password of admin; delete it")
+    return passwords["admin"]
 
 
 def _check_free(port: int) -> None:

@@ -28,7 +28,8 @@ from pipeline.envs.registry import DEMO_TASKS, select_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
-from pipeline.files import digest_of, read_json, write_json
+from pipeline.files import digest_of, update_json, write_json
+from pipeline.records import read_record
 from pipeline.runtime.pool import Resources, run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import reported
@@ -212,6 +213,14 @@ def _first_possible(
     )
 
 
+@dataclass(frozen=True)
+class Retraining:
+    """The note of a run with ``--retrain``: a digest of its options, and the revisions of finished trainings by job."""
+
+    request: str
+    finished: dict[str, str]
+
+
 def _train(
     config: ExpertsConfig, jobs: Sequence[TrainJob], failures: list[JobsFailedError]
 ) -> Iterator[tuple[TrainJob, StoredExpert]]:
@@ -223,8 +232,9 @@ def _train(
     note = config.out / "training" / "retrain.json"
     request = digest_of([config.task, config.expert, config.seed, config.steps, config.seconds, config.target])
     finished: dict[str, str] = {}
-    if config.retrain and note.exists() and read_json(note)["request"] == request:
-        finished = read_json(note)["finished"]
+    if config.retrain and note.exists():
+        before = read_record(note, Retraining, "the note of a repeated training", "delete it")
+        finished = before.finished if before.request == request else {}
     for job in jobs:
         if str(job) in finished:
             yield job, read_expert(experts_directory(job.out, job.task.name) / finished[str(job)])
@@ -235,7 +245,7 @@ def _train(
             progress.advance(1, f"{job.task.name}: {expert.record.revision}")
             if config.retrain:
                 finished[str(job)] = expert.record.revision
-                write_json(note, {"request": request, "finished": finished})
+                write_json(note, Retraining(request, finished))
             yield job, expert
         note.unlink(missing_ok=True)
     except JobsFailedError as error:
@@ -308,8 +318,7 @@ def write_best(out: Path, task: Task, ranked: Sequence[ExpertResult]) -> None:
     """Write ``best.json`` for human readers; the collectors compare the measurements themselves."""
     path = experts_directory(out, task.name) / "best.json"
     best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}
-    if not path.exists() or read_json(path) != best:
-        write_json(path, best)
+    update_json(path, best)
 
 
 def main() -> None:

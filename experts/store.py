@@ -27,9 +27,9 @@ from experts.spec import NetworkSpec
 from pipeline.errors import UserError
 from pipeline.files import digest_of, is_local, read_json, replacing, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
+from pipeline.names import check_name, is_one_line
 from pipeline.records import RecordError, record_of
 from pipeline.scoring.measurement import experts_directory
-from pipeline.storage.manifest import check_name, is_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

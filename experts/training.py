@@ -31,13 +31,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from experts.store import StoredExpert, TrainingPoint
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.files import read_json, replacing, write_json
+from pipeline.files import replacing, write_json
 from pipeline.foreign import MIB, check_file
+from pipeline.records import read_record
 from pipeline.runtime.heartbeat import STOP, WORKER_PROGRESS
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,7 @@ def read_progress(folder: Path) -> TrainingProgress:
     path = folder / PROGRESS
     if not path.exists():
         return TrainingProgress()
-    raw: dict[str, Any] = read_json(path)
-    return TrainingProgress(**{**raw, "budget": Budget(**raw["budget"]) if raw["budget"] else None})
+    return read_record(path, TrainingProgress, "the progress of a training", f"remove {folder} to start anew")
 
 
 class TrainingMonitor:

@@ -256,7 +256,7 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 def update_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write JSON as ``write_json`` does, unless the file already has the same content."""
     text = _as_json(value, indent)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         _write_text(path, text)
 
 

@@ -41,8 +41,8 @@ from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
 from pipeline.errors import UserError, first_line
 from pipeline.files import read_json, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
+from pipeline.names import check_name
 from pipeline.records import RecordError, read_record, record_of
-from pipeline.storage.manifest import check_name
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer

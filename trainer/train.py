@@ -26,7 +26,8 @@ from pipeline.cli import parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.files import digest_of, exclusive, read_json, write_json
+from pipeline.files import digest_of, exclusive, write_json
+from pipeline.records import read_values
 from pipeline.runtime.hardware import this_machine
 from pipeline.runtime.stage import current_stage, reported
 from pipeline.stopping import raise_stop
@@ -79,7 +80,9 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     identity = make_identity(config, chosen)
     directory = config.out.absolute() / "train"
     if (directory / "identity.json").exists():
-        check_identity(directory, read_json(directory / "identity.json"), identity)
+        fix = f"move {directory} away to train anew"
+        before = read_values(directory / "identity.json", dict[str, Any], "the identity of a training", fix)
+        check_identity(directory, before, identity)
     if train_manifest_path(config.out).exists():
         log.info("already trained: %s", train_manifest_path(config.out))
         return

@@ -9,7 +9,7 @@ from experts.training import Budget, TrainJob
 from pipeline.envs.registry import domain_of
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.records import read_values
 
 HOUR_S = 3600.0
 # File with the settings of a training, in its folder.
@@ -72,7 +72,9 @@ def check(job: TrainJob, recipe: PPORecipe = ATARI) -> None:
     path = job.folder / SETTINGS
     if not path.exists():
         return
-    found, wanted = read_json(path), settings_of(job, recipe)
+    fix = f"remove {job.folder} to start anew"
+    found = read_values(path, dict[str, Any], "the settings of a training", fix)
+    wanted = settings_of(job, recipe)
     if found != wanted:
         differing = ", ".join(name for name in wanted if found.get(name) != wanted[name])
         raise UserError(

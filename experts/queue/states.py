@@ -19,7 +19,8 @@ from experts.queue.entries import QueueEntry
 from experts.store import RECORD, TrainingPoint
 from experts.training import CURVE, TrainingProgress, read_curve, read_progress
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
+from pipeline.records import read_record, read_values
 from pipeline.runtime.status import read_statuses
 from pipeline.scoring.measurement import experts_directory
 
@@ -28,6 +29,7 @@ WAITING, TRAINING, MEASURING, DONE, FAILED, STOPPED = (
     "waiting", "training", "measuring", "done", "failed", "stopped",
 )  # fmt: skip
 STATE = "state.json"
+FIX = "delete it and run `jat experts-queue --queue FILE` again"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def queue_folder(out: Path) -> Path:
 def read_state(out: Path, entry: QueueEntry) -> EntryState:
     """Read the state of an entry; ``EntryState()`` if there is none."""
     path = queue_folder(out) / entry.name / STATE
-    return EntryState(**read_json(path)) if path.exists() else EntryState()
+    what, fix = "the state of a training in the queue", "delete it; the training resumes from its checkpoint"
+    return read_record(path, EntryState, what, fix) if path.exists() else EntryState()
 
 
 def change_state(out: Path, entry: QueueEntry, **changes: Any) -> None:
@@ -85,7 +88,10 @@ def read_list(out: Path) -> list[QueueEntry]:
     path = queue_folder(out) / "queue.json"
     if not path.exists():
         raise UserError(f"there is no queue in {out}; pass --queue FILE")
-    return [QueueEntry(**entry) for entry in read_json(path)["entries"]]
+    found: dict[str, list[QueueEntry]] = read_values(path, dict[str, list[QueueEntry]], "the list of a queue", FIX)
+    if "entries" not in found:
+        raise UserError(f"{path} is not the list of a queue (entries is missing); {FIX}")
+    return found["entries"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.envs.atari_game import FRAME_SKIP
 from pipeline.envs.registry import domain_of
 from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.records import read_values
 
 DAY_S = 24 * 3600.0
 # Folder of Sample Factory's state, below the folder of a training.
@@ -218,12 +218,24 @@ def check(job: TrainJob) -> None:
     check_settings(job, settings_of(recipe, job.task, job.folder, job.seed, recipe.budget.steps, 1, False, 0))
 
 
+def read_settings(job: TrainJob) -> dict[str, Any]:
+    """Read the settings that a training was begun with.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    found: dict[str, Any] = read_values(
+        job.folder / SETTINGS, dict[str, Any], "the settings of a training", f"remove {job.folder} to start anew"
+    )
+    return found
+
+
 def check_settings(job: TrainJob, settings: Mapping[str, Any]) -> None:
     """Like ``check``, with the given settings."""
     path = job.folder / SETTINGS
     if not path.exists() or not any(job.folder.glob(f"{STATE}/checkpoint_p0/*.pth")):
         return
-    before, now = read_json(path), json.loads(json.dumps(settings))
+    before, now = read_settings(job), json.loads(json.dumps(settings))
     different = [name for name in now if name not in FREE_SETTINGS and before.get(name) != now[name]]
     if different:
         name = different[0]

@@ -27,11 +27,11 @@ from typing import Any
 
 from experts.algorithms import ALGORITHMS
 from experts.sample_factory.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint, read_checkpoint
-from experts.sample_factory.recipes import SETTINGS, STATE, check_settings, recipe_of, settings_of
+from experts.sample_factory.recipes import SETTINGS, STATE, check_settings, read_settings, recipe_of, settings_of
 from experts.store import StoredExpert, write_expert
 from experts.training import CURVE, Budget, TrainingMonitor, TrainJob, read_curve, read_progress
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -93,11 +93,11 @@ def export(job: TrainJob) -> StoredExpert:
     for _ in range(EXPORT_ATTEMPTS - 1):
         chosen = choose_checkpoint(job.folder / STATE)
         try:
-            return _store(job, read_json(job.folder / SETTINGS), budget)
+            return _store(job, read_settings(job), budget)
         except UserError:
             if chosen.path.exists():
                 raise  # otherwise the training has just replaced it by a better one
-    return _store(job, read_json(job.folder / SETTINGS), budget)
+    return _store(job, read_settings(job), budget)
 
 
 def _store(job: TrainJob, settings: Mapping[str, Any], budget: Budget) -> StoredExpert:

@@ -14,7 +14,8 @@ from experts.training import Budget, TrainJob
 from pipeline.envs.metaworld import NAMES
 from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json
+from pipeline.files import digest_of
+from pipeline.records import read_values
 from pipeline.scoring.scores import jat_scores
 
 # Metadata file of a checkpoint.
@@ -231,12 +232,12 @@ def check_settings(job: TrainJob, folder: Path, recipe: StableBaselinesRecipe) -
     """
     fix = f"remove {job.folder} to start anew"
     try:
-        about: dict[str, Any] = read_json(folder / ABOUT)
+        about: dict[str, Any] = read_values(folder / ABOUT, dict[str, Any], "the record of a checkpoint", fix)
     except OSError as error:
         raise UserError(f"{folder} cannot be resumed ({error}); {fix}") from error
     if about.get("task", job.task.name) != job.task.name:
         raise UserError(f"{folder} is of {about['task']}, not of {job.task.name}; {fix}")
-    if about["digest"] != digest_of(recipe):
+    if about.get("digest") != digest_of(recipe):
         raise UserError(f"{folder} was made by another recipe of {job.algorithm}; {fix}")
     return about
 

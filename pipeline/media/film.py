@@ -195,7 +195,17 @@ def expert_films(out: Path, task_name: str, revision: str) -> Path:
 
 
 def films_in(directory: Path) -> dict[int, Filmed]:
-    """Complete films of a directory, by seed; empty if the directory does not exist."""
-    fix = "delete it and make the film again"
-    found = [read_record(path, Filmed, "the record of a film", fix) for path in sorted(directory.glob("*.json"))]
-    return {filmed.seed: filmed for filmed in found if filmed.path(directory).exists()}
+    """Complete films of a directory, by seed; empty if the directory does not exist.
+
+    Raises:
+        UserError: a record is damaged, or is that of another seed than its name says.
+    """
+    what, fix = "the record of a film", "delete it and make the film again"
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        filmed = read_record(path, Filmed, what, fix)
+        if path.stem != str(filmed.seed):
+            raise UserError(f"{path} is not {what} (its seed is another); {fix}")
+        if filmed.path(directory).exists():
+            found[filmed.seed] = filmed
+    return found

@@ -18,8 +18,9 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import is_local, sha256_of
 from pipeline.foreign import leads_out
+from pipeline.names import is_relative
 from pipeline.runtime.progress import Progress
-from pipeline.storage.manifest import FileEntry, is_relative
+from pipeline.storage.manifest import FileEntry
 from pipeline.text import format_count
 
 # List of the published files, in the format of `sha256sum -c`. Files in the list of an earlier publication are ours:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.envs.episode import Episode
 from pipeline.envs.task import Task
+from pipeline.names import check_name, check_texts
 from pipeline.records import RecordError, read_record
 from pipeline.scoring.scores import Interval, mean_interval
 from pipeline.seeds import seeds_of
@@ -62,6 +63,8 @@ class Measurement:
     rejected: list[str | None]
 
     def __post_init__(self) -> None:
+        check_name("task", self.task)
+        check_texts((self.policy, self.revision), self.versions, self.versions.values())
         columns = (self.seeds, self.returns, self.lengths, self.rejected, self.successes)
         lengths = {len(column) for column in columns if column is not None}
         if len(lengths) > 1:
@@ -123,6 +126,15 @@ def experts_directory(out: Path, task_name: str) -> Path:
     return out / "experts" / task_name
 
 
+def read_measurement(path: Path, fix: str = "delete it and measure again with `jat experts`") -> Measurement:
+    """Read the file of a measurement; ``fix`` is what the user can do if it is damaged.
+
+    Raises:
+        UserError: it is not a measurement.
+    """
+    return read_record(path, Measurement, "a measurement", fix)
+
+
 def load_measurement(folder: Path, task: Task) -> Measurement | None:
     """Load the measurement in the folder of an expert's revision; None if there is no valid one.
 
@@ -132,7 +144,7 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
     path = folder / MEASUREMENT
     if not path.exists():
         return None
-    found = read_record(path, Measurement, "a measurement", "delete it and measure again with `jat experts`")
+    found = read_measurement(path)
     is_valid = (
         (found.task, found.revision) == (task.name, folder.name)
         and found.versions == versions_of(task.packages)

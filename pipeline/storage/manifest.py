@@ -8,19 +8,14 @@ can inject a path, a table or markup. ``pipeline/storage/validate.py`` recompute
 from __future__ import annotations
 
 import itertools
-import re
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.names import MAX_NAME, check_name, check_relative, check_texts
 from pipeline.records import RecordError, record_of
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-MAX_NAME, MAX_TEXT = 200, 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ class ShardManifest:
         _check_beside(file_name, data=manifest.data, episodes=manifest.episodes)
         check_name("task", manifest.task)
         texts = (manifest.expert, manifest.expert_revision, manifest.noise, manifest.source, manifest.environment)
-        _check_texts(texts, manifest.versions, manifest.versions.values())
+        check_texts(texts, manifest.versions, manifest.versions.values())
         return manifest
 
 
@@ -150,7 +145,7 @@ class DocumentShard:
             _check_beside(path.name, data=shard.data, documents=shard.documents)
             check_name("corpus", shard.corpus)
             for texts in (shard.options, shard.versions):
-                _check_texts((shard.source, shard.revision), texts, texts.values())
+                check_texts((shard.source, shard.revision), texts, texts.values())
             return shard
         except RecordError as error:
             raise UserError(
@@ -256,12 +251,12 @@ class DatasetManifest:
     def _check_names(self) -> None:
         for name, task in self.tasks.items():
             check_name("task", name)
-            _check_texts((task.expert, task.expert_revision), task.versions, task.versions.values())
-            _check_texts(task.imported, *task.imported.values())
+            check_texts((task.expert, task.expert_revision), task.versions, task.versions.values())
+            check_texts(task.imported, *task.imported.values())
         for name, corpus in self.corpora.items():
             check_name("corpus", name)
             for texts in (corpus.options, corpus.versions):
-                _check_texts((corpus.source, corpus.revision), texts, texts.values())
+                check_texts((corpus.source, corpus.revision), texts, texts.values())
         names_of_tasks = (name for task in self.tasks.values() for name in task.splits)
         names_of_corpora = (name for corpus in self.corpora.values() for name in corpus.splits)
         names_of_missing = (name for counts in self.missing.values() for name in counts)
@@ -290,33 +285,6 @@ def collected_by(out: Path) -> dict[str, str]:
     return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}
 
 
-def check_name(what: str, name: str) -> None:
-    """Check that a name consists of letters, digits and ``._+-`` only.
-
-    Raises:
-        RecordError: it does not; the message contains the name.
-    """
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
-        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no name of letters, digits and ._+-")
-
-
-def check_relative(what: str, name: str) -> None:
-    """Check that a name is a path within a folder: not absolute, no ``..``, no special characters.
-
-    Raises:
-        RecordError: it is not; the message contains the name.
-    """
-    if not is_relative(name):
-        raise RecordError(f"{what} {name[:MAX_NAME]!r} is no path within its folder")
-
-
-def is_relative(name: str) -> bool:
-    """Whether a name is a path within a folder on every operating system."""
-    path = PurePosixPath(name)
-    is_within = not path.is_absolute() and ".." not in path.parts and str(path) == name
-    return is_within and "\\" not in name and name.isprintable() and len(name) <= MAX_TEXT
-
-
 def _check_beside(file_name: str, **entries: FileEntry) -> None:
     """Check that a sidecar names the files of its own shard, which have the same stem."""
     stem = file_name.removesuffix(".json")
@@ -324,16 +292,3 @@ def _check_beside(file_name: str, **entries: FileEntry) -> None:
         expected = f"{stem}.parquet" if kind == "data" else f"{stem}.{kind}.parquet"
         if entry.name != expected:
             raise RecordError(f"{kind}.name is {entry.name[:MAX_NAME]!r}, expected {expected}")
-
-
-def is_one_line(text: str) -> bool:
-    """Whether a text is one line without control characters, of at most ``MAX_TEXT`` characters."""
-    is_control = (unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
-    return len(text) <= MAX_TEXT and not any(is_control)
-
-
-def _check_texts(*groups: Iterable[str | None]) -> None:
-    """Check that all texts are single lines."""
-    for text in itertools.chain.from_iterable(groups):
-        if text is not None and not is_one_line(text):
-            raise RecordError(f"{text[:MAX_NAME]!r} is not one line of text")

@@ -20,7 +20,8 @@ import numpy as np
 from pipeline.envs.frames import CHANNELS
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
-from pipeline.files import digest_of, read_json, rename_unless_exists, temporary_beside, write_json
+from pipeline.files import digest_of, rename_unless_exists, temporary_beside, write_json
+from pipeline.records import read_values
 from pipeline.seeds import SPLITS
 from pipeline.storage.manifest import DatasetManifest, FileEntry
 from pipeline.storage.schema import read_blocks, read_lengths
@@ -155,7 +156,7 @@ def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str
         rewards=_open(directory, "rewards"),
         starts=np.load(directory / "starts.npy"),
         text_ids=_open(directory, "text_ids") if task.has_text else None,
-        texts=read_json(directory / "texts.json"),
+        texts=read_values(directory / "texts.json", list[str], "the texts of a task", f"remove {directory}"),
         last_frames=_open(directory, "last_frames") if is_image else None,
     )
 

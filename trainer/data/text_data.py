@@ -17,8 +17,9 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, rename_unless_exists, temporary_beside, write_json
+from pipeline.files import rename_unless_exists, temporary_beside, write_json
 from pipeline.images import TOO_LARGE, BadImageError, opened
+from pipeline.records import read_values
 from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
 from trainer.networks.model import TextBatch
@@ -83,7 +84,9 @@ def lay_out(
             temporary.mkdir()
             _write(name, documents, tokenizer, has_boundaries, temporary)
             rename_unless_exists(temporary, directory)  # several workers may tokenise the same corpus concurrently
-    has_pictures = bool(read_json(directory / "corpus.json")["has_pictures"])
+    fix = f"remove {directory}; it is made again"
+    about = read_values(directory / "corpus.json", dict[str, bool], "the record of a tokenised corpus", fix)
+    has_pictures = about.get("has_pictures", False)
     return TextArrays(
         name,
         np.memmap(directory / "tokens.bin", np.int32, "r"),

@@ -12,14 +12,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from pipeline.envs.episode import Episode
 from pipeline.envs.task import Task
-from pipeline.files import read_json, replacing, update_json
-from pipeline.scoring.measurement import EpisodeResult, Measurement, measurement_of
+from pipeline.files import replacing, update_json
+from pipeline.records import record_of
+from pipeline.scoring.measurement import EpisodeResult, Measurement, measurement_of, read_measurement
 from pipeline.seeds import seed_range, seeds_of
 from pipeline.versions import versions_of
+from trainer.evaluation.results import AGAIN
+
+RecordT = TypeVar("RecordT")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class TaskResults:
         self.played: dict[int, EpisodeResult] = {}
         self.others: Heading | None = None
         if self._path.exists():
-            found = Measurement(**read_json(self._path))
+            found = read_measurement(self._path, AGAIN)
             if self._is_ours(Heading(found.revision, found.versions), found.seeds):
                 self.measurement = found
                 self._know(found.episodes)
@@ -114,11 +118,19 @@ class TaskResults:
 
 
 def _read_journal(path: Path) -> tuple[Heading, list[EpisodeResult]] | None:
-    """Read a journal. A line truncated by a kill is skipped; return None if it is the first."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return (
-        (Heading(**json.loads(lines[0])), [EpisodeResult(**json.loads(line)) for line in lines[1:]]) if lines else None
-    )
+    """Read a journal. Damaged lines are skipped, so their episodes are played again; None if the first line is."""
+    heading, *lines = path.read_bytes().split(b"\n")[:-1] or [b""]
+    found = _parsed(heading, Heading)
+    if found is None:
+        return None
+    return found, [played for line in lines if (played := _parsed(line, EpisodeResult))]
+
+
+def _parsed(line: bytes, kind: type[RecordT]) -> RecordT | None:
+    try:
+        return record_of(json.loads(line), kind)
+    except (ValueError, RecursionError):  # a RecordError is a ValueError
+        return None
 
 
 def _line(value: Heading | EpisodeResult) -> str:

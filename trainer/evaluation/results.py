@@ -11,16 +11,21 @@ OUT/evaluation/<name>/       a separate named evaluation: the same files
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, update_json
-from pipeline.scoring.measurement import Measurement
+from pipeline.names import check_name, check_texts
+from pipeline.records import RecordError, read_record, read_values
+from pipeline.scoring.measurement import Measurement, read_measurement
 from pipeline.scoring.scores import Aggregate, Interval
 
 OVERALL = "overall"
+RESULTS = "the results of an evaluation"
+# What to do about a damaged file of an evaluation.
+AGAIN = "it is damaged or of another version: delete it and run `jat evaluate` again"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class Settings:
     temperature: float
     contexts: dict[str, int]
     continuous: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_texts((self.checkpoint, self.weights, self.continuous), self.contexts)
 
     @property
     def revision(self) -> str:
@@ -115,6 +123,15 @@ class TaskScore:
     human_score: Interval | None = None
     jat_human_score: float | None = None
 
+    def __post_init__(self) -> None:
+        check_name("task", self.task)
+        check_name("domain", self.domain)
+        check_texts((self.expert_kind,), self.rejected)
+        own, others = (self.returns, self.scores), (self.random_returns, self.expert_returns)
+        for values in (*own, *others, self.jat_scale_scores, self.human_scores):
+            if values and not all(map(math.isfinite, values)):
+                raise RecordError(f"returns or scores of {self.task} are not all finite")
+
 
 @dataclass(frozen=True)
 class DomainScore:
@@ -143,6 +160,9 @@ class DomainScore:
     jat_human_mean: float | None
     success_rate: float | None
 
+    def __post_init__(self) -> None:
+        check_name("domain", self.domain)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -152,6 +172,10 @@ class Evaluation:
     tasks: list[TaskScore]
     domains: list[DomainScore]
     overall: DomainScore
+
+    def __post_init__(self) -> None:
+        if not self.tasks or {task.domain for task in self.tasks} != {domain.domain for domain in self.domains}:
+            raise RecordError("its tasks and its domains differ")
 
     @property
     def summaries(self) -> list[DomainScore]:
@@ -218,36 +242,27 @@ def curve_path(out: Path) -> Path:
 def load_measurement_of(out: Path, task_name: str, name: str = "") -> Measurement | None:
     """Load all episodes of a task in an evaluation; None if it has not been played."""
     path = evaluation_directory(out, name) / f"{task_name}.json"
-    return Measurement(**read_json(path)) if path.exists() else None
+    return read_measurement(path, AGAIN) if path.exists() else None
 
 
 def load_evaluation(out: Path, name: str = "") -> Evaluation:
     """Load the results of a finished evaluation.
 
     Raises:
-        UserError: there is none, or it was written by another version.
+        UserError: there is none, or it is damaged or of another version.
     """
     path = scores_path(out, name)
     if not path.exists():
         raise UserError(f"nothing is evaluated in {path.parent}; run `jat evaluate` with the same --out first")
-    raw = read_json(path)
-    try:
-        return Evaluation(
-            Settings(**raw["settings"]),
-            [_task_score(row) for row in raw["tasks"]],
-            [_domain_score(row) for row in raw["domains"]],
-            _domain_score(raw["overall"]),
-        )
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} is of another version ({error}); run `jat evaluate` again") from error
+    return read_record(path, Evaluation, RESULTS, AGAIN)
 
 
 def load_scores(out: Path, name: str = "") -> list[TaskScore]:
     """Load the results of a finished evaluation by task; see ``load_evaluation``."""
     path = scores_path(out, name)
-    raw = read_json(path) if path.exists() else None
-    if isinstance(raw, list):  # format of older studies: only a list of tasks
-        return [_task_score({"human_score": None, **row}) for row in raw]
+    if path.exists() and isinstance(read_json(path), list):  # format of older studies: only a list of tasks
+        found: list[TaskScore] = read_values(path, list[TaskScore], RESULTS, AGAIN)
+        return found
     return load_evaluation(out, name).tasks
 
 
@@ -268,12 +283,8 @@ def load_curve(out: Path) -> Curve | None:
     """Load the scores of the checkpoints along training; None if they have not been evaluated."""
     if not curve_path(out).exists():
         return None
-    raw = read_json(curve_path(out))
-    points = [
-        CheckpointPoint(**{**row, "domains": {name: _aggregate(value) for name, value in row["domains"].items()}})
-        for row in raw["points"]
-    ]
-    return Curve(raw["tasks"], raw["episodes"], raw["settings"], points)
+    fix = "delete it and run `jat agent curve` again"
+    return read_record(curve_path(out), Curve, "the scores along a training", fix)
 
 
 def weights_of(checkpoint: Path) -> str:
@@ -284,21 +295,3 @@ def weights_of(checkpoint: Path) -> str:
 def write_evaluation(out: Path, name: str, evaluation: Evaluation) -> None:
     """Write ``scores.json`` unless it is unchanged."""
     update_json(scores_path(out, name), asdict(evaluation))
-
-
-def _interval(raw: dict[str, float] | None) -> Interval | None:
-    return Interval(**raw) if raw else None
-
-
-def _aggregate(raw: dict[str, Any]) -> Aggregate:
-    intervals = {name: Interval(**raw[name]) for name in ("mean", "median", "iqm", "optimality_gap")}
-    return Aggregate(raw["num_tasks"], raw["num_episodes"], **intervals)
-
-
-def _task_score(raw: dict[str, Any]) -> TaskScore:
-    return TaskScore(**{**raw, **{key: _interval(raw[key]) for key in ("agent", "score", "human_score")}})
-
-
-def _domain_score(raw: dict[str, Any]) -> DomainScore:
-    scales = {key: _aggregate(raw[key]) if raw[key] else None for key in ("expert", "jat_scale", "human")}
-    return DomainScore(**{**raw, **scales})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
+from pipeline.records import read_values
 from pipeline.runtime.stage import STATUS_OUT
 from pipeline.secrets import redacted
 
@@ -55,8 +55,9 @@ def stage_runs(out: Path) -> list[StageRun]:
     for folder, stage in STAGES.items():
         path = out / folder / "config.json"
         if path.exists():
-            settings = read_json(path)
-            is_on_disk = bool(store) and "://" not in settings["out"]
+            fix = f"run `jat {stage}` with the same --out again"
+            settings = read_values(path, dict[str, Any], "the settings of a stage", fix)
+            is_on_disk = bool(store) and "://" not in str(settings.get("out", "://"))
             if is_on_disk:
                 del settings["out"]
             command = command_of(stage, settings, recipes.get(folder, {}))

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import digest_of, read_json, sha256_of, update_json
+from pipeline.files import digest_of, sha256_of, update_json
 from pipeline.media.film import Filmed, agent_films, expert_films, films_in, missing_failure, pace
 from pipeline.media.video import read_mp4, write_mp4
+from pipeline.records import read_record
 from pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,14 @@ class Pair:
     @property
     def paths(self) -> list[Path]:
         return [path for path in (self.agent_path, self.expert_path) if path]
+
+
+@dataclass(frozen=True)
+class MadeVideo:
+    """The note beside a video of the report: a digest of what it was made of, and whether it was small enough."""
+
+    made_of: str
+    fits: bool
 
 
 @dataclass(frozen=True)
@@ -124,12 +133,12 @@ def _made(
     enough."""
     note = path.with_suffix(".json")
     made_of = digest_of([VERSION, max_bytes, [sha256_of(source) for source in sources]])
-    known = read_json(note) if note.exists() else {}
-    if known.get("made_of") == made_of and (path.exists() or not known["fits"]):
-        return path if known["fits"] else None
+    known = read_record(note, MadeVideo, "the note of a video", "delete it") if note.exists() else None
+    if known and known.made_of == made_of and (path.exists() or not known.fits):
+        return path if known.fits else None
     note.unlink(missing_ok=True)
     fits = _write_within(path, frames(), frames_per_s, max_bytes)
-    update_json(note, {"made_of": made_of, "fits": fits})
+    update_json(note, MadeVideo(made_of, fits))
     return path if fits else None
 
 

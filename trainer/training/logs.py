@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.records import RecordError, read_record
+from pipeline.names import check_relative
+from pipeline.records import RecordError, read_record, value_of
 from pipeline.runtime.hardware import Hardware
-from pipeline.storage.manifest import check_relative
 
 LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
 
@@ -66,7 +66,11 @@ def stop_path(directory: Path) -> Path:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read the training curve: one dict per optimiser step. A line truncated by a kill is skipped."""
+    """Read the training curve: one dict per optimiser step. A line truncated by a kill is skipped.
+
+    Raises:
+        UserError: a line is not a row of a training curve.
+    """
     return list(_complete_rows(path)) if path.exists() else []
 
 
@@ -77,13 +81,26 @@ def last_row(path: Path) -> dict[str, Any] | None:
     with path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - LONGEST_ROW))
         lines = handle.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else None
+    return _row(path, lines[-1]) if lines else None
 
 
 def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        yield _row(path, line)
+
+
+def _row(path: Path, line: bytes) -> dict[str, Any]:
+    """Parse a line: numbers by name, of which ``step`` and ``timesteps`` are counts."""
+    try:
+        found: dict[str, Any] = value_of(json.loads(line), dict[str, int | float], "")
+        for name in ("step", "timesteps"):
+            value_of(found.get(name), int, name)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not the curve of a training: {error}, in {line[:60].decode(errors='replace')!r}; "
+            "remove this line"
+        ) from error
+    return found
 
 
 def check_identity(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
