@@ -16,7 +16,8 @@ $(if $(UNKNOWN),$(error no target takes $(foreach name,$(UNKNOWN),$(name)$(call 
 # What is repeated here, and shown in process lists, must hold no key or password: scheme://KEY:SECRET@host.
 host = $(firstword $(subst /, ,$(word 2,$(subst ://, ,$(1)))))
 has_credentials = $(and $(findstring ://,$(1)),$(findstring @,$(1)),$(or $(findstring @,$(call host,$(1))),$(findstring :,$(call host,$(1)))))
-CREDENTIALS := $(strip $(foreach name,$(VARIABLES),$(if $(call has_credentials,$(value $(name))),$(name))))
+CREDENTIALS := $(strip $(foreach name,$(VARIABLES),$(if $(call has_credentials,$(value $(name))),$(name))) \
+	$(if $(strip $(foreach goal,$(MAKECMDGOALS),$(call has_credentials,$(goal)))),a target))
 $(if $(CREDENTIALS),$(error $(CREDENTIALS) carries credentials; leave them to the environment, such as AWS_ACCESS_KEY_ID))
 IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD STEPS SECONDS,$(GIVEN)))
 $(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))

@@ -143,7 +143,9 @@ def _refuse(name: str, allowed: Mapping[str, str]) -> NoReturn:
     """Exit with code 2 after printing the full name of the nearest allowed command."""
     nearest = [] if name.startswith("-") else difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean `jat {allowed[nearest[0]]}`?" if nearest else "`jat --help` lists the commands"
-    sys.stderr.write(f"error: there is no command `jat {name}`; {hint}\n")
+    from pipeline.secrets import redacted
+
+    sys.stderr.write(f"error: there is no command `jat {redacted(name)}`; {hint}\n")
     sys.exit(2)
 
 

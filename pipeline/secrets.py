@@ -19,6 +19,8 @@ _QUERY = re.compile(rf"({_SCHEME}[^\s?'\"<>]+)\?[^\s'\"<>]*", re.IGNORECASE)
 # Before the host: everything up to an @ before the first slash. S3 keys may contain slashes, so if the text after the
 # first colon is not a port, everything up to the last @.
 _USER = re.compile(rf"({_SCHEME})(?:[^\s/@'\"]*:(?!\d+(?:[/\s'\"]|$))[^\s'\"]*@|[^\s/'\"]*@)", re.IGNORECASE)
+# Tokens of the Hub, wherever they come from.
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 _NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY")
 
 
@@ -26,16 +28,16 @@ def redacted(text: str) -> str:
     """Redact in ``text`` all credentials that this process knows, and the credentials in URLs."""
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
-    return _USER.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text))
+    return _TOKEN.sub(HIDDEN, _USER.sub(rf"\1{HIDDEN}@", _QUERY.sub(rf"\1?{HIDDEN}", text)))
 
 
 def check_no_credentials(text: str) -> None:
-    """Check that user input contains no URL with a key or a password before the host.
+    """Check that user input contains neither a token of the Hub nor a URL with a key or a password before the host.
 
     Raises:
         UserError: it contains one; the message hides the credentials.
     """
-    if _USER.search(text):
+    if _USER.search(text) or _TOKEN.search(text):
         raise_for_credentials(text)
 
 

@@ -44,6 +44,12 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(name: str, value
     assert "s3cret" not in result.stdout + result.stderr
 
 
+def test_credentials_in_place_of_a_target_are_refused_and_not_repeated() -> None:
+    result = make("s3://KEY:s3cret@bucket")
+    assert result.returncode == 2
+    assert "a target carries credentials" in result.stderr and "s3cret" not in result.stdout + result.stderr
+
+
 def test_addresses_without_credentials_are_not_refused() -> None:
     for value in ("s3://bucket/run", "hf://datasets/owner/name@branch", "http://127.0.0.1:8080/files", "owner/name@v1"):
         assert make("publish", f"TO={value}").returncode == 0

@@ -114,6 +114,22 @@ def test_a_wrong_option_names_the_help_that_can_be_run() -> None:
     assert "python -m collectors.status --help" in said
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["s3://KEY:hunter22@bucket/run"],
+        ["dataset", "s3://KEY:hunter22@bucket/run"],
+        ["--out=s3://KEY:hunter22@bucket/run"],
+        ["hf_hunter22hunter22hunter22"],
+    ],
+)
+def test_a_secret_in_place_of_a_command_is_not_repeated(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.find_command(words)
+    told = capsys.readouterr().err
+    assert "hunter22" not in told and "[hidden]" in told
+
+
 def test_the_demo_is_the_chain_with_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     from dags import chain
 

@@ -23,6 +23,7 @@ def test_credentials_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPa
         == "'x' while PUT https://s3/b/k?[hidden] now"
     )
     assert redacted("s3://key:secret@bucket/path") == "s3://[hidden]@bucket/path"
+    assert redacted("--token hf_AbCdEfGhIjKlMnOpQrStUvWxYz is unknown") == "--token [hidden] is unknown"
 
 
 def test_other_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +39,7 @@ WITH_CREDENTIALS = [
     "https://hunter22@huggingface.co/owner/name",
     "wikipedia=s3://AKIA0:hunter22@bucket/w,oscar=there",
     "ray://me:hunter22@head:10001",
+    "--token=hf_hunter22hunter22hunter22",
 ]
 
 
