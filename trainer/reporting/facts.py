@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.envs.registry import all_tasks, domain_named
-from pipeline.files import read_json
 from pipeline.runtime.hardware import Hardware, this_machine
-from pipeline.scoring.measurement import Measurement
+from pipeline.scoring.measurement import Measurement, read_measurement
 from pipeline.scoring.scores import jat_scale
 from pipeline.seeds import FIRST_SEED
 from pipeline.storage.manifest import DatasetManifest, FileEntry, TaskManifest
+from pipeline.storage.plan import describe_missing
 from pipeline.versions import versions_of
 from trainer.evaluation.results import (
     OVERALL,
@@ -98,6 +98,7 @@ class Facts:
         seeds: first seed of each range and the purpose of the range.
         num_known: number of known tasks by domain, of which the evaluation may have only some.
         not_evaluated: tasks of the dataset that have not been evaluated.
+        missing: the episodes that were planned and that the dataset lacks, in words; empty if there are none.
     """
 
     evaluation: Evaluation
@@ -113,6 +114,7 @@ class Facts:
     seeds: dict[str, int]
     num_known: dict[str, int]
     not_evaluated: list[str]
+    missing: str
 
     @cached_property
     def weakest(self) -> list[ReportRow]:
@@ -188,6 +190,7 @@ def gather(out: Path, name: str = "") -> Facts:
         seeds=dict(FIRST_SEED),
         num_known=Counter(task.domain for task in all_tasks()),
         not_evaluated=[name for name in tasks if name not in evaluated],
+        missing=describe_missing(dataset.missing, tasks) if dataset else "",
     )
 
 
@@ -196,7 +199,7 @@ def expert_revisions(out: Path, row: ReportRow) -> list[str]:
     measured one."""
     measured = []
     for path in sorted((out / "experts" / row.score.task).glob("[!.]*/measurement.json")):
-        found = Measurement(**read_json(path))
+        found = read_measurement(path)
         if found.policy != "random" and len(found.accepted_returns):
             measured.append((float(found.accepted_returns.mean()), path.parent.name))
     collected = [row.data.expert_revision] if row.data else []
@@ -207,7 +210,9 @@ def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
     """Return the run's training, if the evaluated checkpoint was trained by it."""
     path = train_manifest_path(out)
     checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
-    if not path.exists() or not checkpoint.exists() or weights_of(checkpoint) != evaluation.settings.weights:
+    if not path.exists() or not (checkpoint / "model.safetensors").is_file():
+        return None
+    if weights_of(checkpoint) != evaluation.settings.weights:
         return None
     return TrainManifest.read(path)
 

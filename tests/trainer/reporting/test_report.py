@@ -91,9 +91,12 @@ def test_jats_own_figures_stand_beside_whole_domains_only(made: Path) -> None:
 def test_what_is_missing_is_said(out: Path) -> None:
     manifest = read_json(out / "dataset" / "manifest.json")
     manifest["tasks"]["mujoco-ant"] = manifest["tasks"]["mujoco-pusher"]
+    manifest["missing"] = {"mujoco-ant": {"train": 250, "test": 3}, "mujoco-hopper": {"train": 300}}
     write_json(out / "dataset" / "manifest.json", manifest)
     page = page_of(report(AgentReportConfig(out=out)).parents[1])
     assert "In the dataset, but not evaluated: mujoco-ant." in page
+    missing = "mujoco-ant (250 train and 3 test episodes), mujoco-hopper (all of it)"
+    assert f"Planned, but not in the dataset, so the agent learned without: {missing}." in page
     assert "mujoco-pusher: 1 episode of the agent not counted (observation not finite)" in page
     assert "MuJoCo: 1 of 11 tasks" in page
 
