@@ -71,29 +71,33 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: a line is not a row of a training curve.
     """
-    return list(_complete_rows(path)) if path.exists() else []
+    return list(_complete_rows(path, "step", "timesteps")) if path.exists() else []
 
 
 def last_row(path: Path) -> dict[str, Any] | None:
-    """Return the last complete row of a training curve without reading the other rows; None if there is none."""
+    """Return the last complete row of a training curve without reading the other rows; None if there is none.
+
+    Raises:
+        UserError: it is not a row of a training curve.
+    """
     if not path.exists():
         return None
     with path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - LONGEST_ROW))
         lines = handle.read().split(b"\n")[:-1]
-    return _row(path, lines[-1]) if lines else None
+    return _row(path, lines[-1], "step") if lines else None
 
 
-def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _complete_rows(path: Path, *counts: str) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n")[:-1]:
-        yield _row(path, line)
+        yield _row(path, line, *counts)
 
 
-def _row(path: Path, line: bytes) -> dict[str, Any]:
-    """Parse a line: numbers by name, of which ``step`` and ``timesteps`` are counts."""
+def _row(path: Path, line: bytes, *counts: str) -> dict[str, Any]:
+    """Parse a line: numbers by name, of which ``counts`` must be there and be whole."""
     try:
         found: dict[str, Any] = value_of(json.loads(line), dict[str, int | float], "")
-        for name in ("step", "timesteps"):
+        for name in counts:
             value_of(found.get(name), int, name)
     except (ValueError, RecursionError) as error:
         raise UserError(
