@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.envs.task import Task
+from pipeline.names import MAX_NAME
 from pipeline.storage.episode_rules import Problem, Report, Take, ignore
-from pipeline.storage.manifest import MAX_NAME
 from pipeline.storage.schema import REWARDS
 
 OUTCOME = "side table and data disagree"
