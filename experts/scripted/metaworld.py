@@ -20,7 +20,13 @@ class ScriptedPolicy:
     def __init__(self, task: Task) -> None:
         from metaworld.policies import ENV_POLICY_MAP
 
-        self._policy = ENV_POLICY_MAP[task.env_id]()
+        policy: Any = ENV_POLICY_MAP[task.env_id]
+        if not task.is_reference:
+            from pipeline.envs.metaworld_functions import with_quick_globals
+
+            policy, original = type(policy.__name__, (policy,), {}), policy
+            with_quick_globals(original, policy)
+        self._policy = policy()
         self._goals: dict[int, np.ndarray] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:

@@ -7,7 +7,6 @@ Experts that need the goal read it from the environment.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -79,30 +78,27 @@ def goal_of(env: gym.Env[Any, Any]) -> np.ndarray:
 def _compiled_once(env_id: str) -> Callable[..., gym.Env[Any, Any]]:
     """Make a subclass of an environment whose instances share one compiled scene.
 
-    Compiling a scene with its meshes takes longer than an episode, and a rollout creates several environments of a
-    task. Each environment gets a copy, because a reset moves parts of the scene. Only the last task's scene is cached,
-    because a scene takes up to some tens of MB.
+    A rollout creates several environments of a task, which share one class. Only the last task's is cached, because a
+    scene takes up to some tens of MB.
     """
     import metaworld
-    import mujoco
 
-    original: Any = metaworld.ALL_V3_ENVIRONMENTS[env_id]
-    compiled: list[mujoco.MjModel] = []
+    from pipeline.envs.metaworld_internals import quick_class
 
-    class CompiledOnce(original):  # type: ignore[misc]
-        def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-            if compiled:
-                model = copy.copy(compiled[0])
-                return model, mujoco.MjData(model)
-            model, data = super()._initialize_simulation()
-            compiled.append(copy.copy(model))
-            return model, data
-
-    return CompiledOnce
+    quick: Callable[..., gym.Env[Any, Any]] = quick_class(metaworld.ALL_V3_ENVIRONMENTS[env_id])
+    return quick
 
 
 def make_env(task: Task) -> gym.Env[Any, Any]:
     return HiddenGoal(_compiled_once(task.env_id)(camera_name="corner2"))
+
+
+def make_reference_env(task: Task) -> gym.Env[Any, Any]:
+    """Make the same environment with metaworld's own class."""
+    import metaworld
+
+    original: Any = metaworld.ALL_V3_ENVIRONMENTS[task.env_id]
+    return HiddenGoal(original(camera_name="corner2"))
 
 
 TASKS = tuple(
@@ -120,6 +116,7 @@ TASKS = tuple(
         packages=("metaworld", "mujoco", "gymnasium", "numpy"),
         factory=make_env,
         hidden_goal=goal_of,
+        reference_factory=make_reference_env,
     )
     for name in NAMES
 )
