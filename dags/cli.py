@@ -65,6 +65,12 @@ DATASET = (
     Command(
         "dataset import", "collectors.dataset.importing.imports", "import episodes of the Hub, of Minari or of a folder"
     ),
+    Command("dataset filter", "collectors.dataset.surgery.select", "make a dataset of chosen episodes"),
+    Command("dataset remove", "collectors.dataset.surgery.remove", "make a dataset without these episodes or tasks"),
+    Command("dataset split", "collectors.dataset.surgery.split", "make several datasets of one"),
+    Command("dataset merge", "collectors.dataset.surgery.merge", "make one dataset of several"),
+    Command("dataset undo", "collectors.dataset.surgery.undo", "bring back what was before a change in place"),
+    Command("dataset confirm", "collectors.dataset.surgery.confirm", "make a change in place final"),
     Command("dataset replay", "collectors.replay", "play a stored episode again and compare"),
     Command("dataset video", "collectors.video", "render a stored episode to mp4"),
     Command("dataset publish", "collectors.dataset.publish", "publish the dataset, as `jat publish`"),

@@ -97,6 +97,11 @@ def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
     before = DatasetManifest.find(dataset)
+    if before is not None and before.edits:
+        raise UserError(
+            f"{dataset} was changed after it was built ({before.edits[-1]}), and building it would bring back what was "
+            f"taken out; move it away to build another from the shards"
+        )
     documents = find_documents(config.out, config.task, before.corpora if before else ())
     pattern = pattern_of_tasks(config.task, tasks)
     shards = find_shards(config.out, pattern, before.tasks if before else (), tasks, is_optional=bool(documents))
@@ -175,7 +180,7 @@ def _assemble(
         missing=missing,
     )
     statistics = [_statistics(task, of_task, checked[task]) for task, of_task in shards.items()]
-    descriptions = _describe(building, manifest, list(shards), statistics, dataset)
+    descriptions = describe_dataset(building, manifest, list(shards), statistics, dataset)
     write_json(building / "config.json", config)
     write_json(building / DatasetManifest.FILE_NAME, dataclasses.replace(manifest, descriptions=descriptions))
     shutil.rmtree(retired, ignore_errors=True)
@@ -185,7 +190,7 @@ def _assemble(
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def _describe(
+def describe_dataset(
     dataset: Path,
     manifest: DatasetManifest,
     tasks: Sequence[Task],

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from collectors.dataset.card.configs import num_rows
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
 from collectors.dataset.layout import UNPLACED, DatasetFiles, read_layout
@@ -254,8 +255,11 @@ def _compare_with_card(
         layout: as read from the card.
         findings: collects the problems.
     """
-    for config, kind in ((name, "data"), (name + suffix, suffix.removeprefix("-"))):
+    side = suffix.removeprefix("-")
+    for config, kind in ((name, "data"), (name + suffix, side)):
         for split, info in splits.items():
+            if not num_rows(info, side, kind == side):
+                continue  # a split without rows is not in the card
             said = {dataset / entry.name for entry in getattr(info, kind)}
             found = set(layout.files.get(config, {}).get(split, []))
             there = {path for path in said if path.exists()}  # missing files are reported elsewhere

@@ -221,7 +221,8 @@ class DatasetManifest:
     ``digest`` covers the content of every shard, so equal digests mean equal data. ``descriptions`` lists the
     statistics and the images of the dataset card, but not the card itself, which users may edit before they publish it.
     ``missing`` is the number of episodes that were planned but not collected at build time, by task and split,
-    including tasks of which the dataset has no episodes.
+    including tasks of which the dataset has no episodes. ``edits`` says in one line a step how a dataset was made from
+    others; empty if it was built from shards.
     """
 
     digest: str
@@ -229,6 +230,7 @@ class DatasetManifest:
     corpora: dict[str, CorpusManifest] = field(default_factory=dict)  # empty in datasets older than this field
     descriptions: tuple[FileEntry, ...] = ()
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
 
     FILE_NAME = "manifest.json"
 
@@ -249,6 +251,7 @@ class DatasetManifest:
         return manifest
 
     def _check_names(self) -> None:
+        check_texts(self.edits)
         for name, task in self.tasks.items():
             check_name("task", name)
             check_texts((task.expert, task.expert_revision), task.versions, task.versions.values())

@@ -156,6 +156,8 @@ def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
     """
     row = 0
     with pq.ParquetFile(path) as file:
+        if not file.num_row_groups:
+            yield _block(task, file.schema_arrow.empty_table())
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             _check_lengths(path, row, table)

@@ -176,7 +176,7 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
                 buffer, buffered_bytes = [], 0
         if written:
             written.result()
-        if buffer or totals.num_episodes == 0:
+        if buffer:  # a file without episodes has no row group: `datasets` cannot read an empty one
             write(buffer)
 
 

@@ -177,7 +177,10 @@ def _open(directory: Path, name: str) -> np.ndarray:
 
 
 def _open_frames(directory: Path, task: Task) -> np.ndarray:
-    return np.asarray(np.memmap(directory / "frames.bin", np.uint8, "r")).reshape(-1, *task.observation_shape[:2])
+    path, shape = directory / "frames.bin", task.observation_shape[:2]
+    if not path.stat().st_size:  # a split without episodes; an empty file cannot be mapped
+        return np.empty((0, *shape), np.uint8)
+    return np.asarray(np.memmap(path, np.uint8, "r")).reshape(-1, *shape)
 
 
 def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
@@ -204,10 +207,14 @@ def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
         name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype, (num_steps, *shape))
         for name, (dtype, shape) in layout.items()
     }
+    if task.observation == IMAGE:
+        (temporary / "frames.bin").touch()
     known_texts: dict[str, int] = {}
     position = 0
     for file in files:
         for block in read_blocks(task, file):
+            if not len(block.rewards):
+                continue
             steps = slice(position, position + len(block.rewards))
             if task.observation == IMAGE:
                 arrays["last_frames"][steps] = _append_frames(temporary / "frames.bin", block.observations)

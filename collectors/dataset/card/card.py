@@ -82,6 +82,7 @@ def write_card(
     with replacing(dataset / CARD) as temporary:
         temporary.write_text(
             f"---\n{front}---\n\n{body}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
+            f"{_edits_section(manifest)}"
             f"{corpus_section(manifest)}",
             encoding="utf-8",
         )
@@ -92,6 +93,14 @@ def _missing_section(manifest: DatasetManifest) -> str:
     if not manifest.missing:
         return ""
     return f"\n## Planned and not collected\n\n{describe_missing(manifest.missing, manifest.tasks)}.\n"
+
+
+def _edits_section(manifest: DatasetManifest) -> str:
+    """How the dataset was made from others; empty if it was built from shards."""
+    if not manifest.edits:
+        return ""
+    lines = "\n".join(f"- {as_code(line)}" for line in manifest.edits)
+    return f"\n## Made from other datasets\n\n{lines}\n"
 
 
 def _section(dataset: Path, manifest: DatasetManifest, domain: DomainRow) -> _Section:

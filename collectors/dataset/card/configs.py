@@ -35,15 +35,17 @@ def table_pair(
         files = [
             {"split": split, "path": _pattern(kind, name, split, len(getattr(info, kind)))}
             for split, info in splits.items()
+            if num_rows(info, side, kind == side)
         ]
         configs.append({"config_name": config, "data_files": files})
         counts = [
             {
                 "name": split,
                 "num_bytes": sum(entry.num_bytes for entry in getattr(info, kind)),
-                "num_examples": getattr(info, f"num_{side}") + (info.num_rejected if kind == side else 0),
+                "num_examples": num_rows(info, side, kind == side),
             }
             for split, info in splits.items()
+            if num_rows(info, side, kind == side)
         ]
         infos.append(_info(config, its_columns, counts))
     return configs, infos
@@ -61,17 +63,29 @@ def all_episodes_config(
     names = list(dict.fromkeys(split for of_task in splits.values() for split in of_task))
     files, counts = [], []
     for split in names:
-        infos = {task: of_task[split] for task, of_task in splits.items() if split in of_task}
+        infos = {
+            task: of_task[split]
+            for task, of_task in splits.items()
+            if split in of_task and num_rows(of_task[split], "episodes", True)
+        }
+        if not infos:
+            continue
         paths = [_pattern("episodes", task, split, len(info.episodes)) for task, info in infos.items()]
         files.append({"split": split, "path": paths})
         counts.append(
             {
                 "name": split,
                 "num_bytes": sum(entry.num_bytes for info in infos.values() for entry in info.episodes),
-                "num_examples": sum(info.num_episodes + info.num_rejected for info in infos.values()),
+                "num_examples": sum(num_rows(info, "episodes", True) for info in infos.values()),
             }
         )
     return {"config_name": ALL_EPISODES, "data_files": files}, _info(ALL_EPISODES, columns, counts)
+
+
+def num_rows(info: SplitManifest | CorpusSplit, kind: str, with_rejected: bool) -> int:
+    """Number of rows of a split's data, or of its side table; ``datasets`` cannot open a split without any."""
+    count: int = getattr(info, f"num_{kind}")
+    return count + (info.num_rejected if with_rejected else 0)
 
 
 def _pattern(kind: str, name: str, split: str, num_files: int) -> str:
