@@ -30,7 +30,7 @@ from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
 from pipeline.cli import parse, run
 from pipeline.envs.episode import Episode
 from pipeline.envs.policy import Policy
-from pipeline.envs.registry import select_tasks
+from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.envs.rollout import rejected_episode, rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
@@ -383,7 +383,7 @@ def _describe(expert: str, revision: str, versions: dict[str, str], noise: str |
 def main() -> None:
     config = parse(CollectConfig, RECIPES)
     with reported("collect", config.out, config.task):
-        collect(config, select_tasks(config.task))
+        collect(config, select_tasks(config.task, all_tasks(config.reference_envs)))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ class CollectConfig:
     """Custom Ray resources that a node must have to run a worker, as declared with `ray start --resources`, such as
     `simulator=1`."""
 
+    reference_envs: bool = False
+    """Play with the libraries' own environments and bots instead of the faster ones: the same episodes, only slower."""
+
     def __post_init__(self) -> None:
         _parse_amounts("--episodes", self.episodes)
         if any(amount.unit == STEPS for amount in _parse_amounts("--shard-episodes", self.shard_episodes).values()):

@@ -34,15 +34,18 @@ class BabyAIBotPolicy:
     """Policy with one BabyAI bot per slot."""
 
     def __init__(self, task: Task) -> None:
+        self._is_reference = task.is_reference
         self._bots: dict[int, Any] = {}
         self._envs: dict[int, gym.Env[Any, Any]] = {}
         self._planned: dict[int, int | None] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
+        from minigrid.utils.baby_ai_bot import BabyAIBot
+
         from experts.scripted.babyai_planner import FastBot
 
         for slot, env in zip(slots, envs, strict=True):
-            bot = FastBot(env)
+            bot = BabyAIBot(env) if self._is_reference else FastBot(env)
             bot.stack = _BoundedStack(bot.stack)
             self._bots[slot], self._envs[slot], self._planned[slot] = bot, env, None
 

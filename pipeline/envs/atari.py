@@ -121,7 +121,7 @@ class ImageObservation(gym.ObservationWrapper[Any, Any, Any]):
 
 
 def make_env(task: Task) -> gym.Env[Any, Any]:
-    return AtariGame(task)
+    return make_reference_env(task) if task.is_reference else AtariGame(task)
 
 
 def make_reference_env(task: Task) -> gym.Env[Any, Any]:

@@ -80,10 +80,11 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
 
     Attributes:
         last_action: the previous action of this episode; None at its start.
-        visible_cells: indices ``y * width + x`` into the level's list of cells, for the cells in the last observation.
+        visible_cells: indices ``y * width + x`` into the level's list of cells, for the cells in the last observation;
+            empty in a reference.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], is_reference: bool = False) -> None:
         super().__init__(env)
         sizes = [NUM_DIRECTIONS, *np.broadcast_to(CELL_SIZES, VIEW_SHAPE).ravel()]
         # gymnasium's Text space would have to list every character of every mission; reuse the level's own space.
@@ -95,8 +96,9 @@ class FlatView(gym.Wrapper[Any, Any, Any, Any]):
         self._level = level
         # minigrid computes these cell by cell, which took most of the time of a step and of some resets. They are
         # replaced on this instance only, by methods with the same results; minigrid's classes are not changed.
-        level.gen_obs = self._look
-        level.check_objs_reachable = self._check_objs_reachable
+        if not is_reference:
+            level.gen_obs = self._look
+            level.check_objs_reachable = self._check_objs_reachable
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -209,9 +211,8 @@ def _flatten(observation: dict[str, Any]) -> dict[str, Any]:
 def make_env(task: Task) -> gym.Env[Any, Any]:
     import minigrid  # noqa: F401  registers the levels
 
-    return FlatView(
-        gym.make(task.env_id, render_mode="rgb_array", highlight=False, tile_size=24, disable_env_checker=True)
-    )
+    level = gym.make(task.env_id, render_mode="rgb_array", highlight=False, tile_size=24, disable_env_checker=True)
+    return FlatView(level, task.is_reference)
 
 
 TASKS = tuple(

@@ -90,15 +90,10 @@ def _compiled_once(env_id: str) -> Callable[..., gym.Env[Any, Any]]:
 
 
 def make_env(task: Task) -> gym.Env[Any, Any]:
-    return HiddenGoal(_compiled_once(task.env_id)(camera_name="corner2"))
-
-
-def make_reference_env(task: Task) -> gym.Env[Any, Any]:
-    """Make the same environment with metaworld's own class."""
     import metaworld
 
-    original: Any = metaworld.ALL_V3_ENVIRONMENTS[task.env_id]
-    return HiddenGoal(original(camera_name="corner2"))
+    make: Any = metaworld.ALL_V3_ENVIRONMENTS[task.env_id] if task.is_reference else _compiled_once(task.env_id)
+    return HiddenGoal(make(camera_name="corner2"))
 
 
 TASKS = tuple(
@@ -116,7 +111,6 @@ TASKS = tuple(
         packages=("metaworld", "mujoco", "gymnasium", "numpy"),
         factory=make_env,
         hidden_goal=goal_of,
-        reference_factory=make_reference_env,
     )
     for name in NAMES
 )

@@ -99,6 +99,8 @@ def make_env(task: Task) -> gym.Env[Any, Any]:
     env_class: Any = load_env_creator(str(spec.entry_point))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")  # v4 is intended: JAT uses it
+        if task.is_reference:
+            return ContinuousObservation(gym.make(task.env_id), task.max_steps)
         # The rollout always resets before it steps; each wrapper that checks this costs 1 % of a step.
         spec = dataclasses.replace(
             spec,

@@ -53,9 +53,8 @@ class Task:
             ``factory``'s environment cannot be rendered; else None.
         hidden_goal: reads the goal of an episode from its environment, ``(n,)``, if the last n entries of the
             observation hide it. Experts may see it there; the agent never does.
-        reference_factory: builds the environment from the library's own classes, where ``factory`` replaces parts of
-            them by faster ones; else None.
-        is_reference: whether ``reference_factory`` is used, and policies are the libraries' own, too.
+        is_reference: whether environments and policies are made of the libraries' own classes only, without the faster
+            ones that replace parts of them here.
     """
 
     name: str
@@ -73,11 +72,10 @@ class Task:
     lockstep: int = 16
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
     hidden_goal: Callable[[gym.Env[Any, Any]], np.ndarray] | None = None
-    reference_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
     is_reference: bool = False
 
     def as_reference(self) -> Task:
-        """Return this task as the libraries' own classes and functions play it: the same numbers, only slower."""
+        """Return this task with the libraries' own classes only: the same numbers, only slower."""
         return replace(self, is_reference=True)
 
     def make_env(self, drawable: bool = False) -> gym.Env[Any, Any]:
@@ -89,6 +87,4 @@ class Task:
         Args:
             drawable: whether frames of it will be rendered.
         """
-        if self.is_reference and self.reference_factory:
-            return self.reference_factory(self)
         return (self.drawable_factory if drawable and self.drawable_factory else self.factory)(self)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.envs.registry import DEMO_TASKS, domains, select_tasks
+from pipeline.envs.registry import DEMO_TASKS, all_tasks, domains, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import write_json
@@ -89,6 +89,8 @@ class EvaluateConfig:
     video_episodes: int = 3
     """Number of first episodes per task to record as videos, and one more if these show no failure and there is one; 0
     for no videos."""
+    reference_envs: bool = False
+    """Play with the libraries' own environments instead of the faster ones: the same episodes, only slower."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "episodes", "workers")
@@ -296,7 +298,7 @@ def _in_words(versions: dict[str, str]) -> str:
 def main() -> None:
     config = parse(EvaluateConfig, RECIPES, prints_tables=True)
     with reported("evaluate", config.out, config.task, needs_disk=True):
-        evaluate(config)
+        evaluate(config, all_tasks(config.reference_envs))
     print_table(scores_table(load_evaluation(config.out, config.name)))
 
 
