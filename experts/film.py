@@ -76,7 +76,8 @@ def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> li
     """Return jobs for the seeds with a video of the agent but none of the expert with the installed packages."""
     collected = collected_by(config.out)
     jobs = []
-    for task in select_tasks(config.task, tasks):
+    names = [path.name for path in (evaluation_folder(config.out, config.name) / "films").glob("*")]
+    for task in select_tasks(config.task, tasks, names):
         wanted = films_in(agent_films(config.out, task.name, config.name))
         expert = shown_expert(config.out, task, collected.get(task.name, "")) if wanted else None
         if expert is None:

@@ -19,6 +19,7 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from pipeline.domain_files import add_domain_files
 from pipeline.errors import JobsFailedError, UserError, how_to_install
 from pipeline.files import explain_store_error, location, store_errors
 from pipeline.secrets import RedactingFormatter, check_no_credentials, redacted
@@ -59,9 +60,11 @@ def parse(
     recipes = {"default": config_type, **(recipes or {})}
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--recipe", default="default")
+    before.add_argument("--domain", action="append", default=[])
     if prints_tables:
         before.add_argument("--format", default=TEXT)
     chosen, rest = before.parse_known_args(arguments)
+    add_domain_files(chosen.domain)
     if chosen.recipe not in recipes:
         raise UserError(f"unknown recipe {chosen.recipe!r}; allowed: {', '.join(sorted(recipes))}")
     if prints_tables:
@@ -98,6 +101,11 @@ def parse(
         description += f"\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
     if prints_tables:
         description += f"\n\n--format NAME: of what is printed: {TEXT} for people, {JSON} or {TSV} for programs."
+    if hasattr(config_type, "task"):
+        description += (
+            "\n\n--domain FILE: a Python file with domains of your own (docs/extending.md), which is run; JAT_DOMAINS "
+            "names such files, too."
+        )
     # A nested config whose type is a union keeps the class that the recipe chose.
     config = (tyro.conf.AvoidSubcommands,)
     options: dict[str, Any] = {"description": description, "registry": registry, "config": config}

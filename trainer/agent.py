@@ -30,7 +30,7 @@ from pipeline.seeds import policy_generator
 from trainer.checkpoint import Checkpoint
 from trainer.config import ActionSelection, BaseModelConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser
-from trainer.data.batches import prepare_observations, prepare_rewards
+from trainer.data.batches import prepare_observations, prepare_rewards, text_plane
 from trainer.data.tokenizer import encode
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model, RolloutCache
@@ -211,6 +211,10 @@ def _random_observations(generator: np.random.Generator, rows: int, layout: Task
     """Return random network inputs ``(rows, ...)``; integers are valid for every encoder."""
     if layout.observation == DISCRETE:
         return generator.integers(0, 4, (rows, layout.observation_size))
-    height, width, channels = task.observation_shape if layout.observation == IMAGE else (0, 0, 0)
-    shape = (channels, height, width) if layout.observation == IMAGE else (layout.observation_size,)
-    return generator.standard_normal((rows, *shape)).astype(np.float32)
+    shape = task.observation_shape if layout.observation == IMAGE else (layout.main_size,)
+    values = generator.standard_normal((rows, *shape)).astype(np.float32)
+    tokens = generator.integers(0, 4, (rows, layout.text_size)) if layout.text_size else None
+    if layout.observation != IMAGE:
+        return values if tokens is None else np.concatenate([values, tokens.astype(np.float32)], axis=-1)
+    images = np.moveaxis(values, -1, -3)
+    return images if tokens is None else np.concatenate([images, text_plane(tokens, images.shape[-2:])], axis=-3)

@@ -239,7 +239,7 @@ def _check_names(config: AgentConfig) -> None:
         check_name("task", name)
     sizes = [config.context_steps, config.text_tokens, *config.contexts.values()]
     for layout in config.layouts:
-        sizes += [layout.observation_size, layout.action_size]
+        sizes += [layout.observation_size, layout.action_size, layout.text_size, layout.main_size]
         if layout.observation not in OBSERVATIONS or layout.action not in ACTIONS or not layout.low < layout.high:
             raise RecordError(f"layout {layout.observation[:40]!r}, {layout.action[:40]!r} is of no task")
     if len(config.layouts) != len(config.tasks) or not all(0 <= size <= MAX_SIZE for size in sizes):
@@ -276,7 +276,7 @@ def _load_normalisers(path: Path, config: AgentConfig) -> dict[str, Normaliser]:
     found = {}
     for task in {name.split("/")[0] for name in arrays}:
         values = [arrays.get(f"{task}/{name}") for name in ("observation_mean", "observation_std", "reward_std")]
-        size = config.layouts[config.tasks.index(task)].observation_size if task in config.tasks else 0
+        size = config.layouts[config.tasks.index(task)].main_size if task in config.tasks else 0
         mean, deviation, reward = (np.zeros(0) if value is None else value for value in values)
         is_sound = mean.shape == deviation.shape == (size,) and reward.shape == (1,)
         if not (is_sound and all(np.isfinite(value).all() for value in (mean, deviation, reward))):

@@ -126,8 +126,8 @@ class BaseModelConfig:
     vocab_size: int = 512
     """Number of token embeddings for missions and integer observations."""
     discrete_encoder: Literal["flat", "cells"] = "cells"
-    """How a discrete observation becomes one embedding. `flat` concatenates the integers' embeddings and fits any
-    observation; `cells` is for grid worlds with a mission, which modulates every cell first."""
+    """How a discrete observation becomes one embedding. `flat` concatenates the integers' embeddings; `cells` lets the
+    mission of a grid world modulate every cell first, and does the same as `flat` for all other observations."""
     cell_size: int = 32
     """Embedding width of a cell in the `cells` encoder, of an integer in the `flat` encoder."""
 
@@ -201,8 +201,8 @@ class TrainConfig:
     normalise: bool = True
     """Standardise continuous observations and rewards with the dataset's statistics. JAT does not."""
     loss_weights: Weights = field(default_factory=lambda: {"metaworld": 10.0, "mujoco": 10.0})
-    """Loss weight of a task or corpus, by its name or domain; 1 if not listed. Squared errors of actions are about a
-    hundredth of a cross-entropy."""
+    """Loss weight of a task or corpus, by its name or domain. If not listed: 10 for a task with continuous actions,
+    whose squared errors are about a hundredth of a cross-entropy, and 1 for all others."""
     sampling_weights: Weights = field(default_factory=dict)
     """Sampling weight of a task or corpus, by its name or domain; 1 if not listed."""
     seed: int = 0
@@ -275,6 +275,10 @@ class TrainConfig:
             raise UserError(f"--contexts {self.contexts}: each must be at least 1")
 
 
+# Loss weights of tasks that are not listed, by kind of action.
+LOSS_WEIGHTS = {"continuous": 10.0, "discrete": 1.0}
+
+
 def lookup_by_task_or_domain(values: Mapping[str, Value], name: str, domain: str, default: Value) -> Value:
     """Look up a setting given by task or domain name: the task's value, else its domain's, else the default."""
     return values.get(name, values.get(domain, default))
@@ -321,7 +325,7 @@ def small() -> TrainConfig:
         text_tokens=text_tokens,
         warmup_steps=100,
         # Without weights the grid worlds would dominate the trunk. JAT's weight for Meta-World is 50.
-        loss_weights={"metaworld": 10.0},
+        loss_weights={"metaworld": 10.0, "mujoco": 1.0},
         sampling_weights={"babyai": 1.5},
         model=ModelConfig(
             hidden_size=256,

@@ -210,7 +210,7 @@ def _manifest(config: TrainConfig) -> DatasetManifest:
 def _tell_missing(config: TrainConfig, chosen: Sequence[Task], tasks: Sequence[Task] | None) -> None:
     """Warn about episodes that a collection had planned and that the dataset lacks."""
     missing = _manifest(config).missing
-    matching = {task.name for task in select_tasks(config.task, tasks)}
+    matching = {task.name for task in select_tasks(config.task, tasks, missing)}
     concerned = {name: counts for name, counts in missing.items() if name in matching}
     if concerned:
         log.warning(
@@ -227,7 +227,7 @@ def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tu
         UserError: no dataset, or a task given by its full name that is not in it.
     """
     manifest = _manifest(config)
-    wanted = select_tasks(config.task, tasks)
+    wanted = select_tasks(config.task, tasks, manifest.tasks)
     chosen = tuple(task for task in wanted if task.name in manifest.tasks)
     literal = [part.strip() for part in config.task.split(",")]
     absent = [task.name for task in wanted if task.name in literal and task.name not in manifest.tasks]

@@ -51,8 +51,9 @@ def find_shards(
     """
     check_root(out)
     root = out / "shards"
-    chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
-    table = [task for task in select_tasks("*", tasks) if task.name in chosen | set(kept)]
+    others = {*folders_in(root), *folders_in(out / IMPORTED), *kept}
+    chosen = {task.name for task in select_tasks(pattern, tasks, others)} if pattern else set()
+    table = [task for task in select_tasks("*", tasks, others) if task.name in chosen | set(kept)]
     shards = {task: found for task in table if (found := shards_of(out, task))}
     check_all_there(out, {task.name for task in shards}, chosen, pattern, kept, "jat collect")
     if not shards and not is_optional:
@@ -114,6 +115,11 @@ def check_root(out: Path) -> None:
         )
 
 
+def folders_in(directory: Path) -> list[str]:
+    """Names of the folders in a directory, which are named after tasks; none if it does not exist."""
+    return sorted(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+
+
 def shards_of(out: Path, task: Task) -> list[Shard]:
     """Finished shards of a task in a run, collected ones before imported ones."""
     collected = out / "shards"
@@ -136,8 +142,9 @@ def missing_of(
         tasks: the table to choose from; all 157 if None.
     """
     root = out / "shards"
-    chosen = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
-    plans = {name: plan for name, plan in read_plan(root).items() if name in chosen | set(kept)}
+    planned = read_plan(root)
+    chosen = {task.name for task in select_tasks(pattern, tasks, planned)} if pattern else set()
+    plans = {name: plan for name, plan in planned.items() if name in chosen | set(kept)}
     found = {name: count_missing(plan, finished_shards(root, name)) for name, plan in plans.items()}
     return {name: counts for name, counts in found.items() if counts}
 

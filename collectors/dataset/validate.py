@@ -23,6 +23,7 @@ from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.findings import Findings, problem_table, total_table
 from collectors.dataset.layout import UNPLACED, DatasetFiles, read_layout
 from collectors.dataset.repeats import Repeats
+from collectors.dataset.sources import folders_in
 from collectors.dataset.validate_corpora import scan_document_file, validate_corpus
 from pipeline.cli import parse, run
 from pipeline.envs.registry import select_tasks
@@ -81,9 +82,10 @@ def validate(config: ValidateConfig, tasks: Sequence[Task] | None = None) -> Fin
     _check_is_dataset(dataset)
     findings = Findings()
     pattern = pattern_of_tasks(config.task, tasks)
-    chosen = {task.name: task for task in select_tasks(pattern, tasks)} if pattern else {}
+    others = folders_in(dataset / "data")
+    chosen = {task.name: task for task in select_tasks(pattern, tasks, others)} if pattern else {}
     texts = {corpus.name for corpus in corpora_named(config.task)}
-    everything = {task.name: task for task in select_tasks("*", tasks)}
+    everything = {task.name: task for task in select_tasks("*", tasks, others)}
     side_names = {name + EPISODES_SUFFIX for name in everything} | {name + DOCUMENTS_SUFFIX for name in TEXT_SETS}
     layout = read_layout(dataset, {*everything, *side_names, *TEXT_SETS}, findings.add)
     for name, problem in layout.absent:

@@ -12,7 +12,7 @@ import difflib
 import fnmatch
 import functools
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,10 +32,16 @@ DEMO_TASKS = (
 
 @functools.cache
 def domains() -> tuple[Domain, ...]:
-    """Return all domains in the order in which tables and reports list them."""
-    from pipeline.envs import atari, babyai, metaworld, mujoco
+    """Return all domains in the order in which tables and reports list them: JAT's, gymnasium's ids, and plug-ins.
 
-    return atari.DOMAIN, babyai.DOMAIN, metaworld.DOMAIN, mujoco.DOMAIN
+    Raises:
+        UserError: a plug-in cannot be loaded, or its name is taken.
+    """
+    from pipeline.envs import atari, babyai, gymnasium_ids, metaworld, mujoco
+    from pipeline.envs.plugins import plugin_domains
+
+    own = (atari.DOMAIN, babyai.DOMAIN, metaworld.DOMAIN, mujoco.DOMAIN, gymnasium_ids.DOMAIN)
+    return (*own, *plugin_domains(own))
 
 
 def domain_named(name: str) -> Domain:
@@ -58,27 +64,53 @@ def all_tasks(reference_envs: bool = False) -> tuple[Task, ...]:
     return tuple(task.as_reference() if reference_envs else task for task in tasks)
 
 
-def select_tasks(pattern: str, tasks: Sequence[Task] | None = None) -> tuple[Task, ...]:
+def select_tasks(pattern: str, tasks: Sequence[Task] | None = None, among: Iterable[str] = ()) -> tuple[Task, ...]:
     """Select the tasks that match ``pattern``, in table order and without duplicates.
 
     Args:
-        pattern: a task name, a domain name, a glob such as ``metaworld-*``, or a comma-separated list of these.
-        tasks: the tasks to select from; all 157 if None.
+        pattern: a task name, a domain name, a glob such as ``metaworld-*``, ``gym:`` and an id of gymnasium, or a
+            comma-separated list of these.
+        tasks: the tasks to select from; all of the table, and gymnasium's ids, if None.
+        among: names of other tasks that a domain or a glob may match, such as those of a dataset with tasks of
+            gymnasium's ids; they are not in the table.
 
     Raises:
         UserError: a part of the pattern matches nothing; the message names the nearest names.
     """
-    tasks = all_tasks() if tasks is None else tasks
     parts = [part.strip() for part in pattern.split(",") if part.strip()]
     if not parts:
         raise UserError("no task given: pass a name, a domain, a glob such as 'metaworld-*', or a comma list")
+    if tasks is None:
+        tasks = (*all_tasks(), *_gym_tasks(parts, among))
     chosen: set[str] = set()
     for part in parts:
-        matches = {t.name for t in tasks if part == t.domain or fnmatch.fnmatchcase(t.name, part)}
+        name = gymnasium_name(part) if part.startswith("gym:") else part
+        matches = {t.name for t in tasks if name == t.domain or fnmatch.fnmatchcase(t.name, name)}
         if not matches:
             raise UserError(_no_match(part, tasks))
         chosen |= matches
     return tuple(task for task in tasks if task.name in chosen)
+
+
+def gymnasium_name(part: str) -> str:
+    """Name of the task that ``gym:ID`` selects."""
+    from pipeline.envs.gymnasium_ids import PREFIX, task_name
+
+    return task_name(part.removeprefix(PREFIX))
+
+
+def _gym_tasks(parts: Sequence[str], among: Iterable[str]) -> list[Task]:
+    """Tasks of gymnasium's ids that are named in ``parts``, or that are in ``among`` and match a part."""
+    if not any(name.startswith(("gym:", "gym-")) for name in (*parts, *among)):
+        return []
+    from pipeline.envs.gymnasium_ids import DOMAIN, env_id_of, gym_task
+
+    ids = [env_id for part in parts if (env_id := env_id_of(part))]
+    for name in among:
+        is_wanted = any(part == DOMAIN.name or fnmatch.fnmatchcase(name, part) for part in parts)
+        if is_wanted and (env_id := env_id_of(name)):
+            ids.append(env_id)
+    return [gym_task(env_id) for env_id in sorted(set(ids))]
 
 
 def check_can_play(task: Task) -> None:

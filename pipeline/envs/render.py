@@ -23,13 +23,27 @@ VISIBLE_GROUPS = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # MuJoCo's viewer hides
 
 
 def render_frame(env: gym.Env[Any, Any]) -> np.ndarray:
-    """Render the environment's current state as ``(H, W, 3)`` uint8."""
+    """Render the environment's current state as ``(H, W, 3)`` uint8.
+
+    Raises:
+        ImportError: a package for rendering is missing.
+        NotImplementedError: the environment cannot render, or was made without a render mode.
+    """
     unwrapped: Any = env.unwrapped
     if hasattr(unwrapped, "model") and hasattr(unwrapped, "data"):
         return _ray_cast(unwrapped)
     if hasattr(unwrapped, "ale"):
         return np.asarray(unwrapped.ale.getScreenRGB())
-    frame = np.asarray(env.render())
+    try:
+        frame = np.asarray(env.render())
+    except (ImportError, NotImplementedError):
+        raise
+    except gym.error.DependencyNotInstalled as error:
+        raise ImportError(str(error)) from error
+    except gym.error.Error as error:
+        raise NotImplementedError(str(error)) from error
+    if frame.ndim != 3:
+        raise NotImplementedError("it was made without a render mode")
     return _with_caption(frame, unwrapped.mission) if hasattr(unwrapped, "mission") else frame
 
 

@@ -18,6 +18,8 @@ CONTINUOUS, DISCRETE, IMAGE, TEXT = (
     "text_observation",
 )
 
+IMAGE_SHAPE = (84, 84, 4)  # of every image observation: height, width, and four frames or colours
+
 
 @dataclass(frozen=True)
 class Action:
@@ -51,6 +53,7 @@ class Task:
         factory: builds the environment; heavy imports happen inside it.
         drawable_factory: builds an environment with the same episodes that ``pipeline/envs/render.py`` can render, if
             ``factory``'s environment cannot be rendered; else None.
+        observation_values: number of values of each integer of a discrete observation, if they are known.
         hidden_goal: reads the goal of an episode from its environment, ``(n,)``, if the last n entries of the
             observation hide it. Experts may see it there; the agent never does.
         is_reference: whether environments and policies are made of the libraries' own classes only, without the faster
@@ -71,6 +74,7 @@ class Task:
     has_text: bool = False
     lockstep: int = 16
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
+    observation_values: tuple[int, ...] = ()
     hidden_goal: Callable[[gym.Env[Any, Any]], np.ndarray] | None = None
     is_reference: bool = False
 

@@ -6,6 +6,7 @@ the same step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipeline.errors import UserError, how_to_install
 from pipeline.files import update_json
 from pipeline.records import read_record
 from pipeline.scoring.measurement import experts_directory
+
+log = logging.getLogger(__name__)
 
 MAX_FRAMES = 100  # per episode; later steps are not filmed
 
@@ -82,30 +85,33 @@ def pace(domain: str) -> tuple[int, int]:
     return found.steps_per_frame, found.frames_per_s
 
 
-def draw(task: Task, env: Any, otherwise: str = "") -> np.ndarray:
+class CannotDrawError(UserError):
+    """A task cannot be drawn on this machine."""
+
+
+def draw(task: Task, env: Any) -> np.ndarray:
     """Render a frame of an environment in its current state, ``(H, W, 3)`` uint8.
 
     Args:
         task: task of the environment.
         env: the environment.
-        otherwise: alternative to rendering, for the error message.
 
     Raises:
-        UserError: the environment cannot be rendered.
+        CannotDrawError: the environment cannot be rendered.
     """
     from pipeline.envs.render import render_frame
 
     try:
         return render_frame(env)
     except ImportError as error:
-        raise UserError(
-            f"{task.name} cannot be drawn: the package {error.name!r} is missing ({error}); "
-            f"run {how_to_install('all', 'setup')}" + (f", or {otherwise}" if otherwise else "")
+        package = f"the package {error.name!r}" if error.name else "a package"
+        raise CannotDrawError(
+            f"{task.name} cannot be drawn: {package} is missing ({error}); run {how_to_install('all', 'setup')}"
         ) from error
     except NotImplementedError as error:
-        raise UserError(
+        raise CannotDrawError(
             f"{task.name} cannot be drawn: its environment {task.env_id} has no way to render"
-            + (f"; {otherwise}" if otherwise else "")
+            + (f" ({error})" if str(error) else "")
         ) from error
 
 
@@ -125,15 +131,16 @@ class Film:
         self._frames: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
 
     def listen(self, seed: int, env: Any) -> None:
-        """A step listener for the rollout.
-
-        Raises:
-            UserError: the environment cannot be rendered.
-        """
+        """A step listener for the rollout; an environment that cannot be rendered is not filmed."""
         if seed not in self._frames:
             return
         if self._calls[seed] % self._stride == 0 and len(self._frames[seed]) < MAX_FRAMES:
-            self._frames[seed].append(draw(self._task, env, "do without films (--video-episodes 0)"))
+            try:
+                self._frames[seed].append(draw(self._task, env))
+            except CannotDrawError as error:
+                log.warning("%s; its films are left out", error)
+                self._frames.clear()
+                return
         self._calls[seed] += 1
 
     def of(self, episodes: Iterable[Episode], revision: str, versions: dict[str, str]) -> Iterator[Episode]:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.domain_files import VARIABLE
 from pipeline.errors import JobsFailedError, UserError, first_line
 from pipeline.runtime.stage import current_stage
 from pipeline.stopping import handle_stop_signals
@@ -78,13 +79,19 @@ def _join(address: str) -> None:
     _check_answers(address)
     with _no_longer_than(START_S):
         try:
-            ray.init(address=address, logging_level=logging.WARNING)
+            ray.init(address=address, logging_level=logging.WARNING, runtime_env=_runtime_env())
         except (ray.exceptions.AuthenticationError, ConnectionError) as error:
             raise UserError(
                 f"the Ray cluster at RAY_ADDRESS={address} refuses this process; put the cluster's token into "
                 f"RAY_AUTH_TOKEN (or its file into RAY_AUTH_TOKEN_PATH), set RAY_AUTH_MODE=token, and let it run "
                 f"Ray {ray.__version__}, too"
             ) from error
+
+
+def _runtime_env() -> dict[str, Any] | None:
+    """Environment variables for the workers of a cluster, which do not inherit those of this process."""
+    files = os.environ.get(VARIABLE)
+    return {"env_vars": {VARIABLE: files}} if files else None
 
 
 def _start_embedded(workers: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pipeline.cli import configure_logging
+from pipeline.domain_files import add_to_search_path
 from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import NO_SPACE
 from pipeline.runtime import heartbeat
@@ -187,6 +188,7 @@ class _Pool(Generic[JobT]):
         class Worker:
             def __init__(self) -> None:
                 configure_logging(log_level)
+                add_to_search_path()
                 self._has_worked = False
 
             def run(self, job: JobT) -> tuple[Any, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.cli import configure_logging
+from pipeline.domain_files import add_to_search_path
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import NO_SPACE
 from pipeline.runtime.cluster import connect
@@ -118,6 +119,7 @@ def _run_group_once(
 
     def work(config: Mapping[str, Any]) -> Any:
         configure_logging(log_level)
+        add_to_search_path()
         return function(config["job"])
 
     use_gpu = ray.cluster_resources().get("GPU", 0) >= workers

@@ -302,7 +302,7 @@ def test_the_best_checkpoint_stays_and_the_manifest_names_it(
 
 
 def test_the_validation_loss_is_the_objective_on_the_test_split(make_config: MakeConfig, run_dir: Path) -> None:
-    config = make_config(loss_weights={"toy": 2.0}, sampling_weights={"fake": 3.0}, validation_steps=16)
+    config = make_config(loss_weights={"toy": 2.0, "fake": 1.0}, sampling_weights={"fake": 3.0}, validation_steps=16)
     train(config, FAKE_TASKS)
     rows = [row for row in curve(run_dir) if "validation_loss" in row]
     assert [row["step"] for row in rows] == [4, 8, 12]

@@ -179,11 +179,20 @@ def prepare_observations(
     """Convert stored or live observations ``(..., *shape)`` to model inputs. Training and acting share this
     function."""
     if task.observation == CONTINUOUS:
-        return values if normaliser is None else normaliser.observations(values)
+        values = values if normaliser is None else normaliser.observations(values)
+        return values if tokens is None else np.concatenate([values, tokens.astype(np.float32)], axis=-1)
     if task.observation == DISCRETE:
         values = values.astype(np.int64)
         return values if tokens is None else np.concatenate([values, tokens], axis=-1)
-    return np.moveaxis(values, -1, -3).astype(np.float32) / 127.5 - 1.0
+    images = np.moveaxis(values, -1, -3).astype(np.float32) / 127.5 - 1.0
+    return images if tokens is None else np.concatenate([images, text_plane(tokens, images.shape[-2:])], axis=-3)
+
+
+def text_plane(tokens: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Lay text tokens ``(..., n)`` out as one more channel ``(..., 1, H, W)`` of an image, zeros behind them."""
+    plane = np.zeros((*tokens.shape[:-1], shape[0] * shape[1]), np.float32)
+    plane[..., : tokens.shape[-1]] = tokens
+    return plane.reshape(*tokens.shape[:-1], 1, *shape)
 
 
 def prepare_rewards(rewards: np.ndarray, normaliser: Normaliser | None) -> np.ndarray:

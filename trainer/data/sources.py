@@ -15,7 +15,7 @@ from pipeline.envs.task import Task
 from pipeline.storage.corpora import Corpus
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.text import format_count
-from trainer.config import ModelConfig, TrainConfig, lookup_by_task_or_domain
+from trainer.config import LOSS_WEIGHTS, ModelConfig, TrainConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches
 from trainer.data.corpora import choose_corpora, load_corpus, sample_texts
@@ -100,7 +100,9 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
         TrainingSource(
             name=task.name,
             domain=task.domain,
-            loss_weight=lookup_by_task_or_domain(config.loss_weights, task.name, task.domain, 1.0),
+            loss_weight=lookup_by_task_or_domain(
+                config.loss_weights, task.name, task.domain, LOSS_WEIGHTS[task.action.kind]
+            ),
             sampling_weight=lookup_by_task_or_domain(config.sampling_weights, task.name, task.domain, 1.0),
             batches=batches(index, a, config.batch_steps, config.seed),
             validation=validation(index, task),

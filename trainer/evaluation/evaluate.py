@@ -47,7 +47,7 @@ from trainer.evaluation.results import (
 )
 from trainer.evaluation.scoring import evaluation_of, score_task
 from trainer.evaluation.table import scores_table
-from trainer.pretrained.folders import check_trained, checkpoint_folder, choose_trained
+from trainer.pretrained.folders import check_trained, checkpoint_folder, choose_trained, claimed_tasks
 
 if TYPE_CHECKING:
     from trainer.checkpoint import AgentConfig
@@ -157,7 +157,7 @@ def evaluate(config: EvaluateConfig, tasks: Sequence[Task] | None = None, is_wor
 def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> EvaluatePlan:
     """Validate an evaluation and find the missing episodes; see ``evaluate``."""
     checkpoint = checkpoint_folder(config.out, config.checkpoint)
-    select_tasks(config.task, tasks)
+    select_tasks(config.task, tasks, claimed_tasks(checkpoint))
     check_trained(config.task, checkpoint, tasks)
     # Imported here because they take seconds to import: errors above come first.
     from trainer.networks.build import check_context
@@ -182,7 +182,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
         continuous=config.continuous,
     )
     _check_or_clear_results(
-        evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks), config.replace
+        evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks, agent.tasks), config.replace
     )
     jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
     num_tasks = sum(len(job.tasks) for job in jobs)
@@ -210,7 +210,8 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
     """
     config, settings = planned.config, planned.settings
     directory = evaluation_directory(config.out, config.name)
-    played = {task: TaskResults(directory, task, settings.revision) for task in select_tasks("*", tasks)}
+    names = {path.name.partition(".json")[0] for path in directory.glob("*.json*")}
+    played = {task: TaskResults(directory, task, settings.revision) for task in select_tasks("*", tasks, names)}
     found = {task: results.measurement for task, results in played.items() if results.measurement is not None}
     counting = {task: measurement for task, measurement in found.items() if len(measurement.accepted_returns)}
     references = load_references(config.out, list(counting), config.task)

@@ -56,6 +56,15 @@ class FlatEncoder(nn.Module):
         return self.out(F.relu(self.embedding(integers)).flatten(2))
 
 
+def split_text(layout: TaskLayout, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Split the text tokens ``(B, T, text_size)`` int64, if there are any, off observations ``(B, T, ...)``."""
+    if not layout.text_size:
+        return observations, None
+    if layout.observation == CONTINUOUS:
+        return observations[..., : layout.main_size], observations[..., layout.main_size :].long()
+    return observations[:, :, :-1], observations[:, :, -1].flatten(2)[..., : layout.text_size].long()
+
+
 class BaseModel(Model):
     """Encoders, trunk and heads for a list of tasks.
 
@@ -72,6 +81,7 @@ class BaseModel(Model):
         self.task_embedding = nn.Embedding(len(layouts), hidden) if config.task_embedding else None
         self.reward_encoder = nn.Linear(1, hidden, bias=False) if config.previous_reward else None
         self.encoders = nn.ModuleDict()
+        self.text_encoders = nn.ModuleDict()
         self.action_encoders = nn.ModuleDict()
         self.action_decoders = nn.ModuleDict()
         self.observation_decoders = nn.ModuleDict()
@@ -94,16 +104,20 @@ class BaseModel(Model):
         return list(self.trunk.blocks)
 
     def _add_observations(self, layout: TaskLayout, num_maps: int) -> None:
-        name, size, config = layout.observation_name, layout.observation_size, self.config
+        name, size, config = layout.observation_name, layout.main_size, self.config
         if name in self.encoders:
             return
+        if layout.text_size:
+            self.text_encoders[name] = FlatEncoder(
+                layout.text_size, config.vocab_size, config.cell_size, config.hidden_size
+            )
         if layout.observation == CONTINUOUS:
             self.encoders[name] = TaskLinear(num_maps, size, config.hidden_size)
             if config.observation_loss_coef > 0:
                 self.observation_decoders[name] = TaskLinear(num_maps, config.hidden_size, size)
         elif layout.observation == IMAGE:
             self.encoders[name] = PerStep(ImageEncoder(config.hidden_size))
-        elif config.discrete_encoder == "cells":
+        elif config.discrete_encoder == "cells" and layout.is_grid_world:
             encoder = CellEncoder(config.vocab_size, size - NUM_INTEGERS, config.cell_size, config.hidden_size)
             encoder.initialise()
             self.encoders[name] = encoder
@@ -135,6 +149,7 @@ class BaseModel(Model):
         """Observations ``(B, T, ...)`` of tasks ``(B,)`` with one observation layout -> ``(B, T, hidden)``."""
         limit = self.config.observation_limit
         encoder = self.encoders[layout.observation_name]
+        observations, tokens = split_text(layout, observations)
         if layout.observation == CONTINUOUS:
             values = observations.clamp(-limit, limit)
             if self.training and self.config.observation_noise > 0:
@@ -142,6 +157,8 @@ class BaseModel(Model):
             embedded = encoder(values, self.observation_maps[tasks])
         else:
             embedded = encoder(observations)
+        if tokens is not None:
+            embedded = embedded + self.text_encoders[layout.observation_name](tokens)
         if self.reward_encoder is not None:
             embedded = embedded + self.reward_encoder(previous_rewards.clamp(-limit, limit)[..., None])
         if self.task_embedding is not None:
@@ -195,7 +212,8 @@ class BaseModel(Model):
         observation_loss = torch.zeros((), device=mask.device)
         if predicted is not None:
             limit, real = self.config.observation_limit, mask[:, 1:]
-            target = batch.observations[:, 1:].clamp(-limit, limit)
+            seen, _ = split_text(self.layouts[int(batch.tasks[0])], batch.observations)
+            target = seen[:, 1:].clamp(-limit, limit)
             errors = F.mse_loss(predicted[:, :-1].float(), target.float(), reduction="none").mean(dim=2)
             observation_loss = (errors * real).sum() / real.sum().clamp(min=1)
         return Losses(kappa * observation_loss + (1 - kappa) * action_loss, observation_loss, action_loss)

@@ -102,10 +102,21 @@ def check_model_fits(config: ModelConfig | BaseModelConfig, tasks: Sequence[Task
 
 def misfit(config: ModelConfig | BaseModelConfig, task: Task, text_tokens: int) -> str | None:
     """Return why a task's observations or actions do not fit a network, with the option to change; None if they fit."""
-    is_grid_world = task.observation_shape == (NUM_INTEGERS,) and task.has_text
-    if task.observation == DISCRETE and config.discrete_encoder == "cells" and not is_grid_world:
+    if isinstance(config, ModelConfig) and task.has_text and task.observation != DISCRETE:
+        return f"{task.name} has a text beside {task.observation}, which JAT's network has no part for: use recipe base"
+    if config.architecture == "jat" and config.discrete_encoder == "cells" and not _has_cells(task):
         return f"{task.name} is no grid world with a mission: use --model.discrete-encoder flat"
+    if max(task.observation_values, default=0) > config.vocab_size:
+        return (
+            f"{task.name} has integers of {max(task.observation_values)} values, --model.vocab-size is "
+            f"{config.vocab_size}; raise it"
+        )
     return _jat_misfit(config, task, text_tokens) if isinstance(config, ModelConfig) else None
+
+
+def _has_cells(task: Task) -> bool:
+    """Whether the ``cells`` encoder fits, if the task needs an encoder of integers at all."""
+    return task.observation != DISCRETE or (task.observation_shape == (NUM_INTEGERS,) and task.has_text)
 
 
 def _jat_misfit(model: ModelConfig, task: Task, text_tokens: int) -> str | None:

@@ -21,7 +21,8 @@ class StepBatch:
     Attributes:
         kind: key of the tasks' main observation.
         observations: continuous ``(B, T, size)`` float; discrete ``(B, T, integers + text tokens)`` int64; image ``(B,
-            T, 4, 84, 84)`` float in [-1, 1].
+            T, 4, 84, 84)`` float in [-1, 1]. Text tokens of a vector follow its numbers; those of an image fill one
+            more channel (``trainer.data.batches.text_plane``).
         previous_rewards: ``(B, T)``; reward of the action before each step.
         actions: ``(B, T)`` int64 or ``(B, T, size)`` float.
         mask: ``(B, T)`` bool, False on padding.

@@ -71,11 +71,16 @@ def check_trained(pattern: str, folder: Path, tasks: Sequence[Task] | None = Non
     Raises:
         UserError: as ``choose_trained``.
     """
+    if trained := claimed_tasks(folder):
+        choose_trained(pattern, trained, tasks)
+
+
+def claimed_tasks(folder: Path) -> list[str]:
+    """Names of the tasks that the ``config.json`` of a checkpoint names; none if it cannot be read so."""
     path = folder / CONFIG
     raw = read_json(path) if path.is_file() else None
     trained = raw.get("tasks") if isinstance(raw, dict) else None
-    if isinstance(trained, list) and all(isinstance(name, str) for name in trained):
-        choose_trained(pattern, trained, tasks)
+    return trained if isinstance(trained, list) and all(isinstance(name, str) for name in trained) else []
 
 
 def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] | None = None) -> list[Task]:
@@ -86,8 +91,8 @@ def choose_trained(pattern: str, trained: Sequence[str], tasks: Sequence[Task] |
     """
     chosen: dict[Task, None] = {}
     for part in pattern.split(","):
-        found = [task for task in select_tasks(part, tasks) if task.name in trained]
+        found = [task for task in select_tasks(part, tasks, trained) if task.name in trained]
         if not found:
             raise UserError(f"the checkpoint was not trained on {part}, only on: {', '.join(trained)}")
         chosen |= dict.fromkeys(found)
-    return [task for task in select_tasks("*", tasks) if task in chosen]
+    return [task for task in select_tasks("*", tasks, trained) if task in chosen]

@@ -6,7 +6,6 @@ import pytest
 
 from experts.scripted.random_policy import RandomPolicy
 from pipeline.envs.rollout import rollout
-from pipeline.errors import UserError
 from pipeline.media.film import Film, films_in, missing_failure, pace
 from pipeline.media.video import read_mp4
 from pipeline.scoring.measurement import EpisodeResult
@@ -38,10 +37,15 @@ def test_a_film_without_what_it_shows_or_the_reverse_is_none(tmp_path: Path) -> 
     assert films_in(tmp_path / "missing") == {}
 
 
-def test_an_environment_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
-    film = Film(FAKE_COUNT, [1], tmp_path)
-    with pytest.raises(UserError, match=r"fake-count cannot be drawn.*--video-episodes 0"):
-        list(rollout(FAKE_COUNT, RandomPolicy(FAKE_COUNT), [1], 1, film.listen))
+def test_an_environment_that_cannot_be_drawn_is_named_once_and_played_without_films(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = Film(FAKE_COUNT, [1, 2], tmp_path)
+    played = rollout(FAKE_COUNT, RandomPolicy(FAKE_COUNT), [1, 2], 1, film.listen)
+    assert [episode.seed for episode in film.of(played, "random-1", {})] == [1, 2]
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith("fake-count cannot be drawn: its environment Count-v0 has no way to render")
+    assert line.endswith("; its films are left out") and not list(tmp_path.iterdir())
 
 
 def played(*outcomes: tuple[float, bool | None], rejected: int | None = None) -> list[EpisodeResult]:
