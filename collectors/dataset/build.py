@@ -27,6 +27,7 @@ from collectors.dataset.card.previews import FOLDER as PICTURES
 from collectors.dataset.card.previews import write_previews
 from collectors.dataset.checks import check_all
 from collectors.dataset.corpora import add_corpus, check_documents, content_key, find_documents, pattern_of_tasks
+from collectors.dataset.doctor.section import section_without_data
 from collectors.dataset.layout import CARD
 from collectors.dataset.sources import Shard, check_environments, check_root, find_shards, missing_of
 from pipeline.cli import parse, run
@@ -204,7 +205,8 @@ def describe_dataset(
     for found in statistics:
         write_json(statistics_path(dataset, found.task), found, indent=None)
     previews = write_previews(dataset, manifest, tasks, earlier)
-    write_card(dataset, manifest, tasks, statistics, previews)
+    quality = section_without_data(dataset, manifest, tasks, {found.task: found for found in statistics})
+    write_card(dataset, manifest, tasks, statistics, previews, quality)
     paths = sorted([*(dataset / PICTURES).glob("*"), *(dataset / STATISTICS).glob("*")])
     return tuple(file_entry(dataset, path) for path in paths)
 

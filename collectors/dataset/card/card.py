@@ -65,6 +65,7 @@ def write_card(
     tasks: Sequence[Task],
     statistics: Sequence[TaskStatistics],
     previews: Sequence[Preview] = (),
+    quality: str = "",
 ) -> None:
     """Write the card of a dataset and its plots.
 
@@ -74,6 +75,7 @@ def write_card(
         tasks: those of the dataset.
         statistics: of each of these tasks.
         previews: animations that are already in the folder.
+        quality: the section on quality.
     """
     domains = domain_rows(tasks, statistics)
     sections = [_section(dataset, manifest, domain) for domain in domains]
@@ -81,7 +83,7 @@ def write_card(
     front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
     with replacing(dataset / CARD) as temporary:
         temporary.write_text(
-            f"---\n{front}---\n\n{body}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
+            f"---\n{front}---\n\n{body}{quality}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
             f"{_edits_section(manifest)}"
             f"{corpus_section(manifest)}",
             encoding="utf-8",
