@@ -118,7 +118,10 @@ def report(config: ExpertsReportConfig, tasks: Sequence[Task]) -> Path:
 
 
 def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
-    """Make a Markdown table of each task's best expert, with the steps and minutes of its training if known."""
+    """Make a Markdown table of each task's best expert, with the steps and minutes of its training if known.
+
+    A task without an expert has a row that says so.
+    """
     lines = [
         "| task | expert | mean return [95 %] | normalised | JAT's expert | success | steps | minutes |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -126,6 +129,9 @@ def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:
     for ranked in found:
         best = best_of(ranked)
         if best is None:
+            jat = jat_scores().get(ranked[0].task.name)
+            cells = (ranked[0].task.name, "none", "-", "-", f"{jat['expert']:.2f}" if jat else "-", "-", "-", "-")
+            lines.append("| " + " | ".join(cells) + " |")
             continue
         row = dict(zip(HEADINGS, list(table_rows(ranked))[ranked.index(best)], strict=True))
         training = best.expert.record.training
