@@ -165,7 +165,7 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 	@$(JAT) publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-train: setup ## train one agent on OUT/dataset (RECIPE=base, small, jat or demo) for STEPS= or SECONDS=, or SWEEP=kappa
+train: setup ## train one agent on OUT/dataset (RECIPE=s, m, l, jat, jat-small or demo) for STEPS= or SECONDS=, or SWEEP=kappa
 	$(if $(SWEEP),$(BENCH).sweep --sweep '$(SWEEP)' $(STUDY),$(JAT) train $(STAGE) $(TASKS) \
 		$(call option,steps,STEPS) $(call option,seconds,SECONDS) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \

@@ -1,6 +1,6 @@
 """Run a stage that needs a local disk for an output root in an object store.
 
-    jat on-disk --stage train --out s3://bucket/run -- --recipe small
+    jat on-disk --stage train --out s3://bucket/run -- --recipe jat-small
 
 The stage's command, with the options after ``--``, runs in a local folder: its inputs are downloaded first, and its
 outputs are uploaded every ``--send-every-s`` seconds and when it exits, even after an error. If it is killed, or its

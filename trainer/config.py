@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import tyro
+
 from pipeline.cli import by_name, check_at_least_one
 from pipeline.envs.registry import DEMO_TASKS
 from pipeline.errors import UserError
@@ -77,7 +79,7 @@ class BaseModelConfig:
 
     architecture: Literal["base"] = "base"
     """Network architecture. Each architecture has its own options; the recipe selects it."""
-    hidden_size: int = 256
+    hidden_size: int = 128
     """Width of the residual stream."""
     num_layers: int = 4
     """Transformer blocks."""
@@ -169,6 +171,9 @@ class TrainConfig:
     """Root directory of all outputs of a run."""
     dataset: Path | None = None
     """Dataset directory; default OUT/dataset."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Start from the weights of a checkpoint: its folder, `builtin`, or a repository of the Hub. Tasks that it does not
+    know begin untrained. The network's options must be those of the checkpoint."""
     steps: int = 10_000
     """Number of optimiser steps."""
     seconds: float | None = None
@@ -309,7 +314,17 @@ def jat() -> TrainConfig:
     )
 
 
-def small() -> TrainConfig:
+def s() -> TrainConfig:
+    """Recipe ``base`` at half its width, 64."""
+    return TrainConfig(model=BaseModelConfig(hidden_size=64))
+
+
+def l() -> TrainConfig:  # noqa: E743
+    """Recipe ``base`` at twice its width, 256."""
+    return TrainConfig(model=BaseModelConfig(hidden_size=256))
+
+
+def jat_small() -> TrainConfig:
     """The JAT architecture at a small size, as a comparison for ``base``: 11 M parameters, 8 M of them for images.
 
     For two CPU cores and tasks without images. One component is replaced: JAT's flat encoder of grid worlds needs far
@@ -349,4 +364,5 @@ def demo() -> TrainConfig:
     )
 
 
-RECIPES = {"base": TrainConfig, "jat": jat, "small": small, "demo": demo}
+# The sizes of our own network are s, m, which is base, and l.
+RECIPES = {"base": TrainConfig, "s": s, "m": TrainConfig, "l": l, "jat": jat, "jat-small": jat_small, "demo": demo}

@@ -35,7 +35,9 @@ from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import describe_missing
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.corpora import choose_corpora
+from trainer.evaluation.results import weights_of
 from trainer.networks.build import check_model_fits
+from trainer.pretrained.folders import locate
 from trainer.training.budget import Budget
 from trainer.training.logs import TrainManifest, check_identity, last_row, stop_path, train_manifest_path
 from trainer.training.tracking import check_trackers
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 # Settings that may change when a run is resumed, because they do not affect its result.
 FREE_TO_CHANGE = (
     "out", "dataset", "threads", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "workers",
-    "loader_threads", "track", "validation_steps", "compile", "shard",
+    "loader_threads", "track", "validation_steps", "compile", "shard", "start",
 )  # fmt: skip
 
 
@@ -78,6 +80,9 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     choose_corpora(config)
     _tell_missing(config, chosen, tasks)
     identity = make_identity(config, chosen)
+    if config.start is not None:
+        config = dataclasses.replace(config, start=locate(config.start))
+        identity |= _check_start(config, chosen)
     directory = config.out.absolute() / "train"
     if (directory / "identity.json").exists():
         fix = f"move {directory} away to train anew"
@@ -124,11 +129,23 @@ def _run(job: AgentTrainJob) -> int:
 
 def train_worker(job: AgentTrainJob) -> int:
     """Run the whole training as one of the workers; return the number of parameters."""
+    from trainer.pretrained.load import from_pretrained
     from trainer.training.run import TrainingRun
 
-    training = TrainingRun(job.config, job.tasks, job.directory, job.identity)
+    start = from_pretrained(job.config.start) if job.config.start is not None else None
+    training = TrainingRun(job.config, job.tasks, job.directory, job.identity, start)
     training.fit()
     return training.num_parameters
+
+
+def _check_start(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, str]:
+    """Refuse a checkpoint that the run cannot start from; return what it adds to the identity of the run."""
+    from trainer.pretrained.load import agent_config
+    from trainer.training.start import check_start
+
+    assert config.start is not None
+    check_start(config.start, agent_config(config.start), config, tasks)
+    return {"from": weights_of(config.start)}
 
 
 def _lay_out_images(config: TrainConfig, tasks: Sequence[Task]) -> None:
@@ -194,7 +211,8 @@ def deal_out(config: TrainConfig) -> TrainConfig:
 
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Make the paths absolute, so that they are valid in other processes."""
-    return dataclasses.replace(config, out=config.out.absolute(), dataset=config.dataset_dir.absolute())
+    start = config.start.absolute() if config.start is not None else None
+    return dataclasses.replace(config, out=config.out.absolute(), dataset=config.dataset_dir.absolute(), start=start)
 
 
 def _manifest(config: TrainConfig) -> DatasetManifest:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from tests.benchmarks.study import Result, StudyConfig, Variant, run_study, write_between
-from trainer.config import RECIPES, BaseModelConfig, ModelConfig, small
+from trainer.config import RECIPES, BaseModelConfig, ModelConfig, jat_small
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MARKER = "ABLATIONS"
 def make_variants(model: BaseModelConfig) -> list[Variant]:
     """Return the recipe itself, and every alternative that differs from its network."""
     alternatives = [
-        Variant("jat", {"model": _jat_network()}, "JAT's network, as recipe `small`"),
+        Variant("jat", {"model": _jat_network()}, "JAT's network, as recipe `jat-small`"),
         Variant("not-normalised", {"normalise": False}, "raw observations and rewards"),
         Variant("maps-by-layout", {"model.linear_maps": "layout"}, "encoders and decoders shared by all tasks"),
         Variant("maps-by-task", {"model.linear_maps": "task"}, "an encoder and decoder per task"),
@@ -72,15 +72,16 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
         Variant("layer-norm", {"model.norm": "layer"}, "LayerNorm for RMSNorm"),
         Variant("gelu", {"model.feed_forward": "gelu"}, "GELU for SwiGLU"),
         Variant("half-width", {"model.hidden_size": model.hidden_size // 2}, "half the width"),
+        Variant("double-width", {"model.hidden_size": 2 * model.hidden_size}, "twice the width"),
         Variant("half-depth", {"model.num_layers": max(1, model.num_layers // 2)}, "half the blocks"),
     ]
     return [Variant("base", {}, "the recipe"), *(v for v in alternatives if not _is_taken(v, model))]
 
 
 def _jat_network() -> ModelConfig:
-    """Return the network of recipe ``small``, with vectors just wide enough for Meta-World: the default is for MuJoCo's
-    humanoid."""
-    model = small().model
+    """Return the network of recipe ``jat-small``, with vectors just wide enough for Meta-World: the default is for
+    MuJoCo's humanoid."""
+    model = jat_small().model
     assert isinstance(model, ModelConfig)
     return dataclasses.replace(model, max_continuous_size=40)
 

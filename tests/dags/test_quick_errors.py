@@ -53,7 +53,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("agent publish --out OUT/empty --to owner/name", "no finished training in"),
         ("train --out OUT/empty", "there is no dataset in"),
         ("train --out OUT/file/run", "cannot be a folder: "),
-        ("train --out s3://bucket/run --recipe small", "on-disk --stage train --out s3://bucket/run -- --recipe small"),
+        ("train --out s3://bucket/run --recipe s", "on-disk --stage train --out s3://bucket/run -- --recipe s"),
         ("evaluate --out s3://bucket/run", "run `jat on-disk --stage evaluate --out s3://bucket/run --`"),
         ("film --out OUT/empty", "there is no evaluation in"),
         ("report --out OUT/empty", "nothing is evaluated in"),

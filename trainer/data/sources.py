@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +63,15 @@ class TrainingData:
         return Mixture([source.sampling_weight for source in self.sources], config.seed, num_draws)
 
 
-def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
+def open_sources(
+    config: TrainConfig, tasks: Sequence[Task], start: tuple[Tokenizer, Mapping[str, Normaliser]] | None = None
+) -> TrainingData:
     """Convert the data that is not cached yet, and open it.
+
+    Args:
+        config: settings of the run.
+        tasks: tasks to train on.
+        start: the tokenizer of a checkpoint to start from, and its normalisers by task.
 
     Raises:
         UserError: a task is not in the dataset, or the tokenizer does not exist.
@@ -72,12 +79,20 @@ def open_sources(config: TrainConfig, tasks: Sequence[Task]) -> TrainingData:
     cache = config.out / "train" / "cache"
     log.info("opening %s of %s", format_count(len(tasks), "task"), config.dataset_dir)
     manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
-    normalisers = [load_normaliser(config.dataset_dir, task) if config.normalise else None for task in tasks]
+    before = start[1] if start else {}
+    normalisers = [
+        (before.get(task.name) or load_normaliser(config.dataset_dir, task)) if config.normalise else None
+        for task in tasks
+    ]
     arrays = [load_arrays(config.dataset_dir, manifest, task, "train", cache) for task in tasks]
     corpora = choose_corpora(config)
     texts = sorted({text for a in arrays for text in a.texts})
-    tokenizer = choose_tokenizer(
-        config.tokenizer, itertools.chain(texts, sample_texts(config, manifest, corpora)), config.model.vocab_size
+    tokenizer = (
+        start[0]
+        if start
+        else choose_tokenizer(
+            config.tokenizer, itertools.chain(texts, sample_texts(config, manifest, corpora)), config.model.vocab_size
+        )
     )
 
     def batches(index: int, a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:

@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing, update_json
 from pipeline.tables import Column, Table, interval_cell, print_table
 from pipeline.text import format_count
+from trainer.config import RECIPES as TRAIN_RECIPES
 from trainer.config import ActionSelection, BaseModelConfig, Counts, ModelConfig
 from trainer.evaluation.evaluate import EvaluateConfig, jat_contexts, plan, play, write_scores
 from trainer.evaluation.results import OVERALL, CheckpointPoint, Curve, curve_path, load_curve
@@ -91,7 +92,7 @@ def jat() -> CurveConfig:
     return CurveConfig(contexts=jat_contexts())
 
 
-RECIPES = {"demo": demo, "jat": jat, "small": CurveConfig, "base": CurveConfig}
+RECIPES = {**dict.fromkeys(TRAIN_RECIPES, CurveConfig), "demo": demo, "jat": jat}
 
 
 def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = None, is_worker: bool = False) -> Curve:

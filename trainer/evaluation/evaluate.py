@@ -31,6 +31,7 @@ from pipeline.scoring.measurement import Measurement
 from pipeline.seeds import seeds_of
 from pipeline.tables import print_table
 from pipeline.text import format_count
+from trainer.config import RECIPES as TRAIN_RECIPES
 from trainer.config import ActionSelection, Counts, lookup_by_task_or_domain
 from trainer.evaluation.journal import TaskResults
 from trainer.evaluation.playing import EvaluateJob, in_groups, play_jobs, play_tasks
@@ -69,8 +70,8 @@ class EvaluateConfig:
     out: Path = Path("runs/default")
     """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; default is the final checkpoint of `jat
-    train`."""
+    """Checkpoint folder, a repository of the Hub such as jat-project/jat, or `builtin` for the agent that comes with
+    this package; default is the final checkpoint of `jat train`."""
     name: str = ""
     """Store the results as a separate evaluation, in OUT/evaluation/NAME."""
     replace: bool = False
@@ -114,7 +115,7 @@ def jat() -> EvaluateConfig:
     return EvaluateConfig(contexts=jat_contexts())
 
 
-RECIPES = {"demo": demo, "jat": jat, "small": EvaluateConfig, "base": EvaluateConfig}
+RECIPES = {**dict.fromkeys(TRAIN_RECIPES, EvaluateConfig), "demo": demo, "jat": jat}
 
 
 @dataclass(frozen=True)

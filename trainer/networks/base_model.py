@@ -7,7 +7,7 @@ the legal number of outputs, and attention covers a window of steps with rotary 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +102,20 @@ class BaseModel(Model):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.trunk.blocks)
+
+    def rows_by_task(self, names: Collection[str]) -> dict[str, dict[int, int]]:
+        found = {}
+        for name in names:
+            part, _, rest = name.partition(".")
+            if part == "task_embedding":
+                found[name] = {index: index for index in range(len(self.layouts))}
+            elif isinstance(self.get_submodule(name.rpartition(".")[0]), TaskLinear):
+                is_action = part.startswith("action")
+                maps = self.action_maps if is_action else self.observation_maps
+                names = [layout.action_name if is_action else layout.observation_name for layout in self.layouts]
+                used_by = rest.partition(".")[0]
+                found[name] = {index: int(maps[index]) for index, name in enumerate(names) if name == used_by}
+        return found
 
     def _add_observations(self, layout: TaskLayout, num_maps: int) -> None:
         name, size, config = layout.observation_name, layout.main_size, self.config

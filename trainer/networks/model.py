@@ -4,7 +4,7 @@ step."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -120,6 +120,14 @@ class Model(nn.Module, ABC):
         images, single slots cost the same per slot.
         """
         return (8,) if layout.observation == IMAGE else (32, 64)
+
+    def rows_by_task(self, names: Collection[str]) -> dict[str, dict[int, int]]:
+        """Return the parameters of which each task has its own row: by name, the row of each task by its index.
+
+        Args:
+            names: names of parameters.
+        """
+        return {}
 
     @abstractmethod
     def losses(self, batch: Batch) -> Losses:

@@ -52,6 +52,7 @@ from trainer.training.logs import check_identity, read_log, stop_path
 from trainer.training.memory import bytes_held, explaining_out_of_memory
 from trainer.training.optimizer import adamw, choose_dtype
 from trainer.training.sharding import Shards, idle_batches
+from trainer.training.start import take_over
 from trainer.training.tracking import open_trackers
 from trainer.training.validation import validation_loss
 
@@ -89,22 +90,32 @@ class TrainingRun:
         tasks: tasks to train on, all in the dataset.
         directory: folder of its checkpoints and log.
         identity: what determines the result of the run.
+        start: the checkpoint whose weights the run starts from; None for an untrained network.
 
     Raises:
         UserError: the last checkpoint is of another run.
     """
 
-    def __init__(self, config: TrainConfig, tasks: Sequence[Task], directory: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        tasks: Sequence[Task],
+        directory: Path,
+        identity: dict[str, Any],
+        start: Checkpoint | None = None,
+    ) -> None:
         self.config, self.tasks, self.directory, self.budget = config, tasks, directory, Budget.of(config)
         self.group = current_group()
         torch.set_num_threads(max(1, min(config.threads, (os.cpu_count() or 1) // self.group.local_size)))
         self.dtype = choose_dtype(config.dtype, self.group.device)
         if config.compile:
             check_compiler(self.group.device)
-        self.data = open_sources(config, tasks)
+        self.data = open_sources(config, tasks, (start.tokenizer, start.normalisers) if start else None)
         torch.manual_seed(config.seed)
         self.layouts = [layout_of(task, config.text_tokens) for task in tasks]
         self.model = build_model(config.model, self.layouts)
+        if start is not None:
+            take_over(self.model, self.layouts, tasks, start)
         self.progress = CheckpointProgress(identity)
         found = self._resume()
         self._shards: Shards | None = None

@@ -145,12 +145,12 @@ def test_every_ablation_changes_the_recipe_and_is_a_valid_training() -> None:
     assert choices <= compared
 
 
-@pytest.mark.parametrize("training", ["base", "small"])
+@pytest.mark.parametrize("training", ["base", "jat-small"])
 def test_kappa_is_swept_with_weights_that_sum_to_one(training: str) -> None:
     recipe = RECIPES[training]()
     models = [v.apply(recipe).model for v in sweep.make_variants(training)]
     assert [m.observation_loss_coef for m in models] == [0.0, 0.005, 0.05, 0.5]
-    if training == "small":
+    if training == "jat-small":
         assert all(m.observation_loss_coef + m.action_loss_coef == 1 for m in models)  # type: ignore[union-attr]
 
 

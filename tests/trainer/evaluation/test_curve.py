@@ -89,4 +89,4 @@ def test_where_no_task_is_scorable_the_curve_is_empty(config: CurveConfig) -> No
 
 def test_compute_is_six_per_weight_of_the_blocks_and_position() -> None:
     assert training_flops(ModelConfig(), 1) == 6 * 12 * 12 * 768**2 * 2
-    assert training_flops(BaseModelConfig(), 10) == 6 * 12 * 4 * 256**2 * 10
+    assert training_flops(BaseModelConfig(), 10) == 6 * 12 * 4 * 128**2 * 10

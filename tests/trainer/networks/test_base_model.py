@@ -190,7 +190,7 @@ def test_impossible_choices_are_refused(changes: dict[str, Any], message: str) -
         dataclasses.replace(TINY, **changes)
 
 
-@pytest.mark.parametrize(("recipe", "flag"), [("base", "--model.window-steps"), ("small", "--model.window-size")])
+@pytest.mark.parametrize(("recipe", "flag"), [("base", "--model.window-steps"), ("jat-small", "--model.window-size")])
 def test_a_recipe_decides_the_network_and_its_flags(recipe: str, flag: str) -> None:
     config = parse(TrainConfig, RECIPES, argv=["--recipe", recipe, flag, "7"])
     expected = RECIPES[recipe]()
