@@ -36,6 +36,7 @@ from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.records import read_values
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import Resources, Running, Supervision, run_jobs
 from pipeline.runtime.stage import reported
 from pipeline.seeds import SPLITS
@@ -128,13 +129,13 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
     check_amounts(config, tasks)
     check_noise(config.noise, tasks)
     out = config.out.absolute()  # workers may have another current directory
-    root = out / "shards"
+    root = RunLayout(out).shards
     mixes = _choose(config, out, tasks)
     plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task))
     with _locked(root, tasks):
         jobs = plan_jobs(config, tasks, mixes, plan, root)
         extend_plan(root, plan)
-        update_json(root / "config.json", config)
+        update_json(RunLayout(out).shards_config, config)
         num_episodes = sum(job.shard.num_seeds for job in jobs)
         counts = (
             format_count(len(tasks), "task"),

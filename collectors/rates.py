@@ -23,6 +23,7 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.records import RecordError, read_record
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.status import StageStatus, read_statuses
 from pipeline.storage.plan import read_plan
 from pipeline.storage.shards import finished_shards
@@ -31,7 +32,6 @@ from pipeline.text import format_count
 log = logging.getLogger(__name__)
 
 RATES = Path(__file__).with_name("rates.json")  # ships with the package
-OF_RUN = "rates.json"  # below OUT
 MIN_EPISODES = 100  # per task, required for the shipped table
 
 
@@ -119,7 +119,7 @@ def load_rates(out: Path | None = None) -> Rates:
     shipped = read_rates(RATES)
     if out is None:
         return shipped
-    own = read_rates(out / OF_RUN)
+    own = read_rates(RunLayout(out).rates)
     return Rates(
         {**shipped.tasks, **own.tasks},
         shipped.estimates,
@@ -188,16 +188,16 @@ def update_rates(config: RatesConfig) -> Rates:
     Raises:
         UserError: ``out`` has no collection, a task no longer exists, or there are too few episodes for ``ship``.
     """
-    path = RATES if config.ship else config.out / OF_RUN
+    path = RATES if config.ship else RunLayout(config.out).rates
     before = read_rates(path)
-    found, driver_bytes = measure(config.out / "shards")
+    found, driver_bytes = measure(RunLayout(config.out).shards)
     for name in found:
         select_tasks(name)
     few = [f"{name} ({rate.episodes})" for name, rate in found.items() if rate.episodes < MIN_EPISODES]
     if config.ship and few:
         raise UserError(
             f"--ship takes at least {MIN_EPISODES} episodes of each task; there are fewer of {', '.join(few)}. Collect "
-            f"more, or leave --ship out: the figures then go to {config.out / OF_RUN}"
+            f"more, or leave --ship out: the figures then go to {RunLayout(config.out).rates}"
         )
     tasks = {**before.tasks, **found}
     rates = Rates(

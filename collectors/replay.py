@@ -27,6 +27,7 @@ from pipeline.envs.policy import GiveUp, Observations, Policy
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError
+from pipeline.run_layout import RunLayout
 from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
 from pipeline.versions import versions_of
 
@@ -130,7 +131,7 @@ def _expert(out: Path, stored: StoredEpisode) -> Policy | None:
     log.warning(
         "expert %s is neither in %s nor embedded, nor a rule as it is installed; the stored actions are played",
         stored.expert_revision,
-        out / "experts" / task.name,
+        RunLayout(out).experts_of(task.name),
     )
     return None
 

@@ -19,6 +19,7 @@ from experts.queue.table import queue_table
 from pipeline import cli
 from pipeline.cli import parse
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.status import DONE, SILENT, StageStatus, TaskCount, read_statuses
 from pipeline.seeds import SPLITS
 from pipeline.storage.corpora import CORPORA
@@ -248,7 +249,7 @@ def show(config: StatusConfig) -> None:
     queued = read_reports(config.out)
     if queued:
         tables["queue"] = queue_table(queued)
-    root = config.out / "shards"
+    root = RunLayout(config.out).shards
     corpora = corpora_table(root)
     if corpora:
         tables["documents"] = corpora

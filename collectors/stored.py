@@ -16,6 +16,7 @@ from collectors.dataset.sources import shards_of
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.schema import EpisodeBlock, read_episode
 from pipeline.storage.validate import read_side, refuse
@@ -121,7 +122,7 @@ def find_episode(task: Task, seed: int, out: Path, dataset: Path | None = None) 
 
 
 def _files_of_run(task: Task, out: Path) -> list[_Files]:
-    dataset = out / "dataset"
+    dataset = RunLayout(out).dataset
     files = []
     if (dataset / DatasetManifest.FILE_NAME).exists():
         files += list(_named_by_manifest(task, dataset))

@@ -27,6 +27,7 @@ from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.media.video import mp4_writer
+from pipeline.run_layout import RunLayout
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def make_video(config: VideoConfig, tasks: Sequence[Task] | None = None) -> Path
     """
     task = one_task(config.task, tasks)
     stored = find_episode(task, config.seed, config.out, config.dataset)
-    path = config.to or config.out / "videos" / task.name / f"{stored.seed}.mp4"
+    path = config.to or RunLayout(config.out).video(task.name, stored.seed)
     with naming_missing_packages(task):
         warn_of_versions(stored)
         replayed = _film(config, stored, path)

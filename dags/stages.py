@@ -6,6 +6,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.run_layout import (
+    CONFIG,
+    DATASET,
+    EVALUATION,
+    EXPERTS,
+    IMPORTED,
+    MANIFEST,
+    REPORT,
+    SHARDS,
+    STATISTICS,
+    TRAIN,
+)
+from pipeline.run_layout import PUBLISH as PUBLISH_FOLDER
+from pipeline.run_layout import QUEUE as QUEUE_FOLDER
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -36,7 +51,7 @@ class Stage:
 
 
 # Metadata of a dataset, without its data.
-FACTS = ("dataset/manifest.json", "dataset/config.json", "dataset/statistics")
+FACTS = (f"{DATASET}/{MANIFEST}", f"{DATASET}/{CONFIG}", f"{DATASET}/{STATISTICS}")
 
 # In topological order: they can run one after another.
 STAGES = (
@@ -46,20 +61,20 @@ STAGES = (
     ),
     Stage(
         "dataset", "collectors.dataset.build", ("task",), "collect",
-        reads=("shards", "imported"), makes=("dataset",), also_after="corpora",
+        reads=(SHARDS, IMPORTED), makes=(DATASET,), also_after="corpora",
     ),
-    Stage("train", "trainer.train", ("recipe", "task"), "dataset", reads=("dataset",), makes=("train",)),
+    Stage("train", "trainer.train", ("recipe", "task"), "dataset", reads=(DATASET,), makes=(TRAIN,)),
     Stage(
         "evaluate", "trainer.evaluation.evaluate", ("recipe", "task", "workers"), "train",
-        reads=("train", "experts", *FACTS), makes=("evaluation",),
+        reads=(TRAIN, EXPERTS, *FACTS), makes=(EVALUATION,),
     ),
     Stage(
         "film", "experts.film", ("task", "workers"), "evaluate",
-        reads=("evaluation", "experts", *FACTS), makes=("experts",),
+        reads=(EVALUATION, EXPERTS, *FACTS), makes=(EXPERTS,),
     ),
     Stage(
         "report", "trainer.reporting.report", (), "film",
-        reads=("experts", "shards/config.json", *FACTS, "train", "evaluation"), makes=("report",),
+        reads=(EXPERTS, f"{SHARDS}/{CONFIG}", *FACTS, TRAIN, EVALUATION), makes=(REPORT,),
     ),
 )  # fmt: skip
 # Stages outside the chain. Texts and images from other sources:
@@ -67,11 +82,11 @@ CORPORA = Stage("corpora", "collectors.documents.collect", ("task", "workers", "
 # Long trainings of experts, which no other stage waits for. Of the chain's options it accepts only the workers:
 QUEUE = Stage(
     "experts-queue", "experts.queue.run", ("queue", "workers"), None,
-    reads=("experts",), makes=("queue", "experts"),
+    reads=(EXPERTS,), makes=(QUEUE_FOLDER, EXPERTS),
 )  # fmt: skip
 # Publishing, which no other stage waits for. It needs a destination:
 PUBLISH = Stage(
-    "publish", "collectors.dataset.publish", ("to",), "dataset", reads=("dataset",), makes=("publish",)
+    "publish", "collectors.dataset.publish", ("to",), "dataset", reads=(DATASET,), makes=(PUBLISH_FOLDER,)
 )  # fmt: skip
 
 ALL_STAGES = (*STAGES, CORPORA, QUEUE, PUBLISH)

@@ -22,7 +22,8 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.media.film import Film, agent_films, evaluation_folder, expert_films, films_in
+from pipeline.media.film import Film, films_in
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import reported
@@ -67,7 +68,7 @@ def film_expert(job: FilmJob) -> int:
     """Play and record the episodes; return their number."""
     policy = make_policy(job.task, job.expert)
     revision = job.expert.record.revision
-    film = Film(job.task, job.seeds, expert_films(job.out, job.task.name, revision))
+    film = Film(job.task, job.seeds, RunLayout(job.out).expert_films(job.task.name, revision))
     played = rollout(job.task, policy, job.seeds, listener=film.listen, keep_observations=False)
     return len(list(film.of(played, revision, versions_of(job.task.packages))))
 
@@ -76,13 +77,13 @@ def missing_films(config: FilmConfig, tasks: Sequence[Task] | None = None) -> li
     """Return jobs for the seeds with a video of the agent but none of the expert with the installed packages."""
     collected = collected_by(config.out)
     jobs = []
-    names = [path.name for path in (evaluation_folder(config.out, config.name) / "films").glob("*")]
+    names = [path.name for path in RunLayout(config.out).agent_films(name=config.name).glob("*")]
     for task in select_tasks(config.task, tasks, names):
-        wanted = films_in(agent_films(config.out, task.name, config.name))
+        wanted = films_in(RunLayout(config.out).agent_films(task.name, config.name))
         expert = shown_expert(config.out, task, collected.get(task.name, "")) if wanted else None
         if expert is None:
             continue
-        found = films_in(expert_films(config.out, task.name, expert.record.revision))
+        found = films_in(RunLayout(config.out).expert_films(task.name, expert.record.revision))
         versions = versions_of(task.packages)
         seeds = [seed for seed in wanted if seed not in found or found[seed].versions != versions]
         if seeds:
@@ -102,7 +103,7 @@ def film(config: FilmConfig, tasks: Sequence[Task] | None = None) -> None:
     Raises:
         UserError: the run has no evaluation.
     """
-    if not evaluation_folder(config.out, config.name).is_dir():
+    if not RunLayout(config.out).evaluation(config.name).is_dir():
         command = "jat evaluate" + (f" --name {config.name}" if config.name else "")
         raise UserError(
             f"there is no evaluation in {config.out}, so the agent is filmed nowhere that an expert could be filmed "

@@ -30,10 +30,11 @@ from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, update_json, write_json
 from pipeline.records import read_record
+from pipeline.run_layout import MEASUREMENT, RunLayout
 from pipeline.runtime.pool import Resources, run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import reported
-from pipeline.scoring.measurement import MEASUREMENT, Measurement, experts_directory, load_measurement, summarise
+from pipeline.scoring.measurement import Measurement, load_measurement, summarise
 from pipeline.seeds import seeds_of
 from pipeline.tables import print_table
 from pipeline.text import format_count
@@ -125,7 +126,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
         for expert in experts_of(out, task):
             ensure_in_store(out, expert)  # also embedded experts and rules, so that later stages only need OUT
     _measure_missing(config, out, tasks, chosen, failures)
-    write_json(out / "experts" / "config.json", config)
+    write_json(RunLayout(out).experts_config, config)
     found = [rank_experts(out, task) for task in tasks]
     for task, ranked in zip(tasks, found, strict=True):
         write_best(out, task, ranked)
@@ -229,7 +230,7 @@ def _train(
     An interrupted training resumes from its checkpoint. With ``--retrain``, finished trainings are recorded in
     ``retrain.json``, so that resuming the same command does not repeat them. The file is removed when all are done.
     """
-    note = config.out / "training" / "retrain.json"
+    note = RunLayout(config.out).retrained
     request = digest_of([config.task, config.expert, config.seed, config.steps, config.seconds, config.target])
     finished: dict[str, str] = {}
     if config.retrain and note.exists():
@@ -237,7 +238,7 @@ def _train(
         finished = before.finished if before.request == request else {}
     for job in jobs:
         if str(job) in finished:
-            yield job, read_expert(experts_directory(job.out, job.task.name) / finished[str(job)])
+            yield job, read_expert(RunLayout(job.out).expert(job.task.name, finished[str(job)]))
     try:
         left = [job for job in jobs if str(job) not in finished]
         progress = Progress("trainings", len(left), interval_s=0)
@@ -316,7 +317,7 @@ def is_measured(job: MeasureJob) -> bool:
 
 def write_best(out: Path, task: Task, ranked: Sequence[ExpertResult]) -> None:
     """Write ``best.json`` for human readers; the collectors compare the measurements themselves."""
-    path = experts_directory(out, task.name) / "best.json"
+    path = RunLayout(out).best_experts(task.name)
     best = {name: found.revision if (found := rule(ranked)) else None for name, rule in BESTS.items()}
     update_json(path, best)
 

@@ -10,7 +10,7 @@ from pipeline.envs.domain import SuppliedExpert
 from pipeline.envs.policy import Policy
 from pipeline.envs.registry import domain_of, domains
 from pipeline.envs.task import Task
-from pipeline.scoring.measurement import experts_directory
+from pipeline.run_layout import RunLayout
 from pipeline.versions import versions_of
 
 RANDOM = "random"
@@ -48,7 +48,7 @@ def experts_of(out: Path, task: Task) -> list[StoredExpert]:
     rules = []
     for kind in rules_of(task):
         record = rule_record(kind, task)
-        here = StoredExpert(record, experts_directory(out, task.name) / record.revision)
+        here = StoredExpert(record, RunLayout(out).expert(task.name, record.revision))
         rules.append(stored.get(record.revision, here))
     return networks + rules
 

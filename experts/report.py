@@ -30,6 +30,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.pages.figures import to_svg, write_png
 from pipeline.pages.page import render_page
+from pipeline.run_layout import PAGE, RunLayout
 from pipeline.scoring.scores import jat_scale, jat_scores
 from pipeline.tables import Column, Table, interval_cell, print_note, print_table
 
@@ -105,16 +106,16 @@ def report(config: ExpertsReportConfig, tasks: Sequence[Task]) -> Path:
             f"no expert of {config.task} is measured in {config.out}; run `jat experts --task '{config.task}'` first"
         )
     print_table(standings_table(found))
-    directory = config.out / "experts" / "report"
+    directory = RunLayout(config.out).experts_report
     overviews = [*plots.draw_bars(found), *plots.draw_overviews(config.out, tasks)]
     curves = plots.draw_curves(config.out, tasks)
     for plot in (*overviews, *curves):
         write_png(plot.figure, directory / f"{plot.name}.png")
-    with replacing(directory / "index.html") as temporary:
+    with replacing(directory / PAGE) as temporary:
         temporary.write_text(_page(found, overviews, curves), encoding="utf-8")
     with replacing(directory / "table.md") as temporary:
         temporary.write_text(markdown_table(found), encoding="utf-8")
-    return directory / "index.html"
+    return directory / PAGE
 
 
 def markdown_table(found: Sequence[Sequence[ExpertResult]]) -> str:

@@ -29,7 +29,7 @@ from pipeline.files import digest_of, is_local, read_json, replacing, temporary_
 from pipeline.foreign import MIB, check_file
 from pipeline.names import check_name, is_one_line
 from pipeline.records import RecordError, record_of
-from pipeline.scoring.measurement import experts_directory
+from pipeline.run_layout import RunLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def write_expert(
     )
     revision = f"{kind}-{hashlib.sha256(digest_of(spec).encode() + data).hexdigest()[:8]}"
     record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
-    folder = experts_directory(out, task_name) / revision
+    folder = RunLayout(out).expert(task_name, revision)
     lines = "".join(f"{line}\n" for line in ["steps,seconds,return", *(point.row for point in curve)])
     if not (folder / RECORD).exists():
         with _new_folder(folder) as temporary:
@@ -132,7 +132,7 @@ def ensure_in_store(out: Path, expert: StoredExpert) -> StoredExpert:
 
     Existing experts of ``out`` are not overwritten.
     """
-    folder = experts_directory(out, expert.record.task) / expert.record.revision
+    folder = RunLayout(out).expert(expert.record.task, expert.record.revision)
     if not (folder / RECORD).exists():
         with _new_folder(folder) as temporary:
             if (expert.folder / RECORD).exists():
@@ -241,5 +241,5 @@ def stored_experts(out: Path, task_name: str) -> list[StoredExpert]:
 
 
 def _folders(out: Path, task_name: str) -> Iterator[Path]:
-    for directory in (experts_directory(out, task_name), EMBEDDED / task_name):
+    for directory in (RunLayout(out).experts_of(task_name), EMBEDDED / task_name):
         yield from (path.parent for path in sorted(directory.glob(f"[!.]*/{RECORD}")))

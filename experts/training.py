@@ -38,6 +38,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing, write_json
 from pipeline.foreign import MIB, check_file
 from pipeline.records import read_record
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.heartbeat import STOP, WORKER_PROGRESS
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ class TrainJob:
     @property
     def folder(self) -> Path:
         """Folder of the training's state."""
-        return self.out / ("queue" if self.is_queued else "training") / self.task.name / self.algorithm
+        layout = RunLayout(self.out)
+        folder = layout.queued_training if self.is_queued else layout.expert_training
+        return folder(self.task.name, self.algorithm)
 
     def remove_state(self) -> None:
         """Remove the folder of a training whose expert is in the store, unless it belongs to the queue."""

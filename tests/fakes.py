@@ -24,7 +24,8 @@ from pipeline.envs.episode import Episode
 from pipeline.envs.policy import GiveUp, Observations
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, TEXT, Action, Task
 from pipeline.files import write_json
-from pipeline.scoring.measurement import MEASUREMENT, Measurement
+from pipeline.run_layout import MEASUREMENT
+from pipeline.scoring.measurement import Measurement
 from pipeline.seeds import seeds_of
 from pipeline.versions import versions_of
 

@@ -3,7 +3,7 @@
     python -m tests.house
 
 `make lint` prints it. A limit that the project keeps fails the command once it is broken; one that it does not keep yet
-is only shown.
+is only shown. It also fails if a module joins a path of a run by itself instead of asking ``pipeline/run_layout.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "experts", "collectors", "trainer", "dags")
+RUN_LAYOUT = Path("pipeline", "run_layout.py")
+LOCKS = ("lock", ".lock")  # any folder can have one
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,32 @@ def _options(module: ast.Module) -> Iterator[str]:
                     yield field.target.id
 
 
+def path_joins(root: Path = ROOT) -> list[str]:
+    """Places outside ``pipeline/run_layout.py`` that join something to ``out``, or a name that is written there."""
+    tree = ast.parse((root / RUN_LAYOUT).read_text(encoding="utf-8"))
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    names = {value for value in constants if isinstance(value, str) and " " not in value} - set(LOCKS)
+    found = []
+    for path in (path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))):
+        name = path.relative_to(root)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if name != RUN_LAYOUT else ():
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+                is_name = isinstance(node.right, ast.Constant) and node.right.value in names
+                if is_name or ast.unparse(node.left).split(".")[-1] == "out":
+                    found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
 def main() -> int:
-    """Print the numbers; 1 if a limit that the project keeps is broken."""
-    found = sizes()
+    """Print the numbers; 1 if a limit that the project keeps is broken, or a path is joined elsewhere."""
+    found, joins = sizes(), path_joins()
     for size in found:
         verdict = "" if size.value <= size.target else "  too many" if size.is_kept else "  not yet"
         name = f"{size.what} ({size.where})" if size.where else size.what
         sys.stdout.write(f"{name:<60} {size.value:>7,}  at most {size.target:>7,}{verdict}\n")
-    return int(any(size.is_broken for size in found))
+    for join in joins:
+        sys.stdout.write(f"{join}: take it from RunLayout ({RUN_LAYOUT})\n")
+    return int(bool(joins) or any(size.is_broken for size in found))
 
 
 if __name__ == "__main__":

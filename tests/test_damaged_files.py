@@ -12,21 +12,22 @@ import pytest
 
 from collectors.rates import RATES, read_rates
 from experts.queue.entries import QueueEntry
-from experts.queue.states import EntryState, queue_folder, read_list, read_state, write_list
+from experts.queue.states import EntryState, read_list, read_state, write_list
 from experts.training import PROGRESS, Budget, TrainingProgress, read_progress
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.media.film import agent_films, films_in
+from pipeline.media.film import films_in
+from pipeline.run_layout import RunLayout
 from pipeline.scoring.measurement import read_measurement
 from pipeline.storage.manifest import DatasetManifest
 from tests.damage import damaged
 from tests.trainer.report_run import EXPERT, write_run
 from trainer.evaluation.journal import TaskResults
-from trainer.evaluation.results import load_curve, load_evaluation, load_measurement_of, scores_path
+from trainer.evaluation.results import load_curve, load_evaluation, load_measurement_of
 from trainer.reporting.commands import stage_runs
 from trainer.reporting.facts import gather
 from trainer.reporting.videos import MadeVideo
-from trainer.training.logs import TrainManifest, last_row, read_log, train_manifest_path
+from trainer.training.logs import TrainManifest, last_row, read_log
 
 TASK = "mujoco-pendulum"
 ENTRY = QueueEntry("atari-pong", "ppo-cpu")
@@ -38,14 +39,14 @@ READERS: dict[str, Reader] = {
     "evaluation/scores.json": load_evaluation,
     "evaluation/curve.json": load_curve,
     f"evaluation/{TASK}.json": lambda out: load_measurement_of(out, TASK),
-    f"evaluation/films/{TASK}/1800000000.json": lambda out: films_in(agent_films(out, TASK)),
+    f"evaluation/films/{TASK}/1800000000.json": lambda out: films_in(RunLayout(out).agent_films(TASK)),
     f"experts/{TASK}/{EXPERT}/measurement.json": lambda out: read_measurement(
         out / "experts" / TASK / EXPERT / "measurement.json"
     ),
     "dataset/manifest.json": lambda out: DatasetManifest.load(out / "dataset" / "manifest.json"),
     "dataset/config.json": stage_runs,
     "train/config.json": stage_runs,
-    "train/manifest.json": lambda out: TrainManifest.read(train_manifest_path(out)),
+    "train/manifest.json": lambda out: TrainManifest.read(RunLayout(out).train_manifest),
     "rates.json": lambda out: read_rates(out / "rates.json"),
     "queue/queue.json": read_list,
     f"queue/{ENTRY.name}/state.json": lambda out: read_state(out, ENTRY),
@@ -61,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shipped = read_json(RATES)
     write_json(out / "rates.json", {**shipped, "tasks": dict(list(shipped["tasks"].items())[:2])})
     write_list(out, [ENTRY])
-    write_json(queue_folder(out) / ENTRY.name / "state.json", EntryState(asked=asdict(ENTRY)))
+    write_json(RunLayout(out).queue / ENTRY.name / "state.json", EntryState(asked=asdict(ENTRY)))
     (out / "training").mkdir()
     write_json(out / "training" / PROGRESS, TrainingProgress(5, 1.0, 2.0, 3.0, Budget(10, None)))
     return out
@@ -125,10 +126,10 @@ def test_a_damaged_note_of_a_video_is_one_line(content: bytes, tmp_path: Path) -
 
 
 def test_names_in_results_that_are_paths_are_refused(run: Path) -> None:
-    text = scores_path(run).read_text()
+    text = RunLayout(run).scores().read_text()
     try:
-        scores_path(run).write_text(text.replace(f'"{TASK}"', '"../../../etc/passwd"'))
+        RunLayout(run).scores().write_text(text.replace(f'"{TASK}"', '"../../../etc/passwd"'))
         with pytest.raises(UserError, match="is no name"):
             gather(run)
     finally:
-        scores_path(run).write_text(text)
+        RunLayout(run).scores().write_text(text)

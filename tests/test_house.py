@@ -61,6 +61,7 @@ def test_every_number_is_that_of_the_tree(tree: Path) -> None:
 def test_only_a_limit_that_is_kept_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [house.Size("doors", 9, 4, "hall"), house.Size("rooms", 3, 3, is_kept=True)]
     monkeypatch.setattr(house, "sizes", lambda: sizes)
+    monkeypatch.setattr(house, "path_joins", list)
     assert house.main() == 0
     sizes.append(house.Size("roofs", 2, 1, is_kept=True))
     assert house.main() == 1
@@ -68,3 +69,12 @@ def test_only_a_limit_that_is_kept_fails(monkeypatch: pytest.MonkeyPatch, capsys
     assert doors.split() == ["doors", "(hall)", "9", "at", "most", "4", "not", "yet"]
     assert rooms.split() == ["rooms", "3", "at", "most", "3"]
     assert roofs.split() == ["roofs", "2", "at", "most", "1", "too", "many"]
+
+
+def test_only_one_module_joins_the_paths_of_a_run(tree: Path) -> None:
+    assert house.path_joins() == []
+    write(tree, "pipeline/run_layout.py", 'SHARDS = "shards"\n\ndef shards(out):\n    return out / SHARDS\n')
+    assert house.path_joins(tree) == []
+    line = 'lines = [config.out / name, root / "shards", half / 2, root / "lock", root / "other"]'
+    write(tree, "trainer/a.py", line)
+    assert house.path_joins(tree) == ["trainer/a.py:1: config.out / name", "trainer/a.py:1: root / 'shards'"]

@@ -43,6 +43,7 @@ from pipeline.files import read_json, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
 from pipeline.names import check_name
 from pipeline.records import RecordError, read_record, record_of
+from pipeline.run_layout import CHECKPOINTS, CONFIG, RESUME
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
@@ -57,7 +58,6 @@ PROGRESS = "training.json"
 MAX_NORMALISERS = 256 * MIB
 MAX_SIZE = 100_000_000  # upper limit of any size in config.json: far more than any network has
 OBSERVATIONS, ACTIONS = (CONTINUOUS, DISCRETE, IMAGE), ("discrete", "continuous")
-CHECKPOINTS, RESUME = "checkpoints", "resume"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torc
     with _os_errors(directory):
         save_arrays_file(arrays, directory / "normalisers.safetensors")
     save_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
-    write_json(directory / "config.json", dataclasses.asdict(checkpoint.config))
+    write_json(directory / CONFIG, dataclasses.asdict(checkpoint.config))
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def load_agent_config(path: Path) -> AgentConfig:
     Raises:
         UserError: not a checkpoint directory, one of another version, or one with invalid values in config.json.
     """
-    file = path / "config.json"
+    file = path / CONFIG
     if not file.exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
     raw = read_json(file)

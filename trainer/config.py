@@ -12,6 +12,7 @@ import tyro
 from pipeline.cli import by_name, check_at_least_one
 from pipeline.envs.registry import DEMO_TASKS
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 
 Value = TypeVar("Value")
 
@@ -245,7 +246,7 @@ class TrainConfig:
 
     @property
     def dataset_dir(self) -> Path:
-        return self.dataset or self.out / "dataset"
+        return self.dataset or RunLayout(self.out).dataset
 
     @property
     def longest_context(self) -> int:

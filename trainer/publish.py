@@ -18,6 +18,7 @@ from pipeline.cli import parse, run
 from pipeline.files import sha256_of, write_json
 from pipeline.publishing.inventory import Plan
 from pipeline.publishing.publish import Options, publish
+from pipeline.run_layout import VIDEOS, RunLayout
 from pipeline.storage.manifest import FileEntry
 from trainer.evaluation.results import Evaluation, find_evaluation
 from trainer.pretrained.folders import CONFIG, checkpoint_folder
@@ -53,9 +54,9 @@ def publish_network(config: PublishAgentConfig) -> Plan:
     folder = checkpoint_folder(config.out, config.checkpoint)
     from trainer.pretrained.load import from_pretrained
 
-    records = config.out / "publish" / "network"
+    records = RunLayout(config.out).publish_network
     name, evaluation = find_evaluation(config.out, folder) or ("", None)
-    replay = make_replay(config.out, name, evaluation, records / "videos") if evaluation else None
+    replay = make_replay(config.out, name, evaluation, records / VIDEOS) if evaluation else None
     return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, config)
 
 

@@ -28,6 +28,7 @@ from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, write_json
 from pipeline.records import read_values
+from pipeline.run_layout import CHECKPOINTS, CONFIG, IDENTITY, TRAIN_LOG, RunLayout
 from pipeline.runtime.hardware import this_machine
 from pipeline.runtime.stage import current_stage, reported
 from pipeline.stopping import raise_stop
@@ -39,7 +40,7 @@ from trainer.evaluation.results import weights_of
 from trainer.networks.build import check_model_fits
 from trainer.pretrained.folders import locate
 from trainer.training.budget import Budget
-from trainer.training.logs import TrainManifest, check_identity, last_row, stop_path, train_manifest_path
+from trainer.training.logs import TrainManifest, check_identity, last_row, stop_path
 from trainer.training.tracking import check_trackers
 
 log = logging.getLogger(__name__)
@@ -83,17 +84,17 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     if config.start is not None:
         config = dataclasses.replace(config, start=locate(config.start))
         identity |= _check_start(config, chosen)
-    directory = config.out.absolute() / "train"
-    if (directory / "identity.json").exists():
+    directory = RunLayout(config.out.absolute()).train
+    if (directory / IDENTITY).exists():
         fix = f"move {directory} away to train anew"
-        before = read_values(directory / "identity.json", dict[str, Any], "the identity of a training", fix)
+        before = read_values(directory / IDENTITY, dict[str, Any], "the identity of a training", fix)
         check_identity(directory, before, identity)
-    if train_manifest_path(config.out).exists():
-        log.info("already trained: %s", train_manifest_path(config.out))
+    if RunLayout(config.out).train_manifest.exists():
+        log.info("already trained: %s", RunLayout(config.out).train_manifest)
         return
     with exclusive(directory / "lock", "wait for it, or train in another OUT"):
-        write_json(directory / "identity.json", identity)
-        write_json(directory / "config.json", config)
+        write_json(directory / IDENTITY, identity)
+        write_json(directory / CONFIG, config)
         job = AgentTrainJob(_absolute(config), chosen, directory, identity)
         _finish(config, directory, identity, train_worker(job) if is_worker else _run(job))
 
@@ -113,7 +114,7 @@ def _run(job: AgentTrainJob) -> int:
     planned = math.ceil(budget.left(row))
     stage = current_stage()
     stage.begin(budget.label, planned)
-    stage.ask = lambda: max(0, planned - math.ceil(budget.left(last_row(job.directory / "log.jsonl") or row)))
+    stage.ask = lambda: max(0, planned - math.ceil(budget.left(last_row(job.directory / TRAIN_LOG) or row)))
     stop = stop_path(job.directory)
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
@@ -153,7 +154,7 @@ def _lay_out_images(config: TrainConfig, tasks: Sequence[Task]) -> None:
     if images:
         from trainer.data.arrays import lay_out_images
 
-        lay_out_images(config.dataset_dir, images, config.out / "train" / "cache", config.threads)
+        lay_out_images(config.dataset_dir, images, RunLayout(config.out).train_cache, config.threads)
 
 
 def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_parameters: int) -> None:
@@ -162,10 +163,10 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
 
     from trainer.checkpoint import best_checkpoint, latest_checkpoint, load_progress
 
-    last = latest_checkpoint(directory / "checkpoints")
+    last = latest_checkpoint(directory / CHECKPOINTS)
     if last is None or Budget.of(config).left(asdict(load_progress(last))):
         raise_stop()
-    best = best_checkpoint(directory / "checkpoints") or last
+    best = best_checkpoint(directory / CHECKPOINTS) or last
     progress = load_progress(last)
     manifest = TrainManifest(
         checkpoint=str(last.relative_to(config.out.absolute())),
@@ -180,7 +181,7 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
         waiting_share=progress.waited_seconds / progress.seconds,
         hardware=this_machine(torch.cuda.get_device_name() if torch.cuda.is_available() else ""),
     )
-    write_json(train_manifest_path(config.out), manifest)
+    write_json(RunLayout(config.out).train_manifest, manifest)
     log.info(
         "trained in %.0f s, %.1f %% padding, %.1f %% waiting for data; best is %s",
         manifest.train_seconds, 100 * manifest.padding_share, 100 * manifest.waiting_share, manifest.best_checkpoint,

@@ -34,6 +34,7 @@ from pipeline.cli import parse, run
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import NO_SPACE, digest_of, exclusive, link_or_copy, sha256_of, write_json
+from pipeline.run_layout import CONFIG, STATISTICS, RunLayout
 from pipeline.runtime.stage import reported
 from pipeline.seeds import SPLITS
 from pipeline.storage.corpora import Corpus
@@ -48,8 +49,6 @@ from pipeline.storage.manifest import (
 from pipeline.storage.parquet import COMPRESSION
 from pipeline.storage.parquet_limits import read_small
 from pipeline.storage.plan import describe_missing
-from pipeline.storage.shards import IMPORTED
-from pipeline.storage.statistics import FOLDER as STATISTICS
 from pipeline.storage.statistics import SplitStatistics, TaskStatistics, merge_all, statistics_path
 from pipeline.text import format_count
 
@@ -82,19 +81,19 @@ def build_dataset(config: DatasetConfig, tasks: Sequence[Task] | None = None) ->
             incompatible with each other, or the disk is full.
     """
     check_root(config.out)
-    if not any((config.out / name).is_dir() for name in ("shards", IMPORTED)):
+    layout = RunLayout(config.out)
+    if not (layout.shards.is_dir() or layout.imported.is_dir()):
         raise UserError(
-            f"nothing is collected in {config.out / 'shards'} for {config.task!r}; run `jat collect` with the same "
-            f"OUT first"
+            f"nothing is collected in {layout.shards} for {config.task!r}; run `jat collect` with the same OUT first"
         )
-    with exclusive(config.out / "shards" / ".dataset.lock", "wait until it has built its dataset"):
+    with exclusive(layout.dataset_lock, "wait until it has built its dataset"):
         with _naming_a_full_disk(config.out):
             _build(config, tasks)
 
 
 def _build(config: DatasetConfig, tasks: Sequence[Task] | None) -> None:
-    dataset = config.out / "dataset"
-    retired = _retired(dataset)
+    dataset = RunLayout(config.out).dataset
+    retired = RunLayout(config.out).retired_dataset
     if retired.exists() and not dataset.exists():
         retired.rename(dataset)  # a build was killed between its two renames
     before = DatasetManifest.find(dataset)
@@ -137,21 +136,11 @@ def _naming_a_full_disk(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        shutil.rmtree(_building(out / "dataset"), ignore_errors=True)
+        shutil.rmtree(RunLayout(out).building_dataset, ignore_errors=True)
         raise UserError(
             f"{out} takes no more data ({error.strerror}); the dataset there is as it was: free some space, or check "
             f"that shards and dataset are on one file system, where files are linked and take none"
         ) from error
-
-
-def _building(dataset: Path) -> Path:
-    """Path of a dataset that is being built."""
-    return dataset.with_name(".dataset.building")
-
-
-def _retired(dataset: Path) -> Path:
-    """Path of the old dataset while the new one replaces it."""
-    return dataset.with_name(".dataset.retired")
 
 
 def _is_whole(dataset: Path, manifest: DatasetManifest) -> bool:
@@ -170,19 +159,18 @@ def _assemble(
     digest: str,
     missing: dict[str, dict[str, int]],
 ) -> None:
-    dataset = config.out / "dataset"
-    building, retired = _building(dataset), _retired(dataset)
+    layout = RunLayout(config.out)
+    dataset, building, retired = layout.dataset, layout.building_dataset, layout.retired_dataset
     shutil.rmtree(building, ignore_errors=True)
-    root = config.out / "shards"
     manifest = DatasetManifest(
         digest,
         {task.name: _add_task(task, s, building) for task, s in shards.items()},
-        {corpus.name: add_corpus(corpus, s, root, building) for corpus, s in documents.items()},
+        {corpus.name: add_corpus(corpus, s, layout.shards, building) for corpus, s in documents.items()},
         missing=missing,
     )
     statistics = [_statistics(task, of_task, checked[task]) for task, of_task in shards.items()]
     descriptions = describe_dataset(building, manifest, list(shards), statistics, dataset)
-    write_json(building / "config.json", config)
+    write_json(building / CONFIG, config)
     write_json(building / DatasetManifest.FILE_NAME, dataclasses.replace(manifest, descriptions=descriptions))
     shutil.rmtree(retired, ignore_errors=True)
     if dataset.exists():

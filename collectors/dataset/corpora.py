@@ -13,6 +13,7 @@ from collectors.dataset.sources import check_all_there, check_splits
 from pipeline.envs.registry import all_tasks
 from pipeline.envs.task import Task
 from pipeline.files import digest_of, link_or_copy
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS
 from pipeline.storage.corpora import CORPORA, Corpus, corpora_named
@@ -44,7 +45,7 @@ def find_documents(out: Path, pattern: str, kept: Collection[str]) -> dict[Corpu
     """
     chosen = {corpus.name for corpus in corpora_named(pattern)}
     table = [corpus for corpus in CORPORA if corpus.name in chosen | set(kept)]
-    found = {corpus: shards for corpus in table if (shards := finished_documents(out / "shards", corpus.name))}
+    found = {corpus: shards for corpus in table if (shards := finished_documents(RunLayout(out).shards, corpus.name))}
     check_all_there(out, {corpus.name for corpus in found}, chosen, pattern, kept, "jat corpora")
     for corpus, shards in found.items():
         check_splits(corpus.name, [shard.split for shard in shards], "jat corpora")
@@ -66,7 +67,7 @@ def check_documents(out: Path, corpora: Mapping[Corpus, Sequence[DocumentShard]]
         return
     progress = Progress("shards of documents checked", sum(map(len, corpora.values())))
     for corpus, shards in corpora.items():
-        directory = out / "shards" / corpus.name
+        directory = RunLayout(out).shards / corpus.name
         scan_documents_together(directory, list(shards), refuse)
         check_once(directory, [_to_check(corpus, directory, shard) for shard in shards], RULES, progress)
 

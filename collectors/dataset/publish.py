@@ -16,6 +16,7 @@ from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import is_local, write_json
 from pipeline.publishing.publish import Options, publish
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.stage import reported
 from pipeline.storage.manifest import DatasetManifest
 
@@ -38,16 +39,17 @@ def publish_dataset(config: PublishDatasetConfig) -> None:
         UserError: invalid input, dataset, destination or permission; nothing was published.
         JobsFailedError: the destination failed for longer than the retries last; files already uploaded are kept.
     """
-    directory = config.out / "dataset"
+    layout = RunLayout(config.out)
+    directory = layout.dataset
     if not is_local(directory):
         raise UserError(f"{directory} is not on this machine; only a local dataset can be published")
     path = directory / DatasetManifest.FILE_NAME
     if not path.is_file():
         raise UserError(f"{directory} holds no finished dataset; run `jat dataset` with the same --out first")
     entries = DatasetManifest.load(path).files
-    plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", config.out / "publish", config)
+    plan = publish(directory, entries, DatasetManifest.FILE_NAME, config.to, "dataset", layout.publish, config)
     if not config.dry_run and not plan.is_empty:
-        write_json(config.out / "publish" / "config.json", config)
+        write_json(layout.publish_config, config)
 
 
 def main() -> None:

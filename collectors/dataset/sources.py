@@ -10,10 +10,11 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import is_local
+from pipeline.run_layout import RunLayout
 from pipeline.seeds import SPLITS
 from pipeline.storage.manifest import ShardManifest
 from pipeline.storage.plan import count_missing, read_plan
-from pipeline.storage.shards import IMPORTED, finished_shards
+from pipeline.storage.shards import finished_shards
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def find_shards(
             shards of one split only.
     """
     check_root(out)
-    root = out / "shards"
-    others = {*folders_in(root), *folders_in(out / IMPORTED), *kept}
+    root = RunLayout(out).shards
+    others = {*folders_in(root), *folders_in(RunLayout(out).imported), *kept}
     chosen = {task.name for task in select_tasks(pattern, tasks, others)} if pattern else set()
     table = [task for task in select_tasks("*", tasks, others) if task.name in chosen | set(kept)]
     shards = {task: found for task in table if (found := shards_of(out, task))}
@@ -79,13 +80,13 @@ def check_all_there(
     Raises:
         UserError: names the first missing one and the fix.
     """
-    root = out / "shards"
+    root = RunLayout(out).shards
     asked_by_name = {part.strip() for part in pattern.split(",")} & set(chosen)
     for name in sorted(asked_by_name - set(there)):
         raise UserError(f"{name} is not collected in {root}; run `{maker} --task {name}` with the same --out first")
     for name in sorted(set(kept) - set(there)):
         raise UserError(
-            f"{name} is in {out / 'dataset'} but its shards are gone from {root / name}; collect them again, "
+            f"{name} is in {RunLayout(out).dataset} but its shards are gone from {root / name}; collect them again, "
             f"bring them back, or remove that dataset to build one without it"
         )
 
@@ -109,7 +110,7 @@ def check_root(out: Path) -> None:
     """
     if not is_local(out):
         raise UserError(f"--out {out}: a dataset is built on a disk; run `jat on-disk --stage dataset --out {out}`")
-    if not (out / "shards").is_dir() and ((out / "plan.json").exists() or (out / "manifest.json").exists()):
+    if RunLayout(out).is_inside:
         raise UserError(
             f"--out {out} is a folder of shards or a dataset, not the root of a run; try --out {out.parent}"
         )
@@ -122,8 +123,8 @@ def folders_in(directory: Path) -> list[str]:
 
 def shards_of(out: Path, task: Task) -> list[Shard]:
     """Finished shards of a task in a run, collected ones before imported ones."""
-    collected = out / "shards"
-    imported = out / IMPORTED / task.name
+    collected = RunLayout(out).shards
+    imported = RunLayout(out).imported_of(task.name)
     places = [(collected, task.name)]
     if imported.is_dir():
         places += [(imported, folder.name) for folder in sorted(imported.iterdir()) if folder.is_dir()]
@@ -141,7 +142,7 @@ def missing_of(
         kept: names of the tasks that are in the dataset and are kept.
         tasks: the table to choose from; all 157 if None.
     """
-    root = out / "shards"
+    root = RunLayout(out).shards
     planned = read_plan(root)
     chosen = {task.name for task in select_tasks(pattern, tasks, planned)} if pattern else set()
     plans = {name: plan for name, plan in planned.items() if name in chosen | set(kept)}

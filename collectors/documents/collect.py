@@ -29,6 +29,7 @@ from collectors.progress import Monitor
 from pipeline.cli import parse, run
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
 from pipeline.runtime.pool import Supervision, run_jobs
 from pipeline.runtime.stage import reported
@@ -258,10 +259,11 @@ def collect_corpora(config: CorporaConfig) -> None:
         UserError: invalid input, a source that cannot be reached or has changed, or another process is collecting here.
         JobsFailedError: some shards could not be written.
     """
-    root = config.out.absolute() / "shards"  # workers may have another current directory
-    with exclusive(root / ".corpora.lock", "wait for it, stop it, or use another --out"):
+    layout = RunLayout(config.out.absolute())  # workers may have another current directory
+    root = layout.shards
+    with exclusive(layout.corpora_lock, "wait for it, stop it, or use another --out"):
         jobs = [job for corpus in select_corpora(config.task) for job in stream_jobs(config, corpus, root)]
-        update_json(root / "corpora.json", config)
+        update_json(layout.corpora_config, config)
         missing = [job for job in jobs if not _is_done(job)]
         log.info("%d of %d streams to read: %s", len(missing), len(jobs), ", ".join(map(str, missing)) or "none")
         try:

@@ -34,8 +34,8 @@ from experts.queue.states import (
     TRAINING,
     WAITING,
     change_state,
+    entry_folder,
     is_done,
-    queue_folder,
     read_list,
     read_reports,
     read_state,
@@ -48,12 +48,13 @@ from experts.training import TrainingStoppedError, read_progress
 from pipeline.cli import check_at_least_one, parse, run
 from pipeline.errors import JobFailure, UserError
 from pipeline.files import exclusive, is_local, list_folders
+from pipeline.run_layout import RunLayout
 from pipeline.runtime import heartbeat
 from pipeline.runtime.cluster import connect
 from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import current_stage, reported
-from pipeline.scoring.measurement import experts_directory, load_measurement
+from pipeline.scoring.measurement import load_measurement
 from pipeline.stopping import deferred_stop, raise_stop
 from pipeline.tables import print_table
 
@@ -129,7 +130,7 @@ def run_queue(config: QueueConfig) -> None:
     entries = read_entries(config.queue) if config.queue else read_list(out)
     check_entries([entry for entry in entries if not is_done(out, entry)], out)
     with (
-        exclusive(queue_folder(out) / "lock", "a queue runs there already: stop it first"),
+        exclusive(RunLayout(out).queue_lock, "a queue runs there already: stop it first"),
         reported(STAGE, out),
     ):
         write_list(out, entries)
@@ -177,7 +178,7 @@ def _count_steps(out: Path, todo: Sequence[QueueEntry]) -> None:
     """Report environment steps in the stage's status: a training may take days, and steps show its progress."""
 
     def steps() -> int:
-        return sum(read_progress(queue_folder(out) / entry.name).steps for entry in todo)
+        return sum(read_progress(entry_folder(out, entry)).steps for entry in todo)
 
     before = steps()
     wanted = [entry.steps for entry in todo]
@@ -196,7 +197,7 @@ def _try_again(out: Path, failure: JobFailure) -> bool:
     It is not retried after bad input, or after ``MAX_ATTEMPTS`` failures without progress between them.
     """
     entry = failure.job.entry
-    state, steps = read_state(out, entry), read_progress(queue_folder(out) / entry.name).steps
+    state, steps = read_state(out, entry), read_progress(entry_folder(out, entry)).steps
     failures = 1 if steps > state.failed_at else state.failures + 1
     again = not failure.is_bad_input and failures < MAX_ATTEMPTS
     change_state(
@@ -238,7 +239,7 @@ def _measure(job: QueueJob, expert: StoredExpert) -> None:
 
 def _is_measured(config: QueueConfig, out: Path, entry: QueueEntry) -> bool:
     """Whether the expert of a finished entry is measured over the configured number of episodes."""
-    expert = read_expert(experts_directory(out, entry.task) / read_state(out, entry).revision)
+    expert = read_expert(RunLayout(out).expert(entry.task, read_state(out, entry).revision))
     return is_measured(MeasureJob(entry.job(out).task, expert, config.episodes))
 
 
@@ -253,7 +254,7 @@ def export_unfinished(config: QueueConfig) -> None:
     """
     out = config.out.absolute()
     entries = [entry for entry in read_list(out) if not is_done(out, entry)]
-    begun = [entry for entry in entries if read_progress(queue_folder(out) / entry.name).steps]
+    begun = [entry for entry in entries if read_progress(entry_folder(out, entry)).steps]
     if not begun:
         raise UserError(f"of the queue in {out} no training is under way; there is nothing to export")
     with reported(f"{STAGE}-export", out):
@@ -262,7 +263,7 @@ def export_unfinished(config: QueueConfig) -> None:
         jobs = [QueueJob(entry, out, config.episodes, config.nice) for entry in begun]
         for job, revision in run_jobs(export_and_measure, jobs, config.workers):
             task = job.entry.job(out).task
-            measurement = load_measurement(experts_directory(out, task.name) / revision, task)
+            measurement = load_measurement(RunLayout(out).expert(task.name, revision), task)
             mean = "" if measurement is None else f", return {measurement.mean_return.mean:.2f}"
             progress.advance(1, f"{job.entry.name}: {revision}{mean}")
             write_best(out, task, rank_experts(out, task))
@@ -286,11 +287,11 @@ def forget(out: Path, pattern: str) -> None:
     Raises:
         UserError: no training matches, or a matching one is running.
     """
-    folders = [folder for task in list_folders(queue_folder(out)) for folder in list_folders(task)]
+    folders = [folder for task in list_folders(RunLayout(out).queue) for folder in list_folders(task)]
     names = {f"{folder.parent.name}/{folder.name}": folder for folder in folders}
     chosen = [name for name in names if any(fnmatch.fnmatchcase(n, pattern) for n in (name, name.partition("/")[0]))]
     if not chosen:
-        raise UserError(f"--forget {pattern} matches no training in {queue_folder(out)}; there: {', '.join(names)}")
+        raise UserError(f"--forget {pattern} matches no training in {RunLayout(out).queue}; there: {', '.join(names)}")
     with contextlib.ExitStack() as held:
         for name in chosen:
             held.enter_context(exclusive(names[name] / LOCK, "it is being trained: stop the queue first"))

@@ -21,8 +21,8 @@ from experts.training import CURVE, TrainingProgress, read_curve, read_progress
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.records import read_record, read_values
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.status import read_statuses
-from pipeline.scoring.measurement import experts_directory
 
 STAGE = "experts-queue"  # the stage's name, as in `jat NAME`
 WAITING, TRAINING, MEASURING, DONE, FAILED, STOPPED = (
@@ -56,13 +56,14 @@ class EntryState:
     process: int = 0
 
 
-def queue_folder(out: Path) -> Path:
-    return out / "queue"
+def entry_folder(out: Path, entry: QueueEntry) -> Path:
+    """Folder of an entry's state and training."""
+    return RunLayout(out).queued_training(entry.task, entry.algorithm)
 
 
 def read_state(out: Path, entry: QueueEntry) -> EntryState:
     """Read the state of an entry; ``EntryState()`` if there is none."""
-    path = queue_folder(out) / entry.name / STATE
+    path = entry_folder(out, entry) / STATE
     what, fix = "the state of a training in the queue", "delete it; the training resumes from its checkpoint"
     return read_record(path, EntryState, what, fix) if path.exists() else EntryState()
 
@@ -71,12 +72,12 @@ def change_state(out: Path, entry: QueueEntry, **changes: Any) -> None:
     """Update fields of an entry's state."""
     here = {"host": socket.gethostname(), "process": os.getpid()}
     state = replace(read_state(out, entry), **{**here, **changes})
-    write_json(queue_folder(out) / entry.name / STATE, state)
+    write_json(entry_folder(out, entry) / STATE, state)
 
 
 def write_list(out: Path, entries: Sequence[QueueEntry]) -> None:
     """Write ``entries`` as the queue's list."""
-    write_json(queue_folder(out) / "queue.json", {"entries": [asdict(entry) for entry in entries]})
+    write_json(RunLayout(out).queue_list, {"entries": [asdict(entry) for entry in entries]})
 
 
 def read_list(out: Path) -> list[QueueEntry]:
@@ -85,7 +86,7 @@ def read_list(out: Path) -> list[QueueEntry]:
     Raises:
         UserError: there is no queue in ``out``.
     """
-    path = queue_folder(out) / "queue.json"
+    path = RunLayout(out).queue_list
     if not path.exists():
         raise UserError(f"there is no queue in {out}; pass --queue FILE")
     found: dict[str, list[QueueEntry]] = read_values(path, dict[str, list[QueueEntry]], "the list of a queue", FIX)
@@ -133,7 +134,7 @@ class EntryReport:
 def is_done(out: Path, entry: QueueEntry) -> bool:
     """Whether an entry was trained with exactly this budget and its expert is still in the store."""
     state = read_state(out, entry)
-    expert = experts_directory(out, entry.task) / state.revision / RECORD
+    expert = RunLayout(out).expert(entry.task, state.revision) / RECORD
     return state.state == DONE and state.asked == asdict(entry) and expert.exists()
 
 
@@ -142,7 +143,7 @@ def read_reports(out: Path) -> list[EntryReport]:
 
     An entry whose state is running although no queue is running was interrupted; it is reported as waiting.
     """
-    if not (queue_folder(out) / "queue.json").exists():
+    if not RunLayout(out).queue_list.exists():
         return []
     is_running = any(run.is_running for run in read_statuses(out, STAGE))
     found = []
@@ -152,7 +153,7 @@ def read_reports(out: Path) -> list[EntryReport]:
             state = replace(state, state=WAITING, reason="interrupted; run the queue again")
         if state.state == DONE and not is_done(out, entry):
             state = replace(state, state=WAITING, reason="its budget has changed")
-        folder = queue_folder(out) / entry.name
+        folder = entry_folder(out, entry)
         found.append(EntryReport(entry, state, read_progress(folder), read_curve(folder / CURVE)))
     return [replace(report, pace=_pace(found, report.entry.algorithm)) for report in found]
 

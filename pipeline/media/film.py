@@ -21,7 +21,6 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.files import update_json
 from pipeline.records import read_record
-from pipeline.scoring.measurement import experts_directory
 
 log = logging.getLogger(__name__)
 
@@ -184,21 +183,6 @@ def missing_failure(outcomes: Iterable[Outcome], filmed: Collection[int]) -> int
     shown = [outcome for outcome in counted if outcome.seed in filmed]
     is_shown = worst in shown or (worst.success is False and any(outcome.success is False for outcome in shown))
     return None if is_shown else worst.seed
-
-
-def evaluation_folder(out: Path, name: str = "") -> Path:
-    """Folder of an evaluation in a run; ``name`` selects an additional evaluation instead of the run's own."""
-    return out / "evaluation" / name
-
-
-def agent_films(out: Path, task_name: str, name: str = "") -> Path:
-    """Folder of the agent's films of a task in an evaluation of a run."""
-    return evaluation_folder(out, name) / "films" / task_name
-
-
-def expert_films(out: Path, task_name: str, revision: str) -> Path:
-    """Folder of an expert's films in a run, inside the folder of its revision."""
-    return experts_directory(out, task_name) / revision / "films"
 
 
 def films_in(directory: Path) -> dict[int, Filmed]:

@@ -22,9 +22,10 @@ from pathlib import Path
 
 from pipeline.errors import UserError, first_line
 from pipeline.files import check_output_root, is_local, location, write_json
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.heartbeat import resident_bytes
 from pipeline.runtime.metrics import publish
-from pipeline.runtime.status import DONE, FAILED, FOLDER, RUNNING, STOPPED, StageStatus, TaskCount, read_statuses
+from pipeline.runtime.status import DONE, FAILED, RUNNING, STOPPED, StageStatus, TaskCount, read_statuses
 from pipeline.secrets import redacted
 from pipeline.side_effects import side_effect
 from pipeline.stopping import STOPPED_CODE, stop_requested, stop_signals
@@ -52,7 +53,7 @@ class StageRun:
         self.status = status
         self.ask: Callable[[], int] | None = None  # returns the number done, if other processes count
         self._out, self._disk = out, disk
-        self._folder = out / FOLDER / status.stage if out else None
+        self._folder = RunLayout(out).status(status.stage) if out else None
         self._failure = f"the status in {self._folder} cannot be written"
         self._lock = threading.Lock()
         self._writing = threading.Lock()

@@ -20,11 +20,11 @@ from typing import Any
 from pipeline.errors import UserError, first_line
 from pipeline.files import list_folders, list_sizes, process_exists
 from pipeline.records import RecordError, read_values, record_of
+from pipeline.run_layout import RunLayout
 from pipeline.text import format_count, format_estimate, format_rate
 
 log = logging.getLogger(__name__)
 
-FOLDER = "status"
 RUNNING, DONE, FAILED, STOPPED = STATES = ("running", "done", "failed", "stopped")
 SILENT = "silent"  # shown by `jat status` for a running state that was not updated for `SILENT_S` seconds
 SILENT_S = 60.0
@@ -144,7 +144,7 @@ class StageStatus:
 
 def read_statuses(out: Path, stage: str = "*") -> list[StageStatus]:
     """Read the statuses below ``out`` of one stage or of all, by start time; damaged files are skipped and logged."""
-    folders = list_folders(out / FOLDER) if stage == "*" else [out / FOLDER / stage]
+    folders = list_folders(RunLayout(out).status()) if stage == "*" else [RunLayout(out).status(stage)]
     known = {field.name for field in dataclasses.fields(StageStatus)}
     found = []
     for folder in folders:

@@ -13,11 +13,10 @@ from pipeline.envs.episode import Episode
 from pipeline.envs.task import Task
 from pipeline.names import check_name, check_texts
 from pipeline.records import RecordError, read_record
+from pipeline.run_layout import MEASUREMENT, RunLayout
 from pipeline.scoring.scores import Interval, mean_interval
 from pipeline.seeds import seeds_of
 from pipeline.versions import versions_of
-
-MEASUREMENT = "measurement.json"
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,6 @@ def measurement_of(
     )
 
 
-def experts_directory(out: Path, task_name: str) -> Path:
-    """Folder of the experts of a task in a run, with one folder per revision."""
-    return out / "experts" / task_name
-
-
 def read_measurement(path: Path, fix: str = "delete it and measure again with `jat experts`") -> Measurement:
     """Read the file of a measurement; ``fix`` is what the user can do if it is damaged.
 
@@ -155,6 +149,6 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
 
 def load_measurements(out: Path, task: Task) -> dict[str, Measurement]:
     """Valid measurements of the experts of a task in a run, including the random policy, by revision."""
-    folders = [path.parent for path in sorted(experts_directory(out, task.name).glob(f"[!.]*/{MEASUREMENT}"))]
+    folders = [path.parent for path in sorted(RunLayout(out).experts_of(task.name).glob(f"[!.]*/{MEASUREMENT}"))]
     found = {folder.name: load_measurement(folder, task) for folder in folders}
     return {revision: measurement for revision, measurement in found.items() if measurement is not None}

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.names import MAX_NAME, check_name, check_relative, check_texts
 from pipeline.records import RecordError, record_of
+from pipeline.run_layout import MANIFEST, RunLayout
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class DatasetManifest:
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
 
-    FILE_NAME = "manifest.json"
+    FILE_NAME = MANIFEST
 
     @staticmethod
     def find(dataset: Path) -> DatasetManifest | None:
@@ -284,7 +285,7 @@ class DatasetManifest:
 
 def collected_by(out: Path) -> dict[str, str]:
     """Expert revision (of one expert or a mix) of each task of a run's dataset; empty if there is no dataset."""
-    dataset = DatasetManifest.find(out / "dataset")
+    dataset = DatasetManifest.find(RunLayout(out).dataset)
     return {name: task.expert_revision for name, task in dataset.tasks.items()} if dataset else {}
 
 

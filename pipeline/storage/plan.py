@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.envs.task import Task
 from pipeline.files import list_folders, update_json
 from pipeline.records import read_record
+from pipeline.run_layout import PLAN
 from pipeline.seeds import FIRST_SEED
 from pipeline.storage.manifest import ShardManifest, shard_stem
 
@@ -63,7 +64,6 @@ class TaskPlan:
     noise: str | None = None  # missing in plans older than this field
 
 
-PLAN = "plan.json"
 MAX_NAMED = 10  # maximum number of tasks named in a message
 
 

@@ -22,10 +22,10 @@ import pyarrow.compute
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.records import read_record, record_of
+from pipeline.run_layout import STATISTICS
 from pipeline.storage.schema import REWARDS, action_column, observation_column
 from pipeline.storage.shards import MAX_REASON
 
-FOLDER = "statistics"  # folder of a dataset, with one file per task
 MAX_BINS = 64
 FINEST_RETURN = 2.0**-10
 CHUNK_VALUES = 2**19  # numbers converted to float64 at a time: they fit in the CPU cache
@@ -292,7 +292,7 @@ class TaskStatistics:
 
 
 def statistics_path(dataset: Path, task_name: str) -> Path:
-    return dataset / FOLDER / f"{task_name}.json"
+    return dataset / STATISTICS / f"{task_name}.json"
 
 
 def load_statistics(dataset: Path, task: Task) -> TaskStatistics:

@@ -24,6 +24,7 @@ from pipeline.cli import check_at_least_one, parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from pipeline.storage.parquet import ROW_GROUP_BYTES, ends_row_group, parquet_options
 from pipeline.storage.schema import features, lengths_of
 from pipeline.storage.shards import finished_shards
@@ -226,7 +227,7 @@ def rate(seconds: float, work: Iterator[Any]) -> float:
 
 def bench_task(config: ParquetBenchConfig, task: Task) -> dict[str, LayoutResult]:
     """The result of every layout for one task, by name."""
-    root = config.out / "shards"
+    root = RunLayout(config.out).shards
     table = load_episodes(root, task, "train", config.steps)
     features(task)  # warm up imports, so that the first write is not charged for them
     return {layout.name: measure(config, task, layout, table) for layout in layouts_of(task)}

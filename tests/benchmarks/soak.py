@@ -26,6 +26,7 @@ from pipeline.cli import check_at_least_one, parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.status import read_statuses
 from pipeline.storage.shards import finished_shards
 from pipeline.tables import Column, Table, print_tables
@@ -124,8 +125,8 @@ def collect_and_watch(config: SoakConfig, tasks: Sequence[Task], episodes: int, 
             )
         times, counts = [], []
         for task in tasks:
-            for shard in finished_shards(out / "shards", task.name):
-                times.append((out / "shards" / task.name / f"{shard.stem}.json").stat().st_mtime)
+            for shard in finished_shards(RunLayout(out).shards, task.name):
+                times.append((RunLayout(out).shards / task.name / f"{shard.stem}.json").stat().st_mtime)
                 counts.append(shard.num_seeds)
     order = np.argsort(times)
     return Run(np.array(times)[order], np.array(counts)[order], samples)

@@ -25,6 +25,7 @@ from pipeline.cli import check_at_least_one
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.scoring.scores import NUM_RESAMPLES, Interval, interval_of, resampled_means
@@ -161,7 +162,7 @@ def run_study(
     from trainer.train import choose_tasks
 
     config = dataclasses.replace(
-        config, out=config.out.absolute(), dataset=(config.dataset or config.out / "dataset").absolute()
+        config, out=config.out.absolute(), dataset=(config.dataset or RunLayout(config.out).dataset).absolute()
     )
     chosen = _select(variants, config.variants)
     folder = config.out / name
@@ -269,8 +270,8 @@ def _measure_speeds(
     out = path.parent / "timing"
     for name in missing:
         config = dataclasses.replace(configs[name], out=out, steps=1_000, validation_steps=0)
-        (out / "train").mkdir(parents=True, exist_ok=True)
-        timed = TrainingRun(config, tasks[name], out / "train", {})
+        RunLayout(out).train.mkdir(parents=True, exist_ok=True)
+        timed = TrainingRun(config, tasks[name], RunLayout(out).train, {})
         timed.one_step()  # allocations and kernel selection
         speeds[name] = min(_time_steps(timed) for _ in range(TIMINGS))
         timed.close()
@@ -290,19 +291,19 @@ def _time_steps(run: TrainingRun) -> float:
 def _link_references(config: StudyConfig, out: Path) -> None:
     """Link the files of the study's root that evaluation reads into the training's folder."""
     out.mkdir(parents=True, exist_ok=True)
-    for name, target in (("experts", config.out / "experts"), ("dataset", config.dataset)):
+    for name, target in (("experts", RunLayout(config.out).experts), ("dataset", config.dataset)):
         if not (out / name).exists():
             (out / name).symlink_to(str(target))
 
 
 def _is_done(out: Path) -> bool:
-    return (out / "evaluation" / "scores.json").exists()
+    return RunLayout(out).scores().exists()
 
 
 def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[Result]:
     """Collect the results of the variants with all seeds completed."""
     from trainer.evaluation.results import load_scores
-    from trainer.training.logs import TrainManifest, train_manifest_path
+    from trainer.training.logs import TrainManifest
 
     results: list[Result] = []
     first: tuple[float, np.ndarray] | None = None
@@ -313,7 +314,7 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
             continue
         scores = [{s.task: np.array(s.scores) for s in load_scores(out) if s.scores is not None} for out in outs]
         runs = [list(by_task.values()) for by_task in scores]
-        manifests = [TrainManifest.read(train_manifest_path(out)) for out in outs]
+        manifests = [TrainManifest.read(RunLayout(out).train_manifest) for out in outs]
         mean, resampled = _mean(runs), bootstrap(runs)
         difference = None if first is None else interval_of(mean - first[0], resampled - first[1])
         if variant is variants[0]:

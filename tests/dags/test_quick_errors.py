@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import write_json
-from trainer.training.logs import TrainManifest, train_manifest_path
+from pipeline.run_layout import RunLayout
+from trainer.training.logs import TrainManifest
 
 CODE = """
 import json, resource, sys
@@ -30,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     step = "train/checkpoints/step-00000004"
     write_json(out / step / "config.json", {"tasks": ["metaworld-reach"]})
-    write_json(train_manifest_path(out), TrainManifest(step, "d", 4, 4, 4, 1.0, 0.0))
+    write_json(RunLayout(out).train_manifest, TrainManifest(step, "d", 4, 4, 4, 1.0, 0.0))
     (out / "file").touch()
     return out
 

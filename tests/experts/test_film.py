@@ -9,7 +9,8 @@ from experts.film import FilmConfig, film, film_expert, missing_films
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.media.film import Film, agent_films, expert_films, films_in
+from pipeline.media.film import Film, films_in
+from pipeline.run_layout import RunLayout
 from pipeline.seeds import seeds_of
 from tests.fakes import DRAWN, store_network, store_random, write_measurement
 
@@ -20,7 +21,7 @@ SEEDS = seeds_of("evaluate", 2)
 def film_agent(out: Path, task: Task = DRAWN) -> None:
     from experts.scripted.random_policy import RandomPolicy
 
-    film = Film(task, SEEDS, agent_films(out, task.name))
+    film = Film(task, SEEDS, RunLayout(out).agent_films(task.name))
     list(film.of(rollout(task, RandomPolicy(task), SEEDS, 2, film.listen), "agent", {}))
 
 
@@ -32,7 +33,7 @@ def test_the_best_measured_expert_is_filmed_on_the_seeds_of_the_agent(tmp_path: 
     write_measurement(store_random(tmp_path, DRAWN), DRAWN, [20, 21])
     (job,) = missing_films(FilmConfig(out=tmp_path), [DRAWN])
     assert film_expert(job) == 2
-    found = films_in(expert_films(tmp_path, DRAWN.name, best.record.revision))
+    found = films_in(RunLayout(tmp_path).expert_films(DRAWN.name, best.record.revision))
     assert list(found) == SEEDS
     assert {filmed.revision for filmed in found.values()} == {best.record.revision}
     assert missing_films(FilmConfig(out=tmp_path), [DRAWN]) == []
@@ -44,7 +45,7 @@ def test_only_what_is_missing_or_made_with_other_packages_is_filmed(tmp_path: Pa
     write_measurement(expert, DRAWN, [8, 9])
     (job,) = missing_films(FilmConfig(out=tmp_path), [DRAWN])
     film_expert(job)
-    path = expert_films(tmp_path, DRAWN.name, expert.record.revision) / f"{SEEDS[1]}.json"
+    path = RunLayout(tmp_path).expert_films(DRAWN.name, expert.record.revision) / f"{SEEDS[1]}.json"
     path.unlink()
     assert [job.seeds for job in missing_films(FilmConfig(out=tmp_path), [DRAWN])] == [(SEEDS[1],)]
     newer = replace(DRAWN, packages=("numpy", "pyarrow"))

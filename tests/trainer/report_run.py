@@ -17,8 +17,9 @@ import numpy as np
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.files import write_json
-from pipeline.media.film import Filmed, agent_films, expert_films
+from pipeline.media.film import Filmed
 from pipeline.media.video import write_mp4
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.hardware import Hardware
 from pipeline.scoring.measurement import Measurement
 from pipeline.scoring.scores import jat_scores
@@ -158,8 +159,8 @@ def _film(out: Path, size: tuple[int, int]) -> bytes:
 def _write_films(out: Path, task: Task, film: bytes) -> None:
     (seed,) = seeds_of("evaluate", 1)
     for directory, revision, earned in (
-        (agent_films(out, task.name), SETTINGS.revision, 10.0),
-        (expert_films(out, task.name, EXPERT), EXPERT, 20.0),
+        (RunLayout(out).agent_films(task.name), SETTINGS.revision, 10.0),
+        (RunLayout(out).expert_films(task.name, EXPERT), EXPERT, 20.0),
     ):
         filmed = Filmed(task.name, seed, revision, versions_of(task.packages), earned, 60, 30, None, None)
         directory.mkdir(parents=True)

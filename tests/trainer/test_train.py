@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 
 from pipeline.errors import UserError
 from pipeline.files import exclusive, explain_store_error, read_json, write_json
+from pipeline.run_layout import RunLayout
 from pipeline.stopping import stop_signals
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.sources import open_sources
 from trainer.train import train
-from trainer.training.logs import LONGEST_ROW, last_row, read_log, train_manifest_path
+from trainer.training.logs import LONGEST_ROW, last_row, read_log
 from trainer.training.run import TrainingRun
 
 MakeConfig = Callable[..., TrainConfig]
@@ -66,7 +67,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
 
     train_and_die_at(make_config(), 6, monkeypatch)
     assert [row["step"] for row in curve(run_dir)] == [1, 2, 3, 4, 5, 6]
-    assert not train_manifest_path(run_dir).exists()
+    assert not RunLayout(run_dir).train_manifest.exists()
     # A line that the kill cut off.
     with (run_dir / "train" / "log.jsonl").open("a") as handle:
         handle.write('{"loss": 0.')
@@ -121,7 +122,7 @@ def test_a_signal_costs_no_step_and_the_resumed_run_equals_an_undisturbed_one_bi
     assert [path.name for path in (run_dir / "train" / "resume").iterdir()] == ["step-00000006"]
     assert [path.name for path in (run_dir / "train" / "checkpoints").iterdir()] == ["step-00000004"]
     assert [row["step"] for row in curve(run_dir)] == [1, 2, 3, 4, 5, 6]
-    assert not train_manifest_path(run_dir).exists()
+    assert not RunLayout(run_dir).train_manifest.exists()
     train(make_config(), FAKE_TASKS)
     undisturbed()
 
@@ -177,7 +178,7 @@ def test_a_finished_run_is_not_trained_again(make_config: MakeConfig, run_dir: P
 
 def test_the_manifest_tells_what_was_trained(make_config: MakeConfig, run_dir: Path) -> None:
     train(make_config(), FAKE_TASKS)
-    manifest = read_json(train_manifest_path(run_dir))
+    manifest = read_json(RunLayout(run_dir).train_manifest)
     rows = curve(run_dir)
     assert manifest["steps"] == len(rows) == 12
     assert manifest["trained_timesteps"] == rows[-1]["timesteps"]
@@ -249,7 +250,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(make_conf
     with pytest.raises(UserError, match="not finite at step"):
         train(make_config(steps=400, learning_rate=1e18, checkpoint_every=1, warmup_steps=1), FAKE_TASKS)
     assert latest_checkpoint(run_dir / "train" / "checkpoints") is not None
-    assert not train_manifest_path(run_dir).exists()
+    assert not RunLayout(run_dir).train_manifest.exists()
 
 
 @pytest.mark.parametrize(
@@ -296,7 +297,7 @@ def test_the_best_checkpoint_stays_and_the_manifest_names_it(
     train(make_config(checkpoint_every=3, keep_checkpoints=1), FAKE_TASKS)
     names = sorted(path.name for path in (run_dir / "train" / "checkpoints").iterdir())
     assert names == ["step-00000006", "step-00000012"]
-    manifest = read_json(train_manifest_path(run_dir))
+    manifest = read_json(RunLayout(run_dir).train_manifest)
     assert manifest["best_checkpoint"] == "train/checkpoints/step-00000006"
     assert manifest["checkpoint"] == "train/checkpoints/step-00000012"
 
@@ -370,7 +371,7 @@ def test_another_error_of_torch_is_not_taken_for_memory_that_is_out(
 def test_a_checkpoint_of_another_network_is_refused_with_what_differs(make_config: MakeConfig, run_dir: Path) -> None:
     config = make_config()
     train(config, FAKE_TASKS)
-    train_manifest_path(run_dir).unlink()
+    RunLayout(run_dir).train_manifest.unlink()
     (run_dir / "train" / "identity.json").unlink()
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=1))
     with pytest.raises(UserError, match=r"step-00000012 holds another training run: model.num_layers was 2, is 1\."):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.envs.task import Task
+from pipeline.run_layout import RunLayout
 from pipeline.storage.corpora import Corpus
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.text import format_count
@@ -76,7 +77,7 @@ def open_sources(
     Raises:
         UserError: a task is not in the dataset, or the tokenizer does not exist.
     """
-    cache = config.out / "train" / "cache"
+    cache = RunLayout(config.out).train_cache
     log.info("opening %s of %s", format_count(len(tasks), "task"), config.dataset_dir)
     manifest = DatasetManifest.load(config.dataset_dir / DatasetManifest.FILE_NAME)
     before = start[1] if start else {}

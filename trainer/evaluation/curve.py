@@ -22,12 +22,13 @@ from pipeline.envs.registry import DEMO_TASKS
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import replacing, update_json
+from pipeline.run_layout import RunLayout
 from pipeline.tables import Column, Table, interval_cell, print_table
 from pipeline.text import format_count
 from trainer.config import RECIPES as TRAIN_RECIPES
 from trainer.config import ActionSelection, BaseModelConfig, Counts, ModelConfig
 from trainer.evaluation.evaluate import EvaluateConfig, jat_contexts, plan, play, write_scores
-from trainer.evaluation.results import OVERALL, CheckpointPoint, Curve, curve_path, load_curve
+from trainer.evaluation.results import OVERALL, CheckpointPoint, Curve, load_curve
 from trainer.evaluation.scoring import evaluation_of
 
 log = logging.getLogger(__name__)
@@ -119,8 +120,8 @@ def evaluate_checkpoints(config: CurveConfig, tasks: Sequence[Task] | None = Non
         gone = [point for point in before.points if point.name not in {new.name for new in points}]
         points = sorted([*gone, *points], key=lambda point: point.step)
     curve = Curve(names, config.episodes, plans[0].settings.how, points)
-    update_json(curve_path(config.out), asdict(curve))
-    plot(curve, curve_path(config.out).with_suffix(".png"))
+    update_json(RunLayout(config.out).curve, asdict(curve))
+    plot(curve, RunLayout(config.out).curve.with_suffix(".png"))
     return curve
 
 
@@ -130,7 +131,7 @@ def choose_checkpoints(config: CurveConfig) -> list[Path]:
     Raises:
         UserError: there are no checkpoints, or a chosen one is missing.
     """
-    directory = config.out / "train" / "checkpoints"
+    directory = RunLayout(config.out).checkpoints
     found = {path.name: path for path in sorted(directory.glob("step-*"))}
     if not found:
         raise UserError(f"no checkpoints in {directory}; run `jat train` with the same --out first")
@@ -212,7 +213,7 @@ def main() -> None:
         scores = [interval_cell(domain.mean) if domain else None for domain in found]
         table.add_row(point.step, point.timesteps / 1e6, point.flops / 1e12, point.seconds, *scores)
     print_table(table)
-    log.info("wrote %s and the plot beside it", curve_path(config.out))
+    log.info("wrote %s and the plot beside it", RunLayout(config.out).curve)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pipeline.envs.registry import DEMO_TASKS, all_tasks, domains, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import write_json
-from pipeline.media.film import agent_films
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import reported
 from pipeline.scoring.measurement import Measurement
@@ -39,10 +39,8 @@ from trainer.evaluation.references import load_references
 from trainer.evaluation.results import (
     Settings,
     TaskScore,
-    evaluation_directory,
     load_evaluation,
     load_scores,
-    scores_path,
     weights_of,
     write_evaluation,
 )
@@ -182,9 +180,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
         contexts=config.contexts,
         continuous=config.continuous,
     )
-    _check_or_clear_results(
-        evaluation_directory(config.out, config.name), settings, select_tasks("*", tasks, agent.tasks), config.replace
-    )
+    _check_or_clear_results(config, settings, select_tasks("*", tasks, agent.tasks))
     jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
     num_tasks = sum(len(job.tasks) for job in jobs)
     log.info(
@@ -210,15 +206,15 @@ def write_scores(planned: EvaluatePlan, tasks: Sequence[Task] | None = None) -> 
         JobsFailedError: a task has no valid episode; the others are scored.
     """
     config, settings = planned.config, planned.settings
-    directory = evaluation_directory(config.out, config.name)
+    directory = RunLayout(config.out).evaluation(config.name)
     names = {path.name.partition(".json")[0] for path in directory.glob("*.json*")}
     played = {task: TaskResults(directory, task, settings.revision) for task in select_tasks("*", tasks, names)}
     found = {task: results.measurement for task, results in played.items() if results.measurement is not None}
     counting = {task: measurement for task, measurement in found.items() if len(measurement.accepted_returns)}
     references = load_references(config.out, list(counting), config.task)
     scores = [score_task(task.domain, measurement, *references[task]) for task, measurement in counting.items()]
-    if not scores_path(config.out, config.name).exists() or load_scores(config.out, config.name) != scores:
-        write_json(directory / "config.json", config)
+    if not RunLayout(config.out).scores(config.name).exists() or load_scores(config.out, config.name) != scores:
+        write_json(RunLayout(config.out).evaluation_config(config.name), config)
         write_evaluation(config.out, config.name, evaluation_of(settings, scores))
     lost = [f"{task.name}: {measurement.rejected[0]}" for task, measurement in found.items() if task not in counting]
     if lost:
@@ -232,7 +228,7 @@ def _make_jobs(
     config: EvaluateConfig, tasks: Sequence[Task], checkpoint: Path, agent: AgentConfig, settings: Settings
 ) -> list[EvaluateJob]:
     """Return the jobs for the tasks with fewer episodes than requested."""
-    directory = evaluation_directory(config.out, config.name)
+    directory = RunLayout(config.out).evaluation(config.name)
     wanted: list[tuple[Task, int | None]] = []
     sizes: list[tuple[Hashable, int]] = []
     for task in tasks:
@@ -254,7 +250,7 @@ def _make_jobs(
             continuous=config.continuous,
             context_steps=wanted[group[0]][1],
             filmed=seeds_of("evaluate", min(config.video_episodes, config.episodes)),
-            films=agent_films(config.out, "", config.name).absolute(),
+            films=RunLayout(config.out).agent_films(name=config.name).absolute(),
             directory=directory.absolute(),
             num_threads=max(1, (os.cpu_count() or 1) // config.workers),
         )
@@ -262,17 +258,18 @@ def _make_jobs(
     ]
 
 
-def _check_or_clear_results(directory: Path, settings: Settings, tasks: Sequence[Task], replace: bool) -> None:
-    """Fail if the folder holds results of another checkpoint or settings; delete them if ``replace`` is set.
+def _check_or_clear_results(config: EvaluateConfig, settings: Settings, tasks: Sequence[Task]) -> None:
+    """Fail if the folder holds results of another checkpoint or settings; delete them if ``--replace`` is set.
 
     Raises:
-        UserError: there are such results and ``replace`` is not set.
+        UserError: there are such results and ``--replace`` is not set.
     """
+    directory = RunLayout(config.out).evaluation(config.name)
     results = [TaskResults(directory, task, settings.revision) for task in tasks]
     others = [(found.task.name, found.others) for found in results if found.others is not None]
     if not others:
         return
-    if not replace:
+    if not config.replace:
         (name, first), *_ = others
         raise UserError(
             f"{directory} holds results of {format_count(len(others), 'task')} played otherwise, such as {name}: "
@@ -282,8 +279,7 @@ def _check_or_clear_results(directory: Path, settings: Settings, tasks: Sequence
     for found in results:
         if found.others is not None:
             found.remove()
-    scores = directory / "scores.json"
-    scores.unlink(missing_ok=True)
+    RunLayout(config.out).scores(config.name).unlink(missing_ok=True)
 
 
 def _describe(measurement: Measurement) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from pipeline.scoring.measurement import Measurement, load_measurements
 from pipeline.storage.manifest import collected_by
 
@@ -36,7 +37,7 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
         names = ",".join(missing) if len(missing) <= 8 or not pattern else pattern
         raise UserError(
             f"no measurement of random and expert with the installed packages of {', '.join(missing[:8])}"
-            f"{f' and {len(missing) - 8} more' if len(missing) > 8 else ''} in {out / 'experts'}; "
+            f"{f' and {len(missing) - 8} more' if len(missing) > 8 else ''} in {RunLayout(out).experts}; "
             f"run `jat experts --task {names} --out {out}` first"
         )
     return references

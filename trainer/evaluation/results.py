@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, sha256_of, update_json
 from pipeline.names import check_name, check_texts
 from pipeline.records import RecordError, read_record, read_values
+from pipeline.run_layout import RunLayout
 from pipeline.scoring.measurement import Measurement, read_measurement
 from pipeline.scoring.scores import Aggregate, Interval
 
@@ -226,22 +227,9 @@ class Curve:
         return [name for name in found if name != OVERALL or len(found) > 2]
 
 
-def evaluation_directory(out: Path, name: str = "") -> Path:
-    """Directory of an evaluation; ``name`` selects a separate named one instead of the run's own."""
-    return out / "evaluation" / name
-
-
-def scores_path(out: Path, name: str = "") -> Path:
-    return evaluation_directory(out, name) / "scores.json"
-
-
-def curve_path(out: Path) -> Path:
-    return evaluation_directory(out) / "curve.json"
-
-
 def load_measurement_of(out: Path, task_name: str, name: str = "") -> Measurement | None:
     """Load all episodes of a task in an evaluation; None if it has not been played."""
-    path = evaluation_directory(out, name) / f"{task_name}.json"
+    path = RunLayout(out).played(task_name, name)
     return read_measurement(path, AGAIN) if path.exists() else None
 
 
@@ -251,7 +239,7 @@ def load_evaluation(out: Path, name: str = "") -> Evaluation:
     Raises:
         UserError: there is none, or it is damaged or of another version.
     """
-    path = scores_path(out, name)
+    path = RunLayout(out).scores(name)
     if not path.exists():
         raise UserError(f"nothing is evaluated in {path.parent}; run `jat evaluate` with the same --out first")
     return read_record(path, Evaluation, RESULTS, AGAIN)
@@ -259,7 +247,7 @@ def load_evaluation(out: Path, name: str = "") -> Evaluation:
 
 def load_scores(out: Path, name: str = "") -> list[TaskScore]:
     """Load the results of a finished evaluation by task; see ``load_evaluation``."""
-    path = scores_path(out, name)
+    path = RunLayout(out).scores(name)
     if path.exists() and isinstance(read_json(path), list):  # format of older studies: only a list of tasks
         found: list[TaskScore] = read_values(path, list[TaskScore], RESULTS, AGAIN)
         return found
@@ -268,11 +256,11 @@ def load_scores(out: Path, name: str = "") -> list[TaskScore]:
 
 def find_evaluation(out: Path, checkpoint: Path) -> tuple[str, Evaluation] | None:
     """Find the evaluation of a checkpoint and its name: the run's own, or else the first separate named one."""
-    directory = evaluation_directory(out)
+    directory = RunLayout(out).evaluation()
     names = ["", *sorted(path.parent.name for path in directory.glob("*/scores.json"))]
     weights = weights_of(checkpoint)
     for name in names:
-        if scores_path(out, name).exists():
+        if RunLayout(out).scores(name).exists():
             evaluation = load_evaluation(out, name)
             if evaluation.settings.weights == weights:
                 return name, evaluation
@@ -281,10 +269,10 @@ def find_evaluation(out: Path, checkpoint: Path) -> tuple[str, Evaluation] | Non
 
 def load_curve(out: Path) -> Curve | None:
     """Load the scores of the checkpoints along training; None if they have not been evaluated."""
-    if not curve_path(out).exists():
+    if not RunLayout(out).curve.exists():
         return None
     fix = "delete it and run `jat agent curve` again"
-    return read_record(curve_path(out), Curve, "the scores along a training", fix)
+    return read_record(RunLayout(out).curve, Curve, "the scores along a training", fix)
 
 
 def weights_of(checkpoint: Path) -> str:
@@ -294,4 +282,4 @@ def weights_of(checkpoint: Path) -> str:
 
 def write_evaluation(out: Path, name: str, evaluation: Evaluation) -> None:
     """Write ``scores.json`` unless it is unchanged."""
-    update_json(scores_path(out, name), asdict(evaluation))
+    update_json(RunLayout(out).scores(name), asdict(evaluation))

@@ -10,13 +10,13 @@ from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from pipeline.errors import UserError
 from pipeline.records import RecordError, record_of
+from pipeline.run_layout import CONFIG
 from trainer.config import BaseModelConfig, ModelConfig
 
 if TYPE_CHECKING:
     from trainer.networks.layout import TaskLayout
     from trainer.networks.model import Model
 
-CONFIG = "config.json"
 ConfigT = TypeVar("ConfigT", bound=ModelConfig | BaseModelConfig)
 MAX_LAYERS, MAX_SIZE = 1000, 10_000_000  # far more than any network here has
 CONFIGS: dict[str, type[ModelConfig] | type[BaseModelConfig]] = {"jat": ModelConfig, "base": BaseModelConfig}

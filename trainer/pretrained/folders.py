@@ -12,7 +12,8 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.publishing.hub import HUB, download
-from trainer.training.logs import TrainManifest, train_manifest_path
+from pipeline.run_layout import RunLayout
+from trainer.training.logs import TrainManifest
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,10 @@ def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
     """
     if checkpoint is not None:
         return locate(checkpoint)
-    path = train_manifest_path(out)
+    path = RunLayout(out).train_manifest
     if not path.exists():
         raise UserError(f"no finished training in {out}; run `jat train`, or pass --checkpoint FOLDER")
-    return out / TrainManifest.read(path).checkpoint
+    return RunLayout(out).at(TrainManifest.read(path).checkpoint)
 
 
 def check_trained(pattern: str, folder: Path, tasks: Sequence[Task] | None = None) -> None:

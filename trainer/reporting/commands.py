@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records import read_values
+from pipeline.run_layout import DATASET, EVALUATION, EXPERTS, SHARDS, TRAIN, RunLayout
 from pipeline.runtime.stage import STATUS_OUT
 from pipeline.secrets import redacted
 
 # Output folder of each stage in a run, and the stage's name as in ``jat NAME``, in execution order.
 STAGES = {
-    "experts": "experts",
-    "shards": "collect",
-    "dataset": "dataset",
-    "train": "train",
-    "evaluation": "evaluate",
+    EXPERTS: "experts",
+    SHARDS: "collect",
+    DATASET: "dataset",
+    TRAIN: "train",
+    EVALUATION: "evaluate",
 }
 
 
@@ -47,13 +48,13 @@ def stage_runs(out: Path) -> list[StageRun]:
     from trainer.evaluation import evaluate
 
     recipes: dict[str, Mapping[str, Callable[[], Any]]] = {
-        "train": {"default": training.TrainConfig, **training.RECIPES},
-        "evaluation": {"default": evaluate.EvaluateConfig, **evaluate.RECIPES},
+        TRAIN: {"default": training.TrainConfig, **training.RECIPES},
+        EVALUATION: {"default": evaluate.EvaluateConfig, **evaluate.RECIPES},
     }
     store = _store()
     found = []
     for folder, stage in STAGES.items():
-        path = out / folder / "config.json"
+        path = RunLayout(out).config(folder)
         if path.exists():
             fix = f"run `jat {stage}` with the same --out again"
             settings = read_values(path, dict[str, Any], "the settings of a stage", fix)

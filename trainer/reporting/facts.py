@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.envs.registry import all_tasks, domain_named
+from pipeline.run_layout import MEASUREMENT, RunLayout
 from pipeline.runtime.hardware import Hardware, this_machine
 from pipeline.scoring.measurement import Measurement, read_measurement
 from pipeline.scoring.scores import jat_scale
@@ -32,7 +33,7 @@ from trainer.evaluation.results import (
     weights_of,
 )
 from trainer.reporting.commands import StageRun, stage_runs
-from trainer.training.logs import TrainManifest, read_log, train_manifest_path
+from trainer.training.logs import TrainManifest, read_log
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
 WEAK = 0.5  # normalised scores below this are called weak
@@ -167,7 +168,7 @@ def gather(out: Path, name: str = "") -> Facts:
         UserError: there is no such evaluation.
     """
     evaluation = load_evaluation(out, name)
-    dataset = DatasetManifest.find(out / "dataset")
+    dataset = DatasetManifest.find(RunLayout(out).dataset)
     tasks = dataset.tasks if dataset else {}
     rows = [
         ReportRow(score, load_measurement_of(out, score.task, name), tasks.get(score.task))
@@ -180,7 +181,7 @@ def gather(out: Path, name: str = "") -> Facts:
         evaluation=evaluation,
         rows=rows,
         training=training,
-        log=read_log(out / "train" / "log.jsonl") if training else [],
+        log=read_log(RunLayout(out).train_log) if training else [],
         curve=load_curve(out) if training else None,
         data=_data_summaries(rows),
         stages=stage_runs(out),
@@ -198,7 +199,7 @@ def expert_revisions(out: Path, row: ReportRow) -> list[str]:
     """Return the experts whose videos may be shown next to the agent's: the one that collected the data, else the best
     measured one."""
     measured = []
-    for path in sorted((out / "experts" / row.score.task).glob("[!.]*/measurement.json")):
+    for path in sorted(RunLayout(out).experts_of(row.score.task).glob(f"[!.]*/{MEASUREMENT}")):
         found = read_measurement(path)
         if found.policy != "random" and len(found.accepted_returns):
             measured.append((float(found.accepted_returns.mean()), path.parent.name))
@@ -208,8 +209,8 @@ def expert_revisions(out: Path, row: ReportRow) -> list[str]:
 
 def _training(out: Path, evaluation: Evaluation) -> TrainManifest | None:
     """Return the run's training, if the evaluated checkpoint was trained by it."""
-    path = train_manifest_path(out)
-    checkpoint = out / "train" / "checkpoints" / Path(evaluation.settings.checkpoint).name
+    path = RunLayout(out).train_manifest
+    checkpoint = RunLayout(out).checkpoints / Path(evaluation.settings.checkpoint).name
     if not path.exists() or not (checkpoint / "model.safetensors").is_file():
         return None
     if weights_of(checkpoint) != evaluation.settings.weights:

@@ -19,6 +19,7 @@ from pipeline.cli import parse, run
 from pipeline.errors import UserError
 from pipeline.files import replacing, sha256_of, update_json
 from pipeline.pages.page import as_base64, data_url, render_page
+from pipeline.run_layout import CONFIG, MANIFEST, PAGE, VIDEOS, RunLayout
 from pipeline.runtime.stage import reported
 from pipeline.tables import print_note, print_table
 from trainer.evaluation.results import Evaluation, load_evaluation
@@ -69,8 +70,8 @@ def report(config: AgentReportConfig) -> Path:
         UserError: nothing is evaluated in this run.
     """
     facts = gather(config.out, config.name)
-    directory = config.out / "report" / config.name
-    page = directory / "index.html"
+    directory = RunLayout(config.out).report(config.name)
+    page = directory / PAGE
     log.info("rendering %s", page)
     pairs = {
         row.score.task: find_pairs(
@@ -80,7 +81,7 @@ def report(config: AgentReportConfig) -> Path:
     }
     # Four bytes of base64 encode three of a video.
     num_bytes = config.max_mb * 1e6 * 3 / 4
-    videos = make_videos(directory / "videos", pairs, int(num_bytes * TASKS_SHARE))
+    videos = make_videos(directory / VIDEOS, pairs, int(num_bytes * TASKS_SHARE))
     first = {
         domain.domain: {
             row.score.task: pairs[row.score.task][0]
@@ -89,7 +90,7 @@ def report(config: AgentReportConfig) -> Path:
         }
         for domain in facts.evaluation.domains
     }
-    grids = make_grids(directory / "videos", {k: v for k, v in first.items() if v}, int(num_bytes * GRIDS_SHARE))
+    grids = make_grids(directory / VIDEOS, {k: v for k, v in first.items() if v}, int(num_bytes * GRIDS_SHARE))
     text = render(facts, videos, grids, config.out)
     if page.exists() and page.read_text(encoding="utf-8") == text:
         log.info("up to date: %s", page)
@@ -98,8 +99,8 @@ def report(config: AgentReportConfig) -> Path:
         log.warning("%s takes more than --max-mb %g even with its videos as small as they get", page, config.max_mb)
     with replacing(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    update_json(directory / "config.json", config)
-    update_json(directory / "manifest.json", {"page": sha256_of(page), "num_bytes": page.stat().st_size})
+    update_json(directory / CONFIG, config)
+    update_json(directory / MANIFEST, {"page": sha256_of(page), "num_bytes": page.stat().st_size})
     log.info("written: %s, %.1f MB", page, page.stat().st_size / 1e6)
     return page
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import digest_of, sha256_of, update_json
-from pipeline.media.film import Filmed, agent_films, expert_films, films_in, missing_failure, pace
+from pipeline.media.film import Filmed, films_in, missing_failure, pace
 from pipeline.media.video import read_mp4, write_mp4
 from pipeline.records import read_record
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,10 @@ def find_pairs(
         expert_revisions: in order of preference; the first one with videos is shown.
         name: name of the evaluation, if it is not the run's own.
     """
-    directory = agent_films(out, task_name, name)
+    directory = RunLayout(out).agent_films(task_name, name)
     films = [film for film in films_in(directory).values() if film.revision == agent_revision]
     experts: dict[int, tuple[Filmed, Path]] = {}
-    for beside in [expert_films(out, task_name, revision) for revision in expert_revisions] if films else []:
+    for beside in [RunLayout(out).expert_films(task_name, revision) for revision in expert_revisions] if films else []:
         for seed, expert in films_in(beside).items():
             experts.setdefault(seed, (expert, expert.path(beside)))
     return [Pair(film, film.path(directory), *experts.get(film.seed, (None, None))) for film in films]

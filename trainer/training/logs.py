@@ -56,10 +56,6 @@ class TrainManifest:
         return found
 
 
-def train_manifest_path(out: Path) -> Path:
-    return out / "train" / "manifest.json"
-
-
 def stop_path(directory: Path) -> Path:
     """Path of the stop file in a run's directory: if it exists, the workers save and stop."""
     return directory / "ray" / "stop"

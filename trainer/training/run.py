@@ -25,9 +25,9 @@ from torch.distributed.tensor import DTensor
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import replacing
+from pipeline.run_layout import CHECKPOINTS, TRAIN_LOG
 from pipeline.stopping import deferred_stop, stop_requested
 from trainer.checkpoint import (
-    CHECKPOINTS,
     AgentConfig,
     Checkpoint,
     CheckpointProgress,
@@ -167,8 +167,8 @@ class TrainingRun:
             log.info("going on from %s", found)
         if self.group.is_main_process:
             # Rows logged after the checkpoint will be logged again.
-            rows = [row for row in read_log(self.directory / "log.jsonl") if row["step"] <= self.progress.step]
-            with replacing(self.directory / "log.jsonl") as temporary:
+            rows = [row for row in read_log(self.directory / TRAIN_LOG) if row["step"] <= self.progress.step]
+            with replacing(self.directory / TRAIN_LOG) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return found
 
@@ -217,7 +217,7 @@ class TrainingRun:
                         row["validation_loss"] = self.progress.validation_loss
                 if is_main_process:
                     row |= self._totals()
-                    with (self.directory / "log.jsonl").open("a", encoding="utf-8") as handle:
+                    with (self.directory / TRAIN_LOG).open("a", encoding="utf-8") as handle:
                         handle.write(json.dumps(row) + "\n")
                     for tracker in trackers:
                         tracker.log(self.progress.step, row)

@@ -30,6 +30,7 @@ from pipeline.envs.registry import domain_of, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of, exclusive, remove_leftovers
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import Supervision, run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.seeds import FIRST_SEED, SPLITS
@@ -114,10 +115,11 @@ def import_dataset(config: ImportConfig, tasks: Sequence[Task] | None = None) ->
         UserError: invalid input, or a source that cannot be reached, is no dataset, has changed, or does not fit.
         JobsFailedError: some shards could not be written.
     """
-    root = config.out.absolute() / IMPORTED  # workers may have another current directory
+    layout = RunLayout(config.out.absolute())  # workers may have another current directory
     name = folder_of(config.source)
     chosen = select_tasks(config.task, tasks)
-    with exclusive(root / ".lock", "wait for it, stop it, or use another --out"):
+    root = layout.imported
+    with exclusive(layout.import_lock, "wait for it, stop it, or use another --out"):
         jobs = import_jobs(config, chosen, root)
         progress = Progress("shards imported", len(jobs))
         try:

@@ -11,9 +11,9 @@ from pipeline.envs.policy import GiveUp
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.files import write_json
+from pipeline.run_layout import RunLayout
 from pipeline.scoring.measurement import (
     Measurement,
-    experts_directory,
     load_measurement,
     load_measurements,
     summarise,
@@ -68,7 +68,7 @@ def written(tmp_path: Path) -> Measurement:
 
 
 def test_a_measurement_comes_back_from_its_file(tmp_path: Path, written: Measurement) -> None:
-    folder = experts_directory(tmp_path, "fake-count") / "ppo-1"
+    folder = RunLayout(tmp_path).experts_of("fake-count") / "ppo-1"
     assert load_measurement(folder, FAKE_COUNT) == written
     assert load_measurement(folder.with_name("ppo-2"), FAKE_COUNT) is None
     assert load_measurements(tmp_path, FAKE_COUNT) == {"ppo-1": written}

@@ -7,10 +7,11 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.run_layout import RunLayout
 from pipeline.scoring.measurement import Measurement
 from pipeline.scoring.scores import Interval
 from pipeline.seeds import seeds_of
-from trainer.evaluation.results import Settings, TaskScore, load_evaluation, load_scores, scores_path, write_evaluation
+from trainer.evaluation.results import Settings, TaskScore, load_evaluation, load_scores, write_evaluation
 from trainer.evaluation.scoring import evaluation_of, score_task
 
 SETTINGS = Settings("train/checkpoints/step-1", "abc", 1, 100, 1.0, {})
@@ -97,7 +98,7 @@ def test_a_list_of_tasks_of_before_is_read_and_other_versions_are_refused(tmp_pa
         "num_episodes": 1, "num_reference_episodes": 1, "jat_expert": None, "score_on_jat_scale": None,
         "jat_score": None,
     }  # fmt: skip
-    write_json(scores_path(tmp_path), [row])
+    write_json(RunLayout(tmp_path).scores(), [row])
     assert load_scores(tmp_path)[0].agent == Interval(1.0, 0.0, 2.0)
     with pytest.raises(UserError, match="another version"):
         load_evaluation(tmp_path)

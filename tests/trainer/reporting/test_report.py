@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.media.film import agent_films, expert_films
 from pipeline.media.video import read_mp4, write_mp4
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.hardware import this_machine
 from pipeline.seeds import seeds_of
 from tests.trainer.report_run import EXPERT, SETTINGS, write_run
@@ -171,7 +171,7 @@ def test_a_video_shows_agent_and_expert_of_one_seed(made: Path) -> None:
 
 def add_film(out: Path, task: str, number: int, earned: float, success: bool | None) -> None:
     """One more film of the agent, of the seed of this number."""
-    directory, seed = agent_films(out, task), seeds_of("evaluate", number + 1)[number]
+    directory, seed = RunLayout(out).agent_films(task), seeds_of("evaluate", number + 1)[number]
     film = (directory / f"{SEED}.mp4").read_bytes()
     (directory / f"{seed}.mp4").write_bytes(film)
     first = read_json(directory / f"{SEED}.json")
@@ -226,7 +226,7 @@ def test_the_machine_is_named(made: Path) -> None:
 
 
 def test_the_film_that_ends_first_stays_dimmed(out: Path, tmp_path: Path) -> None:
-    directory = expert_films(out, "atari-pong", EXPERT)
+    directory = RunLayout(out).expert_films("atari-pong", EXPERT)
     write_mp4(directory / f"{SEED}.mp4", [np.full((210, 160, 3), 200, np.uint8)] * 10, 20)
     pairs = find_pairs(out, "atari-pong", SETTINGS.revision, [EXPERT])
     video = make_videos(tmp_path, {"atari-pong": pairs}, 1_000_000)["atari-pong"]
@@ -246,7 +246,7 @@ def test_films_of_another_checkpoint_are_not_shown(made: Path) -> None:
 
 def test_videos_keep_to_the_limit_or_are_left_out(out: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 210, 160, 3), np.uint8)
-    write_mp4(agent_films(out, "atari-pong") / f"{SEED}.mp4", noise, 20, crf=10)
+    write_mp4(RunLayout(out).agent_films("atari-pong") / f"{SEED}.mp4", noise, 20, crf=10)
     pairs = {"atari-pong": find_pairs(out, "atari-pong", SETTINGS.revision, [EXPERT])}
     small = make_videos(tmp_path / "small", pairs, 150_000)["atari-pong"]
     assert small.path is not None and 10_000 < small.path.stat().st_size <= 150_000
@@ -258,7 +258,7 @@ def test_videos_keep_to_the_limit_or_are_left_out(out: Path, tmp_path: Path) -> 
 def test_the_page_keeps_to_its_limit(out: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 240, 240, 3), np.uint8)
     for task in ("atari-pong", "metaworld-reach"):
-        write_mp4(agent_films(out, task) / f"{SEED}.mp4", noise, 20, crf=16)
+        write_mp4(RunLayout(out).agent_films(task) / f"{SEED}.mp4", noise, 20, crf=16)
     assert report(AgentReportConfig(out=out)).stat().st_size > 2_000_000
     page = report(AgentReportConfig(out=out, max_mb=2))
     assert page.stat().st_size < 2_000_000

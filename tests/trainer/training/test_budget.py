@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
 from trainer.train import train
 from trainer.training.budget import Budget
-from trainer.training.logs import TrainManifest, read_log, train_manifest_path
+from trainer.training.logs import TrainManifest, read_log
 from trainer.training.run import TrainingRun
 
 MakeConfig = Callable[..., TrainConfig]
@@ -46,7 +47,7 @@ def rates(out: Path) -> list[float]:
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
-    manifest = TrainManifest.read(train_manifest_path(out))
+    manifest = TrainManifest.read(RunLayout(out).train_manifest)
     return load_file(out / manifest.checkpoint / "model.safetensors")
 
 
@@ -54,7 +55,7 @@ def test_a_training_ends_when_its_time_is_over_and_the_learning_rate_follows_the
     make_config: MakeConfig, run_dir: Path, clock: SimpleNamespace
 ) -> None:
     train(make_config(seconds=13.0, warmup_steps=2, learning_rate=0.01), FAKE_TASKS)
-    manifest = TrainManifest.read(train_manifest_path(run_dir))
+    manifest = TrainManifest.read(RunLayout(run_dir).train_manifest)
     assert (manifest.steps, manifest.train_seconds) == (7, 14.0)
     found = rates(run_dir)
     assert found[0] == pytest.approx(0.005)

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.config import BaseModelConfig, TrainConfig
 from trainer.train import train
-from trainer.training.logs import TrainManifest, train_manifest_path
+from trainer.training.logs import TrainManifest
 
 MakeConfig = Callable[..., TrainConfig]
 BASE = BaseModelConfig(
@@ -24,7 +25,7 @@ COUNT, GRID = (task.name for task in FAKE_TASKS)
 
 
 def checkpoint_of(out: Path) -> Path:
-    return out / TrainManifest.read(train_manifest_path(out)).checkpoint
+    return out / TrainManifest.read(RunLayout(out).train_manifest).checkpoint
 
 
 def begin(config: TrainConfig, out: Path) -> Checkpoint:

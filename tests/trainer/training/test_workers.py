@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.run_layout import RunLayout
 from pipeline.runtime.cluster import connect
 from pipeline.runtime.stage import reported
 from pipeline.runtime.status import read_statuses
@@ -23,7 +24,7 @@ from tests.fakes import FAKE_TASKS
 from trainer.checkpoint import load_progress
 from trainer.config import TrainConfig
 from trainer.train import deal_out, train
-from trainer.training.logs import read_log, train_manifest_path
+from trainer.training.logs import read_log
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,7 @@ def test_two_workers_train_as_one_does_and_outlive_a_kill(make_config: MakeConfi
     for name in ("loss", "gradient_norm", "validation_loss"):
         expected = [row[name] for row in alone if name in row]
         assert [row[name] for row in together if name in row] == pytest.approx(expected, rel=1e-3), name
-    assert json.loads(train_manifest_path(run_dir).read_text())["steps"] == 60
+    assert json.loads(RunLayout(run_dir).train_manifest.read_text())["steps"] == 60
     assert not (run_dir / "train" / "ray").exists()
     # The steps that a worker counts are told here.
     (status,) = read_statuses(run_dir)
