@@ -1,7 +1,8 @@
 """Check every shard once and cache the result next to it, in ``checked.json``.
 
 A later build checks only shards that are new, whose files or manifest have changed, or that were checked by older
-rules. A damaged cache entry is ignored. ``jat dataset validate`` ignores the cache and reads everything.
+rules. A cache entry that is damaged, or that another user or machine wrote, is ignored (``signatures.py``).
+``jat dataset validate`` ignores the cache and reads everything.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collectors.dataset.signatures import is_ours, sign
 from collectors.dataset.sources import Shard
 from pipeline.envs.task import Task
 from pipeline.files import digest_of, list_sizes, update_json
@@ -62,7 +64,7 @@ def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress:
             stamps = [list(sizes[entry.name]) for entry in shard.files]
             record = {"key": shard.key, "stamps": stamps, "rules": rules}
             before = _valid(known.get(shard.stem), record, shard)
-            found[shard.stem] = before if before is not None else _signed(record | shard.visit())
+            found[shard.stem] = before if before is not None else sign(record | shard.visit())
             progress.advance()
     finally:
         if found != known:
@@ -70,21 +72,11 @@ def check_once(directory: Path, shards: Sequence[ToCheck], rules: int, progress:
     return [found[shard.stem] for shard in shards]
 
 
-def _signed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with its own digest, which reveals damage."""
-    return {**record, "digest": digest_of(record)}
-
-
 def _valid(before: Any, record: dict[str, Any], shard: ToCheck) -> dict[str, Any] | None:
-    """The cached record if it is undamaged and of the same files and rules, else None."""
+    """The cached record if it is this user's and of the same files and rules, else None."""
     if not isinstance(before, dict) or any(before.get(name) != value for name, value in record.items()):
         return None
-    rest = {name: value for name, value in before.items() if name != "digest"}
-    try:
-        is_whole = before.get("digest") == digest_of(rest)
-    except RecursionError:
-        return None
-    return before if is_whole and shard.is_usable(before) else None
+    return before if is_ours(before) and shard.is_usable(before) else None
 
 
 def visit(task: Task, shard: Shard) -> SplitStatistics:

@@ -13,6 +13,7 @@ import pytest
 from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 
 from collectors.collect import CollectJob, collect_shard
+from collectors.dataset import signatures
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.checks import visit
 from collectors.dataset.sources import Shard
@@ -713,6 +714,31 @@ def test_a_cache_with_other_numbers_is_not_believed(cache: str, tmp_path: Path) 
     shutil.rmtree(dataset)
     build(tmp_path)
     assert before == {p.name: p.read_text() for p in (dataset / "manifest.json", next(dataset.glob("statistics/*")))}
+
+
+@pytest.mark.parametrize("forgery", ["digest", "key of somebody else"])
+def test_a_forged_entry_makes_no_wrong_dataset_pass(
+    forgery: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry fits the forged manifest and the files in everything that a stranger can know."""
+    write_task(tmp_path, FAKE_COUNT)
+    build(tmp_path)
+    folder = tmp_path / "shards" / FAKE_COUNT.name
+    stem = "train-0000000003-000002"
+    resign(folder / f"{stem}.json", return_sum=1e9)
+    known = read_json(folder / "checked.json")
+    record = {name: value for name, value in known[stem].items() if name != "signature"}
+    record["key"] = digest_of(ShardManifest.load(folder / f"{stem}.json"))
+    if forgery == "digest":
+        forged = {**record, "digest": digest_of(record), "signature": digest_of(record)}
+    else:
+        monkeypatch.setattr(signatures, "_key", lambda: b"k" * 32)
+        forged = signatures.sign(record)
+        assert signatures.is_ours(forged)
+        monkeypatch.undo()
+    (folder / "checked.json").write_text(json.dumps({**known, stem: forged}))
+    with pytest.raises(UserError, match=stem):
+        build(tmp_path)
 
 
 @pytest.mark.parametrize(
