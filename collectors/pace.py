@@ -6,12 +6,14 @@ long as one of another, so the time left is summed per task, never derived from 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WINDOW_S = 300.0  # age up to which finished jobs count
 MIN_EVIDENCE_S = 2.0  # minimum worker time for a speed estimate
+STEADY_S, STEADY_RATIO = 8.0, 1.25  # how long, and within which ratio, estimates must agree before one is shown
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,33 @@ class _Watched:
     last: float
 
 
+class SteadyEstimate:
+    """Passes an estimate of the time left on once it has held for some seconds.
+
+    The first estimates of a run rest on a few steps, made while libraries load and caches fill, and are often too high
+    by a factor. What they say of the end then changes from one moment to the next.
+    """
+
+    def __init__(self) -> None:
+        self._ends: deque[tuple[float, float]] = deque()
+        self._is_steady = False
+
+    def update(self, left: float | None, now: float) -> float | None:
+        """Return ``left``, an estimate made at ``now``; None as long as it is not steady. All are in seconds."""
+        if left is None:
+            self._ends.clear()
+            return None
+        self._ends.append((now, now + left))
+        while self._ends[0][0] < now - STEADY_S:
+            at, end = self._ends.popleft()
+            self._is_steady = self._is_steady or all(
+                max(left, STEADY_S) < STEADY_RATIO * max(other - now, STEADY_S)
+                and max(other - now, STEADY_S) < STEADY_RATIO * max(left, STEADY_S)
+                for _, other in [(at, end), *self._ends]
+            )
+        return left if self._is_steady else None
+
+
 class Pace:
     """Speeds by task, and the time left.
 
@@ -63,6 +92,7 @@ class Pace:
         self._left = dict(planned)
         self._expected = expected
         self._running: dict[tuple[str, str], _Watched] = {}
+        self._idle: dict[tuple[str, str], float] = {}  # when a job without any progress was last seen
         self._finished: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)
         self._lengths: dict[str, tuple[int, int]] = {}  # units and steps of finished jobs
         self._num_running: deque[int] = deque([1], maxlen=5)  # at the last polls; a worker may be between two jobs
@@ -70,7 +100,7 @@ class Pace:
 
     def watch(self, running: Sequence[JobProgress], now: float) -> None:
         """Update with the running jobs at time ``now`` in seconds."""
-        watched = {}
+        watched, self._idle = {}, {}
         for job in running:
             key = (job.task, job.name)
             done = self._units_of(job)
@@ -78,6 +108,8 @@ class Pace:
             if before is None or done < before.done:  # new, or restarted in another worker
                 if done:
                     watched[key] = _Watched(now, done, done, now)
+                else:
+                    self._idle[key] = now
             else:
                 before.done, before.last = done, now
                 watched[key] = before
@@ -94,7 +126,9 @@ class Pace:
             # Exclude the time before the first step: imports make it long for the first job of a worker only.
             self._finished[task].append((now, watched.done - watched.first, watched.last - watched.since))
         elif seconds:
-            self._finished[task].append((now, count, seconds))
+            # All of its work was done since it was last seen without any; before that its worker may have imported.
+            at_work = min(seconds, now - self._idle.get((task, job), -math.inf))
+            self._finished[task].append((now, count, max(at_work, 1e-3)))
         self._now = now
 
     def rate(self, task: str) -> float | None:

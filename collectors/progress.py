@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from collectors.pace import JobProgress, Pace, UnitCost
+from collectors.pace import JobProgress, Pace, SteadyEstimate, UnitCost
 from pipeline.runtime.stage import current_stage
 from pipeline.runtime.status import StageStatus, TaskCount
 from pipeline.text import format_estimate, format_rate, format_seconds
@@ -44,6 +44,7 @@ class Monitor:
         counts = jobs.values()
         self._stage.begin(unit, 0 if None in counts else sum(filter(None, counts)), knows_left=False)
         self._pace = Pace(jobs, expected or {})
+        self._time_left = SteadyEstimate()
         self._has_begun = False
         with self._stage.changing() as status:
             for (name, _), planned in jobs.items():
@@ -109,7 +110,7 @@ class Monitor:
         counts = status.tasks.values()
         status.done = sum(count.done + sum(count.running.values()) for count in counts)
         status.rejected = sum(count.rejected for count in counts)
-        status.left_s = self._pace.seconds_left()
+        status.left_s = self._time_left.update(self._pace.seconds_left(), time.monotonic())
         for name, count in status.tasks.items():
             count.recent_rate = self._pace.rate(name) or 0.0
 

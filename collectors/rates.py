@@ -22,7 +22,7 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.records import RecordError, read_record
+from pipeline.records import read_record
 from pipeline.run_layout import RunLayout
 from pipeline.runtime.status import StageStatus, read_statuses
 from pipeline.storage.plan import read_plan
@@ -53,10 +53,10 @@ class Rate:
     episodes: int
     source: str
 
-    def __post_init__(self) -> None:
+    @property
+    def is_possible(self) -> bool:
         numbers = (self.steps_per_episode, self.steps_per_second, self.bytes_per_step)
-        if not all(0 < number < math.inf for number in numbers) or self.episodes < 0:
-            raise RecordError(f"its numbers {', '.join(f'{number:g}' for number in numbers)} are not all above 0")
+        return all(0 < number < math.inf for number in numbers) and self.episodes >= 0
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,6 @@ class Rates:
     estimates: Mapping[str, Rate] = field(default_factory=dict)
     driver_bytes: int = 0
     start_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.driver_bytes < 0 or not 0 <= self.start_s < math.inf:
-            raise RecordError("driver_bytes or start_s is below 0")
 
     def find(self, task: Task) -> Rate | None:
         """Like ``of_task``, but None if nothing is known about the domain."""
@@ -129,10 +125,19 @@ def load_rates(out: Path | None = None) -> Rates:
 
 
 def read_rates(path: Path) -> Rates:
-    """The rates in a file; empty if the file does not exist."""
+    """The rates in a file; empty if the file does not exist.
+
+    Raises:
+        UserError: it is not a table of rates, or has numbers that no rate can have.
+    """
     if not path.exists():
         return Rates()
-    return read_record(path, Rates, "a table of rates", "delete it and run `jat rates` again")
+    what, fix = "a table of rates", "delete it and run `jat rates` again"
+    found = read_record(path, Rates, what, fix)
+    wrong = [name for name, rate in (*found.tasks.items(), *found.estimates.items()) if not rate.is_possible]
+    if wrong or found.driver_bytes < 0 or not 0 <= found.start_s < math.inf:
+        raise UserError(f"{path} is not {what} (a number of {[*wrong, 'the run'][0]!r} is impossible); {fix}")
+    return found
 
 
 @dataclass(frozen=True)

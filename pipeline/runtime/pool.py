@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import itertools
 import logging
 import math
 import threading
@@ -90,6 +91,7 @@ class Running(Generic[JobT]):
         job: as given to ``run_jobs``.
         attempt: number of this attempt, from 1.
         actor: the worker.
+        number: distinguishes it from all other jobs of its worker.
         pulse: the worker's last reported progress.
         resident_bytes: resident memory of the worker's process at the last report.
         last_change: when a report last differed from the previous one, in seconds of ``time.monotonic``.
@@ -100,6 +102,7 @@ class Running(Generic[JobT]):
     job: JobT
     attempt: int
     actor: Any
+    number: int = 0
     pulse: WorkerProgress = field(default_factory=WorkerProgress)
     resident_bytes: int = 0
     last_change: float = math.inf
@@ -181,6 +184,7 @@ class _Pool(Generic[JobT]):
         self._running: dict[Any, Running[JobT]] = {}
         self._num_workers = min(workers, len(jobs))
         self._last_poll = time.monotonic()
+        self._numbers = itertools.count(1)
         log_level = log.getEffectiveLevel()
 
         # The class and the objects it refers to are pickled by value, but modules are pickled by reference:
@@ -189,20 +193,21 @@ class _Pool(Generic[JobT]):
             def __init__(self) -> None:
                 configure_logging(log_level)
                 add_to_search_path()
-                self._has_worked = False
+                self._has_worked, self._number = False, 0
 
-            def run(self, job: JobT) -> tuple[Any, int]:
+            def run(self, job: JobT, number: int) -> tuple[Any, int]:
                 heartbeat.WORKER_PROGRESS.beats = heartbeat.WORKER_PROGRESS.episodes = (
                     heartbeat.WORKER_PROGRESS.steps
                 ) = 0
+                self._number = number
                 result = function(job)
                 if not self._has_worked:
                     freeze_heap()
                     self._has_worked = True
                 return result, heartbeat.resident_bytes()
 
-            def pulse(self) -> tuple[WorkerProgress, int]:
-                return heartbeat.WORKER_PROGRESS, heartbeat.resident_bytes()
+            def pulse(self) -> tuple[WorkerProgress, int, int]:
+                return heartbeat.WORKER_PROGRESS, heartbeat.resident_bytes(), self._number
 
             def stop(self) -> None:
                 heartbeat.STOP.set()
@@ -278,12 +283,12 @@ class _Pool(Generic[JobT]):
                 memory=needed.memory or None,
                 resources=dict(needed.custom) or None,
             ).remote()
-        running = Running(job, attempt, actor)
+        running = Running(job, attempt, actor, next(self._numbers))
         if self._supervision:
             # A new worker cannot answer before the cluster has scheduled it; until then it does not time out.
             running.last_change = math.inf if is_new else time.monotonic()
             running.question = actor.pulse.remote()
-        self._running[actor.run.remote(job)] = running
+        self._running[actor.run.remote(job, running.number)] = running
 
     def _go_on(self, actor: Any, is_usable: bool) -> None:
         """Give the actor its next job, or kill it: an idle actor would occupy a CPU that another may need."""
@@ -331,11 +336,13 @@ class _Pool(Generic[JobT]):
         for running in self._running.values():
             if running.question in answered:
                 try:
-                    pulse, running.resident_bytes = ray.get(running.question)
+                    pulse, running.resident_bytes, number = ray.get(running.question)
                 except ray.exceptions.RayError:
                     continue  # the worker is dead; `ray.get` of its job raises as well
                 finally:
                     running.question = None
+                if number != running.number:  # answered before the job began: these are counts of the one before
+                    pulse = WorkerProgress()
                 if pulse != running.pulse or running.last_change == math.inf:
                     running.pulse, running.last_change = pulse, now
             if now - running.last_change > supervision.stall_s and running.killed_for is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from collectors.pace import JobProgress, Pace, UnitCost
+from collectors.pace import JobProgress, Pace, SteadyEstimate, UnitCost
 
 POLL_S = 2.0
 
@@ -113,3 +115,65 @@ def test_where_the_end_is_not_known_no_time_is_left() -> None:
     pace.watch([JobProgress("wikipedia", "0", 200, 0)], 10.0)
     assert pace.rate("wikipedia") == pytest.approx(10.0)
     assert pace.seconds_left() is None
+
+
+def told_steadily(events: Sequence[tuple[Any, ...]]) -> list[tuple[float, float | None]]:
+    """Time, and the seconds left that are shown then, of a stream of events in the form of ``recorded_collection``."""
+    (_, jobs, expected), *rest = events
+    pace = Pace(
+        {(task, job): count for task, job, count in jobs}, {task: UnitCost(*cost) for task, cost in expected.items()}
+    )
+    steady, told = SteadyEstimate(), []
+    for kind, now, *what in rest:
+        if kind == "watch":
+            pace.watch([JobProgress(task, job, count, 0, steps) for task, job, count, steps in what[0]], now)
+        else:
+            task, job, count, seconds, steps = what
+            pace.finish(task, job, count, seconds, steps, now)
+        told.append((now, steady.update(pace.seconds_left(), now)))
+    return told
+
+
+def warming_up(start_s: float, slow_s: float) -> list[tuple[Any, ...]]:
+    """Two workers that import for ``start_s``, run at a third of their speed for ``slow_s``, and then at 10 episodes/s.
+
+    The first jobs are over between two polls, so that all that is known of them is a duration with the imports in it.
+    """
+    jobs = [("quick", str(n), 4) for n in range(2)] + [("quick", str(n), 200) for n in range(2, 22)]
+    events: list[tuple[Any, ...]] = [("jobs", jobs, {"quick": (50, 0.05)})]
+    waiting, now = deque(jobs), 0.0
+    running: list[list[Any]] = [[waiting.popleft(), 0.0, 0.0] for _ in range(2)]
+    while running:
+        now += POLL_S / 10
+        for job in list(running):
+            (task, name, count), begun, done = job
+            speed = 0.0 if now < start_s else 10 / 3 if now < start_s + slow_s else 10.0
+            job[2] = min(count, done + speed * POLL_S / 10)
+            if job[2] == count:
+                events.append(("finish", now, task, name, count, now - begun, count * 50))
+                running.remove(job)
+                if waiting:
+                    running.append([waiting.popleft(), now, 0.0])
+        if abs(now / POLL_S - round(now / POLL_S)) < 1e-6:
+            progress = [(task, name, int(done), int(done * 50)) for (task, name, _), _, done in running]
+            events.append(("watch", now, progress))
+    return events
+
+
+@pytest.mark.parametrize(("start_s", "slow_s"), [(4, 0), (30, 0), (4, 10), (30, 6)])
+def test_time_left_is_within_a_half_of_the_truth_once_it_is_told(start_s: float, slow_s: float) -> None:
+    told = told_steadily(warming_up(start_s, slow_s))
+    end = told[-1][0]
+    shown = [(end - now, left) for now, left in told if left is not None]
+    assert shown and shown[0][0] > 0.5 * (end - start_s - slow_s)  # told for most of the time
+    for really, left in shown:
+        assert really / 1.5 - 2 * POLL_S < left < 1.5 * really + 2 * POLL_S
+
+
+def test_an_estimate_that_changes_is_not_told_and_one_that_holds_is() -> None:
+    steady = SteadyEstimate()
+    assert [steady.update(left, now) for now, left in ((0, 7200.0), (2, 900.0), (4, 300.0), (6, 298.0))] == [None] * 4
+    assert steady.update(None, 8) is None
+    later = [steady.update(300.0 - now, now) for now in (10.0, 12, 14, 16, 18, 20)]
+    assert later[:5] == [None] * 5 and later[5] == 280.0
+    assert steady.update(500.0, 22) == 500.0  # a run that slows down says so

@@ -109,6 +109,7 @@ def test_a_task_without_figures_takes_the_mean_of_its_domain_then_the_estimate()
 
 
 def test_the_figures_that_come_with_this_package_cover_every_domain() -> None:
+    assert 1 < load_rates().start_s < 60
     rates = load_rates()
     assert set(rates.tasks) <= {task.name for task in all_tasks()}
     for task in all_tasks():

@@ -224,6 +224,21 @@ def test_a_job_without_a_beat_is_killed_and_tried_again_while_slow_ones_live(tmp
     assert any(number == 0 and 0 < episodes <= 8 for number, episodes in seen)
 
 
+def count_to_the_job(job: int) -> int:
+    """Tells as many episodes as its number at once, and takes longer than some polls."""
+    WORKER_PROGRESS.episodes = job
+    time.sleep(2.5)
+    return job
+
+
+def test_counts_of_a_job_are_never_told_of_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.runtime.pool.POLL_S", 0.2)
+    seen: set[tuple[int, int]] = set()
+    report = unlimited(lambda running: seen.update((job.job, job.pulse.episodes) for job in running))
+    assert len(list(run_jobs(count_to_the_job, [7, 5], 1, supervision=report))) == 2
+    assert (7, 7) in seen and (5, 5) in seen and (5, 7) not in seen
+
+
 def test_a_job_that_always_hangs_fails_with_the_reason() -> None:
     with pytest.raises(JobsFailedError, match=r"no step was made for 0\.5 s") as failed:
         list(run_jobs(time.sleep, [3600], 1, supervision=Supervision(0.5, 2**40, lambda running: None)))
