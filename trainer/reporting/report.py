@@ -22,6 +22,7 @@ from pipeline.pages.page import as_base64, data_url, render_page
 from pipeline.run_layout import CONFIG, MANIFEST, PAGE, VIDEOS, RunLayout
 from pipeline.runtime.stage import reported
 from pipeline.tables import print_note, print_table
+from pipeline.text import format_count
 from trainer.evaluation.results import Evaluation, load_evaluation
 from trainer.evaluation.table import scores_table
 from trainer.reporting import plots
@@ -148,7 +149,7 @@ def _duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return format_count(round(seconds), "second")
 
 
 def print_scores(evaluation: Evaluation) -> None:

@@ -19,7 +19,7 @@ from tests.trainer.report_run import EXPERT, SETTINGS, write_run
 from trainer.evaluation.results import load_evaluation
 from trainer.reporting.facts import gather
 from trainer.reporting.histograms import returns_histogram
-from trainer.reporting.report import AgentReportConfig, print_scores, report
+from trainer.reporting.report import AgentReportConfig, _duration, print_scores, report
 from trainer.reporting.videos import find_pairs, make_grids, make_videos
 
 TASKS = "atari-bowling,atari-pong,babyai-go-to-obj,metaworld-reach,mujoco-pusher"
@@ -107,6 +107,14 @@ def test_the_same_results_give_the_same_page_and_write_nothing(out: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in files}
     report(AgentReportConfig(out=out))
     assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_what_no_task_has_is_no_column_and_one_is_told_as_one(made: Path, tmp_path: Path) -> None:
+    write_run(tmp_path, "mujoco-pendulum", "mujoco-pendulum")
+    page = page_of(report(AgentReportConfig(out=tmp_path)).parents[1])
+    assert "human-normalised" not in page and "human-normalised" in page_of(made)
+    assert "The task is scorable." in page
+    assert [_duration(seconds) for seconds in (1.2, 89, 120)] == ["1 second", "89 seconds", "2.0 minutes"]
 
 
 def test_a_run_without_training_dataset_films_and_curve_has_a_report(out: Path) -> None:
