@@ -84,8 +84,9 @@ class Downloader:
         try:
             with _deadline_of_this_thread(deadline) as limit:
                 left = limit.seconds_left()
+                # Not decoded: encodings of encodings unpack to a million times their size, and images need none.
                 response = self._pool.request(
-                    "GET", address, preload_content=False, redirect=False, retries=False,
+                    "GET", address, preload_content=False, decode_content=False, redirect=False, retries=False,
                     timeout=urllib3.Timeout(connect=left, read=left),
                 )  # fmt: skip
                 try:

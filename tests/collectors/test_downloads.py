@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import threading
 import time
@@ -169,3 +170,16 @@ def test_a_name_server_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RejectedError, match=r"^download failed: timed out$"):
         Downloader(0.3).get("http://outer.test/x")
     assert time.monotonic() - started < 1.2
+
+
+def test_a_body_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
+    """Encodings of encodings: 100 MB of zeros are 300 bytes after two."""
+    body = gzip.compress(gzip.compress(bytes(100_000_000)))
+
+    def speak(client: socket.socket) -> None:
+        client.recv(1000)
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+
+    with speaking(speak) as address:
+        assert Downloader(20.0, allow_private=True).get(f"{address}/x") == body

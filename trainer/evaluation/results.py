@@ -51,7 +51,7 @@ class Settings:
     continuous: str = "mean"
 
     def __post_init__(self) -> None:
-        check_texts((self.checkpoint, self.weights, self.continuous), self.contexts)
+        check_texts((self.weights, self.continuous), self.contexts)
 
     @property
     def revision(self) -> str:
