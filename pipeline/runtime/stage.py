@@ -106,12 +106,21 @@ class StageRun:
             status = self.status
             before = status.done
             yield status
-            status.updated = time.time()
+            now = time.time()
+            if now < status.updated:  # the clock was set back
+                self._shift(status, now - status.updated)
+            status.updated = now
             if status.done != before:
                 status.progressed = status.updated
                 self._history.append((status.updated, status.done))
             if status.done != before or status.done != status.planned:
                 self._renew_rate(status)
+
+    def _shift(self, status: StageStatus, seconds: float) -> None:
+        """Move all past times, so that the time spent stays what it was and no rate becomes negative or endless."""
+        self._history = deque((at + seconds, done) for at, done in self._history)
+        status.counting_since += seconds
+        status.progressed += seconds
 
     def _renew_rate(self, status: StageStatus) -> None:
         history = self._history

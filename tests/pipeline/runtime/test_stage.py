@@ -246,6 +246,22 @@ def test_the_rate_is_that_of_the_last_minute_and_after_the_end_of_all(
     assert only(tmp_path).left_s is None
 
 
+def test_a_clock_that_is_set_back_changes_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 10_000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    with reported("evaluate", tmp_path) as live:
+        progress = Progress("episodes", 2000)
+        for step in range(10):
+            now += 10.0 - (3600 if step == 5 else 0)
+            progress.advance(100)
+            if step != 5:
+                assert live.status.rate == pytest.approx(10.0, rel=0.25)
+        assert live.status.left_s == pytest.approx(100.0, rel=0.25)
+        now += 10.0
+        progress.advance(1000)
+    assert only(tmp_path).rate == pytest.approx(2000 / 110, rel=0.25)
+
+
 def test_a_damaged_status_file_is_left_out_and_the_stage_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with reported("train", tmp_path):
         pass
