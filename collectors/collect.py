@@ -15,108 +15,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from collectors.config import RECIPES, CollectConfig, check_amounts, parse_resources
+from collectors.jobs import CollectJob, ProbeJob, add_to_quarantine, probe_seed, read_quarantine, timed_shard
 from collectors.pace import JobProgress, UnitCost
 from collectors.progress import Monitor
 from collectors.rates import load_rates
 from collectors.status import summarise
 from experts.choice import Mix, choose
-from experts.noise import Noise, NoisyPolicy, check_noise, noise_of_task
+from experts.noise import check_noise, noise_of_task
 from pipeline.cli import parse, run
-from pipeline.envs.episode import Episode
-from pipeline.envs.policy import Policy
 from pipeline.envs.registry import all_tasks, select_tasks
-from pipeline.envs.rollout import rejected_episode, rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
-from pipeline.records import read_values
 from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import Resources, Running, Supervision, run_jobs
 from pipeline.runtime.stage import reported
 from pipeline.seeds import SPLITS
-from pipeline.storage.manifest import ShardManifest
 from pipeline.storage.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
-from pipeline.storage.shards import Provenance, finished_shards, index_shards, write_shard
+from pipeline.storage.shards import finished_shards, index_shards
 from pipeline.text import format_count
 from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
 
 MAX_ERRORS = 5  # number of errors of one kind shown in a message
-
-
-@dataclass(frozen=True)
-class CollectJob:
-    """One shard to write below ``root``. Seeds in ``quarantine`` are not played but rejected with the given reason."""
-
-    shard: ShardJob
-    mix: Mix
-    root: Path
-    num_envs: int | None
-    quarantine: Mapping[int, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"collecting {self.shard.task.name} {self.shard.stem}"
-
-    @property
-    def noise(self) -> Noise | None:
-        return noise_of_task(self.shard.noise or "", self.shard.task)
-
-    def make_policy(self) -> Policy:
-        """The acting policy, noise included. Must be built in the process that uses it."""
-        policy = self.mix.make_policy(self.shard.task)
-        return NoisyPolicy(self.shard.task, policy, self.noise) if self.noise else policy
-
-
-def collect_shard(job: CollectJob) -> ShardManifest:
-    """Play the seeds of one shard and write it. A plain function that needs neither Ray nor other shards."""
-    mix, noise = job.mix, job.noise
-
-    def actor(seed: int) -> Provenance:
-        record = mix.actor(seed)
-        return Provenance(record.kind, record.revision, noise.of_episode(seed) if noise else None)
-
-    return write_shard(job.root, job.shard, mix.revision, _play(job), actor)
-
-
-def timed_shard(job: CollectJob) -> tuple[ShardManifest, float]:
-    """``collect_shard`` and its duration in seconds. A manifest describes only content, so it holds no durations."""
-    started = time.perf_counter()
-    manifest = collect_shard(job)
-    return manifest, time.perf_counter() - started
-
-
-def _play(job: CollectJob) -> Iterator[Episode]:
-    task = job.shard.task
-    playable = [seed for seed in job.shard.seeds if seed not in job.quarantine]
-    played = rollout(task, job.make_policy(), playable, job.num_envs)
-    for seed in job.shard.seeds:
-        reason = job.quarantine.get(seed)
-        yield next(played) if reason is None else rejected_episode(task, seed, reason)
-
-
-@dataclass(frozen=True)
-class ProbeJob:
-    """One seed of a shard that crashes its workers, played alone; its episode is discarded."""
-
-    shard: CollectJob
-    seed: int
-
-    def __str__(self) -> str:
-        return f"probing {self.shard.shard.task.name} seed {self.seed}"
-
-
-def probe_seed(job: ProbeJob) -> None:
-    """Play one seed in one environment. The result is whether the worker survives."""
-    task = job.shard.shard.task
-    for _ in rollout(task, job.shard.make_policy(), [job.seed], 1):
-        pass
 
 
 def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
@@ -209,7 +136,7 @@ def plan_jobs(
         UserError: the existing shards have another origin.
     """
     missing = [_missing(task, plan[task.name], root) for task in tasks]
-    quarantines = {task.name: _quarantine(root, task) for task in tasks}
+    quarantines = {task.name: read_quarantine(root, task) for task in tasks}
     return [
         CollectJob(shard, mixes[shard.task.name], root, config.envs, quarantines[shard.task.name])
         for shard in interleaved(missing)
@@ -229,7 +156,7 @@ def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) 
         )
         for job in lost:
             _quarantine_lethal_seeds(config, job)
-        again = [CollectJob(job.shard, job.mix, root, job.num_envs, _quarantine(root, job.shard.task)) for job in lost]
+        again = [replace(job, quarantine=read_quarantine(root, job.shard.task)) for job in lost]
         _run(config, root, again)
         if len(lost) < len(error.failures):
             raise
@@ -272,26 +199,6 @@ def _expected_costs(out: Path, jobs: Sequence[CollectJob]) -> dict[str, UnitCost
     return costs
 
 
-def _quarantine_path(root: Path, task: Task) -> Path:
-    return root / task.name / "quarantine.json"
-
-
-def _quarantine(root: Path, task: Task) -> dict[int, str]:
-    """Quarantined seeds with their reasons.
-
-    Raises:
-        UserError: the file has invalid content.
-    """
-    path = _quarantine_path(root, task)
-    if not path.exists():
-        return {}
-    fix = "delete it and run `jat collect` again"
-    found = read_values(path, dict[str, str], "a list of seeds in quarantine", fix)
-    if not all(seed.isdecimal() for seed in found):
-        raise UserError(f"{path} names seeds that are no numbers; {fix}")
-    return {int(seed): reason for seed, reason in found.items()}
-
-
 def _quarantine_lethal_seeds(config: CollectConfig, job: CollectJob) -> None:
     """Play every seed of a shard alone and quarantine those that crash every worker."""
     probes = [ProbeJob(job, seed) for seed in job.shard.seeds if seed not in job.quarantine]
@@ -303,8 +210,7 @@ def _quarantine_lethal_seeds(config: CollectConfig, job: CollectJob) -> None:
         found = {f.job.seed: f"quarantined: {f.reason}" for f in error.failures if f.is_worker_lost}
         for seed, reason in found.items():
             log.warning("%s, seed %d: %s", job.shard.task.name, seed, reason)
-        known = _quarantine(job.root, job.shard.task) | found
-        update_json(_quarantine_path(job.root, job.shard.task), {str(seed): known[seed] for seed in sorted(known)})
+        add_to_quarantine(job.root, job.shard.task, found)
 
 
 def _check_rejected(config: CollectConfig, root: Path, tasks: Sequence[Task]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from experts.published import RELEASED, is_released
+from experts.importing.published import RELEASED, is_released
 from experts.ranking import (
     ExpertResult,
     best_by_return,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experts.algorithms import ALGORITHMS, algorithms_for, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
-from experts.published import RELEASED, released_repository
+from experts.importing.published import RELEASED, released_repository
 from experts.ranking import ExpertResult, rank_experts
 from experts.registry import RANDOM, experts_of, make_policy
 from experts.report import standings_table
@@ -140,7 +140,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
 
 
 def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, list[StoredExpert]]:
-    from experts.imports import import_expert
+    from experts.importing.imports import import_expert
 
     _check_options_matter(config, 0)
     return {task.name: [import_expert(task, config.expert, out, config.sampled)] for task in tasks}
@@ -149,7 +149,7 @@ def _load(config: ExpertsConfig, out: Path, tasks: Sequence[Task]) -> dict[str, 
 def _load_released(
     config: ExpertsConfig, out: Path, tasks: Sequence[Task], failures: list[JobsFailedError]
 ) -> dict[str, list[StoredExpert]]:
-    from experts.released import load_released
+    from experts.importing.released import load_released
 
     _check_options_matter(config, 0)
     if not tasks:

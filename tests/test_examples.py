@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.registry import select_tasks
 from pipeline.storage.plan import ShardJob
 from tests.fakes import random_mix

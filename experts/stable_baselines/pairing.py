@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from experts.pickles import MOST_BYTES
+from experts.importing.pickles import MOST_BYTES
 from experts.stable_baselines.saved_model import About, about, is_archive
 from pipeline.errors import UserError
 from pipeline.files import sha256_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experts.pickles import DAMAGED, Inert, array_of, number_of, read_pickle
+from experts.importing.pickles import DAMAGED, Inert, array_of, number_of, read_pickle
 from pipeline.errors import UserError
 
 

@@ -21,7 +21,7 @@ from statistics import median
 
 import numpy as np
 
-from collectors.collect import CollectJob, collect_shard
+from collectors.jobs import CollectJob, collect_shard
 from experts.choice import Mix
 from experts.registry import RANDOM, experts_of
 from pipeline.cli import check_at_least_one, parse, run

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import CollectJob, collect, collect_shard
+from collectors.collect import collect
 from collectors.config import RECIPES, CollectConfig, check_amounts
+from collectors.jobs import CollectJob, collect_shard
 from experts.choice import Mix
 from experts.noise import parse_noise
 from experts.registry import experts_of

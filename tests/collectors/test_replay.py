@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
+from collectors.jobs import CollectJob, collect_shard
 from collectors.replay import ReplayConfig, replay
 from experts.choice import Mix
 from experts.registry import rule_record

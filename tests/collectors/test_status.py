@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from collectors.collect import CollectJob, collect_shard
+from collectors.jobs import CollectJob, collect_shard
 from collectors.pace import JobProgress
 from collectors.progress import Monitor
 from collectors.status import COLLECT, StatusConfig, show, stages_table, status_table, statuses

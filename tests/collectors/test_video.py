@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from collectors.collect import CollectJob, collect_shard
+from collectors.jobs import CollectJob, collect_shard
 from collectors.video import VideoConfig, make_video
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task

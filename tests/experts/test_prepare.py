@@ -291,9 +291,9 @@ def test_an_expert_is_loaded_from_where_it_is(
         asked.append((task.name, source, sampled))
         return store_network(out, task, 0.125, "sample-factory")
 
-    module: Any = ModuleType("experts.imports")
+    module: Any = ModuleType("experts.importing.imports")
     module.import_expert = import_expert
-    monkeypatch.setitem(sys.modules, "experts.imports", module)
+    monkeypatch.setitem(sys.modules, "experts.importing.imports", module)
     store_network(tmp_path, FAKE_COUNT, 0.9)
     prepare(config(tmp_path, expert=source, sampled=True), [FAKE_COUNT])
     assert asked == [("fake-count", source, True)]

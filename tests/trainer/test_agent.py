@@ -14,12 +14,12 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, FAKE_TASKS, observation_at, text_at
 from trainer.agent import Agent
+from trainer.batch import StepBatch
 from trainer.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from trainer.config import TrainConfig
 from trainer.data.batches import prepare_observations, prepare_rewards
 from trainer.data.tokenizer import encode
 from trainer.networks.jat_model import JatMemory
-from trainer.networks.model import StepBatch
 from trainer.train import train
 
 

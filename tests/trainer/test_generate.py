@@ -13,10 +13,10 @@ from PIL import Image
 from pipeline.errors import UserError
 from tests.trainer.pretrained.test_released import CONFIG, make_folder, make_model, make_tokenizer
 from trainer import generate as command
+from trainer.batch import TextBatch
 from trainer.checkpoint import AgentConfig, Checkpoint
 from trainer.data.tokenizer import end_id
 from trainer.generate import GenerateConfig, generate
-from trainer.networks.model import TextBatch
 from trainer.pretrained.released import read_model_config
 
 PROMPT = "go to the blue"

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
+from trainer.batch import StepBatch
 from trainer.data.arrays import Normaliser, TaskArrays
-from trainer.networks.model import StepBatch
 
 # A batch is split into the fewest parts (at most MAX_PARTS) with at most this share of padding; each part is a separate
 # pass through the network.

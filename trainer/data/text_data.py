@@ -20,9 +20,9 @@ from pipeline.errors import UserError
 from pipeline.files import rename_unless_exists, temporary_beside, write_json
 from pipeline.images import TOO_LARGE, BadImageError, opened
 from pipeline.records import read_values
+from trainer.batch import TextBatch
 from trainer.data.batches import BatchPlan, cut_windows, name_rows, pad_windows
 from trainer.data.tokenizer import end_id
-from trainer.networks.model import TextBatch
 
 # Those of CLIP, whose image preprocessing JAT uses.
 PICTURE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, IMAGE
+from trainer.batch import Batch, Losses, StepBatch
 from trainer.config import BaseModelConfig
 from trainer.networks.encoders import CellEncoder, ImageEncoder, PerStep
 from trainer.networks.heads import ActionMixture, Bins, Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Batch, Losses, Model, RolloutCache, StepBatch
+from trainer.networks.model import Model, RolloutCache
 from trainer.networks.trunk import Trunk
 
 

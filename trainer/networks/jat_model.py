@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from pipeline.envs.babyai import NUM_INTEGERS
 from pipeline.envs.task import CONTINUOUS, DISCRETE
 from pipeline.errors import UserError
+from trainer.batch import Batch, Losses, StepBatch, TextBatch
 from trainer.config import ModelConfig
 from trainer.networks.encoders import CellEncoder, ImageDecoder, ImageEncoder, PatchEncoder, PerStep
 from trainer.networks.gpt_neo import Transformer, width_of
 from trainer.networks.heads import Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import Batch, Losses, Model, RolloutCache, StepBatch, TextBatch
+from trainer.networks.model import Model, RolloutCache
 
 
 class JatModel(Model):

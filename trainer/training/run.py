@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.run_layout import CHECKPOINTS, TRAIN_LOG
 from pipeline.stopping import deferred_stop, stop_requested
+from trainer.batch import Losses
 from trainer.checkpoint import (
     AgentConfig,
     Checkpoint,
@@ -42,7 +43,7 @@ from trainer.data.loader import Loader, MicroBatch, to_device
 from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
-from trainer.networks.model import Losses, Model
+from trainer.networks.model import Model
 from trainer.networks.weights import read_weights
 from trainer.training.budget import Budget
 from trainer.training.compiling import check_compiler, compile_blocks

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.batch import StepBatch
 from trainer.networks.jat_model import JatModel
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import RolloutCache, StepBatch
+from trainer.networks.model import RolloutCache
 
 
 class PlainActingJat(JatModel):

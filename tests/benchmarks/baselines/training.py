@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from pipeline.envs.task import DISCRETE, Task
 from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
+from trainer.batch import StepBatch
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import encode
 from trainer.networks.gpt_neo import SelfAttention
 from trainer.networks.jat_model import JatModel
-from trainer.networks.model import StepBatch
 
 WINDOW_STEPS = 256
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.collect import CollectJob, collect_shard
+from collectors.jobs import CollectJob, collect_shard
 from experts.choice import Mix
 from experts.registry import experts_of
 from pipeline.envs.registry import select_tasks

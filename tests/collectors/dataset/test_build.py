@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, Features, Image, List, Value, load_dataset
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset import signatures
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.checks import visit
 from collectors.dataset.sources import Shard
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.frames import decode_stacks
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task

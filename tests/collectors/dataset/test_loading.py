@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from datasets import Features, Image, List, Value, load_dataset
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.storage.plan import ShardJob
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, num_steps, observation_at, random_mix
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from datasets import Dataset, Features, Image, List, Value
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.findings import Findings, problem_table
 from collectors.dataset.validate import ValidateConfig, main, validate
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, sha256_of, write_json

@@ -17,10 +17,10 @@ from pipeline.storage.plan import ShardJob
 from pipeline.storage.shards import write_shard
 from pipeline.storage.statistics import statistics_path
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, expected_episode, observation_at, reward_at
+from trainer.batch import StepBatch
 from trainer.data.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches, _cut_into_parts, plan_cuts
 from trainer.data.loader import Mixture
-from trainer.networks.model import StepBatch
 
 TRAIN_SEEDS = range(40)
 # Lengths of the episodes of seeds 0 to 4, and so of every five: see tests.fakes.num_steps.

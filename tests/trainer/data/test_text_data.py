@@ -11,6 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pipeline.errors import UserError
+from trainer.batch import TextBatch
 from trainer.data.text_data import (
     PICTURE_MEAN,
     PICTURE_STD,
@@ -21,7 +22,6 @@ from trainer.data.text_data import (
     prepare_picture,
 )
 from trainer.data.tokenizer import end_id, train_tokenizer
-from trainer.networks.model import TextBatch
 
 TEXTS = ["the cat sat on the mat", "a", "the dog ran over the hill and far away from the cat", "hello there"] * 5
 

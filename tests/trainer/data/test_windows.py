@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.storage.plan import ShardJob

@@ -10,11 +10,11 @@ import torch
 from pipeline.cli import parse
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
 from pipeline.errors import UserError
+from trainer.batch import StepBatch
 from trainer.config import RECIPES, BaseModelConfig, TrainConfig
 from trainer.networks.base_model import BaseModel
 from trainer.networks.build import read_model_config
 from trainer.networks.layout import TaskLayout
-from trainer.networks.model import StepBatch
 
 ARM = TaskLayout(CONTINUOUS, 5, "continuous", 3, -1.0, 1.0)
 LAYOUTS = [

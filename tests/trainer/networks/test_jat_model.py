@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE
+from trainer.batch import StepBatch, TextBatch
 from trainer.config import ModelConfig
 from trainer.networks.jat_model import JatModel
-from trainer.networks.model import StepBatch, TextBatch
 
 HERE = Path(__file__).parent
 PARITY = json.loads((HERE / "jat_parity.json").read_text())

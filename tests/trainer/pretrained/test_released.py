@@ -19,10 +19,10 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
 from trainer.agent import Agent
+from trainer.batch import StepBatch
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import encode, pad_id
 from trainer.networks.jat_model import JatModel
-from trainer.networks.model import StepBatch
 from trainer.pretrained.load import from_pretrained
 from trainer.pretrained.released import read_model_config
 

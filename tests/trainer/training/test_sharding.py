@@ -20,11 +20,11 @@ from tests.fakes import FAKE_TASKS
 from tests.trainer.conftest import TINY
 from tests.trainer.training.local_group import run_group
 from tests.trainer.training.test_compiling import HAS_COMPILER
+from trainer.batch import Batch, StepBatch, TextBatch
 from trainer.checkpoint import latest_checkpoint, load_checkpoint, load_optimizer_state, load_progress
 from trainer.config import BaseModelConfig, ModelConfig, TrainConfig
 from trainer.data.loader import SourceShare
 from trainer.networks.jat_model import JatModel
-from trainer.networks.model import Batch, StepBatch, TextBatch
 from trainer.train import make_identity
 from trainer.training.group import Group, current_group
 from trainer.training.logs import read_log, stop_path

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.card.previews import MAX_FRAMES, WIDTH, Preview, write_previews
+from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.episode import Episode
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.render import render_frame

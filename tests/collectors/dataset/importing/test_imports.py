@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.importing import rows as import_rows
 from collectors.dataset.importing import sources as import_sources
 from collectors.dataset.importing.imports import ImportConfig, folder_of, import_dataset
 from collectors.dataset.validate import ValidateConfig, validate
+from collectors.jobs import CollectJob, collect_shard
 from collectors.replay import ReplayConfig, replay
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task

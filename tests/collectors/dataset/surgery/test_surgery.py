@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from collectors.collect import CollectJob, collect_shard
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.surgery.merge import MergeConfig, merge_datasets
 from collectors.dataset.surgery.places import confirm, recover, undo, undo_folder
@@ -28,6 +27,7 @@ from collectors.dataset.surgery.select import (
     split_dataset,
 )
 from collectors.dataset.validate import ValidateConfig, validate
+from collectors.jobs import CollectJob, collect_shard
 from pipeline import files
 from pipeline.envs.task import Task
 from pipeline.errors import UserError

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from experts.imports import import_expert
+from experts.importing.imports import import_expert
+from experts.importing.published import suggested_repositories
 from experts.network import NetworkPolicy
-from experts.published import suggested_repositories
 from experts.store import StoredExpert, read_arrays, stored_experts
 from pipeline.envs.policy import Observations
 from pipeline.envs.registry import all_tasks

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experts.imports import import_expert
+from experts.importing.imports import import_expert
 from experts.network import NetworkPolicy
 from experts.store import StoredExpert, read_arrays
 from pipeline.envs.policy import Observations

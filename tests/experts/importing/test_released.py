@@ -9,8 +9,8 @@ import pytest
 
 from experts import published, released
 from experts.choice import choose, named
-from experts.published import is_released, released_repository
-from experts.released import MAX_UNANSWERED, load_released
+from experts.importing.published import is_released, released_repository
+from experts.importing.released import MAX_UNANSWERED, load_released
 from experts.store import StoredExpert, stored_experts
 from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.envs.task import Task

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from experts.imports import fetch, import_snapshot
-from experts.published import released_among, released_repository
+from experts.importing.imports import fetch, import_snapshot
+from experts.importing.published import released_among, released_repository
 from experts.store import StoredExpert, stored_experts
 from pipeline.envs.task import Task
 from pipeline.errors import JobFailure, JobsFailedError, UserError

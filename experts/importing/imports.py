@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experts.choice import BESTS
-from experts.published import RELEASED, repository_and_commit, suggested_repositories
+from experts.importing.published import RELEASED, repository_and_commit, suggested_repositories
 from experts.registry import rule_kinds
 from experts.spec import NetworkSpec
 from experts.store import (
@@ -136,11 +136,11 @@ class _Importer:
         if path.suffix == ".zip":
             return self._archive(path, origin)
         if path.suffix == _HOMEWORK:
-            from experts.plain_files import load_homework
+            from experts.importing.plain_files import load_homework
 
             return self._write("cs285", *load_homework(path, self.task, self.sampled), origin)
         if path.suffix == _LINEAR and not self.sampled:
-            from experts.plain_files import load_linear
+            from experts.importing.plain_files import load_linear
 
             return self._write("linear", *load_linear(path, self.task), origin)
         if path.suffix == _LINEAR:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experts.pickles import MOST_OPCODES, read_pickle
+from experts.importing.pickles import MOST_OPCODES, read_pickle
 from pipeline.errors import UserError
 
 HUGE = (2**32 - 1).to_bytes(4, "little")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experts.importing.pickles import DAMAGED, MOST_BYTES, array_of, loads, objects_of, read_pickle
 from experts.network import NetworkSpec, build_network
-from experts.pickles import DAMAGED, MOST_BYTES, array_of, loads, objects_of, read_pickle
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.foreign import check_file, check_zip
