@@ -7,6 +7,7 @@ best-return                 the highest measured mean return
 best-success                the highest success rate; no expert in tasks that do not define success
 scripted                    a kind: the best expert of that kind
 sac-1a2b3c4d                a revision
+py:package.module:name      a function or class of one's own (experts/functions.py); this runs its code
 released                    the expert that JAT published, once `jat experts --expert released` has loaded it
 scripted,bot                for each task the first of these that exists
 0.7*best+0.3*scripted       a mix: each seed is played by one of them, drawn with these weights
@@ -22,6 +23,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from experts import functions
 from experts.importing.published import RELEASED, is_released
 from experts.ranking import (
     ExpertResult,
@@ -78,6 +80,9 @@ def _parse_part(part: str, text: str) -> WeightedNames:
 
 def named(name: str, experts: Sequence[StoredExpert]) -> list[StoredExpert]:
     """Return the experts whose kind or revision is ``name``; for ``released``, those that JAT published."""
+    if name.startswith(functions.PREFIX):
+        path = name.removeprefix(functions.PREFIX)
+        return [expert for expert in experts if expert.record.training.get("function") == path]
     if name == RELEASED:
         return [expert for expert in experts if is_released(expert.record)]
     return [expert for expert in experts if name in (expert.record.kind, expert.record.revision)]
@@ -188,6 +193,7 @@ def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) ->
         UserError: ``text`` is malformed, or the expert does not exist, is not measured or is too weak.
     """
     parts = parse_choice(text)
+    functions.allow_functions(text)
     there, measured = experts_of(out, task), rank_experts(out, task)
     total = sum(part.weight for part in parts)
     weights: dict[str, float] = {}

@@ -195,6 +195,8 @@ class NetworkPolicy:
         values = observations.values
         if self._is_image:
             values = values.transpose(0, 3, 1, 2)
+        if self._spec.one_hot:
+            values = one_hot(values, self._spec.one_hot)
         if self._spec.sees_goal:
             values = values.copy()
             goals = np.array([self._goals[slot] for slot in slots])
@@ -251,6 +253,20 @@ class NetworkPolicy:
             ):
                 return False
         return True
+
+
+def one_hot(values: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Convert integers ``(n, len(sizes))`` to ones and zeros ``(n, sum(sizes))``.
+
+    Raises:
+        ValueError: an integer is not below its size.
+    """
+    if not ((values >= 0) & (values < np.asarray(sizes))).all():
+        raise ValueError(f"integers {values.min(axis=0)} to {values.max(axis=0)} are not below {tuple(sizes)}")
+    found = np.zeros((len(values), sum(sizes)), np.float32)
+    starts = np.cumsum([0, *sizes[:-1]])
+    np.put_along_axis(found, values + starts, 1.0, axis=1)
+    return found
 
 
 def build_network(spec: NetworkSpec, arrays: Mapping[str, Tensor], origin: str) -> PolicyNetwork:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experts import functions
 from experts.algorithms import ALGORITHMS, algorithms_for, check_can_train, default_algorithm, train
 from experts.choice import BEST, BESTS, named, parse_choice
 from experts.importing.published import RELEASED, released_repository
@@ -53,8 +54,9 @@ class ExpertsConfig:
     """Root of all outputs of a run."""
     expert: str = BEST
     """Experts to prepare: `best` for all existing ones; a kind, a revision or a mix, as for collecting; an algorithm,
-    to train with it unless an expert of it is stored; a folder, a .zip, .pkl or .npz file or hub:owner/name to load; or
-    `released`, to load the one that JAT published for each task."""
+    to train with it unless an expert of it is stored; a folder, a .zip, .pkl or .npz file or hub:owner/name to load;
+    `released`, to load the one that JAT published for each task; or `py:package.module:name`, a function or class of
+    your own, which runs your code (docs/extending.md)."""
     retrain: bool = False
     """Train even if the task already has experts."""
     episodes: int = 100
@@ -92,6 +94,8 @@ RECIPES = {"demo": demo}
 
 def _is_source(text: str) -> bool:
     """Whether ``--expert`` names something to load: a file, a folder, a Hub repository, or the released experts."""
+    if text.startswith(functions.PREFIX):
+        return False
     return text == RELEASED or text.startswith("hub:") or text.endswith((".zip", ".pkl", ".npz")) or "/" in text
 
 
@@ -112,6 +116,7 @@ def prepare(config: ExpertsConfig, tasks: Sequence[Task]) -> None:
     elif _is_source(config.expert):
         chosen = _load(config, out, tasks)
     else:
+        functions.allow_functions(config.expert)
         wanted = {task.name: _wanted(config, out, task) for task in tasks}
         chosen = {name: list(w.experts) for name, w in wanted.items()}
         jobs = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from experts import functions
 from experts.store import ExpertRecord, StoredExpert, read_arrays, stored_experts
 from pipeline.envs.domain import SuppliedExpert
 from pipeline.envs.policy import Policy
@@ -25,7 +26,7 @@ def rules_of(task: Task) -> dict[str, SuppliedExpert]:
 
 def rule_kinds() -> set[str]:
     """Kinds of the rules of all domains; a network cannot have such a kind."""
-    return {RANDOM, *(kind for domain in domains() for kind in domain.experts)}
+    return {RANDOM, functions.KIND, *(kind for domain in domains() for kind in domain.experts)}
 
 
 def rule_record(kind: str, task: Task) -> ExpertRecord:
@@ -46,8 +47,8 @@ def experts_of(out: Path, task: Task) -> list[StoredExpert]:
     stored = {expert.record.revision: expert for expert in stored_experts(out, task.name)}
     networks = [expert for expert in stored.values() if expert.record.network is not None]
     rules = []
-    for kind in rules_of(task):
-        record = rule_record(kind, task)
+    records = [functions.function_record(path, task) for path in functions.allowed_functions()]
+    for record in (*records, *(rule_record(kind, task) for kind in rules_of(task))):
         here = StoredExpert(record, RunLayout(out).expert(task.name, record.revision))
         rules.append(stored.get(record.revision, here))
     return networks + rules
@@ -60,6 +61,8 @@ def make_policy(task: Task, expert: StoredExpert) -> Policy:
         UserError: weights cannot be read or do not fit the task.
     """
     record = expert.record
+    if record.kind == functions.KIND:
+        return functions.make_function_policy(str(record.training["function"]), task)
     if record.network is None:
         module, _, name = rules_of(task)[record.kind].policy.partition(":")
         policy: Policy = getattr(importlib.import_module(module), name)(task)

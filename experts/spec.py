@@ -34,6 +34,8 @@ class NetworkSpec:
         state_dependent_std: whether the head also outputs log standard deviations; otherwise they are an array.
         tanh_scale: Sample Factory's soft limit on gaussian means, ``tanh(m / s) * s``; 0 for none.
         sees_goal: whether the last entries must contain the goal, which the task hides (``Task.hidden_goal``).
+        one_hot: numbers of values of the task's integers, which are shown to the network as ones and zeros; empty for
+            vectors of numbers and images.
         sampled: whether actions are sampled from the distribution; otherwise the policy is greedy.
     """
 
@@ -54,6 +56,7 @@ class NetworkSpec:
     tanh_scale: float = 0.0
     sees_goal: bool = False
     sampled: bool = False
+    one_hot: tuple[int, ...] = ()
 
     def check(self, origin: str) -> None:
         """Validate sizes and numbers before anything of these sizes is allocated.
@@ -67,6 +70,10 @@ class NetworkSpec:
             raise UserError(
                 f"{origin}: observations of shape {shape} and {len(self.hidden):,} hidden layers; allowed are vectors "
                 f"and images, and {MAX_LAYERS} layers"
+            )
+        if self.one_hot and (sum(self.one_hot),) != self.observation_shape:
+            raise UserError(
+                f"{origin}: integers of {sum(self.one_hot)} values for {dims(self.observation_shape)} inputs"
             )
         if not all(1 <= size <= MAX_SIZE for size in sizes):
             raise UserError(f"{origin}: sizes {dims(sizes)} are not all from 1 to {MAX_SIZE:,}")
@@ -87,6 +94,8 @@ class NetworkSpec:
                 f"{origin} sees a goal that its task hides, and {task.name} hides none; give another expert"
             )
         shape = task.observation_shape
+        if self.one_hot and self.one_hot == task.observation_values:
+            shape = (sum(self.one_hot),)
         if len(shape) == 3:
             shape = (shape[2], shape[0], shape[1])
         head = "discrete" if self.head == "categorical" else "continuous"

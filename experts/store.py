@@ -13,6 +13,7 @@ The embedded store, ``experts/embedded/``, has the same layout and is read-only.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import re
@@ -111,7 +112,7 @@ def write_expert(
             for name, array in arrays.items()
         }
     )
-    revision = f"{kind}-{hashlib.sha256(digest_of(spec).encode() + data).hexdigest()[:8]}"
+    revision = f"{kind}-{hashlib.sha256(_digest_of(spec).encode() + data).hexdigest()[:8]}"
     record = ExpertRecord(task_name, kind, revision, spec, origin, dict(training or {}), dict(versions or {}))
     folder = RunLayout(out).expert(task_name, revision)
     lines = "".join(f"{line}\n" for line in ["steps,seconds,return", *(point.row for point in curve)])
@@ -199,6 +200,14 @@ def check_record(record: ExpertRecord) -> None:
         value = record.training.get(name, 0)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise RecordError(f"training.{name} is {str(value)[:60]!r}, expected a number")
+
+
+def _digest_of(spec: NetworkSpec) -> str:
+    """Digest of a specification; a field that is newer than the first experts counts only where it is used."""
+    fields = dataclasses.asdict(spec)
+    if not spec.one_hot:
+        del fields["one_hot"]
+    return digest_of(fields)
 
 
 def read_arrays(expert: StoredExpert) -> dict[str, Tensor]:

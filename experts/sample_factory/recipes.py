@@ -157,14 +157,14 @@ def recipe_of(task: Task) -> SampleFactoryRecipe:
     )
 
 
-TRAINABLE = "arcade games with frame stacks, and vectors with continuous actions"
+TRAINABLE = "images with discrete actions and vectors with continuous ones, without a text"
 
 
 def can_train(task: Task) -> bool:
     """Whether the recipes are made for a task's observations and actions."""
-    if task.observation == IMAGE:
-        return domain_of(task).is_arcade and task.action.kind == "discrete"
-    return task.observation == CONTINUOUS and task.action.kind == "continuous"
+    if task.has_text:
+        return False
+    return (task.observation, task.action.kind) in ((IMAGE, "discrete"), (CONTINUOUS, "continuous"))
 
 
 def settings_of(

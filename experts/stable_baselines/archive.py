@@ -17,7 +17,7 @@ from experts.network import NetworkSpec, build_network
 from experts.spec import dims
 from experts.stable_baselines.saved_model import DATA, EXPECTED, About, about_settings, as_dict, read_model
 from experts.stable_baselines.vec_normalize import Statistics, read_statistics
-from pipeline.envs.task import Task
+from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 ON_POLICY = ("ppo", "trpo", "a2c")
 SOFT = ("sac", "tqc", "crossq")
 DETERMINISTIC = ("td3", "ddpg")
+# Q-learning: the action with the largest value, or mean of the quantiles of the return.
+VALUE = ("dqn", "qrdqn")
 # Random search: a network without a distribution, with or without biases and a final tanh.
 SEARCHED = ("ars",)
-ALL = ON_POLICY + SOFT + DETERMINISTIC + SEARCHED
+ALL = ON_POLICY + SOFT + DETERMINISTIC + VALUE + SEARCHED
 
 # The module of a policy's class identifies the algorithm; PPO, TRPO and A2C share one.
 _SHARED = "stable_baselines3.common.policies"
@@ -40,6 +42,8 @@ _POLICIES = {
     "sb3_contrib.tqc.policies": "tqc",
     "sb3_contrib.crossq.policies": "crossq",
     "sb3_contrib.ars.policies": "ars",
+    "stable_baselines3.dqn.policies": "dqn",
+    "sb3_contrib.qrdqn.policies": "qrdqn",
 }
 
 # Activation classes by the last part of their names, in memory and in files; NormReLU is defined by this project.
@@ -64,6 +68,7 @@ class _Description:
         use_sde: whether the model used gSDE (generalised state-dependent exploration).
         origin: name of the source in messages.
         is_linear: whether an ARS policy is the linear one, whose defaults differ.
+        choices: sizes of the parts of a MultiDiscrete action space; empty for other spaces.
     """
 
     algorithm: str
@@ -71,6 +76,7 @@ class _Description:
     use_sde: bool
     origin: str
     is_linear: bool = False
+    choices: tuple[int, ...] = ()
 
 
 def load_archive(
@@ -100,7 +106,9 @@ def load_archive(
         )
     kwargs = settings or {}
     is_linear = "ARSLinearPolicy" in str(as_dict(data.get("policy_class")).get("__init__"))
-    model = _Description(algorithm, kwargs, bool(data.get("use_sde") or kwargs.get("use_sde")), str(path), is_linear)
+    choices = tuple(int(n) for n in _numbers(as_dict(data.get("action_space")).get("nvec")))
+    use_sde = bool(data.get("use_sde") or kwargs.get("use_sde"))
+    model = _Description(algorithm, kwargs, use_sde, str(path), is_linear, choices)
     _check_spaces(model, data, task)
     found = read_statistics(statistics) if statistics else None
     _check_normalised(about_settings(data), path, statistics, found)
@@ -195,6 +203,8 @@ def _convert(
     _check_supported(model, state, task, sampled)
     try:
         hidden, head, log_std = _layers(model, state)
+        if task.action.kind == "discrete":
+            head = _one_head(head, model, task)
         arrays = _fold(hidden, head, model.policy_kwargs.get("batch_norm_eps", _BATCH_NORM_EPSILON))
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
@@ -206,16 +216,18 @@ def _convert(
     first = arrays["hidden.0.weight"].shape[1] if widths else last
     if log_std is not None:
         arrays["log_std"] = log_std
+    is_discrete = task.action.kind == "discrete"
     spec = NetworkSpec(
         observation_shape=(first,),
         hidden=tuple(widths),
         activation=_activation(model),
-        head="squashed" if _is_squashed(model) else "gaussian",
-        action_size=outputs if log_std is not None else outputs // 2,
+        head="categorical" if is_discrete else "squashed" if _is_squashed(model) else "gaussian",
+        action_size=outputs // 2 if log_std is None and not is_discrete else outputs,
         action_low=task.action.low,
         action_high=task.action.high,
-        state_dependent_std=log_std is None,
+        state_dependent_std=log_std is None and not is_discrete,
         sampled=sampled,
+        one_hot=task.observation_values if task.observation == DISCRETE else (),
     )
     if statistics is not None and statistics.mean.shape != (first,):
         raise UserError(
@@ -233,10 +245,17 @@ def _convert(
 
 def _check_supported(model: _Description, state: Mapping[str, Tensor], task: Task, sampled: bool) -> None:
     """Raise for models that would act differently as a ``NetworkSpec``."""
-    if task.action.kind != "continuous" or len(task.observation_shape) != 1:
+    is_readable = task.observation == CONTINUOUS or (task.observation == DISCRETE and task.observation_values)
+    if not is_readable or task.has_text:
         raise UserError(
-            f"{model.origin}: policies of Stable-Baselines3 are read for vector observations and continuous actions; "
-            f"{task.name} has others, give it a Sample Factory checkpoint"
+            f"{model.origin}: policies of Stable-Baselines3 are read for vectors of numbers or integers; {task.name} "
+            "has others, give it a Sample Factory checkpoint, or a function of your own (py:module:name)"
+        )
+    kinds = {"discrete": ON_POLICY + VALUE, "continuous": tuple(name for name in ALL if name not in VALUE)}
+    if model.algorithm not in kinds[task.action.kind]:
+        raise UserError(
+            f"{model.origin} is of {model.algorithm}, whose actions are not {task.action.kind}, as those of "
+            f"{task.name} are; allowed: {', '.join(kinds[task.action.kind])}"
         )
     extractor = str(model.policy_kwargs.get("features_extractor_class", "FlattenExtractor"))
     weights = [name for name in state if re.match(r"(actor\.|pi_)?features_extractor\.", name)]
@@ -245,7 +264,7 @@ def _check_supported(model: _Description, state: Mapping[str, Tensor], task: Tas
         raise UserError(f"{model.origin} has a features extractor ({shown}); give a plain MlpPolicy")
     if model.use_sde and (model.algorithm not in ON_POLICY or model.policy_kwargs.get("squash_output")):
         raise UserError(f"{model.origin} uses gSDE, which limits the means of its actions; give one without use_sde")
-    if sampled and (model.use_sde or model.algorithm in DETERMINISTIC + SEARCHED):
+    if sampled and (model.use_sde or model.algorithm in DETERMINISTIC + SEARCHED + VALUE):
         noise = "draws its noise with gSDE" if model.use_sde else "is deterministic"
         raise UserError(f"{model.origin} {noise}, so its actions cannot be sampled; take its greedy actions")
 
@@ -264,8 +283,14 @@ def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Mod
     if model.algorithm in ON_POLICY:
         hidden = _stack(state, "mlp_extractor.shared_net") + _stack(state, "mlp_extractor.policy_net")
         head = _under(state, "action_net")
+        if "log_std" not in state:  # discrete actions
+            return hidden, head, None
         log_std = _no_noise(head) if model.use_sde else state["log_std"]
         return hidden, head, log_std
+    if model.algorithm in VALUE:
+        name = "q_net.q_net" if model.algorithm == "dqn" else "quantile_net.quantile_net"
+        *hidden, head = _stack(state, name)
+        return hidden, head, None
     if model.algorithm in SEARCHED:
         *hidden, head = [_with_bias(layer) for layer in _stack(state, "action_net")]
         return hidden, head, _no_noise(head)
@@ -275,6 +300,23 @@ def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Mod
     means, log_stds = _under(state, "actor.mu"), _under(state, "actor.log_std")
     head = {name: torch.cat([means[name], log_stds[name]]) for name in ("weight", "bias")}
     return _stack(state, "actor.latent_pi"), head, None
+
+
+def _one_head(head: _Module, model: _Description, task: Task) -> _Module:
+    """Convert a head of discrete actions to one output per choice of the task.
+
+    The mean of an action's quantiles is linear in them. The logit of a combination of choices is the sum of the logits
+    of its parts, which a MultiDiscrete policy draws independently.
+    """
+    if model.algorithm == "qrdqn":  # outputs are (quantiles, actions)
+        return {name: array.unflatten(0, (-1, task.action.size)).mean(dim=0) for name, array in head.items()}
+    if len(model.choices) < 2:
+        return head
+    parts = [
+        torch.as_tensor(part + sum(model.choices[:place]))
+        for place, part in enumerate(np.indices(model.choices).reshape(len(model.choices), -1))
+    ]
+    return {name: sum((array[rows] for rows in parts), torch.zeros(())) for name, array in head.items()}
 
 
 def _with_bias(layer: _Module) -> _Module:

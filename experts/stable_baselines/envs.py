@@ -14,8 +14,9 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from experts.network import one_hot
 from pipeline.envs.registry import domain_of
-from pipeline.envs.task import Task
+from pipeline.envs.task import DISCRETE, Task
 
 
 def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:
@@ -28,13 +29,20 @@ def make_vec_env(task: Task, num_envs: int, seed: int) -> VecEnv:
 
 
 class ReferenceEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """A task's own environment, whose observations are one vector; its last entries are the goal if it hides one."""
+    """A task's own environment, whose observations are one vector: integers as ones and zeros; its last entries are
+    the goal if it hides one."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.make_env())
         self._task = task
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, task.observation_shape, np.float32)
-        self.action_space = gym.spaces.Box(task.action.low, task.action.high, (task.action.size,), np.float32)
+        self._one_hot = task.observation_values if task.observation == DISCRETE else ()
+        shape = (sum(self._one_hot),) if self._one_hot else task.observation_shape
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.action_space = (
+            gym.spaces.Discrete(task.action.size)
+            if task.action.kind == "discrete"
+            else gym.spaces.Box(task.action.low, task.action.high, (task.action.size,), np.float32)
+        )
         self._goal: np.ndarray | None = None
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -49,6 +57,8 @@ class ReferenceEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     def _show(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         values: np.ndarray = observation[self._task.observation]
+        if self._one_hot:
+            return one_hot(values[None], self._one_hot)[0]
         if self._goal is not None:
             values = values.copy()
             values[-len(self._goal) :] = self._goal

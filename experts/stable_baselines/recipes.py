@@ -12,7 +12,7 @@ from typing import Any
 
 from experts.training import Budget, TrainJob
 from pipeline.envs.metaworld import NAMES
-from pipeline.envs.task import CONTINUOUS, Task
+from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
 from pipeline.errors import UserError
 from pipeline.files import digest_of
 from pipeline.records import read_values
@@ -156,7 +156,7 @@ METAWORLD_SAC = _sac(
 
 # For tasks without a tuned recipe.
 DEFAULT = _ppo(Budget(1_000_000, HOUR, patience=300_000))
-NEEDS = "vectors of numbers and continuous actions"
+NEEDS = "vectors of numbers or integers, without a text, and off-policy algorithms need continuous actions"
 
 STEERED = (
     "assembly", "basketball", "bin-picking", "box-close", "coffee-pull", "coffee-push", "dial-turn", "disassemble",
@@ -173,7 +173,8 @@ TUNED = MUJOCO | {f"metaworld-{name}": METAWORLD_SAC if name in STEERED else MET
 
 def can_train(task: Task, algorithm: str) -> bool:
     """Whether an algorithm of Stable-Baselines3 trains on a task's observations and actions."""
-    return task.observation == CONTINUOUS and not task.has_text and task.action.kind == "continuous"
+    is_vector = task.observation == CONTINUOUS or (task.observation == DISCRETE and bool(task.observation_values))
+    return is_vector and not task.has_text and (task.action.kind == "continuous" or algorithm not in OFF_POLICY)
 
 
 def own_algorithm(task: Task) -> str:

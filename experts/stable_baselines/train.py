@@ -27,7 +27,7 @@ from experts.bfloat16 import is_fast
 from experts.stable_baselines.checkpoint import AveragedActor, Best, TrainingState, read_best
 from experts.stable_baselines.cloning import Exploration, clone
 from experts.stable_baselines.demonstrations import MixedReplayBuffer, demonstrate
-from experts.stable_baselines.envs import make_vec_env
+from experts.stable_baselines.envs import make_vec_env, pool_of
 from experts.stable_baselines.recipes import (
     OFF_POLICY,
     StableBaselinesRecipe,
@@ -140,7 +140,8 @@ def _store(
         "core_seconds": round(progress.core_seconds, 1),
         "best_score": best.score,
     }
-    origin = f"trained with {recipe.algorithm} over EnvPool, {steps:,} steps"
+    place = "over EnvPool" if pool_of(job.task) else "in the task's own environment"
+    origin = f"trained with {recipe.algorithm} {place}, {steps:,} steps"
     if teacher:
         training["teacher"] = teacher.revision
         origin += f", {'shown episodes' if recipe.algorithm in OFF_POLICY else 'from a clone'} of {teacher.revision}"

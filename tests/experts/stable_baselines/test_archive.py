@@ -265,7 +265,11 @@ def test_pickles_in_the_settings_are_not_decoded(saved: dict[str, Path], tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy_class": {"__module__": "stable_baselines3.dqn.policies"}}, r"policy of stable_baselines3\.dqn"),
+        (
+            {"policy_class": {"__module__": "stable_baselines3.dqn.policies"}},
+            "of dqn, whose actions are not continuous",
+        ),
+        ({"policy_class": {"__module__": "sb3_contrib.common.recurrent.policies"}}, r"policy of sb3_contrib\.common"),
         ({"policy_class": None}, "policy of None, which cannot be read; allowed: ppo, trpo"),
         ({"policy_class": {"__module__": "stable_baselines3.common.policies"}}, "weights are not those of a2c's"),
         ({"policy_class": {"__module__": "stable_baselines3.td3.policies"}}, "weights are not those of td3's"),
