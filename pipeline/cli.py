@@ -24,7 +24,7 @@ from pipeline.errors import JobsFailedError, UserError, how_to_install
 from pipeline.files import explain_store_error, location, store_errors
 from pipeline.secrets import RedactingFormatter, check_no_credentials, redacted
 from pipeline.stopping import INTERRUPTED_CODE, STOPPED_CODE, stop_signals
-from pipeline.tables import JSON, TEXT, TSV, choose_format
+from pipeline.tables import JSON, MARKDOWN, TEXT, TSV, choose_format
 from pipeline.text import parse_count
 
 ConfigT = TypeVar("ConfigT")
@@ -100,7 +100,8 @@ def parse(
     if len(recipes) > 1:
         description += f"\n\n--recipe NAME: where the defaults come from: {', '.join(sorted(recipes))}."
     if prints_tables:
-        description += f"\n\n--format NAME: of what is printed: {TEXT} for people, {JSON} or {TSV} for programs."
+        purposes = f"{TEXT} for people, {MARKDOWN} for documents, {JSON} or {TSV} for programs"
+        description += f"\n\n--format NAME: of what is printed: {purposes}."
     if hasattr(config_type, "task"):
         description += (
             "\n\n--domain FILE: a Python file with domains of your own (docs/extending.md), which is run; JAT_DOMAINS "

@@ -1,4 +1,4 @@
-"""Prints the tables of commands: as text for people, or as JSON or TSV for programs.
+"""Prints the tables of commands: as text for people, as Markdown for documents, or as JSON or TSV for programs.
 
 ``--format json`` prints a list of objects, or an object of such lists if a command prints several tables. ``--format
 tsv`` prints a header line and one line per row, several tables one below the other. Both contain unformatted numbers,
@@ -21,7 +21,7 @@ from pipeline.text import format_number, nearest_name
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-FORMATS = TEXT, JSON, TSV = ("text", "json", "tsv")
+FORMATS = TEXT, MARKDOWN, JSON, TSV = ("text", "markdown", "json", "tsv")
 PIPE_WIDTH = 100_000  # characters; more than any table has
 
 # A tuple is a mean with its interval: (mean, low, high).
@@ -128,16 +128,22 @@ class Table:
             found.append(record)
         return found
 
+    def is_text(self, index: int) -> bool:
+        """Whether a column has no numbers, so that its cells begin at the left."""
+        return all(isinstance(row[index], str | None) for row in self.rows)
+
+    def is_total(self, index: int) -> bool:
+        return index in self._totals
+
     def __rich__(self) -> RichTable:
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(title=self.title or None, caption=self.caption)
         for index, column in enumerate(self.columns):
-            is_text = all(isinstance(row[index], str | None) for row in self.rows)
-            table.add_column(column.heading, justify="left" if is_text else "right", overflow="fold")
+            table.add_column(column.heading, justify="left" if self.is_text(index) else "right", overflow="fold")
         for number, row in enumerate(self.texts()):
-            style = "bold" if number in self._totals else None
+            style = "bold" if self.is_total(number) else None
             table.add_row(*map(Text, row), style=style, end_section=number in self._sections)
         return table
 
@@ -146,6 +152,8 @@ def print_table(table: Table) -> None:
     """Print a table to stdout in the chosen format."""
     if _chosen[0] == TEXT:
         _print_text(table)
+    elif _chosen[0] == MARKDOWN:
+        _write("\n".join(_markdown(table)))
     elif _chosen[0] == JSON:
         _write(_as_json(table.records()))
     else:
@@ -157,6 +165,8 @@ def print_tables(tables: Mapping[str, Table]) -> None:
     if _chosen[0] == TEXT:
         for table in tables.values():
             _print_text(table)
+    elif _chosen[0] == MARKDOWN:
+        _write("\n\n".join("\n".join(_markdown(table)) for table in tables.values()))
     elif _chosen[0] == JSON:
         _write(_as_json({name: table.records() for name, table in tables.items()}))
     else:
@@ -184,6 +194,16 @@ def _plain(value: str | int | float | None) -> str | int | float | None:
 
 def _as_json(value: object) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
+
+
+def _markdown(table: Table) -> list[str]:
+    """Return the lines of a table as in the text format; totals are bold."""
+    marks = ["---" if table.is_text(index) else "---:" for index in range(len(table.columns))]
+    lines = [[column.heading for column in table.columns], marks]
+    for number, row in enumerate(table.texts()):
+        cells = [re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in row]
+        lines.append([f"**{cell}**" if cell and table.is_total(number) else cell for cell in cells])
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def _tsv(table: Table) -> list[str]:

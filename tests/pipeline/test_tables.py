@@ -62,6 +62,18 @@ def test_programs_get_numbers_without_totals_and_intervals_as_three_values(capsy
     assert (rows[0]["episodes"], rows[0]["mb"], rows[1]["success"]) == ("1100", "12345.678", "")
 
 
+def test_documents_get_the_text_as_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    choose_format("markdown")
+    print_table(table())
+    assert capsys.readouterr().out.splitlines() == [
+        "| task | mean return [95 %] | success | episodes | MB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| a b [x] | 1.00 [0.50, nan] | 0.25 | 1,100 | 12,345.7 |",
+        "| c |  | - | 1 | 0.0 |",
+        "| **all** |  | **-** | **1,101** | **12,345.7** |",
+    ]
+
+
 def test_several_tables_of_a_command_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     empty = Table("problem", "count")
     choose_format("json")
@@ -117,7 +129,7 @@ def test_the_task_table_is_a_list_for_programs() -> None:
 def test_an_unknown_format_is_told_the_nearest_and_commands_without_tables_take_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(UserError, match="--format is 'jsn'; allowed: text, json, tsv; did you mean json"):
+    with pytest.raises(UserError, match="--format is 'jsn'; allowed: text, markdown, json, tsv; did you mean json"):
         parse(TasksConfig, argv=["--format", "jsn"], prints_tables=True)
     with pytest.raises(SystemExit) as left:
         parse(TasksConfig, argv=["--format", "json"])
