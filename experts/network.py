@@ -88,8 +88,10 @@ class PolicyNetwork(nn.Module):
             size = self._convolve(torch.zeros(1, *spec.observation_shape)).shape[1]
         sizes = (size, *spec.hidden)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        # Offset and factor of the observations; computed on first use, because the arrays are loaded later.
+        # Computed on first use, because the arrays are loaded later: offset and factor of the observations, and the
+        # layers as plain tensors, because torch's calls of modules take as long as a small layer.
         self._linear: tuple[Tensor, Tensor] | None = None
+        self._layers: tuple[tuple[Tensor, Tensor], ...] = ()
         outputs = spec.action_size * (2 if spec.state_dependent_std else 1)
         self.head = nn.Linear(sizes[-1], outputs)
         if spec.head != "categorical" and not spec.state_dependent_std:
@@ -97,11 +99,14 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map ``(n, *observation_shape)`` to ``(n, action_size)`` logits or means, and log standard deviations."""
-        spec = self.spec
+        spec, activate = self.spec, self._activate
+        if not self._layers:
+            self._layers = tuple((layer.weight, layer.bias) for layer in (*self.hidden, self.head))
         x = self._convolve(self._scale(observations))
-        for layer in self.hidden:
-            x = self._activate(layer(x))
-        out = self.head(x)
+        *hidden, head = self._layers
+        for weight, bias in hidden:
+            x = activate(F.linear(x, weight, bias))
+        out = F.linear(x, *head)
         if spec.head == "categorical":
             return out, None
         means, log_std = out.chunk(2, -1) if spec.state_dependent_std else (out, self.log_std.expand_as(out))
@@ -113,7 +118,7 @@ class PolicyNetwork(nn.Module):
 
     def _scale(self, observations: Tensor) -> Tensor:
         """Scale and normalise observations with a single multiply-add, then clip them."""
-        spec, dtype = self.spec, self.head.weight.dtype
+        spec, dtype = self.spec, self._layers[0][0].dtype
         if self._linear is None:
             std = torch.sqrt(self.var + spec.epsilon) if spec.normalise else torch.ones(spec.observation_shape)
             mean = self.mean if spec.normalise else torch.zeros(spec.observation_shape)
@@ -227,7 +232,7 @@ class NetworkPolicy:
     def _decide_block(self, noise: np.ndarray | None) -> np.ndarray:
         """Compute logits or actions of the whole block."""
         with torch.inference_mode():
-            out, log_std = self._network(self._block)
+            out, log_std = self._network.forward(self._block)  # without torch's hooks
         decided: np.ndarray = out.numpy()
         if noise is not None:
             decided = decided + (noise if log_std is None else noise * np.exp(log_std.numpy()))
