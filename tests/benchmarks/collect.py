@@ -5,7 +5,7 @@
 Four variants run the same task in alternation, so that a slow phase of the machine affects all of them: the environment
 alone with an expert's replayed actions, environment and expert in the rollout, collection up to a checked shard, and
 the baseline of ``tests/benchmarks/baselines/collecting.py``. BabyAI and Meta-World use scripted experts, MuJoCo and
-Atari an untrained network of Sample Factory, so that no result depends on training.
+Atari an untrained network of Sample Factory, so that no result depends on training. Times are processor times.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def bench_task(config: CollectBenchConfig, task: Task, folder: Path) -> BenchRes
     sizes = {}
     for _ in range(config.rounds):
         for name, way in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             done = way()
-            rates[name].append(done / (time.perf_counter() - started))
+            rates[name].append(done / (time.process_time() - started))
             if name in (COLLECTING, PLAIN):
                 file = plain_file if name == PLAIN else folder / task.name / f"{shard.stem}.parquet"
                 sizes[name] = file.stat().st_size / done

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.metaworld_stepping --task 'metaworld-*'
 
 All three replay the same episodes of the scripted policy, resets included, one episode each in turns. *Physics* is
-``mj_step`` with five substeps per step and nothing else. Times are processor times of this process, so other work on
-the machine affects ratios little.
+``mj_step`` with five substeps per step and nothing else; the columns *step* leave resets out. Times are processor times
+of this process, so other work on the machine affects ratios little.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -25,8 +27,12 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.tables import Column, Table, print_table
+from tests.benchmarks.study import write_between
 
 SUBSTEPS = 5
+HEADINGS = (
+    "steps/s", "metaworld's", "physics alone", "/ physics", "/ metaworld's", "step / physics", "step / metaworld's",
+)  # fmt: skip
 
 
 class Times:
@@ -100,35 +106,51 @@ def whole(times: Times) -> list[float]:
     return [a + b for a, b in zip(times.resets, times.steps, strict=True)]
 
 
+@dataclass(frozen=True)
+class Row:
+    """The result of one task, or their median or smallest; rates are steps per second."""
+
+    name: str
+    rates: tuple[float, ...] | None
+    ratios: tuple[float, ...]
+
+
+def measure_rows(tasks: Sequence[Task], num_episodes: int) -> list[Row]:
+    rows = []
+    for task in tasks:
+        quick, own, physics, num_steps = measure(task, num_episodes)
+        ratios = [ratio(quick, other, part) for part in (whole, lambda times: times.steps) for other in (physics, own)]
+        rows.append(Row(task.name, tuple(times.rate(num_steps) for times in (quick, own, physics)), tuple(ratios)))
+    columns = list(zip(*(row.ratios for row in rows), strict=True))
+    for name, middle in (("median", statistics.median), ("smallest", min)):
+        rows.append(Row(name, None, tuple(map(middle, columns))))
+    return rows
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    lines = [f"| task | {' | '.join(HEADINGS)} |", "|---|" + "---:|" * len(HEADINGS)]
+    for row in rows:
+        rates = [f"{rate:,.0f}" for rate in row.rates] if row.rates else ["", "", ""]
+        lines.append(f"| {' | '.join([row.name, *rates, *(f'{value:.2f}' for value in row.ratios)])} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="metaworld", help="task names, globs or the domain")
     parser.add_argument("--episodes", type=int, default=8, help="episodes of each task")
     parser.add_argument("--core", type=int, help="the core to run on")
+    parser.add_argument("--write", type=Path, help="document with the lines <!-- STEPPING --> and <!-- end -->")
     given = parser.parse_args()
     if given.core is not None:
         os.sched_setaffinity(0, {given.core})
-    table = Table(
-        "task",
-        Column("steps/s", ",.0f"),
-        Column("metaworld's", ",.0f"),
-        Column("physics alone", ",.0f"),
-        Column("/ physics", ".2f"),
-        Column("/ metaworld's", ".1f"),
-        Column("step / physics", ".2f"),
-        Column("step / metaworld's", ".1f"),
-        title="steps/s of one core, resets included; step: without resets",
-    )
-    ratios = []
-    for task in select_tasks(given.task):
-        quick, own, physics, num_steps = measure(task, given.episodes)
-        steps = [ratio(quick, other, lambda times: times.steps) for other in (physics, own)]
-        ratios.append([ratio(quick, other, whole) for other in (physics, own)] + steps)
-        table.add_row(task.name, *(times.rate(num_steps) for times in (quick, own, physics)), *ratios[-1])
-    columns = list(zip(*ratios, strict=True))
-    table.add_row("median", None, None, None, *map(statistics.median, columns))
-    table.add_row("smallest", None, None, None, *map(min, columns))
+    rows = measure_rows(select_tasks(given.task), given.episodes)
+    table = Table("task", *(Column(name, ",.0f") for name in HEADINGS[:3]), *(Column(n, ".2f") for n in HEADINGS[3:]))
+    for row in rows:
+        table.add_row(row.name, *(row.rates or (None, None, None)), *row.ratios)
     print_table(table)
+    if given.write:
+        write_between(given.write, "STEPPING", as_markdown(rows))
 
 
 if __name__ == "__main__":
