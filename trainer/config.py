@@ -89,9 +89,6 @@ class BaseModelConfig:
     window_steps: int = 32
     """Attention window in time steps, including the current step, in training and in acting; deeper blocks see
     further."""
-    embeddings_per_step: Literal[1, 2] = 1
-    """1: observation, previous reward and previous action are summed into one embedding; 2: observation with previous
-    reward, then action, as in JAT."""
     previous_action: bool = False
     """Feed the network its own past actions. If the expert's next action is similar to its last, the network can learn
     to repeat itself."""
@@ -103,12 +100,6 @@ class BaseModelConfig:
     task_embedding: bool = True
     """Add a learned task embedding to the input of the trunk. With `linear_maps` `layout`, it is the only way to
     identify the task where the observations do not reveal it."""
-    positions: Literal["rotary", "none"] = "rotary"
-    """Position encoding of the attention."""
-    norm: Literal["rms", "layer"] = "rms"
-    """Normalisation before attention and feed-forward layers."""
-    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
-    """Feed-forward layer: gated (SwiGLU), or GELU with the same number of parameters."""
     continuous_head: Literal["squared", "bins", "mixture"] = "squared"
     """Head for continuous actions: `squared` predicts their mean by squared error, `bins` a categorical distribution
     per dimension, `mixture` a mixture of Gaussians."""
@@ -141,11 +132,6 @@ class BaseModelConfig:
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(
                 f"--model.hidden-size {self.hidden_size} must be a multiple of twice --model.num-heads {self.num_heads}"
-            )
-        if self.embeddings_per_step == 2 and not self.previous_action:
-            raise UserError(
-                "--model.embeddings-per-step 2 gives past actions embeddings of their own, which needs "
-                "--model.previous-action"
             )
         if self.num_bins < 2:
             raise UserError(f"--model.num-bins is {self.num_bins}; it must be at least 2")

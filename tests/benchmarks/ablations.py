@@ -35,11 +35,6 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
         Variant("no-task-embedding", {"model.task_embedding": False}, "the trunk is not told the task"),
         Variant("previous-action", {"model.previous_action": True}, "the network sees its past actions"),
         Variant("no-previous-action", {"model.previous_action": False}, "the network does not see its past actions"),
-        Variant(
-            "two-embeddings",
-            {"model.previous_action": True, "model.embeddings_per_step": 2},
-            "observation and action as embeddings of their own",
-        ),
         Variant("no-previous-reward", {"model.previous_reward": False}, "the network does not see rewards"),
         Variant("previous-reward", {"model.previous_reward": True}, "the network sees the previous reward"),
         *(
@@ -68,9 +63,6 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
             {"model.observation_noise": 0.1, "model.observation_loss_coef": 0.05},
             "noise 0.1 and kappa 0.05 together",
         ),
-        Variant("no-positions", {"model.positions": "none"}, "no rotary positions"),
-        Variant("layer-norm", {"model.norm": "layer"}, "LayerNorm for RMSNorm"),
-        Variant("gelu", {"model.feed_forward": "gelu"}, "GELU for SwiGLU"),
         Variant("half-width", {"model.hidden_size": model.hidden_size // 2}, "half the width"),
         Variant("double-width", {"model.hidden_size": 2 * model.hidden_size}, "twice the width"),
         Variant("half-depth", {"model.num_layers": max(1, model.num_layers // 2)}, "half the blocks"),

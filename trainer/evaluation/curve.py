@@ -167,7 +167,7 @@ def training_flops(model: ModelConfig | BaseModelConfig, padded_timesteps: int) 
     In both networks a block has 12 times its width squared weights. Encoders, decoders and attention scores are not
     counted.
     """
-    positions = model.embeddings_per_step if isinstance(model, BaseModelConfig) else 2
+    positions = 1 if isinstance(model, BaseModelConfig) else 2
     return 6.0 * 12 * model.num_layers * model.hidden_size**2 * positions * padded_timesteps
 
 

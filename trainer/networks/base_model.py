@@ -78,7 +78,7 @@ class BaseModel(Model):
         super().__init__()
         self.config, self.layouts = config, list(layouts)
         hidden = config.hidden_size
-        self.trunk = Trunk(config, config.window_steps * config.embeddings_per_step)
+        self.trunk = Trunk(config, config.window_steps)
         self.task_embedding = nn.Embedding(len(layouts), hidden) if config.task_embedding else None
         self.reward_encoder = nn.Linear(1, hidden, bias=False) if config.previous_reward else None
         self.encoders = nn.ModuleDict()
@@ -200,17 +200,12 @@ class BaseModel(Model):
         actions = (
             self.embed_actions(layout, batch.actions, tasks) if layout.action_name in self.action_encoders else None
         )
-        if config.embeddings_per_step == 2:
+        if config.previous_action:
             assert actions is not None
-            both = self.trunk(torch.stack([embedded, actions.to(embedded.dtype)], dim=2).flatten(1, 2))
-            hidden, after_action = both[:, ::2], both[:, 1::2]
-        else:
-            if config.previous_action:
-                assert actions is not None
-                # The action before a window begins is unknown.
-                embedded = embedded + F.pad(actions[:, :-1], (0, 0, 1, 0))
-            hidden = self.trunk(embedded)
-            after_action = hidden if actions is None else hidden + actions
+            # The action before a window begins is unknown.
+            embedded = embedded + F.pad(actions[:, :-1], (0, 0, 1, 0))
+        hidden = self.trunk(embedded)
+        after_action = hidden if actions is None else hidden + actions
         predicted = None
         if layout.observation_name in self.observation_decoders:
             decoder = self.observation_decoders[layout.observation_name]
@@ -257,20 +252,12 @@ class BaseMemory(RolloutCache):
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         model, tasks = self._model, self._tasks[slots]
         embedded = model.embed_observations(self._layout, observations[:, None], previous_rewards[:, None], tasks)
-        hidden = self._extend(slots, embedded + self._done[slots][:, None])
+        embedded = embedded + self._done[slots][:, None]
+        hidden = model.trunk.extend(embedded, self._cache, slots, self._positions[slots])
+        self._positions[slots] += 1
         return model.decode_actions(self._layout, hidden, tasks)[:, 0]
 
     def act(self, slots: Tensor, actions: Tensor) -> None:
-        config = self._model.config
-        if not config.previous_action:
-            return
-        embedded = self._model.embed_actions(self._layout, actions[:, None], self._tasks[slots])
-        if config.embeddings_per_step == 2:
-            self._extend(slots, embedded)
-        else:
+        if self._model.config.previous_action:
+            embedded = self._model.embed_actions(self._layout, actions[:, None], self._tasks[slots])
             self._done[slots] = embedded[:, 0]
-
-    def _extend(self, slots: Tensor, embeddings: Tensor) -> Tensor:
-        hidden = self._model.trunk.extend(embeddings, self._cache, slots, self._positions[slots])
-        self._positions[slots] += 1
-        return hidden

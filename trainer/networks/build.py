@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig | BaseModelConfig)
 MAX_LAYERS, MAX_SIZE = 1000, 10_000_000  # far more than any network here has
+# Options of the base model that lost their comparison (docs/ablations.md), each with the value that is built in now.
+BUILT_IN = {"embeddings_per_step": 1, "positions": "rotary", "norm": "rms", "feed_forward": "swiglu"}
 CONFIGS: dict[str, type[ModelConfig] | type[BaseModelConfig]] = {"jat": ModelConfig, "base": BaseModelConfig}
 
 
@@ -44,6 +46,12 @@ def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModel
     architecture = raw.get("architecture", "jat")
     if not isinstance(architecture, str) or architecture not in CONFIGS:
         raise UserError(f"unknown architecture {str(architecture)[:60]!r}; this version has: {', '.join(CONFIGS)}")
+    if architecture == "base":
+        raw = {name: value for name, value in raw.items() if name not in BUILT_IN or value != BUILT_IN[name]}
+        if gone := [f"{name} is {str(raw[name])[:60]!r}" for name in BUILT_IN if name in raw]:
+            raise UserError(
+                f"{origin}: {', '.join(gone)}; networks of this kind are of an earlier version; open it with 0.1, or train one anew"
+            )
     known = set(CONFIGS[architecture].__dataclass_fields__)
     if unknown := sorted(set(raw) - known):
         raise UserError(f"architecture {architecture} of this version has no option {', '.join(unknown)[:200]}")

@@ -28,7 +28,6 @@ class Attention(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.num_heads, self.window = config.num_heads, window
-        self.is_rotary = config.positions == "rotary"
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
 
@@ -37,8 +36,7 @@ class Attention(nn.Module):
         n, k, size = x.shape
         query_key_value = self.qkv(x).view(n, k, 3, self.num_heads, size // self.num_heads).permute(2, 0, 3, 1, 4)
         query_key, value = query_key_value[:2], query_key_value[2]
-        if self.is_rotary:
-            query_key = rotate(query_key, positions).to(value.dtype)
+        query_key = rotate(query_key, positions).to(value.dtype)
         return query_key[0], query_key[1], value
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,29 +71,25 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two matrices and a GELU, or SwiGLU's three (arXiv 2002.05202) with the same number of parameters."""
+    """SwiGLU (arXiv 2002.05202): three matrices with the number of parameters of two four times as wide."""
 
     def __init__(self, config: BaseModelConfig) -> None:
         super().__init__()
         size = config.hidden_size
-        self.is_gated = config.feed_forward == "swiglu"
-        inner = -(-8 * size // 3 // 32) * 32 if self.is_gated else 4 * size
-        self.widen = nn.Linear(size, 2 * inner if self.is_gated else inner, bias=False)
+        inner = -(-8 * size // 3 // 32) * 32
+        self.widen = nn.Linear(size, 2 * inner, bias=False)
         self.out = nn.Linear(inner, size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.widen(x)
-        if not self.is_gated:
-            return self.out(F.gelu(wide, approximate="tanh"))
-        gate, value = wide.chunk(2, dim=-1)
+        gate, value = self.widen(x).chunk(2, dim=-1)
         return self.out(F.silu(gate) * value)
 
 
 class Block(nn.Module):
     def __init__(self, config: BaseModelConfig, window: int) -> None:
         super().__init__()
-        self.attention_norm, self.attention = make_norm(config), Attention(config, window)
-        self.feed_forward_norm, self.feed_forward = make_norm(config), FeedForward(config)
+        self.attention_norm, self.attention = nn.RMSNorm(config.hidden_size), Attention(config, window)
+        self.feed_forward_norm, self.feed_forward = nn.RMSNorm(config.hidden_size), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,7 +113,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.config, self.window = config, window
         self.blocks = nn.ModuleList(Block(config, window) for _ in range(config.num_layers))
-        self.norm = make_norm(config)
+        self.norm = nn.RMSNorm(config.hidden_size)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 # Projections into the residual stream have smaller initial weights in deeper trunks.
@@ -146,7 +140,3 @@ class Trunk(nn.Module):
         head_size = config.hidden_size // config.num_heads
         shape = (config.num_layers, 2, num_slots, config.num_heads, self.window, head_size)
         return torch.zeros(shape, device=next(self.parameters()).device)
-
-
-def make_norm(config: BaseModelConfig) -> nn.Module:
-    return nn.RMSNorm(config.hidden_size) if config.norm == "rms" else nn.LayerNorm(config.hidden_size)

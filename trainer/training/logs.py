@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.names import check_relative
 from pipeline.records import RecordError, read_record, value_of
 from pipeline.runtime.hardware import Hardware
+from trainer.networks.build import BUILT_IN
 
 LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
 
@@ -109,6 +110,9 @@ def check_identity(path: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     Raises:
         UserError: lists the differences.
     """
+    model = before.get("model")
+    if isinstance(model, dict):  # a run of before its options became built in
+        before = {**before, "model": {name: v for name, v in model.items() if BUILT_IN.get(name) != v}}
     differences = list(_differences(before, now))
     if differences:
         raise UserError(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from pipeline.errors import UserError
 from trainer.batch import StepBatch
 from trainer.config import RECIPES, BaseModelConfig, TrainConfig
 from trainer.networks.base_model import BaseModel
-from trainer.networks.build import read_model_config
+from trainer.networks.build import BUILT_IN, read_model_config
 from trainer.networks.layout import TaskLayout
+from trainer.training.logs import check_identity
 
 ARM = TaskLayout(CONTINUOUS, 5, "continuous", 3, -1.0, 1.0)
 LAYOUTS = [
@@ -32,17 +34,13 @@ B, T = 2, 9
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"previous_action": True},
-    {"previous_action": True, "embeddings_per_step": 2},
     {"previous_reward": False},
     {"linear_maps": "layout"},
     {"task_embedding": False},
-    {"positions": "none"},
-    {"norm": "layer"},
-    {"feed_forward": "gelu"},
     {"continuous_head": "bins"},
     {"continuous_head": "mixture"},
     {"observation_loss_coef": 0.1},
-    {"observation_loss_coef": 0.1, "previous_action": True, "embeddings_per_step": 2},
+    {"observation_loss_coef": 0.1, "previous_action": True},
 ]
 
 
@@ -179,7 +177,6 @@ def test_noise_is_added_in_training_only() -> None:
     [
         ({"num_layers": 0}, "--model.num-layers is 0"),
         ({"hidden_size": 34, "num_heads": 4}, "must be a multiple of twice --model.num-heads 4"),
-        ({"embeddings_per_step": 2}, "needs --model.previous-action"),
         ({"num_bins": 1}, "--model.num-bins is 1"),
         ({"dropout": 1.0}, "--model.dropout is 1.0"),
         ({"observation_noise": -0.1}, "--model.observation-noise is -0.1"),
@@ -205,3 +202,17 @@ def test_a_checkpoint_says_which_network_it_is_of() -> None:
         read_model_config({"architecture": "mamba"})
     with pytest.raises(UserError, match="architecture base of this version has no option experts"):
         read_model_config({**dataclasses.asdict(config), "experts": 8})
+
+
+def test_a_checkpoint_of_before_opens_if_it_has_what_is_built_in_now() -> None:
+    before = {**dataclasses.asdict(TINY), **BUILT_IN}
+    assert read_model_config(before) == TINY
+    with pytest.raises(UserError, match="norm is 'layer'; networks of this kind are of an earlier version"):
+        read_model_config({**before, "norm": "layer"})
+
+
+def test_a_training_of_before_is_the_same_training_now() -> None:
+    now = {"seed": 0, "model": dataclasses.asdict(TINY)}
+    check_identity(Path("run"), {"seed": 0, "model": {**now["model"], **BUILT_IN}}, now)
+    with pytest.raises(UserError, match=r"model.norm was layer, is None"):
+        check_identity(Path("run"), {"seed": 0, "model": {**now["model"], **BUILT_IN, "norm": "layer"}}, now)
