@@ -50,7 +50,8 @@ def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModel
         raw = {name: value for name, value in raw.items() if name not in BUILT_IN or value != BUILT_IN[name]}
         if gone := [f"{name} is {str(raw[name])[:60]!r}" for name in BUILT_IN if name in raw]:
             raise UserError(
-                f"{origin}: {', '.join(gone)}; networks of this kind are of an earlier version; open it with 0.1, or train one anew"
+                f"{origin}: {', '.join(gone)}; networks of this kind are of an earlier version: open it with 0.1, or "
+                f"train one anew"
             )
     known = set(CONFIGS[architecture].__dataclass_fields__)
     if unknown := sorted(set(raw) - known):
