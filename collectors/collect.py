@@ -28,7 +28,7 @@ from collectors.status import summarise
 from experts.choice import Mix, choose
 from experts.noise import check_noise, noise_of_task
 from pipeline.cli import parse, run
-from pipeline.envs.registry import all_tasks, select_tasks
+from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import exclusive, remove_leftovers, update_json
@@ -290,7 +290,8 @@ def _describe(expert: str, revision: str, versions: dict[str, str], noise: str |
 def main() -> None:
     config = parse(CollectConfig, RECIPES)
     with reported("collect", config.out, config.task):
-        collect(config, select_tasks(config.task, all_tasks(config.reference_envs)))
+        tasks = select_tasks(config.task)
+        collect(config, tuple(task.as_reference() for task in tasks) if config.reference_envs else tasks)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -102,6 +103,9 @@ def make_drawable_env(task: Task) -> gym.Env[Any, Any]:
 
 def _make(env_id: str, render_mode: str | None) -> gym.Env[Any, Any]:
     _spec(env_id)
+    if render_mode:  # frames need no window and no sound; without a display pygame would look for them
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     try:
         return gym.make(env_id.rpartition(":")[2], render_mode=render_mode, disable_env_checker=True)
     except Exception as error:

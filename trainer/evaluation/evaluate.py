@@ -296,7 +296,7 @@ def _in_words(versions: dict[str, str]) -> str:
 def main() -> None:
     config = parse(EvaluateConfig, RECIPES, prints_tables=True)
     with reported("evaluate", config.out, config.task, needs_disk=True):
-        evaluate(config, all_tasks(config.reference_envs))
+        evaluate(config, all_tasks(reference_envs=True) if config.reference_envs else None)
     print_table(scores_table(load_evaluation(config.out, config.name)))
 
 

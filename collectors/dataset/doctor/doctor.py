@@ -58,7 +58,7 @@ def examine(config: DoctorConfig, tasks: Sequence[Task] | None = None) -> list[F
     """
     source = open_source(config.dataset, tasks)
     pattern = pattern_of_tasks(config.task, tasks)
-    names = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
+    names = {task.name for task in select_tasks(pattern, tasks, source.manifest.tasks)} if pattern else set()
     chosen = [task for task in source.tasks if task.name in names]
     if not chosen:
         there = ", ".join(source.manifest.tasks) or "no tasks"

@@ -98,7 +98,7 @@ def open_source(folder: Path, tasks: Sequence[Task] | None = None) -> Source:
     if not path.is_file():
         raise UserError(f"{folder} is no dataset: it has no {path.name}; name a folder made by `jat dataset`")
     manifest = DatasetManifest.load(path)
-    table = {task.name: task for task in select_tasks("*", tasks)}
+    table = {task.name: task for task in select_tasks("*", tasks, manifest.tasks)}
     for name in sorted(set(manifest.tasks) - set(table)):
         raise UserError(f"{folder} has episodes of {name}, which is no task of this version")
     return Source(folder, manifest, tuple(table[name] for name in manifest.tasks))

@@ -153,7 +153,7 @@ def _matching(source: Source, conditions: Conditions, tasks: Sequence[Task] | No
 
 def _named_tasks(source: Source, conditions: Conditions, tasks: Sequence[Task] | None) -> list[Task]:
     pattern = pattern_of_tasks(conditions.task, tasks)
-    names = {task.name for task in select_tasks(pattern, tasks)} if pattern else set()
+    names = {task.name for task in select_tasks(pattern, tasks, source.manifest.tasks)} if pattern else set()
     return [task for task in source.tasks if task.name in names]
 
 
