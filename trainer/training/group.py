@@ -18,6 +18,9 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.batch import Losses
+from trainer.networks.model import Model
+
 
 @dataclass(frozen=True)
 class Group:
@@ -72,6 +75,18 @@ class Group:
         if is_last or not isinstance(module, DistributedDataParallel):
             return contextlib.nullcontext()
         return module.no_sync()
+
+
+class LossModule(nn.Module):
+    """Wraps a model's losses as a ``forward``, which gradient sharing requires."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        losses: Losses = self.model.losses(batch)
+        return losses.total, losses.action.detach()
 
 
 def current_group() -> Group:

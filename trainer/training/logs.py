@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import replacing
 from pipeline.names import check_relative
 from pipeline.records import RecordError, read_record, value_of
 from pipeline.runtime.hardware import Hardware
@@ -69,6 +70,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         UserError: a line is not a row of a training curve.
     """
     return list(_complete_rows(path, "step", "timesteps")) if path.exists() else []
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Remove the rows of the training curve after ``step``, where the run goes on: they will be logged again."""
+    rows = [row for row in read_log(path) if row["step"] <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def last_row(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ def bytes_held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
         "gradients": _bytes_of([p.grad for p in parameters if p.grad is not None]),
         "optimiser state": _bytes_of(states),
     }
+
+
+def describe_bytes(held: Mapping[str, int]) -> str:
+    return ", ".join(f"{number / 1e6:.1f} MB of {name}" for name, number in held.items())
 
 
 def _bytes_of(tensors: Sequence[Tensor]) -> int:

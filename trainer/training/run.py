@@ -7,7 +7,6 @@ is a function of (seed, step, rank), so a resumed run equals an uninterrupted on
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -24,10 +23,8 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
-from pipeline.files import replacing
 from pipeline.run_layout import CHECKPOINTS, TRAIN_LOG
 from pipeline.stopping import deferred_stop, stop_requested
-from trainer.batch import Losses
 from trainer.checkpoint import (
     AgentConfig,
     Checkpoint,
@@ -43,33 +40,19 @@ from trainer.data.loader import Loader, MicroBatch, to_device
 from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
-from trainer.networks.model import Model
 from trainer.networks.weights import read_weights
 from trainer.training.budget import Budget
 from trainer.training.compiling import check_compiler, compile_blocks
-from trainer.training.display import Display
-from trainer.training.group import current_group
-from trainer.training.logs import check_identity, read_log, stop_path
-from trainer.training.memory import bytes_held, explaining_out_of_memory
+from trainer.training.group import LossModule, current_group
+from trainer.training.logs import check_identity, cut_log, stop_path
+from trainer.training.memory import bytes_held, describe_bytes, explaining_out_of_memory
 from trainer.training.optimizer import adamw, choose_dtype
+from trainer.training.reporter import StepReporter, totals_of
 from trainer.training.sharding import Shards, idle_batches
 from trainer.training.start import take_over
-from trainer.training.tracking import open_trackers
 from trainer.training.validation import validation_loss
 
 log = logging.getLogger(__name__)
-
-
-class _Losses(nn.Module):
-    """Wraps a model's losses as a ``forward``, which gradient sharing requires."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        losses: Losses = self.model.losses(batch)
-        return losses.total, losses.action.detach()
 
 
 @dataclass
@@ -120,7 +103,7 @@ class TrainingRun:
         self.progress = CheckpointProgress(identity)
         found = self._resume()
         self._shards: Shards | None = None
-        self._network = _Losses(self.model)
+        self._network = LossModule(self.model)
         if config.shard:
             self._shards = Shards(self._network, self.model, self.group)
         else:
@@ -167,10 +150,7 @@ class TrainingRun:
             self.progress = progress
             log.info("going on from %s", found)
         if self.group.is_main_process:
-            # Rows logged after the checkpoint will be logged again.
-            rows = [row for row in read_log(self.directory / TRAIN_LOG) if row["step"] <= self.progress.step]
-            with replacing(self.directory / TRAIN_LOG) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            cut_log(self.directory / TRAIN_LOG, self.progress.step)
         return found
 
     def close(self) -> None:
@@ -187,15 +167,12 @@ class TrainingRun:
         log.info(
             "%.1f M parameters, %s on %d x %s, from step %d; %.0f %s left",
             self.num_parameters / 1e6, self.dtype, self.group.world_size, self.group.device.type,
-            self.progress.step, self.budget.left(self._totals()), self.budget.label,
+            self.progress.step, self.budget.left(totals_of(self.progress)), self.budget.label,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             if is_main_process:
-                trackers = open_trackers(config.trackers, self.directory, self.progress.step, self.progress.identity)
-                display = Display(self._totals(), self.budget)
-                for tracker in trackers:
-                    stack.callback(tracker.close)
-                stack.callback(display.close)
+                reporter = StepReporter(config, self.directory, self.progress)
+                stack.callback(reporter.close)
             stack.callback(self.close)
             started = time.monotonic() - self.progress.seconds
             waited, first_step = self.progress.waited_seconds, self.progress.step
@@ -204,10 +181,7 @@ class TrainingRun:
             while not self._is_finished() and not self._is_stopping:
                 row = self.one_step()
                 if is_main_process and self.progress.step == first_step + 1:
-                    held = bytes_held(self.model, self.optimizer)
-                    log.info(
-                        "each worker holds %s", ", ".join(f"{n / 1e6:.1f} MB of {name}" for name, n in held.items())
-                    )
+                    log.info("each worker holds %s", describe_bytes(bytes_held(self.model, self.optimizer)))
                 # All workers must agree on the time: the learning rate and the end may follow it.
                 (seconds,) = self.group.max([time.monotonic() - started])
                 self.progress = replace(self.progress, seconds=seconds, waited_seconds=waited + self.waited_s)
@@ -217,21 +191,13 @@ class TrainingRun:
                     if self.progress.validation_loss is not None:
                         row["validation_loss"] = self.progress.validation_loss
                 if is_main_process:
-                    row |= self._totals()
-                    with (self.directory / TRAIN_LOG).open("a", encoding="utf-8") as handle:
-                        handle.write(json.dumps(row) + "\n")
-                    for tracker in trackers:
-                        tracker.log(self.progress.step, row)
-                    display.update(row)
+                    reporter.report(row, self.progress)
                 self._agree_on_saving()
                 if is_kept or self._is_saving or self._is_stopping:
                     self._save(is_kept)
 
-    def _totals(self) -> dict[str, float]:
-        return {name: getattr(self.progress, name) for name in Display.TOTALS}
-
     def _is_finished(self) -> bool:
-        return not self.budget.left(self._totals())
+        return not self.budget.left(totals_of(self.progress))
 
     def _agree_on_saving(self) -> None:
         """Decide, the same in all workers, whether to save now although no regular checkpoint is due, and whether to
