@@ -12,6 +12,11 @@ from pipeline.envs.task import Task
 # Names of domains and tasks are folders, config names of datasets, and CSS variables of pages.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME = 100  # characters
+# Names that no domain may have: pages call other colours so, and tables all domains together.
+RESERVED = (
+    "page", "card", "ink", "soft", "line", "hover", "accent", "bad", "tile", "dot", "overall", "other0", "other1",
+    "other2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.domain_files import add_to_search_path, domain_files
-from pipeline.envs.domain import MAX_NAME, SAFE_NAME, Domain
+from pipeline.envs.domain import MAX_NAME, RESERVED, SAFE_NAME, Domain
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, IMAGE_SHAPE, Task
 from pipeline.errors import UserError, reason_of
 
@@ -92,6 +92,8 @@ def check_domain(domain: Domain, origin: str) -> None:
 
     if not SAFE_NAME.fullmatch(domain.name) or "-" in domain.name or len(domain.name) > MAX_NAME:
         raise refuse(f"the domain's name is {domain.name!r}, allowed are letters, digits, . and _")
+    if domain.name in RESERVED:
+        raise refuse(f"the domain's name is {domain.name!r}, which is taken; allowed are all but {', '.join(RESERVED)}")
     if not domain.tasks:
         raise refuse(f"{domain.name} has no tasks")
     if domain.colours is not None and not all(_is_colour(colour) for colour in domain.colours):

@@ -6,6 +6,7 @@ The colours defined here are those of the light page, keyed by the name of their
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,14 @@ COLOURS = {
 }  # fmt: skip
 PAGE, INK, SOFT, LINE = (COLOURS[name] for name in ("page", "ink", "soft", "line"))
 OTHER_COLOURS = tuple(COLOURS[name] for name in ("other0", "other1", "other2"))
+# The same on a light and on a dark page.
+SPARE_COLOURS = tuple(zip(OTHER_COLOURS, ("#45c7b8", "#e58af0", "#e0b050"), strict=True))
 
 
 def domain_colours() -> dict[str, tuple[str, str]]:
-    """Colours of the domains that have their own, on a light and on a dark page."""
-    return {domain.name: domain.colours for domain in domains() if domain.colours}
+    """Colours of all domains on a light and on a dark page; those without their own get the spare ones in turn."""
+    spare = itertools.cycle(SPARE_COLOURS)
+    return {domain.name: domain.colours or next(spare) for domain in domains()}
 
 
 def series_colours() -> tuple[str, ...]:

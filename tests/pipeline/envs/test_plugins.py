@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.domain_files import VARIABLE, add_domain_files
+from pipeline.envs.domain import RESERVED
 from pipeline.envs.registry import all_tasks, domain_named, domain_of, domains, select_tasks
 from pipeline.errors import UserError
 from pipeline.media.film import pace
-from pipeline.pages.figures import colour_of
-from pipeline.pages.page import title
+from pipeline.pages.figures import SPARE_COLOURS, colour_of, domain_colours
+from pipeline.pages.page import TEMPLATES, title
 
 DOMAIN = """
 from pipeline.envs.domain import Domain
@@ -68,6 +70,21 @@ def test_a_file_s_domain_is_found_everywhere_by_name_and_glob(load: Callable[...
     assert (title("toys"), pace("toys"), colour_of("toys", ["toys"])) == ("Toys of the attic", (2, 7), "#123456")
 
 
+def test_domains_without_colours_get_different_spare_ones(load: Callable[..., None]) -> None:
+    load(
+        DOMAIN.replace('colours=("#123456", "#abcdef"), ', "")
+        + "\nDOMAINS = [DOMAIN, Domain('kites', 'Kites', (task('kites-red', 'kites'),))]\n"
+    )
+    colours = domain_colours()
+    assert colours["toys"] == SPARE_COLOURS[0] and colours["kites"] == SPARE_COLOURS[1]
+    assert colour_of("kites", ["kites", "toys"]) == SPARE_COLOURS[1][0]
+
+
+def test_the_names_of_colours_are_reserved() -> None:
+    variables = set(re.findall(r"--([a-z0-9]+):", (TEMPLATES / "page.css").read_text(encoding="utf-8")))
+    assert variables <= set(RESERVED)
+
+
 def test_a_domain_that_is_not_there_is_called_by_its_name() -> None:
     assert (domain_named("attic").title, title("attic"), pace("attic")) == ("attic", "attic", (2, 20))
 
@@ -102,6 +119,7 @@ def test_an_installed_package_announces_its_domains(tmp_path: Path, monkeypatch:
         (DOMAIN.replace("#123456", "red;}"), r"the colours of toys are \('red;}', '#abcdef'\)"),
         (DOMAIN.replace("max_steps=9", "max_steps=0"), r"has a size, max_steps or lockstep below 1"),
         (DOMAIN + "\nDOMAIN = Domain('to ys', 'Toys', DOMAIN.tasks)", r"the domain's name is 'to ys'"),
+        (DOMAIN + "\nDOMAIN = Domain('ink', 'Ink', DOMAIN.tasks)", r"name is 'ink', which is taken"),
         (DOMAIN + "\nDOMAIN = Domain('toys', 'Toys')", r"toys has no tasks"),
     ],
 )  # fmt: skip
