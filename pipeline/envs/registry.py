@@ -12,6 +12,7 @@ import difflib
 import fnmatch
 import functools
 import importlib.metadata
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -103,12 +104,19 @@ def _gym_tasks(parts: Sequence[str], among: Iterable[str]) -> list[Task]:
     """Tasks of gymnasium's ids that are named in ``parts``, or that are in ``among`` and match a part."""
     if not any(name.startswith(("gym:", "gym-")) for name in (*parts, *among)):
         return []
-    from pipeline.envs.gymnasium_ids import DOMAIN, env_id_of, gym_task
+    from pipeline.envs.gymnasium_ids import DOMAIN, PREFIX, env_id_of, gym_task
 
     ids = [env_id for part in parts if (env_id := env_id_of(part))]
     for name in among:
         is_wanted = any(part == DOMAIN.name or fnmatch.fnmatchcase(name, part) for part in parts)
         if is_wanted and (env_id := env_id_of(name)):
+            module = env_id.rpartition(":")[0]
+            if module and module not in sys.modules and env_id not in ids:
+                # The name may come from a stranger's file, which must not choose what is imported.
+                raise UserError(
+                    f"{name} needs the package {module!r}, which is imported only if you name the task: "
+                    f"--task {PREFIX}{env_id}"
+                )
             ids.append(env_id)
     return [gym_task(env_id) for env_id in sorted(set(ids))]
 

@@ -74,6 +74,18 @@ def test_an_id_of_a_package_is_registered_by_importing_it(tmp_path: Path, monkey
         select_tasks("gym:gym_attic:Endless-v0")
 
 
+def test_a_name_in_a_file_does_not_choose_what_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gym_bomb.py").write_text("open('went_off', 'w')\nraise OSError\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    for pattern in ("*", "gym"):
+        with pytest.raises(
+            UserError, match=r"'gym_bomb', which is imported only if you name the task: --task gym:gym_b"
+        ):
+            select_tasks(pattern, among=["gym-gym_bomb+X-v0"])
+    assert not (tmp_path / "went_off").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
