@@ -42,6 +42,10 @@ BROWSER := (for name in chromium chromium-browser google-chrome; do command -v $
 PROMTOOL := { command -v promtool || test -x $(VENV)/bin/promtool; } || { cd $(VENV) && apt-get download -qq prometheus && \
 	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=2 ./usr/bin/promtool && \
 	rm prometheus_*.deb; } || echo 'no promtool: a test of the alerts will be skipped; apt-get install prometheus'
+# Exports are tested with LeRobot's own loader, in a folder of its own (38 MB), which only that test puts on its path: its
+# pins (torch<2.11, datasets<5, huggingface-hub<0.36) contradict ours, and its other dependencies are for robots.
+LEROBOT := test -d $(VENV)/lerobot/lerobot || $(PY) -m pip install --disable-pip-version-check --progress-bar off --no-deps \
+	--target $(VENV)/lerobot lerobot==0.4.4 accelerate==1.15.0 torchvision==0.28.0
 # A variable that is not set is not passed, so that the recipe or the command's own default holds.
 option = $(if $($(2)),--$(1) '$($(2))')
 TASKS := $(call option,task,TASK)
@@ -80,6 +84,7 @@ $(VENV)/.installed-experts: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed-experts
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+	$(LEROBOT)
 	@$(BROWSER)
 	@$(PROMTOOL)
 	@touch $@

@@ -101,13 +101,19 @@ def _pace(config: VideoConfig, task: Task) -> tuple[int, int]:
     """Frames per second, and steps per frame."""
     if config.fps is not None:
         return config.fps, 1
-    steps_per_s = domain_of(task).steps_per_s
-    if steps_per_s is None:
+    pace = steps_per_s(task)
+    stride = math.ceil(pace / MAX_FRAMES_PER_S)
+    return max(1, round(pace / stride)), stride
+
+
+def steps_per_s(task: Task) -> int:
+    """Real time of a task in steps per second."""
+    pace = domain_of(task).steps_per_s
+    if pace is None:
         env = task.make_env(drawable=True)
-        steps_per_s = int(env.metadata.get("render_fps") or MAX_FRAMES_PER_S)
+        pace = int(env.metadata.get("render_fps") or MAX_FRAMES_PER_S)
         env.close()
-    stride = math.ceil(steps_per_s / MAX_FRAMES_PER_S)
-    return max(1, round(steps_per_s / stride)), stride
+    return pace
 
 
 def _frame(task: Task, env: gym.Env[Any, Any]) -> Any:

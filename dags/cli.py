@@ -66,6 +66,7 @@ DATASET = (
         "dataset import", "collectors.dataset.importing.imports", "import episodes of the Hub, of Minari or of a folder"
     ),
     Command("dataset doctor", "collectors.dataset.doctor.doctor", "what looks wrong with its quality, and what to do"),
+    Command("dataset export", "collectors.dataset.exporting.export", "export a dataset for LeRobot or Minari"),
     Command("dataset filter", "collectors.dataset.surgery.select", "make a dataset of chosen episodes"),
     Command("dataset remove", "collectors.dataset.surgery.remove", "make a dataset without these episodes or tasks"),
     Command("dataset split", "collectors.dataset.surgery.split", "make several datasets of one"),

@@ -157,11 +157,11 @@ def read_blocks(task: Task, path: Path) -> Iterator[EpisodeBlock]:
     row = 0
     with pq.ParquetFile(path) as file:
         if not file.num_row_groups:
-            yield _block(task, file.schema_arrow.empty_table())
+            yield block_of(task, file.schema_arrow.empty_table())
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             _check_lengths(path, row, table)
-            yield _block(task, table)
+            yield block_of(task, table)
             row += table.num_rows
 
 
@@ -178,7 +178,7 @@ def read_episode(task: Task, path: Path, row: int) -> EpisodeBlock:
             if first <= row < first + num_rows:
                 table = file.read_row_group(group).slice(row - first, 1)
                 _check_lengths(path, row, table)
-                return _block(task, table)
+                return block_of(task, table)
             first += num_rows
     raise UserError(f"{path} has {first} rows, so there is no row {row}; its side table belongs to another file")
 
@@ -194,7 +194,8 @@ def _check_lengths(path: Path, first_row: int, table: pa.Table) -> None:
             )
 
 
-def _block(task: Task, table: pa.Table) -> EpisodeBlock:
+def block_of(task: Task, table: pa.Table) -> EpisodeBlock:
+    """Convert rows of a data file, whose columns have equal lengths."""
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     rewards = columns[REWARDS]
     if isinstance(rewards, pa.ChunkedArray):  # a table without rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from collectors.dataset.importing.rows import Ended, RawSteps, UnfitError, checked_episode, unfit_episode
 from collectors.documents.sources import tail_digest
 from pipeline.envs.episode import Episode
-from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
 from pipeline.foreign import check_file
@@ -27,6 +27,7 @@ from pipeline.runtime.heartbeat import WORKER_PROGRESS
 
 MINARI = "minari:"
 METADATA = "metadata.json"
+ENVIRONMENT = "jat_environment"  # in the metadata that `jat dataset export` writes
 HDF5 = (".hdf5", ".h5")
 MAX_FILE_BYTES, MAX_METADATA_BYTES = 2**42, 2**28
 WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # raised for arrays of other types or shapes
@@ -77,7 +78,8 @@ class MinariRows:
             except (OSError, *WRONG) as error:
                 raise UserError(f"{self.folder}: episode {number} cannot be read ({first_line(error)})") from error
             try:
-                yield checked_episode(task, number, _steps(task, raw), _ended(raw))
+                episode = checked_episode(task, number, _steps(task, raw), _ended(raw))
+                yield replace(episode, success=_success(task, storage, self.begin + number, episode.success))
             except UnfitError as error:
                 yield unfit_episode(task, number, str(error))
             except WRONG:
@@ -142,7 +144,7 @@ def describe_minari(folder: Path, task: Task) -> MinariInfo:
         dataset = minari.MinariDataset(folder)
     except (*WRONG, AssertionError, ImportError, OSError, RecursionError) as error:
         raise UserError(f"{folder} cannot be read as a Minari dataset ({first_line(error)})") from error
-    environment = dataset.env_spec.id if dataset.env_spec else None
+    environment = dataset.env_spec.id if dataset.env_spec else dataset.storage.metadata.get(ENVIRONMENT)
     if environment and _without_version(environment) != _without_version(task.env_id):
         raise UserError(f"{folder} is of the environment {environment}; {task.name} is {task.env_id}")
     _check_spaces(folder, task, environment, dataset.observation_space, dataset.action_space)
@@ -201,7 +203,8 @@ def _check_spaces(folder: Path, task: Task, environment: str | None, observation
         parts = {name: space.shape for name, space in observation.spaces.items()}
         fits = parts.get(VIEW) == (7, 7, 3) and {DIRECTION, MISSION} <= parts.keys()
     else:
-        fits = task.observation == CONTINUOUS and observation.shape == task.observation_shape
+        fits = task.observation != DISCRETE and observation.shape == task.observation_shape
+        fits = fits and (observation.dtype == np.uint8) == (task.observation == IMAGE)
     if task.action.kind == "discrete":
         fits &= isinstance(action, gym.spaces.Discrete) and int(action.n) == task.action.size
     else:
@@ -223,7 +226,7 @@ def _steps(task: Task, raw: dict[str, Any]) -> RawSteps:
         texts = tuple(map(str, observations[MISSION]))[:num_steps]
         view = np.asarray(observations[VIEW]).reshape(len(observations[VIEW]), -1)
         observations = np.concatenate([np.asarray(observations[DIRECTION]).reshape(-1, 1), view], axis=1)
-    dtype = np.float32 if task.observation == CONTINUOUS else np.int64
+    dtype: Any = {CONTINUOUS: np.float32, IMAGE: np.uint8}.get(task.observation, np.int64)
     discrete = task.action.kind == "discrete"
     with np.errstate(over="ignore", invalid="ignore"):  # non-finite float32 values are found by later checks
         values = np.asarray(observations).astype(dtype)
@@ -238,6 +241,13 @@ def _steps(task: Task, raw: dict[str, Any]) -> RawSteps:
     if shapes != (task.observation_shape, () if discrete else (task.action.size,), ()):
         raise UnfitError(OTHER_ARRAYS)
     return steps
+
+
+def _success(task: Task, storage: Any, index: int, otherwise: bool | None) -> bool | None:
+    """Success of an episode as its metadata says it, which ``jat dataset export`` writes."""
+    (metadata,) = storage.get_episode_metadata([index])
+    said = metadata.get("success")
+    return bool(said) if task.success is not None and isinstance(said, bool | np.bool_) else otherwise
 
 
 def _ended(raw: dict[str, Any]) -> Ended:

@@ -153,7 +153,7 @@ class ParquetRows:
                 continue
             for row in _rows_of_file(task, file, start, min(left, num_rows - start)):
                 WORKER_PROGRESS.beats += 1
-                yield _episode_of_row(task, number, row)
+                yield episode_of_row(task, number, row)
                 number, left = number + 1, left - 1
             if not left:
                 return
@@ -178,7 +178,7 @@ def count_rows(files: Sequence[str], wanted: int | None) -> tuple[int, ...]:
 
 
 def _count_rows_of_file(file: str) -> int:
-    with _opened(file) as (parquet, _):
+    with opened(file) as (parquet, _):
         return int(parquet.metadata.num_rows)
 
 
@@ -188,12 +188,12 @@ def schema_of(file: str) -> pa.Schema:
     Raises:
         UserError: it cannot be read.
     """
-    with _opened(file) as (parquet, _):
+    with opened(file) as (parquet, _):
         return parquet.schema_arrow
 
 
 @contextlib.contextmanager
-def _opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
+def opened(file: str) -> Iterator[tuple[pq.ParquetFile, Any]]:
     """Open a local or Hub Parquet file within the size limits, with its raw handle; errors name the file."""
     import fsspec
     from huggingface_hub.errors import HTTPError
@@ -243,7 +243,7 @@ def _outline(kind: pa.DataType) -> tuple[int, str]:
 
 def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dict[str, pa.Array | None]]:
     """Rows ``first .. first + count - 1`` of a file: the steps by column, None for a null."""
-    with _opened(file) as (parquet, handle):
+    with opened(file) as (parquet, handle):
         check_columns(task, file, parquet.schema_arrow)
         names = list(features(task))
         for group in range(parquet.num_row_groups):
@@ -263,7 +263,8 @@ def _rows_of_file(task: Task, file: str, first: int, count: int) -> Iterator[dic
                 first = max(0, first - len(batch))
 
 
-def _episode_of_row(task: Task, number: int, row: dict[str, pa.Array | None]) -> Episode:
+def episode_of_row(task: Task, number: int, row: dict[str, pa.Array | None]) -> Episode:
+    """The episode of a row: its steps by JAT's columns, None for a null; rejected if it cannot be one of the task."""
     try:
         return checked_episode(task, number, _steps_of_row(task, row), "unknown")
     except UnfitError as error:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from collectors.dataset.importing.lerobot import INFO as LEROBOT
+from collectors.dataset.importing.lerobot import LeRobotRows, folder_digest, open_lerobot
 from collectors.dataset.importing.minari import MINARI, MinariRows, data_folder, describe_minari, find_minari
 from collectors.dataset.importing.rows import ParquetRows, Rows, check_columns, count_rows, schema_of
 from collectors.dataset.layout import read_layout
@@ -28,11 +30,6 @@ from pipeline.storage.manifest import DatasetManifest
 from pipeline.text import format_count
 
 _REPOSITORY = re.compile(r"(?:hub:)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-LEROBOT = "meta/info.json"  # present in every LeRobot dataset
-NOT_LEROBOT = (
-    f"is a LeRobot dataset (it has {LEROBOT}), which is not imported: its rows are steps, in columns of its robot. "
-    "Write its episodes in JAT's columns, one row each, or as a Minari dataset"
-)
 # Splits that may serve as the test split, best first.
 TESTS = ("test", "validation")
 
@@ -107,6 +104,8 @@ def resolve_source(
         match = _REPOSITORY.fullmatch(text)
         revision = (match["revision"] if match else None) or known_revision
         return _hub_source(name, revision, task, limit, test_share)
+    if (Path(name) / LEROBOT).is_file():
+        return _lerobot_source(name, Path(name), folder_digest(Path(name)), task, test_share)
     folder = data_folder(Path(name))
     if folder is not None:
         return _minari_source(name, folder, task, test_share)
@@ -121,6 +120,18 @@ def _minari_source(name: str, folder: Path, task: Task, test_share: float) -> Ep
         "test": MinariRows(str(folder), num_train, info.num_episodes - num_train),
     }
     return EpisodeSource(name, info.digest, info.environment, rows)
+
+
+def _lerobot_source(name: str, root: Path | str, revision: str, task: Task, test_share: float) -> EpisodeSource:
+    found = open_lerobot(str(root), task)
+    if not any(found.episodes.values()):
+        raise NotThereError(f"{name} has nothing of {task.name}; it has {', '.join(found.tasks)}")
+    train, test = found.episodes["train"], found.episodes["test"]
+    if not found.has_splits:
+        num_train = _num_train(name, len(train), test_share)
+        train, test = train[:num_train], train[num_train:]
+    rows = {split: LeRobotRows(str(root), episodes) for split, episodes in (("train", train), ("test", test))}
+    return EpisodeSource(name, revision, found.environment, rows)
 
 
 def _folder_source(name: str, task: Task, limit: int | None, test_share: float) -> EpisodeSource:
@@ -142,8 +153,6 @@ def _refuse(problem: Problem) -> None:
 
 
 def _refuse_folder(folder: Path, task: Task, there: list[str]) -> None:
-    if (folder / LEROBOT).is_file():
-        raise UserError(f"{folder} {NOT_LEROBOT}")
     if there:
         raise NotThereError(f"{folder} has nothing of {task.name}; it has {', '.join(sorted(there))}")
     if any(folder.rglob("*.arrow")):
@@ -163,7 +172,7 @@ def _hub_source(name: str, revision: str | None, task: Task, limit: int | None, 
     repository = name.removeprefix(HUB)
     commit, names = list_hub(repository, revision)
     if LEROBOT in names:
-        raise UserError(f"{repository} {NOT_LEROBOT}")
+        return _lerobot_source(name, f"hf://datasets/{repository}@{commit}", commit, task, test_share)
     files = _hub_files(repository, commit, task)
     for file in (file for of_split in files.values() for file in of_split):
         if not file.endswith(".parquet"):

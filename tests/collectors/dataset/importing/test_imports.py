@@ -619,6 +619,6 @@ def test_a_lerobot_folder_is_called_one_and_not_told_to_rename_its_files(tmp_pat
     (folder / "data" / "chunk-000").mkdir(parents=True)
     steps = pa.table({"observation.state": [[0.0] * 11], "action": [[0.0] * 3], "episode_index": [0]})
     pq.write_table(steps, folder / "data" / "chunk-000" / "episode_000000.parquet")
-    with pytest.raises(UserError, match=r"is a LeRobot dataset .* its rows are steps") as caught:
+    with pytest.raises(UserError, match=r"is a LeRobot dataset of version 'v2.1'; v3 is read: convert it") as caught:
         run(folder, HOPPER.name, tmp_path / "out")
     assert "name them" not in str(caught.value)
