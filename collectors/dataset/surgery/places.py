@@ -7,9 +7,8 @@ place, the old dataset is kept as ``.NAME.undo`` beside the new one.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +36,22 @@ def undo_folder(dataset: Path) -> Path:
     return dataset.with_name(f".{dataset.name}.undo")
 
 
+def _folder(dataset: Path) -> Path:
+    """The folder of a dataset itself, where the given path is a link to it."""
+    return dataset.resolve() if is_local(dataset) else dataset
+
+
 def recover(dataset: Path) -> None:
     """Bring a dataset back whose change was killed between its two renames."""
-    undo = undo_folder(dataset)
-    if not dataset.exists() and undo.exists():
-        undo.rename(dataset)
+    dataset = _folder(dataset)
+    if not dataset.exists() and undo_folder(dataset).exists():
+        with _one_at_a_time(dataset):
+            _recover(dataset)
+
+
+def _recover(dataset: Path) -> None:
+    if not dataset.exists() and undo_folder(dataset).exists():
+        undo_folder(dataset).rename(dataset)
 
 
 @contextmanager
@@ -53,11 +63,11 @@ def new_folder(place: Place, command: str) -> Iterator[Path]:
     """
     if not is_local(place.dataset) or (place.to is not None and not is_local(place.to)):
         raise UserError(f"{place.dataset}: only a dataset on a disk can be changed; copy it to one first")
-    dataset = place.dataset.absolute()
+    dataset = _folder(place.dataset)
     if place.in_place:
         if place.to is not None:
             raise UserError(f"--to {place.to} and --in-place contradict each other; give one of them")
-        with exclusive(dataset.with_name(f".{dataset.name}.lock"), "wait until it is done"):
+        with _one_at_a_time(dataset):
             _check_no_undo(dataset)
             with _written(dataset) as temporary:
                 yield temporary
@@ -67,6 +77,7 @@ def new_folder(place: Place, command: str) -> Iterator[Path]:
         log.info("%s is changed; `jat dataset undo` brings it back, `jat dataset confirm` makes it final", dataset)
         return
     target = (place.to or dataset.with_name(f"{dataset.name}-{command}")).absolute()
+    _check_outside(target)
     check_empty(target)
     with _written(target) as temporary:
         yield temporary
@@ -81,6 +92,13 @@ def check_empty(target: Path) -> None:
     """Raises UserError if a folder to write to is there and not empty."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to {target} is there and not empty; name another, or remove it first")
+
+
+def _check_outside(target: Path) -> None:
+    """Raises UserError if a folder to write to is within a dataset, which has to stay as it is."""
+    for folder in target.resolve().parents:
+        if (folder / DatasetManifest.FILE_NAME).is_file() and (folder / "data").is_dir():
+            raise UserError(f"--to {target} is within the dataset {folder}; name a folder outside of it")
 
 
 @contextmanager
@@ -111,13 +129,15 @@ def undo(dataset: Path) -> None:
     Raises:
         UserError: there is no change that is not confirmed.
     """
-    dataset = dataset.absolute()
-    recover(dataset)
-    kept = _kept(dataset)
-    with exclusive(dataset.with_name(f".{dataset.name}.lock"), "wait until it is done"):
+    dataset = _folder(dataset)
+    _kept(dataset)
+    with _one_at_a_time(dataset):
+        _recover(dataset)
+        kept = _kept(dataset)
         with temporary_beside(dataset) as changed:
             dataset.rename(changed)
             kept.rename(dataset)
+    log.info("%s is as it was before the change", dataset)
 
 
 def confirm(dataset: Path) -> None:
@@ -126,11 +146,19 @@ def confirm(dataset: Path) -> None:
     Raises:
         UserError: there is no change that is not confirmed, or its result is not there.
     """
-    dataset = dataset.absolute()
-    recover(dataset)
-    kept = _kept(dataset)
-    DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
-    shutil.rmtree(kept)
+    dataset = _folder(dataset)
+    _kept(dataset)
+    with _one_at_a_time(dataset):
+        _recover(dataset)
+        kept = _kept(dataset)
+        DatasetManifest.load(dataset / DatasetManifest.FILE_NAME)
+        with temporary_beside(kept) as rest:
+            kept.rename(rest)  # a kill while it is deleted must not leave half a dataset that `undo` brings back
+    log.info("%s is final", dataset)
+
+
+def _one_at_a_time(dataset: Path) -> AbstractContextManager[None]:
+    return exclusive(dataset.with_name(f".{dataset.name}.lock"), "wait until it is done")
 
 
 def _kept(dataset: Path) -> Path:

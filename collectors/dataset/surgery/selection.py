@@ -13,6 +13,8 @@ import pyarrow as pa
 from pipeline.errors import UserError
 
 MAX_NAMED = 5  # values named in an error
+MAX_SHOWN = 100  # characters of an option shown in an error
+MAX_DIGITS = 18  # of a seed, an int64
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,12 @@ def parse_seeds(text: str) -> list[tuple[int, int]]:
     ranges = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-            raise UserError(f"--seeds {text!r}: {part.strip()!r} is neither a seed nor a range such as 0-99")
-        ranges.append((int(first), int(last or first)))
+        ends = first, last or first
+        if not all(end.isdecimal() and len(end) <= MAX_DIGITS for end in ends) or int(ends[1]) < int(first):
+            raise UserError(
+                f"--seeds {text[:MAX_SHOWN]!r}: {part.strip()[:MAX_SHOWN]!r} is neither a seed nor a range such as 0-99"
+            )
+        ranges.append((int(first), int(ends[1])))
     return ranges
 
 

@@ -256,11 +256,11 @@ class Killed:
         self.left = number
 
     def __call__(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def replaced(*arguments: Any) -> Any:
+        def replaced(*arguments: Any, **options: Any) -> Any:
             self.left -= 1
             if self.left == 0:
                 os._exit(9)
-            return original(*arguments)
+            return original(*arguments, **options)
 
         return replaced
 
@@ -301,6 +301,47 @@ def test_a_kill_at_any_rename_loses_nothing(dataset: Path, tmp_path: Path) -> No
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
 
 
+def _run_and_die(run: Callable[[Path], None], here: Path) -> None:
+    """Run with a kill where the first folder would be deleted, so that its files are already."""
+    os.rmdir = Killed(1)(os.rmdir)
+    run(here)
+    os._exit(0)
+
+
+def test_a_confirm_that_is_killed_leaves_no_half_dataset_to_go_back_to(dataset: Path, tmp_path: Path) -> None:
+    here = tmp_path / "dataset"
+    filter_dataset(FilterConfig(dataset, here, task="fake-count"), TABLE)
+    remove_episodes(RemoveConfig(here, in_place=True, seeds="0-4"), TABLE)
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(confirm, here))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    with pytest.raises(UserError, match="there is nothing to undo or confirm"):
+        undo(here)
+    assert_sound(here, {FAKE_COUNT: {"train": [5, 6, 7, 8, 9], "test": [TEST, TEST + 1]}})
+
+
+def test_a_link_to_a_dataset_is_changed_like_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    here, link = tmp_path / "disk" / "dataset", tmp_path / "link"
+    filter_dataset(FilterConfig(dataset, here, task="fake-count"), TABLE)
+    link.symlink_to(here)
+    remove_episodes(RemoveConfig(link, in_place=True, seeds="0-4"), TABLE)
+    assert link.is_symlink() and seeds_in(here, FAKE_COUNT) == [5, 6, 7, 8, 9]
+    undo(link)
+    assert link.is_symlink() and seeds_in(here, FAKE_COUNT) == list(range(10))
+    remove_episodes(RemoveConfig(link, in_place=True, seeds="0"), TABLE)
+    confirm(link)
+    assert seeds_in(link, FAKE_COUNT) == list(range(1, 10))
+    assert sorted(path.name for path in here.parent.iterdir()) == [".dataset.lock", "dataset"]
+
+
+def test_no_lock_is_left_where_there_is_no_dataset(tmp_path: Path) -> None:
+    for run in (undo, confirm):
+        with pytest.raises(UserError, match="nothing to undo or confirm"):
+            run(tmp_path / "no" / "dataset")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_split_without_episodes_does_not_open_and_the_rest_does(dataset: Path, tmp_path: Path) -> None:
     filter_dataset(FilterConfig(dataset, tmp_path / "to", split="test"), TABLE)
     for name in (*(task.name for task in TABLE), "episodes"):
@@ -322,6 +363,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(dataset: Path, tmp_path: P
         (filter_dataset, FilterConfig(dataset, to, expert="ppo"), "no episode has --expert ppo; there are random"),
         (filter_dataset, FilterConfig(dataset, to, seeds="20-30"), "seeds 20-30; there are seeds from 0 to 1000000001"),
         (filter_dataset, FilterConfig(dataset, to, seeds="3-x"), "'3-x' is neither a seed nor a range such as 0-99"),
+        (filter_dataset, FilterConfig(dataset, to, seeds="1" * 5000), "1' is neither a seed nor a range such as 0-99"),
+        (filter_dataset, FilterConfig(dataset, dataset / "good", success="yes"), "/good is within the dataset /"),
         (filter_dataset, FilterConfig(dataset, to, task="mujoco-ant"), "mujoco-ant"),
         (filter_dataset, FilterConfig(dataset, to, task="toy", seeds="3", max_length=1), "all of these conditions"),
         (filter_dataset, FilterConfig(dataset, to, in_place=True, success="yes"), "contradict each other"),
