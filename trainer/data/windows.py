@@ -80,11 +80,12 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         starts, lengths, _ = cut_windows(self._arrays.starts, length)
         rows = np.searchsorted(self._arrays.starts, starts, side="right") - 1
         if episodes is not None:
-            chosen = np.array(sorted(episodes), np.int64)
+            chosen = np.array([] if len(episodes) == 0 else list(episodes))
             num_episodes = len(self._arrays.starts) - 1
-            if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < num_episodes:
-                raise UserError(f"episodes has {chosen[-1]}; the rows of {self.task.name}, {split}, are 0 to "
-                                f"{num_episodes - 1}")  # fmt: skip
+            outside = [value for value in chosen.tolist() if not _is_row(value, num_episodes)]
+            if outside:
+                raise UserError(f"episodes has {outside[0]}; the rows of {self.task.name}, {split}, are 0 to "
+                                f"{num_episodes - 1}; of a mask, give np.flatnonzero")  # fmt: skip
             is_kept = np.isin(rows, chosen)
             starts, lengths, rows = starts[is_kept], lengths[is_kept], rows[is_kept]
         if not len(starts):
@@ -120,6 +121,10 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         if arrays.text_ids is not None:
             item["texts"] = torch.from_numpy(np.take(arrays.text_ids, steps).astype(np.int64))
         return item
+
+
+def _is_row(value: object, num_episodes: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < num_episodes
 
 
 def _one_task(task: str | Task) -> Task:
