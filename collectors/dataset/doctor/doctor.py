@@ -16,7 +16,7 @@ from pathlib import Path
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.doctor.checks import Finding, check_quality
 from collectors.dataset.doctor.facts import gather_facts
-from collectors.dataset.doctor.section import quality_section, replace_section
+from collectors.dataset.doctor.section import check_section, quality_section, replace_section
 from collectors.dataset.surgery.pieces import open_source
 from experts.ranking import rank_experts
 from pipeline.cli import parse, run
@@ -63,6 +63,10 @@ def examine(config: DoctorConfig, tasks: Sequence[Task] | None = None) -> list[F
     if not chosen:
         there = ", ".join(source.manifest.tasks) or "no tasks"
         raise UserError(f"{config.dataset} has no episodes of {config.task}; it has {there}")
+    if config.card:
+        if len(chosen) < len(source.tasks):
+            raise UserError(f"--card is about all tasks of the dataset; leave --task {config.task} out")
+        check_section(config.dataset)
     out = config.out or config.dataset.absolute().parent
     progress = Progress("tasks examined", len(chosen))
     facts = []
@@ -73,8 +77,6 @@ def examine(config: DoctorConfig, tasks: Sequence[Task] | None = None) -> list[F
         progress.advance()
     findings = check_quality(facts)
     if config.card:
-        if len(chosen) < len(source.tasks):
-            raise UserError(f"--card is about all tasks of the dataset; leave --task {config.task} out")
         replace_section(config.dataset, quality_section(findings, is_complete=True))
     return findings
 

@@ -54,11 +54,17 @@ def replace_section(dataset: Path, section: str) -> None:
     Raises:
         UserError: the dataset has no card, or it has no such section any more.
     """
+    before, after = check_section(dataset)
+    inner = section[section.index(BEGIN) : section.index(END)]
+    with replacing(dataset / CARD) as temporary:
+        temporary.write_text(before + inner + after, encoding="utf-8")
+
+
+def check_section(dataset: Path) -> tuple[str, str]:
+    """The card before and after the content of its section; raises UserError if it has no such section."""
     path = dataset / CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     begin, end = text.find(BEGIN), text.find(END)
     if not 0 <= begin < end:
         raise UserError(f"{path} has no section on quality between {BEGIN} and {END}; build it anew with `jat dataset`")
-    inner = section[section.index(BEGIN) : section.index(END)]
-    with replacing(path) as temporary:
-        temporary.write_text(text[:begin] + inner + text[end:], encoding="utf-8")
+    return text[:begin], text[end:]
