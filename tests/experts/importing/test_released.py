@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experts import published, released
 from experts.choice import choose, named
+from experts.importing import published, released
 from experts.importing.published import is_released, released_repository
 from experts.importing.released import MAX_UNANSWERED, load_released
 from experts.store import StoredExpert, stored_experts

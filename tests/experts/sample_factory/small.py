@@ -9,15 +9,15 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experts.sample_factory.recipes import MUJOCO, RECIPES
+from experts.sample_factory import recipes
 from experts.sample_factory.train import train
 from experts.training import TrainJob
 from tests.experts.sample_factory.tasks import task_named
 
 SMALL = dataclasses.replace(
-    MUJOCO,
+    recipes.MUJOCO,
     hyperparameters=dataclasses.replace(
-        MUJOCO.hyperparameters, rollout=32, batch_size=64, num_batches_per_epoch=2, worker_num_splits=1
+        recipes.MUJOCO.hyperparameters, rollout=32, batch_size=64, num_batches_per_epoch=2, worker_num_splits=1
     ),
     num_envs=4,
     save_every_s=1,
@@ -29,5 +29,5 @@ def small_job(out: Path, target: float | None = None) -> TrainJob:
 
 
 if __name__ == "__main__":
-    RECIPES["mujoco"] = SMALL
+    recipes.MUJOCO = SMALL
     train(small_job(Path(sys.argv[1])), num_cpus=1)

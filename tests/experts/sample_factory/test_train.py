@@ -19,7 +19,6 @@ from experts.network import NetworkPolicy
 from experts.sample_factory import recipes
 from experts.sample_factory import train as training
 from experts.sample_factory.checkpoint import newest_checkpoint
-from experts.sample_factory.recipes import RECIPES
 from experts.sample_factory.train import train
 from experts.store import read_arrays, read_expert
 from experts.training import read_curve
@@ -105,7 +104,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def interrupted(killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to go on with."""
-    monkeypatch.setitem(RECIPES, "mujoco", SMALL)
+    monkeypatch.setattr(recipes, "MUJOCO", SMALL)
     return Path(shutil.copytree(killed, tmp_path / "out"))
 
 
@@ -264,7 +263,7 @@ def test_every_number_of_cores_keeps_the_transitions_of_an_iteration(
     name: str, num_cpus: int, num_workers: int | None, tmp_path: Path
 ) -> None:
     task = task_named(name)
-    recipe = RECIPES[task.domain]
+    recipe = recipes.recipe_of(task)
     settings = training.settings_of(recipe, task, tmp_path, 0, 1000, num_cpus, gpu=False, niceness=0)
     assert settings["num_workers"] == (num_workers or {"atari": 8}.get(task.domain, 16))
     transitions = settings["num_workers"] * settings["num_envs_per_worker"] * settings["rollout"]
@@ -274,5 +273,7 @@ def test_every_number_of_cores_keeps_the_transitions_of_an_iteration(
 
 def test_a_domain_without_a_recipe_is_refused(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-open")
-    with pytest.raises(UserError, match="no recipe for babyai; allowed: atari, mujoco, metaworld"):
+    with pytest.raises(
+        UserError, match="babyai-open: sample-factory has no recipe for it; allowed: images"
+    ):
         train(training.TrainJob(task, "sample-factory", tmp_path))

@@ -27,7 +27,7 @@ def settings_of(path: Path, config: Any) -> dict[str, Any]:
     [
         training.TrainConfig(),
         training.jat(),
-        replace(training.small(), loss_weights={}, normalise=False),
+        replace(training.jat_small(), loss_weights={}, normalise=False),
         replace(
             training.TrainConfig(), task="mujoco-ant,babyai-*", contexts={"atari": 4, "mujoco": 9}, out=Path("a b")
         ),
