@@ -22,7 +22,7 @@ class ScriptedPolicy:
 
         policy: Any = ENV_POLICY_MAP[task.env_id]
         if not task.is_reference:
-            from pipeline.envs.metaworld_functions import with_quick_globals
+            from pipeline.envs.quick_metaworld.functions import with_quick_globals
 
             policy, original = type(policy.__name__, (policy,), {}), policy
             with_quick_globals(original, policy)

@@ -83,7 +83,7 @@ def _compiled_once(env_id: str) -> Callable[..., gym.Env[Any, Any]]:
     """
     import metaworld
 
-    from pipeline.envs.metaworld_internals import quick_class
+    from pipeline.envs.quick_metaworld.internals import quick_class
 
     quick: Callable[..., gym.Env[Any, Any]] = quick_class(metaworld.ALL_V3_ENVIRONMENTS[env_id])
     return quick

@@ -273,7 +273,5 @@ def test_every_number_of_cores_keeps_the_transitions_of_an_iteration(
 
 def test_a_domain_without_a_recipe_is_refused(tmp_path: Path) -> None:
     (task,) = select_tasks("babyai-open")
-    with pytest.raises(
-        UserError, match="babyai-open: sample-factory has no recipe for it; allowed: images"
-    ):
+    with pytest.raises(UserError, match="babyai-open: sample-factory has no recipe for it; allowed: images"):
         train(training.TrainJob(task, "sample-factory", tmp_path))

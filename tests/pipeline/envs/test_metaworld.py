@@ -16,7 +16,7 @@ from metaworld.utils import reward_utils
 from scipy.spatial.transform import Rotation
 
 from pipeline.envs.metaworld import TASKS
-from pipeline.envs.metaworld_functions import OneRotation, hstack, norm, tolerance
+from pipeline.envs.quick_metaworld.functions import OneRotation, hstack, norm, tolerance
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import CONTINUOUS, Task
 from tests.benchmarks.metaworld_equality import DifferenceError, compare, policies_of

@@ -5,7 +5,7 @@
 - Helpers that all tasks share (step, observation, positions of bodies and sites, contacts) are replaced by the methods
   of ``_Quick``, which do the same with views of the simulator's memory that are looked up once.
 - Each function of the task itself, such as its reward, keeps its code and gets other globals, those of
-  ``pipeline/envs/metaworld_functions.py``.
+  ``pipeline/envs/quick_metaworld/functions.py``.
 - A reset moves the hand once instead of twice, and not at all if a hand moved before in the same scene.
 
 metaworld's own classes and modules are not changed. ``tests/pipeline/envs/test_metaworld.py`` and
@@ -23,7 +23,7 @@ import numpy as np
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.utils.reward_utils import hamacher_product
 
-from pipeline.envs.metaworld_functions import clip, length, tolerance, with_quick_globals
+from pipeline.envs.quick_metaworld.functions import clip, length, tolerance, with_quick_globals
 
 CURRENT_SIZE = 18  # hand, gripper, and positions and quaternions of at most two objects
 OBSERVATION_SIZE = 39  # the current and the previous values, then the goal

@@ -1,0 +1,1 @@
+"""Meta-World's environments with the same numbers and less Python."""
