@@ -43,7 +43,7 @@ from pipeline.files import read_json, temporary_beside, write_json
 from pipeline.foreign import MIB, check_file
 from pipeline.names import check_name
 from pipeline.records import RecordError, read_record, record_of
-from pipeline.run_layout import CHECKPOINTS, CONFIG, RESUME
+from pipeline.run_layout import CHECKPOINTS, CONFIG, IDENTITY, RESUME
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
@@ -216,6 +216,9 @@ def load_agent_config(path: Path) -> AgentConfig:
     file = path / CONFIG
     if not file.exists():
         raise UserError(f"{path} is not a checkpoint: it has no config.json. Train one, or pass its step-... folder")
+    if (path / IDENTITY).is_file():
+        newest = latest_checkpoint(path / CHECKPOINTS) or path / CHECKPOINTS / "step-..."
+        raise UserError(f"{path} is the folder of a training; pass a checkpoint of it, such as {newest}")
     raw = read_json(file)
     if not isinstance(raw, dict):
         raise UserError(f"{file} is not that of a checkpoint: it holds a {type(raw).__name__}; get it again")

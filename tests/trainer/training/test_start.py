@@ -81,6 +81,17 @@ def test_a_run_that_started_from_a_checkpoint_is_resumed_and_not_started_again(
         train(replace(going_on, start=None), FAKE_TASKS)
 
 
+def test_the_folder_of_a_training_is_told_from_its_checkpoints(make_config: MakeConfig, run_dir: Path) -> None:
+    config = make_config(model=BASE)
+    train(config, FAKE_TASKS)
+    directory = RunLayout(run_dir).train
+    with pytest.raises(UserError) as caught:
+        train(replace(config, start=directory, out=run_dir / "next", dataset=config.dataset_dir), FAKE_TASKS)
+    assert str(caught.value) == (
+        f"{directory} is the folder of a training; pass a checkpoint of it, such as {checkpoint_of(run_dir)}"
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
