@@ -6,20 +6,27 @@ jat dataset merge --datasets runs/a/dataset runs/b/dataset --to runs/both
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
-from collectors.dataset.surgery.pieces import Piece, Source, open_source, write_dataset
+from collectors.dataset.surgery.pieces import Piece, Source, open_source, refuse_damage, write_dataset
 from collectors.dataset.surgery.places import Place, new_folder, recover
 from pipeline.cli import parse
-from pipeline.envs.task import Task
+from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
 from pipeline.seeds import SPLITS
+from pipeline.storage.episode_rules import scan_episodes
 from pipeline.storage.manifest import CorpusManifest, DatasetManifest
+from pipeline.storage.validate import flagged_rows
 from pipeline.versions import format_versions
+
+MAX_RANGES = 20  # of seeds, in an error
+SAME = 0.5  # share of equal episodes that chance does not explain where observations are not real numbers
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +71,9 @@ def merge_datasets(config: MergeConfig, tasks: Sequence[Task] | None = None) -> 
             of_task = {
                 split: [p for s in sources if task in s.tasks for p in s.pieces(task, split)] for split in SPLITS
             }
-            _check_seeds(task, [piece for of_split in of_task.values() for piece in of_split])
+            of_all = [piece for of_split in of_task.values() for piece in of_split]
+            _check_seeds(task, of_all)
+            _check_copies(task, of_all)
             pieces[task] = of_task
     corpora: dict[str, tuple[Path, CorpusManifest]] = {}
     for source in sources:
@@ -96,9 +105,45 @@ def _check_seeds(task: Task, pieces: Sequence[Piece]) -> None:
             raise UserError(
                 f"{len(both)} seeds of {task.name}, from {both[0]} on, are in {seen[both[0]]} and in {folder}; "
                 f"take them out of one, as in `jat dataset remove --dataset {folder} --task {task.name} "
-                f"--seeds {both[0]}-{both[-1]}`"
+                f"--seeds {_ranges(both)}`"
             )
         seen |= dict.fromkeys(of_folder, folder)
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Ascending seeds as ``--seeds`` takes them; the first ranges only where there are many."""
+    numbers = np.array(seeds)
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 2) != 1)
+    ends = [*(starts[1:] - 1), len(numbers) - 1]
+    found = [f"{numbers[a]}-{numbers[b]}" if a < b else f"{numbers[a]}" for a, b in zip(starts, ends, strict=True)]
+    return ",".join(found[:MAX_RANGES]) + (",..." if len(found) > MAX_RANGES else "")
+
+
+def _check_copies(task: Task, pieces: Sequence[Piece]) -> None:
+    """Refuse equal episodes of two datasets where a seed is unknown, as in imported ones.
+
+    Few equal episodes of a grid world or a game may be chance; real numbers do not repeat.
+    """
+    known = {piece.data.sha256: piece.side.filter(piece.side["row"].is_valid())["seed"].is_valid() for piece in pieces}
+    if len({piece.folder for piece in pieces}) < 2 or all(pc.all(of_piece).as_py() for of_piece in known.values()):
+        return
+    first: dict[bytes, tuple[Path, bool]] = {}
+    sizes, copies = Counter[Path](), Counter[tuple[Path, Path]]()
+    for piece in pieces:
+        digests: list[bytes] = []
+        path = piece.folder / piece.data.name
+        scan_episodes(task, path, refuse_damage, flagged_rows(piece.side), digests=digests)
+        sizes[piece.folder] += len(digests)
+        for digest, has_seed in zip(digests, known[piece.data.sha256].to_pylist(), strict=True):
+            folder, had_seed = first.setdefault(digest, (piece.folder, has_seed))
+            if digest and folder != piece.folder and not (has_seed and had_seed):
+                copies[folder, piece.folder] += 1
+    for (one, other), count in copies.items():
+        if task.observation == CONTINUOUS or count >= SAME * min(sizes[one], sizes[other]):
+            raise UserError(
+                f"{count} episodes of {task.name}, whose seeds are not known, are in {one} and in {other}; the task "
+                f"can be of one of them only, as after `jat dataset remove --dataset {other} --task {task.name}`"
+            )
 
 
 def _check_versions(task: Task, sources: Sequence[Source]) -> None:

@@ -35,6 +35,7 @@ from pipeline.files import sha256_of
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import ShardJob
 from pipeline.storage.schema import read_blocks
+from pipeline.storage.shards import IMPORTED, Origin, write_shard
 from pipeline.storage.statistics import load_statistics
 from tests.fakes import (
     FAKE_COUNT,
@@ -388,6 +389,9 @@ def test_episodes_that_cannot_be_together_are_refused_with_how_to_take_them_out(
     filter_dataset(FilterConfig(dataset, part, task="fake-count", seeds="2-4"), TABLE)
     with pytest.raises(UserError, match=r"3 seeds of fake-count, from 2 on, are in .* --seeds 2-4`"):
         merge_datasets(MergeConfig((dataset, part), tmp_path / "to"), TABLE)
+    filter_dataset(FilterConfig(dataset, tmp_path / "parts", task="fake-count", seeds=f"0,2-4,{TEST}"), TABLE)
+    with pytest.raises(UserError, match=rf"5 seeds of fake-count, from 0 on, .* --seeds 0,2-4,{TEST}`"):
+        merge_datasets(MergeConfig((dataset, tmp_path / "parts"), tmp_path / "to"), TABLE)
     rest = tmp_path / "rest"
     remove_episodes(RemoveConfig(dataset, rest, task="fake-count", seeds="2-4"), TABLE)
     manifest = json.loads((rest / "manifest.json").read_text())
@@ -396,6 +400,31 @@ def test_episodes_that_cannot_be_together_are_refused_with_how_to_take_them_out(
     with pytest.raises(UserError, match=r"fake-count was played with numpy .* and numpy 1.0 in .*rest"):
         merge_datasets(MergeConfig((part, rest), tmp_path / "to"), TABLE)
     assert not (tmp_path / "to").exists()
+
+
+def imported(out: Path, task: Task, seeds: range) -> Path:
+    """A dataset of imported episodes, whose seeds are not known."""
+    for split, first, count in (("train", seeds.start, len(seeds)), ("test", TEST + seeds.start, 1)):
+        job = ShardJob(task, split, first, count, IMPORTED)
+        origin = Origin("a folder", "Elsewhere-v1")
+        episodes = (expected_episode(task, seed) for seed in job.seeds)
+        write_shard(out / "imported", job, origin.revision, episodes, origin=origin, folder=f"{task.name}/source")
+    build_dataset(DatasetConfig(out=out), TABLE)
+    return out / "dataset"
+
+
+@pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID], ids=lambda task: task.name)
+def test_imported_episodes_are_not_merged_with_themselves(task: Task, tmp_path: Path) -> None:
+    one, other = imported(tmp_path / "one", task, range(10)), imported(tmp_path / "other", task, range(20, 26))
+    part = tmp_path / "part"
+    filter_dataset(FilterConfig(one, part, split="train", max_length=3), TABLE)
+    count = sum(len(pq.read_table(path)) for path in (part / "data").rglob("*.parquet"))
+    assert 1 < count < 11
+    with pytest.raises(UserError, match=rf"{count} episodes of {task.name}, whose seeds are not known, are in .*one"):
+        merge_datasets(MergeConfig((one, part), tmp_path / "to"), TABLE)
+    assert not (tmp_path / "to").exists()
+    manifest = merge_datasets(MergeConfig((one, other), tmp_path / "to"), TABLE)
+    assert manifest.tasks[task.name].splits["train"].num_episodes == 16
 
 
 def test_a_damaged_dataset_is_refused_and_nothing_is_written(dataset: Path, tmp_path: Path) -> None:
