@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from experts.network import NetworkSpec, build_network
 from experts.spec import dims
+from experts.stable_baselines.layers import Module, fold_normalisations, module_under, stack_of, with_bias
 from experts.stable_baselines.saved_model import DATA, EXPECTED, About, about_settings, as_dict, read_model
 from experts.stable_baselines.vec_normalize import Statistics, read_statistics
 from pipeline.envs.task import CONTINUOUS, DISCRETE, Task
@@ -54,8 +55,6 @@ _BATCH_NORM_EPSILON = 0.001
 
 # Log standard deviation for policies without a distribution: almost no noise.
 _LOG_STD_OF_NONE = -20.0
-
-_Module = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _convert(
         hidden, head, log_std = _layers(model, state)
         if task.action.kind == "discrete":
             head = _one_head(head, model, task)
-        arrays = _fold(hidden, head, model.policy_kwargs.get("batch_norm_eps", _BATCH_NORM_EPSILON))
+        arrays = fold_normalisations(hidden, head, model.policy_kwargs.get("batch_norm_eps", _BATCH_NORM_EPSILON))
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"{model.origin}: its weights are not those of {model.algorithm}'s MlpPolicy ({error}); only the policies "
@@ -278,31 +277,31 @@ def _activation(model: _Description) -> str:
     return _ACTIVATIONS[name]
 
 
-def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[_Module], _Module, Tensor | None]:
+def _layers(model: _Description, state: Mapping[str, Tensor]) -> tuple[list[Module], Module, Tensor | None]:
     """Return the modules before the head in order, the head, and the log standard deviations if they are an array."""
     if model.algorithm in ON_POLICY:
-        hidden = _stack(state, "mlp_extractor.shared_net") + _stack(state, "mlp_extractor.policy_net")
-        head = _under(state, "action_net")
+        hidden = stack_of(state, "mlp_extractor.shared_net") + stack_of(state, "mlp_extractor.policy_net")
+        head = module_under(state, "action_net")
         if "log_std" not in state:  # discrete actions
             return hidden, head, None
         log_std = _no_noise(head) if model.use_sde else state["log_std"]
         return hidden, head, log_std
     if model.algorithm in VALUE:
         name = "q_net.q_net" if model.algorithm == "dqn" else "quantile_net.quantile_net"
-        *hidden, head = _stack(state, name)
+        *hidden, head = stack_of(state, name)
         return hidden, head, None
     if model.algorithm in SEARCHED:
-        *hidden, head = [_with_bias(layer) for layer in _stack(state, "action_net")]
+        *hidden, head = [with_bias(layer) for layer in stack_of(state, "action_net")]
         return hidden, head, _no_noise(head)
     if model.algorithm in DETERMINISTIC:
-        *hidden, head = _stack(state, "actor.mu")
+        *hidden, head = stack_of(state, "actor.mu")
         return hidden, head, _no_noise(head)
-    means, log_stds = _under(state, "actor.mu"), _under(state, "actor.log_std")
+    means, log_stds = module_under(state, "actor.mu"), module_under(state, "actor.log_std")
     head = {name: torch.cat([means[name], log_stds[name]]) for name in ("weight", "bias")}
-    return _stack(state, "actor.latent_pi"), head, None
+    return stack_of(state, "actor.latent_pi"), head, None
 
 
-def _one_head(head: _Module, model: _Description, task: Task) -> _Module:
+def _one_head(head: Module, model: _Description, task: Task) -> Module:
     """Convert a head of discrete actions to one output per choice of the task.
 
     The mean of an action's quantiles is linear in them. The logit of a combination of choices is the sum of the logits
@@ -319,10 +318,6 @@ def _one_head(head: _Module, model: _Description, task: Task) -> _Module:
     return {name: sum((array[rows] for rows in parts), torch.zeros(())) for name, array in head.items()}
 
 
-def _with_bias(layer: _Module) -> _Module:
-    return {"bias": torch.zeros(len(layer["weight"])), **layer}
-
-
 def _is_squashed(model: _Description) -> bool:
     """Whether actions are a tanh scaled to the bounds."""
     if model.algorithm in SEARCHED:
@@ -330,43 +325,8 @@ def _is_squashed(model: _Description) -> bool:
     return model.algorithm not in ON_POLICY
 
 
-def _no_noise(head: _Module) -> Tensor:
+def _no_noise(head: Module) -> Tensor:
     return torch.full((len(head["bias"]),), _LOG_STD_OF_NONE)
-
-
-def _stack(state: Mapping[str, Tensor], prefix: str) -> list[_Module]:
-    """Return the modules of a ``Sequential`` that have parameters, in order."""
-    found = {int(match[1]) for name in state if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", name))}
-    return [_under(state, f"{prefix}.{index}") for index in sorted(found)]
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> _Module:
-    return {name[len(prefix) + 1 :]: array for name, array in state.items() if name.startswith(f"{prefix}.")}
-
-
-def _fold(hidden: Sequence[_Module], head: _Module, epsilon: float) -> _Module:
-    """Fold CrossQ's batch normalisations into the linear layers that follow them; return only linear layers.
-
-    In evaluation mode a batch normalisation is ``scale * (x - ra_mean) / sqrt(ra_var + epsilon) + bias``.
-    """
-    linear: list[tuple[Tensor, Tensor]] = []
-    scale, shift = torch.ones(()).double(), torch.zeros(()).double()
-    for module in (*hidden, head):
-        names, values = set(module), {name: array.double() for name, array in module.items()}
-        if names == {"ra_mean", "ra_var", "scale", "bias", "steps"}:
-            factor = values["scale"] / torch.sqrt(values["ra_var"] + epsilon)
-            scale, shift = scale * factor, (shift - values["ra_mean"]) * factor + values["bias"]
-        elif names == {"weight", "bias"} and module["weight"].dim() == 2:
-            weight, bias = values["weight"], values["bias"]
-            linear.append((weight * scale, bias + weight @ shift.expand(weight.shape[1])))
-            scale, shift = torch.ones(()).double(), torch.zeros(()).double()
-        else:
-            raise ValueError(f"a layer with {', '.join(sorted(names)) or 'nothing'}")
-    names_in_order = [f"hidden.{i}" for i in range(len(linear) - 1)] + ["head"]
-    arrays: _Module = {}
-    for name, (weight, bias) in zip(names_in_order, linear, strict=True):
-        arrays |= {f"{name}.weight": weight, f"{name}.bias": bias}
-    return arrays
 
 
 def _allowed() -> str:
