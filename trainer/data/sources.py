@@ -95,6 +95,7 @@ def open_sources(
             config.tokenizer, itertools.chain(texts, sample_texts(config, manifest, corpora)), config.model.vocab_size
         )
     )
+    _warn_of_cut_texts(tokenizer, texts, config.text_tokens)
 
     def batches(index: int, a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
@@ -132,6 +133,17 @@ def open_sources(
     ]
     found = {task.name: n for task, n in zip(tasks, normalisers, strict=True) if n is not None}
     return TrainingData(sources, tokenizer, found, [corpus.name for corpus in corpora])
+
+
+def _warn_of_cut_texts(tokenizer: Tokenizer, texts: Sequence[str], text_tokens: int) -> None:
+    """Warn if missions lose their end, as most do with the tokenizer of a checkpoint that was trained without any."""
+    lengths = [len(found.ids) for found in tokenizer.encode_batch(list(texts))]
+    num_cut = sum(length > text_tokens for length in lengths)
+    if num_cut:
+        log.warning(
+            "%d of %s have up to %d tokens and are cut to --text-tokens %d",
+            num_cut, format_count(len(texts), "mission"), max(lengths), text_tokens,
+        )  # fmt: skip
 
 
 def _open_corpus(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_a_task_keeps_its_own_weights_when_tasks_are_added_before_it(
     for name in new.keys() & old.keys():
         if name.startswith("trunk."):
             torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-6)
+
+
+def test_missions_that_the_tokenizer_of_a_checkpoint_cuts_are_told(
+    make_config: MakeConfig, run_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(model=BASE)
+    train(replace(config, task=COUNT, out=tmp_path / "one", dataset=config.dataset_dir), FAKE_TASKS)
+    assert "are cut to --text-tokens" not in caplog.text
+    begin(replace(config, start=checkpoint_of(tmp_path / "one")), tmp_path / "both")
+    assert re.search(r"\d+ of \d+ missions have up to \d+ tokens and are cut to --text-tokens 6", caplog.text)
 
 
 def test_a_run_that_started_from_a_checkpoint_is_resumed_and_not_started_again(
