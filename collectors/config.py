@@ -187,7 +187,7 @@ def check_amounts(config: CollectConfig, tasks: Sequence[Task]) -> None:
 
 def demo() -> CollectConfig:
     """The demo's six tasks, sized for minutes: an episode of BabyAI is short, one of Meta-World has 100 steps."""
-    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=12000", shard_episodes="500", expert="scripted,bot")
+    return CollectConfig(task=DEMO_TASKS, episodes="500,babyai=6000", shard_episodes="500")
 
 
 def laptop() -> CollectConfig:

@@ -85,8 +85,8 @@ class ExpertsConfig:
 
 
 def demo() -> ExpertsConfig:
-    """The demo's six tasks with rules as experts, so its results do not depend on trained networks."""
-    return ExpertsConfig(task=DEMO_TASKS, expert="scripted,bot")
+    """The demo's six tasks."""
+    return ExpertsConfig(task=DEMO_TASKS)
 
 
 RECIPES = {"demo": demo}

@@ -12,11 +12,8 @@ import numpy as np
 from experts.registry import RANDOM, experts_of
 from experts.store import StoredExpert
 from pipeline.envs.task import Task
-from pipeline.scoring.measurement import Measurement, load_measurement
+from pipeline.scoring.measurement import Measurement, best_measurement, load_measurement
 from pipeline.scoring.scores import Interval, jat_scale, normalise
-
-# The success rate of a task's best expert may be at most this much below the highest one.
-SUCCESS_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,21 +63,12 @@ def rank_experts(out: Path, task: Task) -> list[ExpertResult]:
 
 
 def best_of(found: Sequence[ExpertResult]) -> ExpertResult | None:
-    """Return the expert with the highest mean return among those within ``SUCCESS_MARGIN`` of the best success rate.
-
-    A few tasks of Meta-World reward staying near the goal more than reaching it, so the highest return alone would
-    select an expert that never solves them. In tasks that do not define success, only the mean return counts.
-    """
-    most = best_by_success(found)
-    if most is None:
-        return best_by_return(found)
-    least = _success_rate(most) - SUCCESS_MARGIN
-    return best_by_return([standing for standing in found if _success_rate(standing) >= least])
-
-
-def _success_rate(standing: ExpertResult) -> float:
-    rate = standing.measurement.success_rate
-    return -1.0 if rate is None else rate
+    """Return the best expert by the rule of ``best_measurement``, excluding the random policy."""
+    experts = [standing for standing in found if not standing.is_random]
+    if not experts:
+        return None
+    best = best_measurement([standing.measurement for standing in experts])
+    return next(standing for standing in experts if standing.measurement is best)
 
 
 def best_by_return(found: Sequence[ExpertResult]) -> ExpertResult | None:

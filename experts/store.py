@@ -30,12 +30,11 @@ from pipeline.files import digest_of, is_local, read_json, replacing, temporary_
 from pipeline.foreign import MIB, check_file
 from pipeline.names import check_name, is_one_line
 from pipeline.records import RecordError, record_of
-from pipeline.run_layout import RunLayout
+from pipeline.run_layout import EMBEDDED, RunLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDED = Path(__file__).with_name("embedded")
 RECORD, WEIGHTS, CURVE = "expert.json", "weights.safetensors", "curve.csv"
 MAX_RECORD, MAX_WEIGHTS = 4 * MIB, 1024 * MIB
 _KIND = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

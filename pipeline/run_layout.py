@@ -14,6 +14,8 @@ EXPERTS, TRAINING, QUEUE = "experts", "training", "queue"
 SHARDS, IMPORTED, DATASET = "shards", "imported", "dataset"
 TRAIN, EVALUATION, REPORT = "train", "evaluation", "report"
 PUBLISH, STATUS, VIDEOS, FILMS, STATISTICS = "publish", "status", "videos", "films", "statistics"
+# Experts that come with the package, by task and revision, with their measurements; as in EXPERTS, but read-only.
+EMBEDDED = Path(__file__).parents[1] / EXPERTS / "embedded"
 # Files that several of these folders have.
 CONFIG, MANIFEST, PLAN = "config.json", "manifest.json", "plan.json"
 MEASUREMENT, PAGE = "measurement.json", "index.html"

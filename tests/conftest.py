@@ -66,5 +66,6 @@ def one_worker(ray_ends_with_the_tests: None) -> None:
 def nothing_embedded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder as the embedded store, so that a test does not depend on what this package ships."""
     embedded = tmp_path / "embedded"
-    monkeypatch.setattr("experts.store.EMBEDDED", embedded)
+    for module in ("experts.store", "pipeline.scoring.measurement"):
+        monkeypatch.setattr(f"{module}.EMBEDDED", embedded)
     return embedded

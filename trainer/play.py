@@ -1,5 +1,6 @@
 """Shows the agent acting: in the terminal, step by step with its return, or as a video.
 
+    jat agent play --task metaworld-assembly
     jat agent play --task babyai-go-to-local --out runs/demo
     jat agent play --task metaworld-reach --checkpoint owner/name --to reach.mp4
 
@@ -29,7 +30,7 @@ from pipeline.errors import UserError
 from pipeline.media.film import draw, pace
 from pipeline.seeds import FIRST_SEED
 from trainer.config import ActionSelection
-from trainer.pretrained.folders import check_trained, checkpoint_folder
+from trainer.pretrained.folders import BUILTIN, check_trained, checkpoint_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,8 +50,8 @@ class PlayConfig:
     out: Path = Path("runs/default")
     """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
-    """Checkpoint folder, or a repository of the Hub such as jat-project/jat; default is the final checkpoint of `jat
-    train`."""
+    """Checkpoint folder, `builtin`, or a repository of the Hub such as jat-project/jat; default is the final checkpoint
+    of `jat train`, or `builtin`, the agent that comes with this package, if nothing is trained in OUT."""
     seed: int = FIRST_SEED["evaluate"]
     """Seed of the first episode; the default is the first evaluation seed."""
     episodes: int = 1
@@ -117,7 +118,7 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
     if len(found) > 1:
         raise UserError(f"--task {config.task} is {len(found)} tasks; name one, such as {found[0].name}")
     task = found[0]
-    folder = checkpoint_folder(config.out, config.checkpoint)
+    folder = checkpoint_folder(config.out, config.checkpoint, BUILTIN)
     check_trained(task.name, folder, tasks)
     # Imported here because they take seconds to import: errors above come first.
     from rich.console import Console

@@ -42,6 +42,8 @@ class PublishAgentConfig(Options):
     """Root directory of all outputs of a run."""
     checkpoint: Path | None = None
     """Checkpoint folder; default is the final checkpoint of `jat train`."""
+    half: bool = False
+    """Store the weights in float16, half the size. Publish what you have evaluated: the scores may differ a little."""
 
 
 def publish_network(config: PublishAgentConfig) -> Plan:
@@ -57,7 +59,7 @@ def publish_network(config: PublishAgentConfig) -> Plan:
     records = RunLayout(config.out).publish_network
     name, evaluation = find_evaluation(config.out, folder) or ("", None)
     replay = make_replay(config.out, name, evaluation, records / VIDEOS) if evaluation else None
-    return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, config)
+    return push_to_hub(from_pretrained(folder), config.to, records, evaluation, replay, config, config.half)
 
 
 def make_replay(out: Path, name: str, evaluation: Evaluation, directory: Path) -> Path | None:
@@ -86,6 +88,7 @@ def push_to_hub(
     evaluation: Evaluation | None = None,
     replay: Path | None = None,
     options: Options | None = None,
+    is_half: bool = False,
 ) -> Plan:
     """Save a network with its card and publish it.
 
@@ -96,6 +99,7 @@ def push_to_hub(
         evaluation: evaluation of this checkpoint, for the card.
         replay: a video of it, which the Hub shows if it is called ``replay.mp4``.
         options: publishing options; if None, a private repository is created.
+        is_half: whether the weights are stored in float16.
 
     Raises:
         UserError: see ``publish_network``.
@@ -107,7 +111,7 @@ def push_to_hub(
     folder = records / "files"
     shutil.rmtree(folder, ignore_errors=True)
     name = to.removeprefix("hf://").removeprefix("models/").partition("@")[0]
-    save_pretrained(checkpoint, folder, model_card(checkpoint, name, evaluation))
+    save_pretrained(checkpoint, folder, model_card(checkpoint, name, evaluation), is_half)
     if replay:
         shutil.copyfile(replay, folder / "replay.mp4")
     entries = [

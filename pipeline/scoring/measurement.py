@@ -13,10 +13,13 @@ from pipeline.envs.episode import Episode
 from pipeline.envs.task import Task
 from pipeline.names import check_name, check_texts
 from pipeline.records import RecordError, read_record
-from pipeline.run_layout import MEASUREMENT, RunLayout
+from pipeline.run_layout import EMBEDDED, MEASUREMENT, RunLayout
 from pipeline.scoring.scores import Interval, mean_interval
 from pipeline.seeds import seeds_of
 from pipeline.versions import versions_of
+
+# The success rate of a task's best expert may be at most this much below the highest one.
+SUCCESS_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,20 @@ def read_measurement(path: Path, fix: str = "delete it and measure again with `j
     return read_record(path, Measurement, "a measurement", fix)
 
 
+def best_measurement(found: Sequence[Measurement]) -> Measurement:
+    """Return the highest mean return among the experts within ``SUCCESS_MARGIN`` of the best success rate.
+
+    A few tasks of Meta-World reward staying near the goal more than reaching it, so the highest return alone would
+    select an expert that never solves them. In tasks that do not define success, only the mean return counts.
+
+    Args:
+        found: at least one, without the random policy.
+    """
+    rates = [-1.0 if measurement.success_rate is None else measurement.success_rate for measurement in found]
+    good = [one for one, rate in zip(found, rates, strict=True) if rate >= max(rates) - SUCCESS_MARGIN]
+    return max(good, key=lambda measurement: measurement.mean_return.mean)
+
+
 def load_measurement(folder: Path, task: Task) -> Measurement | None:
     """Load the measurement in the folder of an expert's revision; None if there is no valid one.
 
@@ -149,6 +166,15 @@ def load_measurement(folder: Path, task: Task) -> Measurement | None:
 
 def load_measurements(out: Path, task: Task) -> dict[str, Measurement]:
     """Valid measurements of the experts of a task in a run, including the random policy, by revision."""
-    folders = [path.parent for path in sorted(RunLayout(out).experts_of(task.name).glob(f"[!.]*/{MEASUREMENT}"))]
+    return _load_measurements(RunLayout(out).experts_of(task.name), task)
+
+
+def packaged_measurements(task: Task) -> dict[str, Measurement]:
+    """Valid measurements that come with the package, as ``load_measurements``."""
+    return _load_measurements(EMBEDDED / task.name, task)
+
+
+def _load_measurements(directory: Path, task: Task) -> dict[str, Measurement]:
+    folders = [path.parent for path in sorted(directory.glob(f"[!.]*/{MEASUREMENT}"))]
     found = {folder.name: load_measurement(folder, task) for folder in folders}
     return {revision: measurement for revision, measurement in found.items() if measurement is not None}

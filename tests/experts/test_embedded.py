@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from experts.registry import make_policy
-from experts.store import EMBEDDED, StoredExpert, stored_experts
+from experts.store import StoredExpert, stored_experts
 from pipeline.envs.policy import Observations
 from pipeline.envs.registry import all_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
+from pipeline.run_layout import EMBEDDED
 
 pytestmark = pytest.mark.slow
 

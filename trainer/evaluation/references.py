@@ -9,14 +9,15 @@ from pathlib import Path
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.run_layout import RunLayout
-from pipeline.scoring.measurement import Measurement, load_measurements
+from pipeline.scoring.measurement import Measurement, best_measurement, load_measurements, packaged_measurements
 from pipeline.storage.manifest import collected_by
 
 
 def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict[Task, tuple[Measurement, Measurement]]:
     """Return, per task, the measurements of the random policy and of the expert that collected the dataset.
 
-    If the dataset's expert is not a measured one (a mix, for example), the best measured expert is used.
+    If the dataset's expert is not a measured one (a mix, for example), the best measured expert is used. A task that is
+    not measured in ``out`` has the measurements that come with the package.
 
     Raises:
         UserError: they are not measured; names the command that measures them.
@@ -25,13 +26,13 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
     references: dict[Task, tuple[Measurement, Measurement]] = {}
     missing = []
     for task in tasks:
-        found = load_measurements(out, task)
-        random = next((m for m in found.values() if m.policy == "random"), None)
-        experts = {revision: m for revision, m in found.items() if m.policy != "random"}
+        random, experts = _by_policy(load_measurements(out, task))
+        if random is None or not experts:
+            random, experts = _by_policy(packaged_measurements(task))
         if random is None or not experts:
             missing.append(task.name)
             continue
-        best = max(experts.values(), key=lambda m: m.accepted_returns.mean())
+        best = best_measurement(list(experts.values()))
         references[task] = random, experts.get(collected.get(task.name, ""), best)
     if missing:
         names = ",".join(missing) if len(missing) <= 8 or not pattern else pattern
@@ -41,3 +42,9 @@ def load_references(out: Path, tasks: Sequence[Task], pattern: str = "") -> dict
             f"run `jat experts --task {names} --out {out}` first"
         )
     return references
+
+
+def _by_policy(found: dict[str, Measurement]) -> tuple[Measurement | None, dict[str, Measurement]]:
+    """Return the measurement of the random policy, if there is one, and those of the experts by revision."""
+    random = next((measurement for measurement in found.values() if measurement.policy == "random"), None)
+    return random, {revision: measurement for revision, measurement in found.items() if measurement.policy != "random"}

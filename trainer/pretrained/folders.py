@@ -17,6 +17,8 @@ from trainer.training.logs import TrainManifest
 
 log = logging.getLogger(__name__)
 
+BUILTIN = "builtin"  # the agent that comes with the package
+BUILTIN_FOLDER = Path(__file__).with_name(BUILTIN)
 CONFIG = "config.json"  # written last: it says that a folder is complete
 # What is downloaded of a repository: our files, and the released JAT's.
 WANTED = (CONFIG, "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "normalisers.safetensors")
@@ -27,12 +29,15 @@ def locate(source: str | Path) -> Path:
     """Return the local folder of a source, downloading it if necessary.
 
     Args:
-        source: a folder, or a repository of the Hub: ``owner/name``, ``owner/name@revision``, ``hub:owner/name``.
+        source: ``builtin``, a folder, or a repository of the Hub: ``owner/name``, ``owner/name@revision``,
+            ``hub:owner/name``.
 
     Raises:
         UserError: there is no such folder or repository, or the Hub cannot be reached.
     """
     text = str(source)
+    if text == BUILTIN:
+        return BUILTIN_FOLDER
     path = Path(text).expanduser()
     is_name = not text.startswith(HUB) and _REPOSITORY.fullmatch(text) is not None
     if path.is_dir() and is_name and not (path / CONFIG).is_file():
@@ -48,12 +53,16 @@ def locate(source: str | Path) -> Path:
         raise UserError(f"{text} is a file; give the folder that it is in: a checkpoint is a folder with a {CONFIG}")
     if text.startswith(HUB) or (not path.exists() and _REPOSITORY.fullmatch(text)):
         return download(HUB + text.removeprefix(HUB), WANTED).folder
-    raise UserError(f"{text} is neither a folder nor a repository owner/name of the Hugging Face Hub")
+    raise UserError(f"{text} is neither a folder nor a repository owner/name of the Hugging Face Hub, nor {BUILTIN}")
 
 
-def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
-    """Return the local folder of a checkpoint, downloading it if necessary; the final checkpoint of `jat train` if
-    None.
+def checkpoint_folder(out: Path, checkpoint: Path | None, otherwise: str | None = None) -> Path:
+    """Return the local folder of a checkpoint, downloading it if necessary.
+
+    Args:
+        out: root of a run.
+        checkpoint: a source, as for ``locate``; the final checkpoint of `jat train` if None.
+        otherwise: the source if ``checkpoint`` is None and there is no finished training.
 
     Raises:
         UserError: there is none.
@@ -61,6 +70,9 @@ def checkpoint_folder(out: Path, checkpoint: Path | None) -> Path:
     if checkpoint is not None:
         return locate(checkpoint)
     path = RunLayout(out).train_manifest
+    if not path.exists() and otherwise is not None:
+        log.info("no finished training in %s: taking %s", out, otherwise)
+        return locate(otherwise)
     if not path.exists():
         raise UserError(f"no finished training in {out}; run `jat train`, or pass --checkpoint FOLDER")
     return RunLayout(out).at(TrainManifest.read(path).checkpoint)

@@ -7,7 +7,10 @@ A folder holds ``model.safetensors``, ``config.json``, ``tokenizer.json``, ``nor
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, temporary_beside
@@ -48,13 +51,26 @@ def agent_config(folder: Path) -> AgentConfig:
     return load_agent_config(folder)
 
 
-def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:
+def half_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in float16.
+
+    Raises:
+        UserError: a weight is too large for float16.
+    """
+    half = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    if lost := [name for name, value in half.items() if value.isinf().any()]:
+        raise UserError(f"{lost[0]} holds weights above 65,504, too large for float16; leave out --half")
+    return half
+
+
+def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str, is_half: bool = False) -> None:
     """Write a folder that ``from_pretrained`` reads; it appears only when it is complete.
 
     Args:
         checkpoint: what to save.
         folder: must not exist yet.
         card: text of its ``README.md``.
+        is_half: whether the weights are stored in float16. Networks compute in float32 in any case.
 
     Raises:
         UserError: the folder exists.
@@ -63,6 +79,6 @@ def save_pretrained(checkpoint: Checkpoint, folder: Path, card: str) -> None:
         raise UserError(f"{folder} exists; give a new folder")
     with temporary_beside(folder) as temporary:
         temporary.mkdir()
-        write_agent(temporary, checkpoint)
+        write_agent(temporary, checkpoint, half_of(checkpoint.model.state_dict()) if is_half else None)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         shutil.move(temporary, folder)
