@@ -44,7 +44,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate --out OUT --task metaworld-raech", "no task matches"),
         ("evaluate --out OUT/empty --checkpoint OUT/nothing", "neither a folder nor a repository"),
         ("evaluate --out OUT --checkpoint OUT/file", "is a file; give the folder that it is in"),
-        ("agent play --out OUT/empty --task metaworld-reach", "no finished training in"),
+        ("agent play --out OUT/empty --task atari-alien", "the checkpoint was not trained on atari-alien, only on"),
         ("agent play --out OUT --task mujoco-ant", "the checkpoint was not trained on mujoco-ant, only on"),
         ("agent play --out OUT --task metaworld-raech", "no task matches"),
         ("agent play --out OUT/empty --task metaworld-reach --checkpoint OUT/nothing", "neither a folder nor"),
