@@ -83,28 +83,36 @@ def replay(config: ReplayConfig, tasks: Sequence[Task] | None = None) -> None:
     task = one_task(config.task, tasks)
     stored = find_episode(task, config.seed, config.out, config.dataset)
     log.info("stored: %s", stored.place)
+    log.info("%s", replay_stored(stored, config.out, config.actions))
+
+
+def replay_stored(stored: StoredEpisode, out: Path, actions: bool = False) -> str:
+    """Replay an episode and compare it; return in one line with whom it was played and that it is equal.
+
+    Args:
+        stored: the episode.
+        out: root of the run that holds the experts.
+        actions: whether to play the stored actions instead of the expert.
+
+    Raises:
+        UserError: a package of the task is missing.
+        JobsFailedError: as ``replay``.
+    """
+    task = stored.task
     with naming_missing_packages(task):
         differing = warn_of_versions(stored)
-        policy = None if config.actions else _expert(config.out, stored)
+        policy = None if actions else _expert(out, stored)
         if policy is None:
             who, policy = "the stored actions", StoredActions(stored.steps.actions)
         else:
             who = stored.expert_revision + (f" and noise {stored.noise}" if stored.noise else "")
-        (replayed,) = rollout(task, policy, [stored.seed], 1)
+        (replayed,) = rollout(task, policy, [stored.playable_seed], 1)
     difference = first_difference(stored, replayed)
+    played = f"{task.name}, seed {stored.seed}, played again with {who}"
     if difference:
         why = f"; package versions differ: {', '.join(differing)}" if differing else ""
-        raise JobsFailedError(
-            f"{task.name}, seed {stored.seed}, played again with {who}, is different: {difference}{why}"
-        )
-    log.info(
-        "%s, seed %d, played again with %s: equal in all columns, %d steps, return %.6g",
-        task.name,
-        stored.seed,
-        who,
-        len(replayed),
-        replayed.total_reward,
-    )
+        raise JobsFailedError(f"{played}, is different: {difference}{why}")
+    return f"{played}: equal in all columns, {len(replayed)} steps, return {replayed.total_reward:.6g}"
 
 
 def warn_of_versions(stored: StoredEpisode) -> list[str]:

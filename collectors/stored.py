@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ class StoredEpisode:
     """The stored data of one seed.
 
     Attributes:
+        seed: None if it was imported.
         place: data file and row, for messages.
         steps: its data, a block of one episode.
         expert, expert_revision: the acting expert.
@@ -38,7 +40,7 @@ class StoredEpisode:
     """
 
     task: Task
-    seed: int
+    seed: int | None
     place: str
     steps: EpisodeBlock
     expert: str
@@ -49,6 +51,13 @@ class StoredEpisode:
     success: bool | None
     ended: str
     versions: dict[str, str]
+
+    @property
+    def playable_seed(self) -> int:
+        """The seed to play again. Raises UserError if the episode was imported."""
+        if self.seed is None:
+            raise UserError("an imported episode has no seed, so it cannot be played again")
+        return self.seed
 
 
 @dataclass(frozen=True)
@@ -104,21 +113,35 @@ def find_episode(task: Task, seed: int, out: Path, dataset: Path | None = None) 
                 f"seed {seed} of {task.name} was played, but its episode was rejected, so there are no steps: "
                 f"{side['rejected']}. {_seeds_there(files)}"
             )
-        return StoredEpisode(
-            task=task,
-            seed=seed,
-            place=f"{pair.data}, row {side['row']}",
-            steps=read_episode(task, pair.data, side["row"]),
-            expert=side["expert"],
-            expert_revision=side["expert_revision"],
-            noise=side.get("noise"),
-            total_reward=side["return"],
-            length=side["length"],
-            success=side["success"],
-            ended=side["ended"],
-            versions=_parse_versions(side["versions"]),
-        )
+        return load_episode(task, pair.data, side)
     raise UserError(f"seed {seed} of {task.name} is not in {dataset or out}. {_seeds_there(files)}")
+
+
+def load_episode(task: Task, data: Path, side: Mapping[str, Any]) -> StoredEpisode:
+    """Read the steps of an episode.
+
+    Args:
+        task: its task.
+        data: its data file.
+        side: its row of the side table; it must not be rejected.
+
+    Raises:
+        UserError: the data file has no such row.
+    """
+    return StoredEpisode(
+        task=task,
+        seed=side["seed"],
+        place=f"{data}, row {side['row']}",
+        steps=read_episode(task, data, side["row"]),
+        expert=side["expert"],
+        expert_revision=side["expert_revision"],
+        noise=side.get("noise"),
+        total_reward=side["return"],
+        length=side["length"],
+        success=side["success"],
+        ended=side["ended"],
+        versions=_parse_versions(side["versions"] or ""),
+    )
 
 
 def _files_of_run(task: Task, out: Path) -> list[_Files]:

@@ -68,20 +68,33 @@ def make_video(config: VideoConfig, tasks: Sequence[Task] | None = None) -> Path
     """
     task = one_task(config.task, tasks)
     stored = find_episode(task, config.seed, config.out, config.dataset)
-    path = config.to or RunLayout(config.out).video(task.name, stored.seed)
+    path = config.to or RunLayout(config.out).video(task.name, config.seed)
     with naming_missing_packages(task):
-        warn_of_versions(stored)
-        replayed = _film(config, stored, path)
-    difference = first_difference(stored, replayed)
+        difference = film_stored(stored, path, *video_pace(task, config.fps))
     if difference:
         log.warning("what is shown is not what is stored: %s", difference)
-    log.info("%d steps of %s: %s", len(replayed), stored.place, path)
+    log.info("%d steps of %s: %s", stored.length, stored.place, path)
     return path
 
 
-def _film(config: VideoConfig, stored: StoredEpisode, path: Path) -> Episode:
+def film_stored(stored: StoredEpisode, path: Path, frames_per_s: int, stride: int) -> str:
+    """Replay the stored actions and film them; return how what is shown differs from what is stored, or nothing.
+
+    Args:
+        stored: the episode.
+        path: output file.
+        frames_per_s, stride: see ``video_pace``.
+
+    Raises:
+        UserError: the task cannot be rendered.
+        ImportError: a package of the task is missing.
+    """
+    warn_of_versions(stored)
+    return first_difference(stored, _film(stored, path, frames_per_s, stride))
+
+
+def _film(stored: StoredEpisode, path: Path, frames_per_s: int, stride: int) -> Episode:
     task = stored.task
-    frames_per_s, stride = _pace(config, task)
     step = 0
 
     with mp4_writer(path, frames_per_s) as add_frame:
@@ -93,14 +106,14 @@ def _film(config: VideoConfig, stored: StoredEpisode, path: Path) -> Episode:
                 add_frame(_frame(task, env))
             step += 1
 
-        (replayed,) = rollout(task, StoredActions(stored.steps.actions), [stored.seed], 1, film)
+        (replayed,) = rollout(task, StoredActions(stored.steps.actions), [stored.playable_seed], 1, film)
     return replayed
 
 
-def _pace(config: VideoConfig, task: Task) -> tuple[int, int]:
-    """Frames per second, and steps per frame."""
-    if config.fps is not None:
-        return config.fps, 1
+def video_pace(task: Task, fps: int | None = None) -> tuple[int, int]:
+    """Frames per second, and steps per frame; ``fps`` frames of one step each if it is given."""
+    if fps is not None:
+        return fps, 1
     pace = steps_per_s(task)
     stride = math.ceil(pace / MAX_FRAMES_PER_S)
     return max(1, round(pace / stride)), stride
