@@ -57,6 +57,7 @@ FACTS = (
     Command("plan", "collectors.forecast", "estimate what a collection takes"),
     Command("status", "collectors.status", "how far the stages of a run are"),
     Command("rates", "collectors.rates", "measure what a collection has cost, for `jat plan`"),
+    Command("browse", "collectors.browser.browse", "look at the episodes of a dataset, on a page of this machine"),
     Command("experts-report", "experts.report", "table and plots of the measured experts"),
 )
 DATASET = (

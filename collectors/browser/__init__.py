@@ -1,0 +1,1 @@
+"""A local page that shows the episodes of a dataset and of an evaluation."""
