@@ -220,14 +220,15 @@ class Pages:
 
     def _evaluated(self) -> list[str]:
         catalogue = self._catalogue
-        return evaluated_tasks(catalogue.out, list(catalogue.manifest.tasks)) if catalogue.is_of_run else []
+        return evaluated_tasks(catalogue.out, catalogue.names) if catalogue.is_of_run else []
 
     def _played(self, request: Request) -> tuple[str, Any, str]:
         task = request.path_params["task"]
         if task not in self._evaluated():
             raise NotFoundError(f"the evaluation has no task {task[:80]!r}")
         catalogue = self._catalogue
-        found = played_episodes(catalogue.out, task, catalogue.manifest.tasks[task].expert_revision)
+        collected = catalogue.manifest.tasks.get(task)  # a task that is not in the dataset can be evaluated
+        found = played_episodes(catalogue.out, task, collected.expert_revision if collected else "")
         return task, found, measurement_of(catalogue.out, task).revision
 
     def _command(self, task: str, seed: int | None) -> str:

@@ -80,16 +80,18 @@ class TaskIndex:
 
     table: pa.Table
     _orders: OrderedDict[Query, np.ndarray] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # requests are answered by several threads
 
     def order(self, query: Query) -> np.ndarray:
         """Rows of the table that the query lists, in its order: ``(E,)`` int64."""
         key = query.order
-        if key not in self._orders:
-            self._orders[key] = self._sort(query)
-        self._orders.move_to_end(key)
-        while len(self._orders) > MAX_ORDERS:
-            self._orders.popitem(last=False)
-        return self._orders[key]
+        with self._lock:
+            if key not in self._orders:
+                self._orders[key] = self._sort(query)
+            self._orders.move_to_end(key)
+            while len(self._orders) > MAX_ORDERS:
+                self._orders.popitem(last=False)
+            return self._orders[key]
 
     def page(self, query: Query) -> EpisodePage:
         """The episodes of one page; the last page if there are fewer."""
@@ -148,7 +150,7 @@ class Catalogue:
         self._tasks = tasks
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
-        self._indexes: OrderedDict[str, TaskIndex] = OrderedDict()
+        self._indexes: OrderedDict[tuple[str, str], TaskIndex] = OrderedDict()
         self._manifest = DatasetManifest.load(self.dataset / DatasetManifest.FILE_NAME)
 
     @property
@@ -169,6 +171,12 @@ class Catalogue:
     def is_of_run(self) -> bool:
         """Whether the dataset is that of the run in ``out``."""
         return self.dataset == RunLayout(self.out).dataset
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the tasks of the dataset, followed by those of all other known ones."""
+        known = (task.name for task in (all_tasks() if self._tasks is None else self._tasks))
+        return list(dict.fromkeys((*self.manifest.tasks, *known)))
 
     def task(self, name: str) -> Task:
         """The task of this name, which is needed to read steps.
@@ -192,15 +200,16 @@ class Catalogue:
             NotFoundError: the dataset has no such task.
             UserError: a file is damaged.
         """
+        key = (self.manifest.digest, name)
         splits = self._splits(name)
         with self._lock:
-            if name not in self._indexes:
+            if key not in self._indexes:
                 pieces = [_read_split(self.dataset, split, info) for split, info in splits.items()]
-                self._indexes[name] = TaskIndex(pa.concat_tables(pieces).combine_chunks())
-            self._indexes.move_to_end(name)
+                self._indexes[key] = TaskIndex(pa.concat_tables(pieces).combine_chunks())
+            self._indexes.move_to_end(key)
             while len(self._indexes) > MAX_INDEXES:
                 self._indexes.popitem(last=False)
-            return self._indexes[name]
+            return self._indexes[key]
 
     def row(self, name: str, split: str, number: int) -> tuple[Path, dict[str, Any]]:
         """Data file and row of the side table of an episode, by its number among those of the split.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,32 @@ def test_a_page_of_100_000_episodes_reads_few_columns_once_and_makes_only_its_ow
     assert all(columns == list(catalogue.COLUMNS) for columns in reads)
     assert "versions" not in catalogue.COLUMNS and "final_observation" not in catalogue.COLUMNS
     assert len(sorts) == 1  # and its order is kept for the pages that follow
+
+
+def test_lists_are_made_by_several_threads_at_once(browsed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "MAX_ORDERS", 1)
+    index = Catalogue(browsed, TASKS).index(NAME)
+    monkeypatch.setattr(TaskIndex, "_sort", lambda _, query: np.arange(len(query.sort)))
+    queries = [Query(sort=sort) for sort in ("seed", "return", "success", "number")] * 5000
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            sizes = list(pool.map(lambda query: len(index.order(query)), queries))
+    finally:
+        sys.setswitchinterval(interval)
+    assert sizes == [len(query.sort) for query in queries]
+
+
+def test_a_task_that_is_evaluated_but_not_in_the_dataset_is_shown(browsed: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "run", "metaworld-reach"
+    shutil.copytree(browsed, out)
+    text = (out / "evaluation" / f"{NAME}.json").read_text()
+    (out / "evaluation" / f"{other}.json").write_text(text.replace(NAME, other))
+    tasks = (*TASKS, replace(DRAWN, name=other))
+    client = TestClient(make_app(out, PORT, tmp_path, tasks), base_url=SITE)
+    assert other in client.get("/evaluation").text and other not in client.get("/").text
+    assert "2000000002" in client.get(f"/evaluation/{other}").text
 
 
 def test_a_query_and_its_address_say_the_same() -> None:
