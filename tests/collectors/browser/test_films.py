@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from collectors.browser import films
+from collectors.browser.app import make_app
 from collectors.browser.films import Films
+from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.stored import StoredEpisode, find_episode
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.media.video import read_mp4
 from pipeline.storage.plan import ShardJob
 from pipeline.storage.shards import write_shard
+from tests.collectors.browser.conftest import PORT
 from tests.fakes import DRAWN, FAKE_PIXELS, expected_episode
 
 
@@ -63,3 +67,15 @@ def test_the_oldest_film_goes_when_there_are_many(tmp_path: Path, monkeypatch: p
     for key in "abc":
         kept.make(key, episode)
     assert kept.find("a") is None and sorted(path.stem for path in tmp_path.glob("*.mp4")) == ["b", "c"]
+
+
+def test_a_page_without_dimensions_to_choose_has_no_form(tmp_path: Path) -> None:
+    stored(tmp_path, FAKE_PIXELS)
+    write_shard(
+        tmp_path / "shards", ShardJob(FAKE_PIXELS, "test", 1_000_000_000, 1, "random"), "1",
+        [expected_episode(FAKE_PIXELS, 1_000_000_000)],
+    )  # fmt: skip
+    build_dataset(DatasetConfig(out=tmp_path), [FAKE_PIXELS])
+    client = TestClient(make_app(tmp_path, PORT, tmp_path, [FAKE_PIXELS]), base_url=f"http://127.0.0.1:{PORT}")
+    text = client.get(f"/tasks/{FAKE_PIXELS.name}/train/3").text
+    assert "Over time" in text and "<form" not in text
