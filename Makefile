@@ -1,7 +1,7 @@
 # A target is a `jat` command or two (`jat --help`); `make help` lists them, with the variables each takes.
 VARIABLES := TASK OUT EPISODES WORKERS RECIPE EXPERT RETRAIN BY_TASK NOISE ALLOW_WEAK SOURCE ENVIRONMENT SEED DATASET \
 	ACTIONS FPS MIX CORPORA TRACK KEEP COMPILE SHARD SWEEP SECONDS_EACH SEEDS CHECKPOINT CHECKPOINTS NAME REPLACE PROMPT \
-	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT QUEUE STEPS SECONDS PYTHON
+	IMAGE TO TAG BRANCH PUBLIC DRY_RUN PORT QUEUE STEPS SECONDS FROM PYTHON
 # What programs read from the environment may be given in the same way; PY is another Python for the commands.
 ENVIRONMENT_VARIABLES := RAY_% JAT_% HF_% AWS_% PIP_% CUDA_% OMP_% MUJOCO_GL TMPDIR PY
 # A variable that is misspelt would do silently what was not asked for, such as collecting all tasks.
@@ -19,7 +19,7 @@ has_credentials = $(and $(findstring ://,$(1)),$(findstring @,$(1)),$(or $(finds
 CREDENTIALS := $(strip $(foreach name,$(VARIABLES),$(if $(call has_credentials,$(value $(name))),$(name))) \
 	$(if $(strip $(foreach goal,$(MAKECMDGOALS),$(call has_credentials,$(goal)))),a target))
 $(if $(CREDENTIALS),$(error $(CREDENTIALS) carries credentials; leave them to the environment, such as AWS_ACCESS_KEY_ID))
-IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD STEPS SECONDS,$(GIVEN)))
+IGNORED := $(if $(SWEEP),$(filter CORPORA TRACK KEEP COMPILE SHARD STEPS SECONDS FROM,$(GIVEN)))
 $(if $(IGNORED),$(error SWEEP= trains without $(IGNORED); leave it out, or use `make train` without SWEEP=))
 
 PYTHON ?= python3
@@ -170,9 +170,9 @@ publish: setup ## publish OUT/dataset to TO=owner/name, s3://... or ./folder (TA
 	@$(JAT) publish --out '$(OUT)' $(call option,to,TO) $(call option,tag,TAG) \
 		$(call option,branch,BRANCH) $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-train: setup ## train one agent on OUT/dataset (RECIPE=s, m, l, jat, jat-small or demo) for STEPS= or SECONDS=, or SWEEP=kappa
+train: setup ## train one agent on OUT/dataset (RECIPE=s, m, l, jat, jat-small or demo) for STEPS= or SECONDS= (FROM= a checkpoint), or SWEEP=kappa
 	$(if $(SWEEP),$(BENCH).sweep --sweep '$(SWEEP)' $(STUDY),$(JAT) train $(STAGE) $(TASKS) \
-		$(call option,steps,STEPS) $(call option,seconds,SECONDS) \
+		$(call option,steps,STEPS) $(call option,seconds,SECONDS) $(call option,from,FROM) \
 		$(call option,corpora,CORPORA) $(call option,workers,WORKERS) $(call option,track,TRACK) \
 		$(call option,keep-checkpoints,KEEP) $(if $(COMPILE),--compile) $(if $(SHARD),--shard))
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
+from pipeline.envs.task import Task
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -48,3 +50,24 @@ class Policy(Protocol):
 
     def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
         """Return one action or ``GiveUp`` per slot: an int, or an array of ``task.action.size`` floats."""
+
+
+def executable_actions(task: Task, actions: Iterable[Any]) -> list[Any]:
+    """Clip actions to their range, as they are executed and stored; a non-finite action becomes None."""
+    if task.action.kind == "discrete":
+        return [action if isinstance(action, GiveUp) else int(action) for action in actions]
+    if isinstance(actions, np.ndarray):
+        return _in_range(task, actions)
+    chosen = list(actions)
+    rows = [row for row, action in enumerate(chosen) if not isinstance(action, GiveUp)]
+    if rows:
+        for row, action in zip(rows, _in_range(task, np.array([chosen[row] for row in rows])), strict=True):
+            chosen[row] = action
+    return chosen
+
+
+def _in_range(task: Task, actions: np.ndarray) -> list[np.ndarray | None]:
+    """Clip continuous actions ``(n, size)``: environments clip what they execute, but not in the control cost."""
+    given = actions.astype(np.float32).clip(task.action.low, task.action.high)
+    is_finite = np.isfinite(given).all(axis=1).tolist()
+    return [action if good else None for action, good in zip(given, is_finite, strict=True)]

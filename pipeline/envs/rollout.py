@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.envs.episode import Episode
 from pipeline.envs.frames import stacked
-from pipeline.envs.policy import GiveUp, Observations, Policy
+from pipeline.envs.policy import GiveUp, Observations, Policy, executable_actions
 from pipeline.envs.task import IMAGE, TEXT, Task
 from pipeline.errors import reason_of
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
@@ -222,7 +222,7 @@ def rollout_parts(
         yield from _taken_from(finished)  # episodes rejected because every reset failed
         while running:
             task = slots[0].part.task
-            actions = _executable(task, policy.act(running, _observe(task, slots, running)))
+            actions = executable_actions(task, policy.act(running, _observe(task, slots, running)))
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
             WORKER_PROGRESS.beats += 1
             WORKER_PROGRESS.steps += len(running)
@@ -282,27 +282,6 @@ def _stack(observations: Sequence[np.ndarray]) -> np.ndarray:
     if observations[0].ndim != 3:
         return np.concatenate(observations).reshape(len(observations), *observations[0].shape)
     return np.stack([observation.transpose(2, 0, 1) for observation in observations]).transpose(0, 2, 3, 1)
-
-
-def _executable(task: Task, actions: Iterable[Any]) -> list[Any]:
-    """Clip actions to their range, as they are executed and stored; a non-finite action becomes None."""
-    if task.action.kind == "discrete":
-        return [action if isinstance(action, GiveUp) else int(action) for action in actions]
-    if isinstance(actions, np.ndarray):
-        return _in_range(task, actions)
-    chosen = list(actions)
-    rows = [row for row, action in enumerate(chosen) if not isinstance(action, GiveUp)]
-    if rows:
-        for row, action in zip(rows, _in_range(task, np.array([chosen[row] for row in rows])), strict=True):
-            chosen[row] = action
-    return chosen
-
-
-def _in_range(task: Task, actions: np.ndarray) -> list[np.ndarray | None]:
-    """Clip continuous actions ``(n, size)``: environments clip what they execute, but not in the control cost."""
-    given = actions.astype(np.float32).clip(task.action.low, task.action.high)
-    is_finite = np.isfinite(given).all(axis=1).tolist()
-    return [action if good else None for action, good in zip(given, is_finite, strict=True)]
 
 
 def _advance(slot: _Slot, action: Any) -> Episode | None:
