@@ -76,9 +76,10 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainJob]:
     module: Any = ModuleType("fake_algorithm")
     module.train = train
     monkeypatch.setitem(sys.modules, "fake_algorithm", module)
-    fake = {name: Algorithm("fake_algorithm", ("fake",), (), num_cpus=2) for name in ("ppo", "sac")}
+    here = Algorithm("fake_algorithm", lambda task: task.domain == "fake", (), num_cpus=2)
+    elsewhere = Algorithm("nowhere", lambda task: task.domain == "mujoco", ())
     for where in ("experts.prepare", "experts.algorithms"):
-        monkeypatch.setattr(f"{where}.ALGORITHMS", {**fake, "trpo": Algorithm("nowhere", ("mujoco",), ())})
+        monkeypatch.setattr(f"{where}.ALGORITHMS", {"ppo": here, "sac": here, "trpo": elsewhere})
     monkeypatch.setattr("experts.prepare.default_algorithm", lambda task: "ppo")
     return started
 

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.media.video import read_mp4
 from pipeline.seeds import FIRST_SEED
-from tests.benchmarks.evaluate import BenchEvalConfig, untrained
 from tests.fakes import FAKE_TASKS, CountingEnv, num_steps, reward_at
 from trainer.play import UPPER_HALF_BLOCK, PlayConfig, half_blocks, play
-from trainer.pretrained.load import save_pretrained
 
 SEED = FIRST_SEED["evaluate"]
 
@@ -98,15 +95,3 @@ def test_what_cannot_be_shown_is_said(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="toy-grid cannot be drawn"):
         play(PlayConfig("toy-grid", trained, to=tmp_path / "play.mp4"), FAKE_TASKS)
     assert not (tmp_path / "play.mp4").exists()
-
-
-def test_the_lines_in_the_readme_load_a_checkpoint_and_act(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "import Agent" in block]
-    (task,) = select_tasks("babyai-go-to-local")
-    folder = "runs/demo/train/checkpoints/step-00000600"
-    assert folder in code
-    checkpoint, _ = untrained(BenchEvalConfig(hidden_size=50, num_layers=2, num_heads=2, context_steps=8), task)
-    save_pretrained(checkpoint, tmp_path / "agent", "")
-    exec(compile(code.replace(folder, str(tmp_path / "agent")), "README.md", "exec"), {})
-    assert re.fullmatch(r"return \d\.\d+ in \d+ steps, success (True|False)\n", capsys.readouterr().out)

@@ -368,7 +368,7 @@ FIRST, SECOND = "1" * 40, "2" * 40
 RUN = """
 import json, sys
 from pathlib import Path
-from experts import imports
+from experts.importing import imports
 from pipeline.publishing import hub
 from pipeline.errors import UserError
 from pipeline.envs.registry import select_tasks

@@ -11,7 +11,7 @@ from experts.algorithms import ALGORITHMS, Algorithm
 from experts.queue import run as queue
 from pipeline import cli
 
-FAKE = Algorithm("tests.experts.queue.fake.train", ("mujoco",), ())
+FAKE = Algorithm("tests.experts.queue.fake.train", lambda task: task.domain == "mujoco", ())
 
 
 def install() -> None:

@@ -53,7 +53,10 @@ def test_a_comparison_notices_the_smallest_difference() -> None:
     def add_least(reward: Any, info: dict[str, Any]) -> Any:
         return np.nextafter(reward, 100), info
 
-    other = dataclasses.replace(task, factory=lambda _: make_env(task))
+    def make_other(one: Task) -> Any:
+        return task.as_reference().make_env() if one.is_reference else make_env(task)
+
+    other = dataclasses.replace(task, factory=make_other)
     with pytest.raises(DifferenceError, match="reward 0"):
         compare(other, policies_of(task)[:1], seeds=(0,), num_steps=3)
 

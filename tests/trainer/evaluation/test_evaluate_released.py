@@ -74,6 +74,7 @@ def test_its_contexts_and_sampling_are_options_and_part_of_the_result(config: Ev
         evaluate(replace(config, contexts={"babyai": 21}), [TASK], is_worker=True)
 
 
+@pytest.mark.usefixtures("nothing_embedded")
 def test_what_it_is_measured_by_must_be_there(config: EvaluateConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run `jat experts --task babyai-go-to-local --out .*elsewhere`"):
         evaluate(replace(config, out=tmp_path / "elsewhere"), [TASK], is_worker=True)

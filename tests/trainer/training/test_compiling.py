@@ -36,6 +36,7 @@ def test_compiled_blocks_give_the_same_curve_and_are_compiled_once(make_config: 
     eager = read_log(run_dir / "train" / "log.jsonl")
     (run_dir / "train").rename(run_dir / "eager")
 
+    torch._dynamo.reset()  # of what other tests have compiled in this process
     counters.clear()
     train(make_config(model=model, compile=True), FAKE_TASKS)
     compiled = read_log(run_dir / "train" / "log.jsonl")

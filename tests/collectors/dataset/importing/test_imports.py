@@ -103,6 +103,8 @@ def test_jat_s_columns_become_shards_of_the_same_values(tmp_path: Path) -> None:
         "noise": None,
         "versions": None,
         "flagged": None,
+        "task": HOPPER.name,
+        "final_observation": None,
     }
     for shard in shards:
         check_shard(HOPPER, tmp_path / "imported" / HOPPER.name / folder_of(str(source)), shard)
