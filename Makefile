@@ -95,7 +95,7 @@ $(VENV_DAGS)/.installed: pyproject.toml constraints.txt dags/constraints.txt
 		-c dags/constraints.txt -e '.[dags]'
 	@touch $@
 
-demo: setup ## experts to report on six tasks, in about 15 minutes
+demo: setup ## experts to report on six tasks, in about 10 minutes
 	$(JAT) demo $(if $(filter-out file,$(origin OUT)),--out '$(OUT)') $(call option,workers,WORKERS)
 
 check: lint ## lint and the quick tests
