@@ -98,16 +98,30 @@ def path_joins(root: Path = ROOT) -> list[str]:
     return found
 
 
+def shared_class_names(root: Path = ROOT) -> dict[str, list[str]]:
+    """Names of classes that several modules define, with the modules: one name means one thing."""
+    owners: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    owners.setdefault(node.name, []).append(str(path.relative_to(root)))
+    return {name: paths for name, paths in owners.items() if len(paths) > 1}
+
+
 def main() -> int:
-    """Print the numbers; 1 if a limit that the project keeps is broken, or a path is joined elsewhere."""
-    found, joins = sizes(), path_joins()
+    """Print the numbers; 1 if a limit that the project keeps is broken, a path is joined elsewhere, or two classes have
+    one name."""
+    found, joins, shared = sizes(), path_joins(), shared_class_names()
     for size in found:
         verdict = "" if size.value <= size.target else "  too many" if size.is_kept else "  not yet"
         name = f"{size.what} ({size.where})" if size.where else size.what
         sys.stdout.write(f"{name:<60} {size.value:>7,}  at most {size.target:>7,}{verdict}\n")
     for join in joins:
         sys.stdout.write(f"{join}: take it from RunLayout ({RUN_LAYOUT})\n")
-    return int(bool(joins) or any(size.is_broken for size in found))
+    for name, paths in shared.items():
+        sys.stdout.write(f"{name} is a class of {' and of '.join(paths)}: give one another name\n")
+    return int(bool(joins or shared) or any(size.is_broken for size in found))
 
 
 if __name__ == "__main__":

@@ -78,3 +78,12 @@ def test_only_one_module_joins_the_paths_of_a_run(tree: Path) -> None:
     line = 'lines = [config.out / name, root / "shards", half / 2, root / "lock", root / "other"]'
     write(tree, "trainer/a.py", line)
     assert house.path_joins(tree) == ["trainer/a.py:1: config.out / name", "trainer/a.py:1: root / 'shards'"]
+
+
+def test_two_classes_of_one_name_are_found(tmp_path: Path) -> None:
+    for module in ("experts/one.py", "trainer/two.py"):
+        path = tmp_path / module
+        path.parent.mkdir()
+        path.write_text("class Budget:\n    pass\n\n\nclass _Own:\n    pass\n")
+    assert house.shared_class_names(tmp_path) == {"Budget": ["experts/one.py", "trainer/two.py"]}
+    assert not house.shared_class_names()

@@ -39,7 +39,7 @@ from trainer.data.corpora import choose_corpora
 from trainer.evaluation.results import weights_of
 from trainer.networks.build import check_model_fits
 from trainer.pretrained.folders import locate
-from trainer.training.budget import Budget
+from trainer.training.budget import TrainingBudget
 from trainer.training.logs import TrainManifest, check_identity, last_row, stop_path
 from trainer.training.tracking import check_trackers
 
@@ -109,7 +109,7 @@ def _run(job: AgentTrainJob) -> int:
     from trainer.checkpoint import load_progress, newest_state
 
     before = newest_state(job.directory)
-    budget = Budget.of(config)
+    budget = TrainingBudget.of(config)
     row = asdict(load_progress(before)) if before else dict.fromkeys(("step", "seconds"), 0)
     planned = math.ceil(budget.left(row))
     stage = current_stage()
@@ -164,7 +164,7 @@ def _finish(config: TrainConfig, directory: Path, identity: dict[str, Any], num_
     from trainer.checkpoint import best_checkpoint, latest_checkpoint, load_progress
 
     last = latest_checkpoint(directory / CHECKPOINTS)
-    if last is None or Budget.of(config).left(asdict(load_progress(last))):
+    if last is None or TrainingBudget.of(config).left(asdict(load_progress(last))):
         raise_stop()
     best = best_checkpoint(directory / CHECKPOINTS) or last
     progress = load_progress(last)

@@ -14,6 +14,7 @@ import numpy as np
 from collectors.replay import replay_stored
 from collectors.stored import StoredEpisode, naming_missing_packages
 from collectors.video import film_stored, video_pace
+from pipeline.envs.registry import domain_named
 from pipeline.envs.task import IMAGE
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of
@@ -106,7 +107,7 @@ def _make(episode: StoredEpisode, path: Path) -> EpisodeFilm:
 
 
 def _picture(domain: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Function that makes ``(H, W, 3)`` of an observation ``(H, W, 4)``: Atari's newest frame, or the colours."""
-    if domain == "atari":
+    """Function that makes ``(H, W, 3)`` of an observation ``(H, W, 4)``: a game's newest frame, or the colours."""
+    if domain_named(domain).is_arcade:
         return lambda observation: np.repeat(observation[..., -1:], 3, axis=2)
     return lambda observation: observation[..., :3]

@@ -26,7 +26,7 @@ STAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StageRun:
+class RecordedRun:
     """How a stage was run.
 
     Attributes:
@@ -39,7 +39,7 @@ class StageRun:
     settings: dict[str, Any]
 
 
-def stage_runs(out: Path) -> list[StageRun]:
+def stage_runs(out: Path) -> list[RecordedRun]:
     """Return the stages of a run with saved settings, in execution order.
 
     For a run in an object store they name its URL, not the local folder in which a stage worked.
@@ -64,7 +64,7 @@ def stage_runs(out: Path) -> list[StageRun]:
             command = command_of(stage, settings, recipes.get(folder, {}))
             if is_on_disk:
                 command, settings["out"] = _on_disk(stage, command, store), store
-            found.append(StageRun(folder, command, flat(settings)))
+            found.append(RecordedRun(folder, command, flat(settings)))
     return found
 
 

@@ -32,7 +32,7 @@ from trainer.evaluation.results import (
     load_measurement_of,
     weights_of,
 )
-from trainer.reporting.commands import StageRun, stage_runs
+from trainer.reporting.commands import RecordedRun, stage_runs
 from trainer.training.logs import TrainManifest, read_log
 
 PACKAGES = ("torch", "ray", "datasets", "pyarrow", "gymnasium", "numpy")
@@ -108,7 +108,7 @@ class Facts:
     log: list[dict[str, Any]]
     curve: Curve | None
     data: list[DataSummary]
-    stages: list[StageRun]
+    stages: list[RecordedRun]
     versions: dict[str, str]
     installed: dict[str, str]
     machine: Hardware

@@ -11,7 +11,7 @@ from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
     """The end of a training.
 
     Attributes:
@@ -26,10 +26,10 @@ class Budget:
     warmup_steps: int
 
     @staticmethod
-    def of(config: TrainConfig) -> Budget:
+    def of(config: TrainConfig) -> TrainingBudget:
         if config.seconds is not None:
-            return Budget("seconds", config.seconds, config.learning_rate, config.warmup_steps)
-        return Budget("step", config.steps, config.learning_rate, config.warmup_steps)
+            return TrainingBudget("seconds", config.seconds, config.learning_rate, config.warmup_steps)
+        return TrainingBudget("step", config.steps, config.learning_rate, config.warmup_steps)
 
     @property
     def label(self) -> str:

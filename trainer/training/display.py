@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.runtime.progress import Progress
 from pipeline.text import format_estimate
-from trainer.training.budget import Budget
+from trainer.training.budget import TrainingBudget
 
 # Smoothing window of the displayed rates and losses; older steps have less weight.
 SMOOTHING_STEPS = 50
@@ -26,7 +26,7 @@ class Display:
 
     TOTALS = ("step", "timesteps", "padded_timesteps", "seconds", "waited_seconds")
 
-    def __init__(self, row: Mapping[str, float], budget: Budget) -> None:
+    def __init__(self, row: Mapping[str, float], budget: TrainingBudget) -> None:
         self._before, self._first, self._budget = row, row, budget
         self._started = time.monotonic()
         self._smooth: dict[str, float] = {}

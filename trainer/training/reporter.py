@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.run_layout import TRAIN_LOG
 from trainer.checkpoint import CheckpointProgress
 from trainer.config import TrainConfig
-from trainer.training.budget import Budget
+from trainer.training.budget import TrainingBudget
 from trainer.training.display import Display
 from trainer.training.tracking import open_trackers
 
@@ -25,7 +25,7 @@ class StepReporter:
     def __init__(self, config: TrainConfig, directory: Path, progress: CheckpointProgress) -> None:
         self._log = directory / TRAIN_LOG
         self._trackers = open_trackers(config.trackers, directory, progress.step, progress.identity)
-        self._display = Display(totals_of(progress), Budget.of(config))
+        self._display = Display(totals_of(progress), TrainingBudget.of(config))
 
     def report(self, row: dict[str, float], progress: CheckpointProgress) -> None:
         """Report the row of a step, with the totals after it."""

@@ -41,7 +41,7 @@ from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.weights import read_weights
-from trainer.training.budget import Budget
+from trainer.training.budget import TrainingBudget
 from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.group import LossModule, current_group
 from trainer.training.logs import check_identity, cut_log, stop_path
@@ -88,7 +88,7 @@ class TrainingRun:
         identity: dict[str, Any],
         start: Checkpoint | None = None,
     ) -> None:
-        self.config, self.tasks, self.directory, self.budget = config, tasks, directory, Budget.of(config)
+        self.config, self.tasks, self.directory, self.budget = config, tasks, directory, TrainingBudget.of(config)
         self.group = current_group()
         torch.set_num_threads(max(1, min(config.threads, (os.cpu_count() or 1) // self.group.local_size)))
         self.dtype = choose_dtype(config.dtype, self.group.device)

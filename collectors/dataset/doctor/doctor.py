@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.doctor.checks import Finding, check_quality
 from collectors.dataset.doctor.facts import gather_facts
 from collectors.dataset.doctor.section import check_section, quality_section, replace_section
 from collectors.dataset.surgery.pieces import open_source
 from experts.ranking import rank_experts
 from pipeline.cli import parse, run
-from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.runtime.progress import Progress
@@ -57,12 +55,7 @@ def examine(config: DoctorConfig, tasks: Sequence[Task] | None = None) -> list[F
         UserError: there is no dataset, it has none of the tasks, or a file is damaged.
     """
     source = open_source(config.dataset, tasks)
-    pattern = pattern_of_tasks(config.task, tasks)
-    names = {task.name for task in select_tasks(pattern, tasks, source.manifest.tasks)} if pattern else set()
-    chosen = [task for task in source.tasks if task.name in names]
-    if not chosen:
-        there = ", ".join(source.manifest.tasks) or "no tasks"
-        raise UserError(f"{config.dataset} has no episodes of {config.task}; it has {there}")
+    chosen = source.choose(config.task, tasks)
     if config.card:
         if len(chosen) < len(source.tasks):
             raise UserError(f"--card is about all tasks of the dataset; leave --task {config.task} out")

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.exporting.lerobot import INFO, VERSION, layout_of, write_lerobot
 from collectors.dataset.exporting.minari import check_minari, write_minari
 from collectors.dataset.layout import CARD
 from collectors.dataset.surgery.pieces import Source, open_source
-from collectors.dataset.surgery.places import Place, check_empty, new_folder
+from collectors.dataset.surgery.places import NewPlace, check_empty, new_folder
 from collectors.stored import naming_missing_packages
 from collectors.video import steps_per_s
 from pipeline.cli import parse, run
-from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import sha256_of, temporary_beside
@@ -63,14 +61,14 @@ def export(config: ExportConfig, tasks: Sequence[Task] | None = None) -> None:
         JobsFailedError: publishing failed for longer than the retries last.
     """
     source = open_source(config.dataset, tasks)
-    chosen = _chosen(source, config.task, tasks)
+    chosen = source.choose(config.task, tasks)
     options = Options(tag=VERSION if config.format == "lerobot" else None, public=config.public)
     is_hub = "://" in config.to or not isinstance(parse_target(config.to, "dataset", Options()), Path)
     if not is_hub:
         target = Path(config.to).expanduser()
         check_empty(target.absolute())
         write = _writer(config, source, chosen)
-        with new_folder(Place(config.dataset, target), "export") as folder:
+        with new_folder(NewPlace(config.dataset, target), "export") as folder:
             write(folder)
         return
     options = options if "://" not in config.to or config.to.startswith("hf://") else Options()
@@ -83,21 +81,6 @@ def export(config: ExportConfig, tasks: Sequence[Task] | None = None) -> None:
         names = sorted(str(path.relative_to(files)) for path in files.rglob("*") if path.is_file())
         entries = [FileEntry(n, (files / n).stat().st_size, sha256_of(files / n)) for n in names if n != last]
         publish(files, entries, last, config.to, "dataset", folder / "records", options)
-
-
-def _chosen(source: Source, pattern: str, tasks: Sequence[Task] | None) -> list[Task]:
-    """The tasks of the dataset that a pattern selects.
-
-    Raises:
-        UserError: there are none.
-    """
-    named = pattern_of_tasks(pattern, tasks)
-    names = {task.name for task in select_tasks(named, tasks)} if named else set()
-    chosen = [task for task in source.tasks if task.name in names]
-    if not chosen:
-        there = ", ".join(source.manifest.tasks) or "no tasks"
-        raise UserError(f"{source.folder} has no episodes of {pattern}; it has {there}")
-    return chosen
 
 
 def _writer(config: ExportConfig, source: Source, tasks: Sequence[Task]) -> Callable[[Path], None]:

@@ -40,7 +40,7 @@ OURS = ("task", "split", "environment", "success", "ended", "final_observation")
 
 
 @dataclass(frozen=True)
-class Place:
+class StoredPlace:
     """Where an episode is, and what its dataset says of it.
 
     Attributes:
@@ -60,7 +60,7 @@ class Place:
 class LeRobotEpisodes:
     """The episodes of a task by split; without splits all are ``train``."""
 
-    episodes: Mapping[str, tuple[Place, ...]]
+    episodes: Mapping[str, tuple[StoredPlace, ...]]
     has_splits: bool
     environment: str | None
     tasks: tuple[str, ...]
@@ -88,7 +88,7 @@ def open_lerobot(root: str, task: Task) -> LeRobotEpisodes:
     rows = [row for table in tables for row in table.to_pylist()]
     has_splits = bool(tables) and PREFIX + "split" in tables[0].column_names
     names = tuple(dict.fromkeys(row.get(PREFIX + "task") or " / ".join(row["tasks"] or ()) for row in rows))
-    found: dict[str, list[Place]] = {"train": [], "test": []}
+    found: dict[str, list[StoredPlace]] = {"train": [], "test": []}
     environment = None
     for row in rows:
         name = row.get(PREFIX + "task")
@@ -178,14 +178,14 @@ def _episode_tables(root: str) -> Iterator[pa.Table]:
             yield parquet.read(columns=there)
 
 
-def _place(root: str, row: Mapping[str, Any]) -> Place:
+def _place(root: str, row: Mapping[str, Any]) -> StoredPlace:
     numbers = [row[name] for name in ("episode_index", "length", "data/chunk_index", "data/file_index")]
     limits = (10**9, MAX_STEPS, MAX_FILES, MAX_FILES)
     if not all(isinstance(n, int) and 0 <= n < limit for n, limit in zip(numbers, limits, strict=True)):
         raise UserError(f"{root}: an episode has no valid place: {str(numbers)[:100]}")
     index, length, chunk, file = numbers
     said = {name: row[PREFIX + name] for name in OURS if row.get(PREFIX + name) is not None}
-    return Place(f"data/chunk-{chunk:03d}/file-{file:03d}.parquet", index, length, said)
+    return StoredPlace(f"data/chunk-{chunk:03d}/file-{file:03d}.parquet", index, length, said)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class LeRobotRows:
     """Episodes of a LeRobot dataset, see ``Rows``."""
 
     root: str
-    episodes: tuple[Place, ...]
+    episodes: tuple[StoredPlace, ...]
 
     @property
     def num_rows(self) -> int:
@@ -218,7 +218,7 @@ class LeRobotRows:
 
 
 def _steps_of(
-    root: str, file: str, places: list[Place], columns: Mapping[str, str], texts: list[str] | None
+    root: str, file: str, places: list[StoredPlace], columns: Mapping[str, str], texts: list[str] | None
 ) -> Iterator[dict[str, pa.Array | None]]:
     """The steps of some episodes of a file, which has them in the order of their indices, by JAT's columns."""
     waiting = {place.index: place for place in places}
@@ -278,7 +278,7 @@ def _read_tasks(root: str) -> list[str]:
     return [text for _, text in pairs]
 
 
-def _restored(task: Task, place: Place, episode: Episode) -> Episode:
+def _restored(task: Task, place: StoredPlace, episode: Episode) -> Episode:
     """The episode with what ``jat dataset export`` wrote beside it."""
     said = place.said
     if episode.rejected or not said:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from collectors.dataset.surgery.pieces import Piece, Source, open_source, refuse_damage, write_dataset
-from collectors.dataset.surgery.places import Place, new_folder, recover
+from collectors.dataset.surgery.places import NewPlace, new_folder, recover
 from pipeline.cli import parse
 from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError
@@ -82,7 +82,7 @@ def merge_datasets(config: MergeConfig, tasks: Sequence[Task] | None = None) -> 
                 raise UserError(f"{name} is in {corpora[name][0]} and in {source.folder}; {_take_out(source, name)}")
             corpora[name] = (source.folder, info)
     edit = f"merge of {', '.join(source.manifest.digest for source in sources)}"
-    with new_folder(Place(config.datasets[0], config.to), "merge") as folder:
+    with new_folder(NewPlace(config.datasets[0], config.to), "merge") as folder:
         return write_dataset(folder, sources, pieces, corpora, edit)
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collectors.dataset.build import describe_dataset, file_entry
+from collectors.dataset.corpora import pattern_of_tasks
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
@@ -66,6 +67,25 @@ class Source:
     folder: Path
     manifest: DatasetManifest
     tasks: tuple[Task, ...]
+
+    def matching(self, pattern: str, tasks: Sequence[Task] | None = None) -> list[Task]:
+        """The tasks of the dataset that a pattern matches, maybe none; ``tasks`` is the table, all known ones if
+        None."""
+        of_tasks = pattern_of_tasks(pattern, tasks)
+        names = {task.name for task in select_tasks(of_tasks, tasks, self.manifest.tasks)} if of_tasks else set()
+        return [task for task in self.tasks if task.name in names]
+
+    def choose(self, pattern: str, tasks: Sequence[Task] | None = None) -> list[Task]:
+        """As ``matching``.
+
+        Raises:
+            UserError: no task matches.
+        """
+        chosen = self.matching(pattern, tasks)
+        if not chosen:
+            there = ", ".join(self.manifest.tasks) or "no tasks"
+            raise UserError(f"{self.folder} has no episodes of {pattern}; it has {there}")
+        return chosen
 
     def pieces(self, task: Task, split: str) -> Iterator[Piece]:
         """The files of a split, all rows kept.

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Place:
+class NewPlace:
     """Which dataset to change, and where the result goes."""
 
     dataset: Path = Path("runs/default/dataset")
@@ -55,7 +55,7 @@ def _recover(dataset: Path) -> None:
 
 
 @contextmanager
-def new_folder(place: Place, command: str) -> Iterator[Path]:
+def new_folder(place: NewPlace, command: str) -> Iterator[Path]:
     """Yield a path to write a dataset to; without an exception it then goes where ``place`` says.
 
     Raises:

@@ -18,12 +18,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.surgery.pieces import Piece, Source, num_kept, open_source, write_dataset
-from collectors.dataset.surgery.places import Place, new_folder, recover
+from collectors.dataset.surgery.places import NewPlace, new_folder, recover
 from collectors.dataset.surgery.selection import Conditions, explain_nothing, matching_rows
 from pipeline.cli import parse
-from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.seeds import SPLITS
@@ -38,17 +36,17 @@ Corpora = dict[str, tuple[Path, CorpusManifest]]
 
 
 @dataclass(frozen=True)
-class FilterConfig(Conditions, Place):
+class FilterConfig(Conditions, NewPlace):
     """Make a dataset of the episodes that meet all conditions. Conditions on episodes do not concern corpora."""
 
 
 @dataclass(frozen=True)
-class RemoveConfig(Conditions, Place):
+class RemoveConfig(Conditions, NewPlace):
     """Make a dataset without the episodes that meet all conditions; with `--task` alone, without these tasks."""
 
 
 @dataclass(frozen=True)
-class SplitConfig(Place):
+class SplitConfig(NewPlace):
     """Make several datasets of one, in folders of `--to`."""
 
     by: Literal["domain", "task", "split", "expert", "success", "return", "length", "seed"] = "domain"
@@ -140,7 +138,7 @@ def _open(config: FilterConfig | RemoveConfig, tasks: Sequence[Task] | None) -> 
 def _matching(source: Source, conditions: Conditions, tasks: Sequence[Task] | None) -> Chosen:
     """The pieces of the named tasks, with the rows to keep that meet the conditions."""
     chosen: Chosen = {}
-    for task in _named_tasks(source, conditions, tasks):
+    for task in source.matching(conditions.task, tasks):
         chosen[task] = {
             split: [
                 dataclasses.replace(piece, keep=matching_rows(conditions, split, piece.side))
@@ -151,14 +149,8 @@ def _matching(source: Source, conditions: Conditions, tasks: Sequence[Task] | No
     return chosen
 
 
-def _named_tasks(source: Source, conditions: Conditions, tasks: Sequence[Task] | None) -> list[Task]:
-    pattern = pattern_of_tasks(conditions.task, tasks)
-    names = {task.name for task in select_tasks(pattern, tasks, source.manifest.tasks)} if pattern else set()
-    return [task for task in source.tasks if task.name in names]
-
-
 def _explain(source: Source, conditions: Conditions, tasks: Sequence[Task] | None) -> str:
-    named = _named_tasks(source, conditions, tasks)
+    named = source.matching(conditions.task, tasks)
     if not named:
         there = [*source.manifest.tasks, *source.manifest.corpora]
         return f"it has no {conditions.task}; it has {', '.join(there)}"

@@ -14,7 +14,7 @@ from pipeline.run_layout import RunLayout
 from tests.fakes import FAKE_TASKS
 from trainer.config import TrainConfig
 from trainer.train import train
-from trainer.training.budget import Budget
+from trainer.training.budget import TrainingBudget
 from trainer.training.logs import TrainManifest, read_log
 from trainer.training.run import TrainingRun
 
@@ -81,7 +81,7 @@ def test_a_training_that_was_killed_has_the_rest_of_its_time_and_equals_an_undis
 
 
 def test_the_learning_rate_of_a_number_of_steps_rises_to_its_peak_and_falls_to_a_tenth() -> None:
-    budget = Budget.of(TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10))
+    budget = TrainingBudget.of(TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10))
     found = [budget.learning_rate(step, seconds=1e9) for step in range(101)]
     assert found[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
     assert found[10] == 1.0
