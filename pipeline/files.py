@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import UserError, first_line
 from pipeline.foreign import MIB, check_file
@@ -219,13 +219,12 @@ def exclusive(path: Path, fix: str, wait_s: float = 0.0) -> Iterator[None]:
     is acquired: writers must produce the same bytes, so that concurrent runs duplicate work but do no harm.
 
     Raises:
-        UserError: another process holds the lock; ``fix`` tells the user what to do.
+        UserError: another process holds the lock, and ``fix`` tells the user what to do; or the folder is read-only.
     """
     if not is_local(path):
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
+    with _open_lock(path) as handle:
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -236,6 +235,18 @@ def exclusive(path: Path, fix: str, wait_s: float = 0.0) -> Iterator[None]:
                     raise UserError(f"another process works on {path.parent}; {fix}") from error
             time.sleep(0.2)
         yield
+
+
+def _open_lock(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise UserError(
+            f"{path.parent} cannot be written ({error.strerror}); choose another --out, or allow it"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -241,6 +242,19 @@ def test_the_stage_tells_of_steps_so_that_a_long_training_is_no_standstill(tmp_p
 def test_two_queues_do_not_run_in_one_place(tmp_path: Path, here: list[str]) -> None:
     config = asked(tmp_path, REACHER)
     with exclusive(tmp_path / "queue" / "lock", ""), pytest.raises(UserError, match="a queue runs there already"):
+        run_queue(config)
+    assert here == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_training(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *args: Any, **keywords: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    config = asked(tmp_path, REACHER)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"queue cannot be written \(Read-only file system\); choose another --out"):
         run_queue(config)
     assert here == []
 
