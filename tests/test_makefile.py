@@ -21,7 +21,7 @@ def test_a_misspelt_variable_is_an_error_before_anything_runs() -> None:
     result = make("collect", "TASKS=metaworld-*")
     assert result.returncode == 2
     assert "no target takes TASKS (did you mean TASK?); `make help` lists the variables" in result.stderr
-    assert result.stdout == "" and "CHECKPOINTS" not in result.stderr
+    assert result.stdout == "" and "WORKERS" not in result.stderr
     many = make("collect", "EPSIODES=3", "WORKER=2", "ZZZ=1").stderr
     assert all(
         f"{wrong} (did you mean {right}?)" in many for wrong, right in (("EPSIODES", "EPISODES"), ("WORKER", "WORKERS"))
@@ -29,19 +29,26 @@ def test_a_misspelt_variable_is_an_error_before_anything_runs() -> None:
     assert "ZZZ (did" not in many and "ZZZ" in many
 
 
-def test_what_a_sweep_would_ignore_is_an_error() -> None:
-    result = make("train", "SWEEP=kappa", "SHARD=1", "WORKERS=2")
-    assert result.returncode == 2
-    assert "SWEEP= trains without SHARD;" in result.stderr
+def test_options_of_one_command_are_not_given_to_several() -> None:
+    result = make("train", "evaluate", "ARGS=--steps 5")
+    assert result.returncode == 2 and result.stdout == ""
+    assert "ARGS= is for one target, and these are 2" in result.stderr
 
 
 @pytest.mark.parametrize("value", ["s3://KEY:s3cret/x@bucket/run", "s3://KEY:s3cret@bucket", "https://s3cret@host/x"])
-@pytest.mark.parametrize("name", ["OUT", "TO", "SOURCE", "CHECKPOINT"])
+@pytest.mark.parametrize("name", ["OUT", "TASK", "EXPERT", "ARGS"])
 def test_credentials_in_an_address_are_refused_and_not_repeated(name: str, value: str) -> None:
     result = make("publish", f"{name}={value}")
     assert result.returncode == 2
     assert f"{name} carries credentials; leave them to the environment" in result.stderr
     assert "s3cret" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("options", ["--to '{}'", "--tag v1 --to={}", '--to "{}" --tag v1'])
+def test_credentials_among_other_options_are_refused_and_not_repeated(options: str) -> None:
+    result = make("publish", f"ARGS={options.format('s3://KEY:s3cret@bucket')}")
+    assert result.returncode == 2
+    assert "ARGS carries credentials" in result.stderr and "s3cret" not in result.stdout + result.stderr
 
 
 def test_credentials_in_place_of_a_target_are_refused_and_not_repeated() -> None:
@@ -52,7 +59,7 @@ def test_credentials_in_place_of_a_target_are_refused_and_not_repeated() -> None
 
 def test_addresses_without_credentials_are_not_refused() -> None:
     for value in ("s3://bucket/run", "hf://datasets/owner/name@branch", "http://127.0.0.1:8080/files", "owner/name@v1"):
-        assert make("publish", f"TO={value}").returncode == 0
+        assert make("publish", f"ARGS=--to {value}").returncode == 0
 
 
 def test_a_value_reaches_the_command_as_it_is() -> None:
@@ -60,6 +67,19 @@ def test_a_value_reaches_the_command_as_it_is() -> None:
     assert result.returncode == 0
     assert "--task 'metaworld-*,babyai-go to'" in result.stdout
     assert "--out 'a b'" in result.stdout
+
+
+def test_options_reach_the_command_as_a_shell_reads_them() -> None:
+    assert "collect --out 'runs/default' --noise 'epsilon=0.1' --allow-weak\n" in re.sub(
+        " +", " ", make("collect", "ARGS=--noise 'epsilon=0.1' --allow-weak").stdout
+    )
+
+
+def test_a_number_of_episodes_is_about_collecting_if_anything_is_collected() -> None:
+    lines = make("experts", "collect", "EPISODES=20").stdout.splitlines()
+    (collect,) = [line for line in lines if "dags.cli collect" in line]
+    assert "--episodes '20'" in collect and "".join(lines).count("--episodes") == 1
+    assert "--episodes '20'" in make("experts", "EPISODES=20").stdout
 
 
 def test_released_experts_are_of_all_tasks_unless_told_otherwise() -> None:

@@ -13,5 +13,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def chaos_seed(pytestconfig: pytest.Config) -> int:
     given = pytestconfig.getoption("--chaos-seed")
     seed: int = random.SystemRandom().randrange(10**6) if given is None else given
-    print(f"\nchaos seed {seed}: `make chaos SEED={seed}` draws the same faults")
+    print(f"\nchaos seed {seed}: `make chaos ARGS='--chaos-seed {seed}'` draws the same faults")
     return seed

@@ -153,8 +153,7 @@ def strings_of(path: Path) -> list[str]:
 @pytest.mark.parametrize("folder", ["pipeline", "experts", "collectors", "trainer", "dags"])
 def test_messages_name_commands_that_whoever_installed_a_wheel_has(folder: str) -> None:
     """`make` is only in a clone: no message names one of its targets but those that set it up, beside `pip install`."""
-    targets = "|".join(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    make = re.compile(rf"`make (?!setup)({targets})\b|\b(OUT|TASK|EXPERT|NAME|EPISODES|CHECKPOINT)=")
+    make = re.compile(r"`make (?!setup)[a-z]|\b(OUT|TASK|EXPERT|NAME|EPISODES|CHECKPOINT)=")
     commands = re.compile(r"`jat ([a-z][a-z-]*(?: [a-z][a-z-]*)?)")
     found = 0
     for path in (ROOT / folder).rglob("*.py"):

@@ -124,10 +124,10 @@ def test_make_evaluate_plays_a_repository_like_the_released_one_in_a_grid_world_
     tasks = {task.name: task for task in select_tasks("babyai-go-to-local,metaworld-reach")}
     write_references(out, tasks["babyai-go-to-local"], 0.1, 0.9)
     write_references(out, tasks["metaworld-reach"], 140.0, 840.0)
-    words = ["RECIPE=jat", f"CHECKPOINT={folder}", f"TASK={','.join(tasks)}", f"OUT={out}", "EPISODES=2", "WORKERS=1"]
+    words = ["RECIPE=jat", f"ARGS=--checkpoint '{folder}'", f"TASK={','.join(tasks)}", f"OUT={out}", "EPISODES=2"]
     root = Path(__file__).parents[3]
     line = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "evaluate", f"PY={sys.executable}", *words],
+        ["make", "--dry-run", "--no-print-directory", "evaluate", f"PY={sys.executable}", "WORKERS=1", *words],
         cwd=root, check=True, capture_output=True, text=True, env={**os.environ, "MAKEFLAGS": ""},
     ).stdout  # fmt: skip
     line = line[line.index(f"{sys.executable} -m dags.cli evaluate") :]  # behind what `setup` would do
