@@ -59,6 +59,7 @@ FACTS = (
     Command("rates", "collectors.rates", "measure what a collection has cost, for `jat plan`"),
     Command("browse", "collectors.browser.browse", "look at the episodes of a dataset, on a page of this machine"),
     Command("experts-report", "experts.report", "table and plots of the measured experts"),
+    Command("completion", "dags.completion", "print what completes these words in bash, zsh or fish"),
 )
 DATASET = (
     Command("dataset build", "collectors.dataset.build", "build the dataset from the shards, as `jat dataset`"),

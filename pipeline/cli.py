@@ -7,6 +7,7 @@ fields. The resulting config is saved as JSON in the same folder as the command'
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import inspect
 import logging
@@ -52,6 +53,8 @@ def parse(
         UserError: an unknown recipe, or an unknown format.
         SystemExit: code 2 for an unknown or malformed flag, 0 after ``--help``.
     """
+    if _is_asked_only:
+        raise CommandOptions(config_type, sorted(recipes or ()), prints_tables)
     import tyro
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -102,7 +105,7 @@ def parse(
     if prints_tables:
         purposes = f"{TEXT} for people, {MARKDOWN} for documents, {JSON} or {TSV} for programs"
         description += f"\n\n--format NAME: of what is printed: {purposes}."
-    if hasattr(config_type, "task"):
+    if takes_tasks(config_type):
         description += (
             "\n\n--domain FILE: a Python file with domains of your own (docs/extending.md), which is run; JAT_DOMAINS "
             "names such files, too."
@@ -113,6 +116,34 @@ def parse(
     if chosen.recipe == "default":
         return tyro.cli(config_type, args=rest, **options)
     return tyro.cli(config_type, args=rest, default=recipes[chosen.recipe](), **options)
+
+
+def takes_tasks(config_type: Any) -> bool:
+    """Whether a config chooses tasks, so that ``--domain`` may add some."""
+    return "task" in (field.name for field in dataclasses.fields(config_type))
+
+
+class CommandOptions(Exception):  # noqa: N818 (no error: an answer)
+    """What a command gives to ``parse``: its config, the names of its recipes, and whether it prints tables."""
+
+    def __init__(self, config_type: type, recipes: Sequence[str], prints_tables: bool) -> None:
+        super().__init__(config_type)
+        self.config_type, self.recipes, self.prints_tables = config_type, recipes, prints_tables
+
+
+_is_asked_only: list[bool] = []  # not empty while `options_of` asks a command for its options
+
+
+def options_of(module: str) -> CommandOptions:
+    """What a module's ``main`` gives to ``parse``, with which each begins; nothing of it is run after that."""
+    _is_asked_only.append(True)
+    try:
+        importlib.import_module(module).main()
+    except CommandOptions as options:
+        return options
+    finally:
+        _is_asked_only.clear()
+    raise AssertionError(f"{module} parses no options")
 
 
 def by_name(number: type[int] | type[float]) -> Any:
