@@ -38,6 +38,20 @@ class GiveUp:
     reason: str
 
 
+class LabelledActions(list[Any]):
+    """Actions with labels: beside each action to execute, what an expert would do instead.
+
+    A policy may return it from ``act``; the rollout keeps the labels in the episode.
+
+    Attributes:
+        labels: one per action; a ``GiveUp`` where the expert cannot say what it would do.
+    """
+
+    def __init__(self, actions: Iterable[Any], labels: Iterable[Any]) -> None:
+        super().__init__(actions)
+        self.labels = list(labels)
+
+
 class Policy(Protocol):
     """Chooses actions for several environments in lockstep."""
 
@@ -49,7 +63,11 @@ class Policy(Protocol):
         """
 
     def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
-        """Return one action or ``GiveUp`` per slot: an int, or an array of ``task.action.size`` floats."""
+        """Return one action or ``GiveUp`` per slot: an int, or an array of ``task.action.size`` floats.
+
+        What is executed may be another action: noise, or another policy whose states this one labels. A policy that
+        plans ahead looks it up in its environment (``experts/scripted/babyai.py``); it is asked at every step.
+        """
 
 
 def executable_actions(task: Task, actions: Iterable[Any]) -> list[Any]:

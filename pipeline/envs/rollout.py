@@ -19,9 +19,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from pipeline.envs.episode import Episode
+from pipeline.envs.episode import Episode, label_array, rejected_episode
 from pipeline.envs.frames import stacked
-from pipeline.envs.policy import GiveUp, Observations, Policy, executable_actions
+from pipeline.envs.policy import GiveUp, LabelledActions, Observations, Policy, executable_actions
 from pipeline.envs.task import IMAGE, TEXT, Task
 from pipeline.errors import reason_of
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
@@ -84,6 +84,7 @@ class _Slot:
 
     Attributes:
         waiting: seeds of the part that have not started yet; a queue shared by the part's slots.
+        labels: one per action if the policy gives labels, else empty.
     """
 
     part: RolloutPart
@@ -95,6 +96,7 @@ class _Slot:
     observations: list[np.ndarray] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     actions: list[Any] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     is_finite: bool = True
     success: bool = False
@@ -102,7 +104,7 @@ class _Slot:
     def begin(self, seed: int) -> None:
         self.seed = seed
         self.observation, _ = self.env.reset(seed=seed)
-        self.observations, self.texts, self.actions, self.rewards = [], [], [], []
+        self.observations, self.texts, self.actions, self.labels, self.rewards = [], [], [], [], []
         self.is_finite, self.success = True, False
 
     def note_observation(self) -> None:
@@ -222,7 +224,11 @@ def rollout_parts(
         yield from _taken_from(finished)  # episodes rejected because every reset failed
         while running:
             task = slots[0].part.task
-            actions = executable_actions(task, policy.act(running, _observe(task, slots, running)))
+            chosen = policy.act(running, _observe(task, slots, running))
+            if isinstance(chosen, LabelledActions):
+                for index, label in zip(running, executable_actions(task, chosen.labels), strict=True):
+                    slots[index].labels.append(label)
+            actions = executable_actions(task, chosen)
             done = [index for index, action in zip(running, actions, strict=True) if advance(slots[index], action)]
             WORKER_PROGRESS.beats += 1
             WORKER_PROGRESS.steps += len(running)
@@ -308,21 +314,6 @@ def _advance(slot: _Slot, action: Any) -> Episode | None:
     return _episode(slot, "terminated" if terminated else "truncated", None)
 
 
-def rejected_episode(task: Task, seed: int, reason: str) -> Episode:
-    """Make an episode of zero steps that holds the reason for the rejection."""
-    discrete = task.action.kind == "discrete"
-    return Episode(
-        seed=seed,
-        observations=np.empty((0, *task.observation_shape), np.float32),
-        texts=() if task.has_text else None,
-        actions=np.empty((0,), np.int64) if discrete else np.empty((0, task.action.size), np.float32),
-        rewards=np.empty(0, np.float32),
-        ended="rejected",
-        success=None if task.success is None else False,
-        rejected=reason,
-    )
-
-
 def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
     task = slot.part.task
     discrete = task.action.kind == "discrete"
@@ -345,4 +336,5 @@ def _episode(slot: _Slot, ended: Any, rejected: str | None) -> Episode:
         success=None if task.success is None else slot.success,
         rejected=rejected,
         final_observation=np.array(final) if is_known else None,
+        labels=label_array(task, slot.labels[: len(slot.actions)]) if slot.labels else None,
     )

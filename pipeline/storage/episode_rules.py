@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.envs.episode import NO_LABEL
 from pipeline.envs.frames import decode_stacks
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import first_line
 from pipeline.images import BadImageError
 from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, label_column, observation_column
 
 BATCH_BYTES = 32 * 2**20  # bytes of numbers or pixels in memory at a time; at least one episode
 IMAGES_AT_A_TIME = 256
@@ -102,7 +103,7 @@ def scan_episodes(
             for batch in _batches(task, path, file, columns):
                 lengths.append(_scan_batch(task, path, row, batch, report, flagged, take))
                 if digests is not None:
-                    digests += [_digest_of_row(batch, index) for index in range(len(batch))]
+                    digests += [_digest_of_row(task, batch, index) for index in range(len(batch))]
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
         report(Problem(UNREADABLE, path, f"cannot be read after {row} episodes ({first_line(error)})"))
@@ -124,7 +125,7 @@ def _batches(task: Task, path: Path, file: pq.ParquetFile, columns: Sequence[str
 
 def _usable_columns(task: Task, path: Path, found: pa.Schema, report: Report) -> list[str]:
     """Names of the columns that exist and have a type that can be checked further."""
-    expected = features(task).arrow_schema
+    expected = features(task, label_column(task) in found.names).arrow_schema
     usable = []
     for field in expected:
         index = found.get_field_index(field.name)
@@ -206,12 +207,12 @@ def _scan_batch(
     return np.maximum(lengths, 0)
 
 
-def _digest_of_row(batch: pa.RecordBatch, row: int) -> bytes:
-    """Content digest of an episode: equal digests mean equal steps, independent of the stored dtypes."""
+def _digest_of_row(task: Task, batch: pa.RecordBatch, row: int) -> bytes:
+    """Content digest of an episode: equal digests mean equal steps, whatever their stored dtypes and labels."""
     if not batch.num_columns or not len(batch.column(0)[row].values or ()):
         return b""  # empty episodes are reported as empty, not as duplicates
     found = hashlib.blake2b(digest_size=16)
-    for name in sorted(batch.schema.names):
+    for name in sorted(set(batch.schema.names) - {label_column(task)}):
         steps = batch.column(name)[row].values
         found.update(f"{name} {-1 if steps is None else len(steps)}".encode())
         if steps is not None:
@@ -272,7 +273,7 @@ def _vector_size(task: Task, name: str) -> int | None:
     """Vector size of a step of a column, or None if a step is a scalar."""
     if name == observation_column(task):
         return task.observation_shape[0]
-    if name == action_column(task) and task.action.kind != "discrete":
+    if name in (action_column(task), label_column(task)) and task.action.kind != "discrete":
         return task.action.size
     return None
 
@@ -281,7 +282,17 @@ def _value_problems(
     task: Task, name: str, numbers: np.ndarray, place: np.ndarray, may_leave: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, str]]:
     what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
-    if name == action_column(task):
+    if name == label_column(task):
+        action = task.action
+        if action.kind == "discrete":
+            outside = ~((numbers == NO_LABEL) | (numbers >= 0) & (numbers < action.size))
+        else:
+            unknown = np.isnan(numbers)
+            in_part = unknown.reshape(-1, action.size).any(axis=1) & ~unknown.reshape(-1, action.size).all(axis=1)
+            outside = ~(unknown | (numbers >= action.low) & (numbers <= action.high)) | in_part.repeat(action.size)
+        if outside.any():
+            yield OUTSIDE, place[outside], f"{name}: neither an action nor the mark of a step without a label"
+    elif name == action_column(task):
         action = task.action
         is_discrete = action.kind == "discrete"
         low, high = (0, action.size - 1) if is_discrete else (action.low, action.high)

@@ -41,6 +41,8 @@ class ShardManifest:
         source: source of an imported shard, followed by @ and its commit or digest; None if it was collected.
         environment: id of the environment of an imported shard; None if it was collected.
         num_flagged: number of episodes that the side table flags.
+        labels: revision of the expert (or mix) that labelled every step; None for no labels.
+        num_labelled: number of steps with a label.
     """
 
     task: str
@@ -61,6 +63,8 @@ class ShardManifest:
     source: str | None = None
     environment: str | None = None
     num_flagged: int = 0
+    labels: str | None = None
+    num_labelled: int = 0
 
     @property
     def num_rejected(self) -> int:
@@ -92,7 +96,7 @@ class ShardManifest:
         _check_beside(file_name, data=manifest.data, episodes=manifest.episodes)
         check_name("task", manifest.task)
         texts = (manifest.expert, manifest.expert_revision, manifest.noise, manifest.source, manifest.environment)
-        check_texts(texts, manifest.versions, manifest.versions.values())
+        check_texts((*texts, manifest.labels), manifest.versions, manifest.versions.values())
         return manifest
 
 

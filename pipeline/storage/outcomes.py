@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.envs.episode import is_labelled
 from pipeline.envs.task import Task
 from pipeline.names import MAX_NAME
 from pipeline.storage.episode_rules import Problem, Report, Take, ignore
-from pipeline.storage.schema import REWARDS
+from pipeline.storage.schema import LABEL_PREFIX, REWARDS
 
 OUTCOME = "side table and data disagree"
 ROUNDING = 1e-6  # relative tolerance for sums of the same rewards in another order
@@ -25,7 +26,7 @@ ROUNDING = 1e-6  # relative tolerance for sums of the same rewards in another or
 
 @dataclass
 class Rewards:
-    """A ``take`` callback that collects the rewards of a data file and forwards all columns.
+    """A ``take`` callback that collects the rewards of a data file, and which steps have a label; forwards all columns.
 
     Attributes:
         then: callback that gets everything, see ``scan_episodes``.
@@ -33,18 +34,29 @@ class Rewards:
 
     then: Take = ignore
     pieces: list[np.ndarray] = field(default_factory=list)
+    labelled: list[np.ndarray] = field(default_factory=list)
 
     def take(self, column: str, values: np.ndarray) -> None:
         if column == REWARDS:
             self.pieces.append(values)
+        elif column.startswith(LABEL_PREFIX):
+            self.labelled.append(is_labelled(values))
         self.then(column, values)
 
     def by_episode(self, lengths: np.ndarray | None) -> list[np.ndarray] | None:
         """Rewards of each episode of ``lengths``; None if some are missing because of a problem in the file."""
-        values = np.concatenate(self.pieces) if self.pieces else np.empty(0, np.float32)
-        if lengths is None or len(values) != lengths.sum() or not len(lengths) or not lengths.all():
-            return None
-        return np.split(values, np.cumsum(lengths)[:-1])
+        return _by_episode(self.pieces, lengths)
+
+    def labelled_by_episode(self, lengths: np.ndarray | None) -> list[np.ndarray] | None:
+        """Which steps of each episode have a label; None if the file has no labels, or some are missing."""
+        return _by_episode(self.labelled, lengths)
+
+
+def _by_episode(pieces: Sequence[np.ndarray], lengths: np.ndarray | None) -> list[np.ndarray] | None:
+    values = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+    if lengths is None or len(values) != lengths.sum() or not len(lengths) or not lengths.all():
+        return None
+    return np.split(values, np.cumsum(lengths)[:-1])
 
 
 def scan_outcomes(
@@ -72,6 +84,7 @@ def scan_outcomes(
     if len(wrong):
         row = int(wrong[0])
         report(Problem(OUTCOME, path, f"return {said[row]:g}, the rewards sum up to {found[row]:g}", row, len(wrong)))
+    _scan_labels(path, accepted, rewards.labelled_by_episode(lengths), report)
     if task.success == "reward":
         succeeded = [bool(episode[-1] > 0) for episode in episodes]
         told = accepted["success"].to_pylist()
@@ -79,6 +92,17 @@ def scan_outcomes(
         if differ:
             reason = f"success {told[differ[0]]}, the last reward says {succeeded[differ[0]]}"
             report(Problem(OUTCOME, path, reason, differ[0], len(differ)))
+
+
+def _scan_labels(path: Path, accepted: pa.Table, labelled: Sequence[np.ndarray] | None, report: Report) -> None:
+    """Report accepted episodes whose number of labels in the side table is not that of the data."""
+    none = [None] * len(accepted)
+    said = accepted["num_labelled"].to_pylist() if "num_labelled" in accepted.column_names else none
+    found = none if labelled is None else [int(steps.sum()) for steps in labelled]
+    differ = [row for row, (here, there) in enumerate(zip(said, found, strict=True)) if here != there]
+    if differ:
+        reason = f"num_labelled {said[differ[0]]}, the data has {found[differ[0]]}"
+        report(Problem(OUTCOME, path, reason, differ[0], len(differ)))
 
 
 def _scan_task(task: Task, path: Path, side: pa.Table, report: Report) -> None:

@@ -23,6 +23,8 @@ from pipeline.storage.manifest import ShardManifest, shard_stem
 class ShardJob:
     """The seeds ``first_seed .. first_seed + num_seeds - 1`` of one split, played by one expert, with or without noise.
 
+    ``labels`` is the revision of the expert (or mix) that labels every step, None for no labels.
+
     Jobs are idempotent: a shard's content is a function of its job and the package versions.
     """
 
@@ -32,6 +34,7 @@ class ShardJob:
     num_seeds: int
     expert: str
     noise: str | None = None
+    labels: str | None = None
 
     @property
     def stem(self) -> str:
@@ -54,6 +57,7 @@ class TaskPlan:
         shard_episodes: seeds per shard: jobs are cut at multiples of this number.
         episodes: number of seeds to play, by split.
         noise: noise added to the expert's actions, in the syntax of ``--noise``; None for none.
+        labels: revision of the expert that labels every step; None for no labels.
     """
 
     expert: str
@@ -62,6 +66,7 @@ class TaskPlan:
     shard_episodes: int
     episodes: dict[str, int]
     noise: str | None = None  # missing in plans older than this field
+    labels: str | None = None  # likewise
 
 
 MAX_NAMED = 10  # maximum number of tasks named in a message
@@ -108,6 +113,7 @@ def missing_jobs(
     done: Iterable[ShardManifest],
     shard_episodes: int,
     noise: str | None = None,
+    labels: str | None = None,
 ) -> list[ShardJob]:
     """Jobs that complete the first ``num_episodes`` seeds of a split.
 
@@ -122,7 +128,7 @@ def missing_jobs(
         while start < end:
             grid_end = first + ((start - first) // shard_episodes + 1) * shard_episodes
             stop = min(end, grid_end)
-            jobs.append(ShardJob(task, split, start, stop - start, expert, noise))
+            jobs.append(ShardJob(task, split, start, stop - start, expert, noise, labels))
             start = stop
     return jobs
 

@@ -29,6 +29,9 @@ REWARDS = "rewards"
 TEXTS = "text_observations"
 # Later additions to the side table, missing in older shards.
 EPISODE_COLUMNS_ADDED = ("noise", "flagged", "task", "final_observation")
+LABEL_PREFIX = "expert_"  # of the column with the labels; the rest is the name of the column of actions
+# Of the side tables of labelled episodes alone: revision of the expert that gave the labels, and how many it gave.
+LABEL_COLUMNS = ("label_expert", "num_labelled")
 EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this suffix
 ALL_EPISODES = "episodes"  # config name of the side tables of all tasks together
 
@@ -41,8 +44,21 @@ def action_column(task: Task) -> str:
     return f"{task.action.kind}_actions"
 
 
-def features(task: Task) -> Features:
-    """Columns of a task's data as ``datasets.Features``: JAT's names and dtypes, with fixed lengths where possible."""
+def label_column(task: Task) -> str:
+    """Column of what an expert would have done at each step, in files of labelled episodes only.
+
+    Its type is that of the actions; ``pipeline.envs.episode.NO_LABEL`` or NaN where the expert could not say.
+    """
+    return LABEL_PREFIX + action_column(task)
+
+
+def features(task: Task, labels: bool = False) -> Features:
+    """Columns of a task's data as ``datasets.Features``: JAT's names and dtypes, with fixed lengths where possible.
+
+    Args:
+        task: the task.
+        labels: whether the episodes are labelled.
+    """
     from datasets import Features, Image, List, Value
 
     columns: dict[str, Any] = {}
@@ -57,13 +73,20 @@ def features(task: Task) -> Features:
     discrete = task.action.kind == "discrete"
     columns[action_column(task)] = List(Value("int64") if discrete else List(Value("float32"), length=task.action.size))
     columns[REWARDS] = List(Value("float32"))
+    if labels:
+        columns[label_column(task)] = columns[action_column(task)]
     return Features(columns)
 
 
-def episode_features() -> Features:
-    """Columns of the side table, which has one row per seed played."""
+def episode_features(labels: bool = False) -> Features:
+    """Columns of the side table, which has one row per seed played.
+
+    Args:
+        labels: whether the episodes are labelled.
+    """
     from datasets import Features, List, Value
 
+    of_labels = dict(zip(LABEL_COLUMNS, (Value("string"), Value("int32")), strict=True)) if labels else {}
     return Features(
         {
             "seed": Value("int64"),  # null if imported
@@ -81,14 +104,21 @@ def episode_features() -> Features:
             "task": Value("string"),
             # The observation after the last action, flat, its numbers and pixels exact as float32; null if unknown.
             "final_observation": List(Value("float32")),
+            **of_labels,
         }
     )
 
 
-def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
-    """Convert accepted episodes to rows. Python loops over steps only to encode images and texts."""
+def data_table(task: Task, episodes: Sequence[Episode], labels: bool = False) -> pa.Table:
+    """Convert accepted episodes to rows. Python loops over steps only to encode images and texts.
+
+    Args:
+        task: their task.
+        episodes: the episodes.
+        labels: whether to write their labels, which all of them must have.
+    """
     offsets = pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32())
-    schema = features(task).arrow_schema
+    schema = features(task, labels).arrow_schema
     action_shape = (0,) if task.action.kind == "discrete" else (0, task.action.size)
     actions = np.concatenate([e.actions for e in episodes]) if episodes else np.empty(action_shape)
     rewards = np.concatenate([e.rewards for e in episodes]) if episodes else np.empty(0)
@@ -96,6 +126,10 @@ def data_table(task: Task, episodes: Sequence[Episode]) -> pa.Table:
         action_column(task): _numbers(actions, schema.field(action_column(task)).type.value_type),
         REWARDS: _numbers(rewards, pa.float32()),
     }
+    if labels:
+        given = [e.labels for e in episodes if e.labels is not None]
+        kind = schema.field(label_column(task)).type.value_type
+        steps[label_column(task)] = _numbers(np.concatenate(given) if given else np.empty(action_shape), kind)
     column = observation_column(task)
     if task.observation == IMAGE:
         files = [file for e in episodes for file in encode_stacks(e.observations)]
@@ -128,6 +162,7 @@ class EpisodeBlock:
         texts: S mission texts as an Arrow array, or None.
         actions: ``(S,)`` int64 or ``(S, size)`` float32.
         rewards: ``(S,)`` float32.
+        labels: as ``Episode.labels``, of S steps; None if the file has none.
     """
 
     lengths: np.ndarray
@@ -135,6 +170,7 @@ class EpisodeBlock:
     texts: pa.Array | None
     actions: np.ndarray
     rewards: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def read_lengths(path: Path) -> np.ndarray:
@@ -213,6 +249,7 @@ def block_of(task: Task, table: pa.Table) -> EpisodeBlock:
         texts=columns[TEXTS].flatten() if task.has_text else None,
         actions=_matrix(columns[action_column(task)].flatten()),
         rewards=rewards.flatten().to_numpy(),
+        labels=_matrix(columns[label_column(task)].flatten()) if label_column(task) in columns else None,
     )
 
 

@@ -45,11 +45,13 @@ MAX_REASON = 100  # reasons are counted by their first characters; the side tabl
 
 @dataclass(frozen=True)
 class Provenance:
-    """Provenance of an episode: kind and revision of the expert, and the noise in its actions or None."""
+    """Provenance of an episode: kind and revision of the expert, the noise in its actions or None, and the revision of
+    the expert that labelled it or None."""
 
     expert: str
     revision: str
     noise: str | None = None
+    label_expert: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Totals:
     rejected: Counter[str] = field(default_factory=Counter)
     num_successes: int | None = 0
     num_flagged: int = 0
+    num_labelled: int = 0
     return_sum: float = 0.0
     side_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -86,6 +89,8 @@ def write_shard(
     folder: str | None = None,
 ) -> ShardManifest:
     """Write the shard of ``job`` from its episodes, given in the order of its seeds, and return its manifest.
+
+    Labels are written if the job names who gives them; all its episodes must then have labels.
 
     Args:
         root: folder of the shards, with one folder per task.
@@ -106,11 +111,12 @@ def write_shard(
         data = _entry(data_path.name, temporary)
     made_with = format_versions(versions)
     for row in totals.side_rows:
-        who = actor(row["seed"]) if actor else Provenance(job.expert, expert_revision, job.noise)
+        who = actor(row["seed"]) if actor else Provenance(job.expert, expert_revision, job.noise, job.labels)
         row.update(expert=who.expert, expert_revision=who.revision, noise=who.noise, versions=made_with)
+        row.update(label_expert=None if row["row"] is None else who.label_expert)
         if origin:
             row.update(seed=None, versions=None)
-    schema = episode_features().arrow_schema
+    schema = episode_features(job.labels is not None).arrow_schema
     with replacing(side_path) as temporary:
         pq.write_table(pa.Table.from_pylist(totals.side_rows, schema), temporary, compression=COMPRESSION)
         side = _entry(side_path.name, temporary)
@@ -133,6 +139,8 @@ def write_shard(
         source=origin.source if origin else None,
         environment=origin.environment if origin else None,
         num_flagged=totals.num_flagged,
+        labels=job.labels,
+        num_labelled=totals.num_labelled,
     )
     write_json(directory / f"{job.stem}.json", manifest)
     return manifest
@@ -144,13 +152,15 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
     buffered_bytes = 0
     group_bytes = ROW_GROUP_BYTES[task.observation]
 
+    labels = job.labels is not None
+
     def write(episodes: Sequence[Episode]) -> None:
-        writer.write_table(data_table(task, episodes))
+        writer.write_table(data_table(task, episodes, labels))
 
     # A thread writes while the next episodes are played; compression releases the GIL. On exit the executor waits for
     # the thread before the file is closed.
     with (
-        pq.ParquetWriter(path, features(task).arrow_schema, **parquet_options(task)) as writer,
+        pq.ParquetWriter(path, features(task, labels).arrow_schema, **parquet_options(task)) as writer,
         ThreadPoolExecutor(1) as thread,
     ):
         written: Future[None] | None = None
@@ -167,6 +177,10 @@ def _write_data(path: Path, job: ShardJob, episodes: Iterable[Episode], totals: 
                 totals.num_successes += episode.success
             totals.num_flagged += episode.flagged is not None
             totals.return_sum += episode.total_reward
+            if labels:
+                if episode.num_labelled is None:
+                    raise ValueError(f"{task.name}, seed {episode.seed}: an episode of a labelled shard has no labels")
+                totals.num_labelled += episode.num_labelled
             buffer.append(episode)
             buffered_bytes += episode.observations.nbytes
             if ends_row_group(episode.seed, episode.observations.nbytes, buffered_bytes, group_bytes):
@@ -193,6 +207,7 @@ def _side_row(task: Task, episode: Episode, row: int | None) -> dict[str, Any]:
         "flagged": episode.flagged,
         "task": task.name,
         "final_observation": None if final is None else final.astype(np.float32).ravel(),
+        "num_labelled": None if row is None else episode.num_labelled,
     }
 
 

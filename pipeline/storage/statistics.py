@@ -11,7 +11,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from pipeline.envs.episode import is_labelled
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.records import read_record, record_of
 from pipeline.run_layout import STATISTICS
-from pipeline.storage.schema import REWARDS, action_column, observation_column
+from pipeline.storage.schema import REWARDS, action_column, label_column, observation_column
 from pipeline.storage.shards import MAX_REASON
 
 MAX_BINS = 64
@@ -165,6 +166,8 @@ class SplitStatistics:
         observations: moments per dimension; for images, of all pixels of the newest frame as one dimension.
         actions: moments per dimension of continuous actions, else None.
         action_counts: how often each discrete action was taken, else None.
+        label_experts: number of labelled episodes by revision of the expert that labelled them.
+        num_labelled, num_unlabelled: number of their steps with a label, and of those that the expert could not label.
     """
 
     num_episodes: int
@@ -184,6 +187,9 @@ class SplitStatistics:
     observations: Moments
     actions: Moments | None
     action_counts: tuple[int, ...] | None
+    label_experts: dict[str, int] = field(default_factory=dict)  # absent in statistics older than labels
+    num_labelled: int = 0
+    num_unlabelled: int = 0
 
     @property
     def success_rate(self) -> float | None:
@@ -192,7 +198,7 @@ class SplitStatistics:
     def merge(self, other: SplitStatistics) -> SplitStatistics:
         """Statistics of the union of both."""
         return SplitStatistics(
-            **{field.name: _merged(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+            **{each.name: _merged(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
         )
 
     @staticmethod
@@ -223,6 +229,7 @@ class StepStatistics:
         self._task = task
         self.rewards, self.observations, self.actions = Moments(), Moments(), Moments()
         self.action_counts = np.zeros(task.action.size, np.int64)
+        self.num_labelled, self.num_unlabelled = 0, 0
 
     def add(self, column: str, values: np.ndarray) -> None:
         """Add some steps of a column; a ``take`` callback for ``pipeline.storage.episode_rules.scan_episodes``."""
@@ -236,6 +243,10 @@ class StepStatistics:
             self.action_counts += np.bincount(values, minlength=task.action.size)
         elif column == action_column(task):
             self.actions = self.actions.merge(Moments.of(values))
+        elif column == label_column(task):
+            count = int(is_labelled(values).sum())
+            self.num_labelled += count
+            self.num_unlabelled += len(values) - count
 
 
 def split_statistics(task: Task, side: pa.Table, steps: StepStatistics, num_bytes: int) -> SplitStatistics:
@@ -271,6 +282,9 @@ def split_statistics(task: Task, side: pa.Table, steps: StepStatistics, num_byte
         observations=steps.observations,
         actions=None if discrete else steps.actions,
         action_counts=tuple(steps.action_counts.tolist()) if discrete else None,
+        label_experts=_counted(accepted["label_expert"].to_pylist()) if "label_expert" in side.column_names else {},
+        num_labelled=steps.num_labelled,
+        num_unlabelled=steps.num_unlabelled,
     )
 
 

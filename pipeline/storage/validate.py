@@ -33,7 +33,7 @@ from pipeline.storage.episode_rules import (
 from pipeline.storage.manifest import FileEntry, ShardManifest
 from pipeline.storage.outcomes import Rewards, count_outcomes, scan_outcomes
 from pipeline.storage.parquet_limits import read_small
-from pipeline.storage.schema import EPISODE_COLUMNS_ADDED, episode_features
+from pipeline.storage.schema import EPISODE_COLUMNS_ADDED, LABEL_COLUMNS, episode_features
 from pipeline.storage.shards import MAX_REASON
 from pipeline.versions import format_versions
 
@@ -162,6 +162,7 @@ def _scan_counts(task: Task, sidecar: Path, shard: ShardManifest, side: pa.Table
     pairs = [
         ("rejected", counts.num_rejected, shard.num_rejected),
         ("flagged", int(flagged_rows(side).sum()), shard.num_flagged),
+        ("labelled steps", count_labels(side), shard.num_labelled),
         ("successes", counts.num_successes, shard.num_successes),
     ]
     for what, found, said in pairs:
@@ -183,9 +184,14 @@ def flagged_rows(side: pa.Table | None) -> np.ndarray:
     return flags
 
 
+def count_labels(side: pa.Table) -> int:
+    """Number of labelled steps that a side table says there are."""
+    return sum(side["num_labelled"].drop_null().to_pylist()) if "num_labelled" in side.column_names else 0
+
+
 def read_side(path: Path, report: Report) -> pa.Table | None:
     """Read the side table of a shard; if it cannot be read or columns are missing, report that and return None."""
-    return read_table(path, episode_features().arrow_schema, report, EPISODE_COLUMNS_ADDED)
+    return read_table(path, episode_features(True).arrow_schema, report, (*EPISODE_COLUMNS_ADDED, *LABEL_COLUMNS))
 
 
 def read_table(path: Path, expected: pa.Schema, report: Report, optional: Collection[str] = ()) -> pa.Table | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.envs.episode import Episode
-from pipeline.envs.rollout import RolloutPart, rejected_episode, rollout, rollout_parts
+from pipeline.envs.episode import Episode, rejected_episode
+from pipeline.envs.rollout import RolloutPart, rollout, rollout_parts
 from pipeline.envs.task import Task
 from pipeline.errors import JobFailure, JobsFailedError
 from pipeline.media.film import Film, films_in, missing_failure

@@ -30,7 +30,7 @@ from pipeline.seeds import FIRST_SEED
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import describe_missing
 from pipeline.storage.schema import ALL_EPISODES, EPISODES_SUFFIX, episode_features, features
-from pipeline.storage.statistics import TaskStatistics
+from pipeline.storage.statistics import TaskStatistics, merge_all
 from pipeline.text import format_count
 from pipeline.versions import format_versions
 
@@ -80,7 +80,7 @@ def write_card(
     domains = domain_rows(tasks, statistics)
     sections = [_section(dataset, manifest, domain) for domain in domains]
     body = _body(domains, sections, previews) if tasks else ""
-    front = yaml.safe_dump(_front_matter(manifest, tasks), sort_keys=False, width=1000)
+    front = yaml.safe_dump(_front_matter(manifest, tasks, statistics), sort_keys=False, width=1000)
     with replacing(dataset / CARD) as temporary:
         temporary.write_text(
             f"---\n{front}---\n\n{body}{quality}{_missing_section(manifest)}{imported_section(manifest, tasks)}"
@@ -168,6 +168,7 @@ def _body(domains: Sequence[DomainRow], sections: Sequence[_Section], previews: 
         kinds=_kinds(domains),
         mixed=_listed([f"`{row.task.name}`" for row in rows if len(row.both.experts) > 1]),
         noise=_noise(rows),
+        labels=_labels(rows),
         citations="\n\n".join(dict.fromkeys([JAT_CITATION, *(entry for notes in used for entry in notes.citations)])),
     )
 
@@ -239,11 +240,30 @@ def _noise(rows: Sequence[CardRow]) -> str:
     return _listed([f"{as_code(noise)} in {format_count(count, 'episode')}" for noise, count in sorted(counts.items())])
 
 
-def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str, Any]:
+def _labels(rows: Sequence[CardRow]) -> str:
+    """Say which tasks have labels, by whom, and how many steps lack one; empty if none has."""
+    found = [row.both for row in rows if row.both.label_experts]
+    if not found:
+        return ""
+    names = [f"`{row.task.name}`" for row in rows if row.both.label_experts]
+    experts = sorted({revision for both in found for revision in both.label_experts})
+    asked = sum(both.num_labelled + both.num_unlabelled for both in found)
+    missing = sum(both.num_unlabelled for both in found)
+    return (
+        f"{_listed(names)} ({sum(sum(both.label_experts.values()) for both in found):,} episodes), by "
+        f"{_listed([as_code(revision) for revision in experts])}; {missing:,} of {asked:,} steps have none"
+    )
+
+
+def _front_matter(
+    manifest: DatasetManifest, tasks: Sequence[Task], statistics: Sequence[TaskStatistics]
+) -> dict[str, Any]:
     configs, infos = [], []
+    labelled_by = {found.task: merge_all(list(found.splits.values())).label_experts for found in statistics}
     for task in tasks:
         splits = manifest.tasks[task.name].splits
-        of_task = table_pair(task.name, EPISODES_SUFFIX, features(task), episode_features(), splits)
+        labels = bool(labelled_by[task.name])
+        of_task = table_pair(task.name, EPISODES_SUFFIX, features(task, labels), episode_features(labels), splits)
         configs += of_task[0]
         infos += of_task[1]
     of_corpora = corpus_configs(manifest)
@@ -251,7 +271,8 @@ def _front_matter(manifest: DatasetManifest, tasks: Sequence[Task]) -> dict[str,
     infos += of_corpora[1]
     if tasks:
         of_all = all_episodes_config(
-            episode_features(), {task.name: manifest.tasks[task.name].splits for task in tasks}
+            episode_features(any(labelled_by.values())),
+            {task.name: manifest.tasks[task.name].splits for task in tasks},
         )
         configs.append(of_all[0])
         infos.append(of_all[1])

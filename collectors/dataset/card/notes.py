@@ -14,6 +14,7 @@ EXPERT_KINDS = {
     "bot": "the planner that ships with minigrid; it reads the state of the grid",
     "scripted": "the policy that ships with metaworld; it reads the hidden goal",
     "random": "every action equally likely",
+    "agent": "a network trained on such episodes, acting to see states that experts avoid",
     "imported": "whoever played in a dataset that was not made here; its source is named below",
     "ppo": "a network trained with Stable-Baselines3",
     "sac": "a network trained with Stable-Baselines3",

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.envs.episode import Episode
+from pipeline.envs.episode import Episode, rejected_episode
 from pipeline.envs.frames import read_stacks
-from pipeline.envs.rollout import rejected_episode
 from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.errors import UserError, first_line
 from pipeline.images import BadImageError

@@ -10,7 +10,7 @@ import pytest
 from experts.scripted.babyai import BabyAIBotPolicy
 from experts.scripted.metaworld import ScriptedPolicy
 from experts.scripted.random_policy import RandomPolicy
-from pipeline.envs.policy import GiveUp, Observations
+from pipeline.envs.policy import GiveUp, LabelledActions, Observations
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.rollout import RolloutPart, rollout, rollout_parts
 from pipeline.envs.task import Action, Task
@@ -267,3 +267,34 @@ def test_real_episodes_do_not_depend_on_the_number_of_environments(name: str, po
     together = list(rollout(task, policy(task), range(num_seeds), num_envs=3))
     for one, other in zip(together, alone, strict=True):
         assert_same_episode(one, other)
+
+
+class Labelling(AssertingPolicy):
+    """Acts as it should, and labels each step with a constant; it is silent at steps of odd number."""
+
+    def act(self, slots: Sequence[int], observations: Observations) -> LabelledActions:
+        steps = [self._steps[slot] for slot in slots]
+        label: Any = 3 if self._task.action.kind == "discrete" else np.array([0.25, 7.0])
+        return LabelledActions(super().act(slots, observations), [GiveUp("?") if t % 2 else label for t in steps])
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+@pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID], ids=lambda task: task.name)
+def test_labels_are_kept_step_by_step_and_change_nothing_else(task: Task, num_envs: int) -> None:
+    for seed, episode in zip(SEEDS, rollout(task, Labelling(task), SEEDS, num_envs), strict=True):
+        assert_same_episode(episode, expected_episode(task, seed))
+        assert episode.labels is not None and episode.labels.dtype == episode.actions.dtype
+        unknown: Any = -1 if task.action.kind == "discrete" else [np.nan] * 2
+        known: Any = 3 if task.action.kind == "discrete" else [0.25, 1.0]  # clipped as it would be executed
+        expected = np.array([unknown if t % 2 else known for t in range(len(episode))], episode.actions.dtype)
+        np.testing.assert_array_equal(episode.labels, expected)
+        assert episode.num_labelled == -(-len(episode) // 2)
+
+
+def test_an_episode_that_is_given_up_has_labels_of_its_steps_only_and_without_an_expert_there_are_none() -> None:
+    policy = Labelling(FAKE_GRID, {(8, 2): GiveUp("lost")})
+    (episode,) = rollout(FAKE_GRID, policy, [8])
+    assert episode.rejected == "policy: lost" and episode.labels is not None
+    assert len(episode.labels) == len(episode.actions) == 2
+    (plain,) = rollout(FAKE_GRID, AssertingPolicy(FAKE_GRID), [8])
+    assert plain.labels is None and plain.num_labelled is None
