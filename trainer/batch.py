@@ -19,6 +19,8 @@ class StepBatch:
         previous_rewards: ``(B, T)``; reward of the action before each step.
         actions: ``(B, T)`` int64 or ``(B, T, size)`` float.
         mask: ``(B, T)`` bool, False on padding.
+        labels: shape and dtype of ``actions``; what the network shall learn to do, if that is not what was executed.
+        labelled: ``(B, T)`` bool, False on padding and where there is nothing to learn; given with ``labels``.
         tasks: ``(B,)`` int64; the windows' tasks as indices in the network's list. They have the same sizes.
     """
 
@@ -28,6 +30,18 @@ class StepBatch:
     actions: Tensor
     mask: Tensor
     tasks: Tensor
+    labels: Tensor | None = None
+    labelled: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """``(n,)`` or ``(n, size)``: the actions to learn, of all steps that enter the loss."""
+        return (self.actions if self.labels is None else self.labels)[self.learned]
+
+    @property
+    def learned(self) -> Tensor:
+        """``(B, T)`` bool: the steps whose action enters the loss."""
+        return self.mask if self.labelled is None else self.labelled
 
 
 @dataclass(frozen=True)

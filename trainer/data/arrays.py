@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from pipeline.envs.episode import is_labelled
 from pipeline.envs.frames import CHANNELS
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
@@ -24,9 +26,10 @@ from pipeline.files import digest_of, rename_unless_exists, temporary_beside, wr
 from pipeline.records import read_values
 from pipeline.seeds import SPLITS
 from pipeline.storage.manifest import DatasetManifest, FileEntry
-from pipeline.storage.schema import read_blocks, read_lengths
+from pipeline.storage.schema import EpisodeBlock, label_column, read_blocks, read_lengths
 from pipeline.storage.statistics import load_statistics
 
+LABELS = ("labels", "labelled")  # arrays of tasks with labels only
 LAYOUT_VERSION = 2  # format version of the arrays; other versions are converted again
 
 # A dimension with a smaller standard deviation counts as constant (such as Meta-World's hidden goal) and is only
@@ -76,6 +79,9 @@ class TaskArrays:
         texts: the distinct mission texts.
         last_frames: for images ``(S,)`` int64: the frame stack of a step is this frame and the three before it; else
             None.
+        labels: as ``actions``: the expert's label of each step, the executed action in episodes without labels. None if
+            no episode has labels.
+        labelled: ``(S,)`` bool: whether to learn ``labels``; False where the expert had no label. None likewise.
     """
 
     task: Task
@@ -86,6 +92,8 @@ class TaskArrays:
     text_ids: np.ndarray | None
     texts: list[str]
     last_frames: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    labelled: np.ndarray | None = None
 
     @property
     def num_steps(self) -> int:
@@ -158,6 +166,7 @@ def load_arrays(dataset: Path, manifest: DatasetManifest, task: Task, split: str
         text_ids=_open(directory, "text_ids") if task.has_text else None,
         texts=read_values(directory / "texts.json", list[str], "the texts of a task", f"remove {directory}"),
         last_frames=_open(directory, "last_frames") if is_image else None,
+        **{name: _open(directory, name) for name in LABELS if (directory / f"{name}.npy").exists()},
     )
 
 
@@ -203,6 +212,8 @@ def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
         )
     if task.has_text:
         layout["text_ids"] = (np.int32, ())
+    if any(label_column(task) in pq.read_schema(file).names for file in files):
+        layout |= {"labels": layout["actions"], "labelled": (np.bool_, ())}
     arrays = {
         name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", dtype, (num_steps, *shape))
         for name, (dtype, shape) in layout.items()
@@ -222,6 +233,8 @@ def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
                 arrays["observations"][steps] = block.observations
             arrays["actions"][steps] = block.actions
             arrays["rewards"][steps] = block.rewards
+            if "labels" in arrays:
+                arrays["labels"][steps], arrays["labelled"][steps] = _targets(block)
             if block.texts is not None:
                 encoded = block.texts.dictionary_encode()
                 ids = [known_texts.setdefault(text, len(known_texts)) for text in encoded.dictionary.to_pylist()]
@@ -231,6 +244,14 @@ def _lay_out(task: Task, files: Sequence[Path], temporary: Path) -> None:
         array.flush()
     np.save(temporary / "starts.npy", starts)
     write_json(temporary / "texts.json", list(known_texts))
+
+
+def _targets(block: EpisodeBlock) -> tuple[np.ndarray, np.ndarray]:
+    """What to learn at each step, and whether; steps without a label hold the executed action, which is finite."""
+    if block.labels is None:
+        return block.actions, np.ones(len(block.actions), bool)
+    known = is_labelled(block.labels)
+    return np.where(known if known.ndim == block.labels.ndim else known[:, None], block.labels, block.actions), known
 
 
 def _append_frames(path: Path, stacks: np.ndarray) -> np.ndarray:

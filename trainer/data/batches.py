@@ -103,6 +103,7 @@ class TaskBatches:
         rewards[self._begins[windows], 0] = 0.0
         observations = arrays.observations_at(steps)
         texts = None if arrays.text_ids is None else self._tokens[np.take(arrays.text_ids, steps)]  # type: ignore[index]
+        labels, labelled = (None if x is None else np.take(x, steps, axis=0) for x in (arrays.labels, arrays.labelled))
         return StepBatch(
             kind=arrays.task.observation,
             observations=torch.from_numpy(prepare_observations(arrays.task, observations, texts, self._normaliser)),
@@ -110,6 +111,8 @@ class TaskBatches:
             actions=torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
             mask=torch.from_numpy(mask),
             tasks=torch.full((len(windows),), self._task_index),
+            labels=None if labels is None else torch.from_numpy(labels),
+            labelled=None if labelled is None else torch.from_numpy(labelled & mask),
         )
 
 

@@ -37,6 +37,8 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
 
     - ``observations``: ``(L, size)`` float32 or int64, or ``(L, 4, 84, 84)`` uint8 images, the newest frame last
     - ``actions``: ``(L, size)`` float32 or ``(L,)`` int64
+    - ``labels`` and ``labelled``, in tasks with labels: as ``actions``, what an expert would have done, and ``(L,)``
+      bool, whether it could say; the executed actions in episodes without labels
     - ``rewards``: ``(L,)`` float32; ``rewards[t]`` is what ``actions[t]`` earned
     - ``mask``: ``(L,)`` bool, false for the padding at the end, which repeats the last step
     - ``episode``: row of the episode in its split, as in ``load_dataset(dataset, task)[split]``
@@ -118,6 +120,9 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             "episode": torch.tensor(int(self._rows[index])),
             "first": torch.tensor(int(self._starts[index] - arrays.starts[self._rows[index]])),
         }
+        if arrays.labels is not None and arrays.labelled is not None:
+            item["labels"] = torch.from_numpy(np.take(arrays.labels, steps, axis=0))
+            item["labelled"] = torch.from_numpy(np.take(arrays.labelled, steps) & mask)
         if arrays.text_ids is not None:
             item["texts"] = torch.from_numpy(np.take(arrays.text_ids, steps).astype(np.int64))
         return item

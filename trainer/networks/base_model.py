@@ -218,7 +218,8 @@ class BaseModel(Model):
         outputs, predicted = self(batch)
         mask, kappa = batch.mask, self.config.observation_loss_coef
         head = self.head(self.layouts[int(batch.tasks[0])])
-        action_loss = head.loss(outputs[mask], batch.actions[mask]).mean()
+        of_steps = head.loss(outputs[batch.learned], batch.targets)
+        action_loss = of_steps.mean() if len(of_steps) else of_steps.sum()  # a batch may have no label
         observation_loss = torch.zeros((), device=mask.device)
         if predicted is not None:
             limit, real = self.config.observation_limit, mask[:, 1:]

@@ -166,9 +166,11 @@ class JatModel(Model):
         actions, observations = self(batch)
         mask = batch.mask
         if batch.actions.dtype == torch.int64:
-            action_loss = F.cross_entropy(actions[mask].float(), batch.actions[mask])
+            logits, targets = actions[batch.learned].float(), batch.targets
+            action_loss = F.cross_entropy(logits, targets) if len(targets) else logits.sum()  # maybe without labels
         else:
-            action_loss = _masked_mse(actions, self._repeat(batch.actions), mask)
+            wanted = batch.actions if batch.labels is None else batch.labels
+            action_loss = _masked_mse(actions, self._repeat(wanted), batch.learned)
         observation_loss = torch.zeros((), device=mask.device)
         if observations is not None:
             target = batch.observations

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from collectors.dataset.build import DatasetConfig, build_dataset
+from pipeline.envs.episode import Episode, label_array
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import ShardJob
@@ -21,6 +24,7 @@ from trainer.batch import StepBatch
 from trainer.data.arrays import Normaliser, TaskArrays, lay_out_images, load_arrays, load_normaliser
 from trainer.data.batches import TaskBatches, _cut_into_parts, plan_cuts
 from trainer.data.loader import Mixture
+from trainer.data.windows import Windows
 
 TRAIN_SEEDS = range(40)
 # Lengths of the episodes of seeds 0 to 4, and so of every five: see tests.fakes.num_steps.
@@ -218,3 +222,55 @@ def test_images_are_laid_out_with_every_frame_once_and_come_back_exactly(tmp_pat
     shown = [p.observations[p.mask] for i in range(batches.num_batches) for p in batches.parts(i)]
     assert sum(map(len, shown)) == 7
     assert torch.cat(shown).shape[1:] == (4, 84, 84)
+
+
+def labelled_run(out: Path, task: Task) -> None:
+    """Seeds 0 to 39, of which those from 20 on are labelled with the next action; nothing at their first steps."""
+    for split, first, count, labels in (
+        ("train", 0, 20, None), ("train", 20, 20, "bot-1"), ("test", 1_000_000_000, 4, None),
+    ):  # fmt: skip
+        job = ShardJob(task, split, first, count, "agent", labels=labels)
+        write_shard(out / "shards", job, "1", [labelled_episode(task, seed) for seed in job.seeds])
+    build_dataset(DatasetConfig(out=out), [task])
+
+
+def labelled_episode(task: Task, seed: int) -> Episode:
+    episode = expected_episode(task, seed)
+    discrete = task.action.kind == "discrete"
+    labels: list[Any] = list((episode.actions + 1) % task.action.size if discrete else -episode.actions)
+    return replace(episode, labels=label_array(task, [None, *labels[1:]]))
+
+
+@pytest.mark.parametrize("task", [FAKE_COUNT, FAKE_GRID, FAKE_PIXELS], ids=lambda task: task.name)
+def test_labels_are_learned_where_there_are_some_and_what_was_executed_elsewhere(task: Task, tmp_path: Path) -> None:
+    labelled_run(tmp_path, task)
+    arrays = arrays_of(tmp_path, task)
+    tokens = np.zeros((len(arrays.texts), 2), np.int64)
+    batches = TaskBatches(arrays, tokens, None, 4, 16, (0,))
+    assert arrays.labels is not None and arrays.labelled is not None
+    seen = {True: 0, False: 0}
+    for index in range(batches.num_batches):
+        for batch in batches.parts(index):
+            assert batch.labels is not None and batch.labelled is not None
+            assert not (batch.labelled & ~batch.mask).any() and torch.isfinite(batch.labels.float()).all()
+            assert torch.equal(batch.targets, batch.labels[batch.labelled])
+    for row, seed in enumerate(TRAIN_SEEDS):
+        steps = slice(arrays.starts[row], arrays.starts[row + 1])
+        episode = labelled_episode(task, seed)
+        assert episode.labels is not None
+        np.testing.assert_array_equal(arrays.actions[steps], episode.actions)  # inputs are what was executed
+        expected = [seed < 20 or t > 0 for t in range(len(episode))]
+        assert arrays.labelled[steps].tolist() == expected
+        wanted = episode.actions if seed < 20 else episode.labels
+        np.testing.assert_array_equal(arrays.labels[steps][expected], wanted[expected])
+        seen[seed < 20] += len(episode)
+    assert min(seen.values()) > 0
+    windows = Windows(tmp_path / "dataset", task, length=4)
+    item = windows[len(windows) - 1]
+    assert item["labels"].shape == item["actions"].shape and not (item["labelled"] & ~item["mask"]).any()
+
+
+def test_without_labels_the_executed_actions_are_learned(run_dir: Path) -> None:
+    (batch, *_) = batches_of(run_dir).parts(0)
+    assert batch.labels is None and batch.labelled is None and arrays_of(run_dir, FAKE_COUNT).labels is None
+    assert torch.equal(batch.targets, batch.actions[batch.mask]) and torch.equal(batch.learned, batch.mask)

@@ -216,3 +216,25 @@ def test_a_training_of_before_is_the_same_training_now() -> None:
     check_identity(Path("run"), {"seed": 0, "model": {**now["model"], **BUILT_IN}}, now)
     with pytest.raises(UserError, match=r"model.norm was layer, is None"):
         check_identity(Path("run"), {"seed": 0, "model": {**now["model"], **BUILT_IN, "norm": "layer"}}, now)
+
+
+@pytest.mark.parametrize("task", [0, 1], ids=["continuous", "discrete"])
+def test_labels_are_the_targets_the_executed_actions_the_inputs_and_steps_without_a_label_do_not_count(
+    task: int,
+) -> None:
+    model, batch = make_model(previous_action=True), make_batch(task)
+    labelled = batch.mask.clone()
+    labelled[:, ::2] = False
+    labels = -batch.actions if task == 0 else (batch.actions + 1) % 4
+    wanted = dataclasses.replace(batch, labels=labels, labelled=labelled)
+    head, outputs = model.head(LAYOUTS[task]), model(wanted)[0]
+    expected = head.loss(outputs[labelled], labels[labelled]).mean()
+    assert model.losses(wanted).action.item() == expected.item() != model.losses(batch).action.item()
+    torch.testing.assert_close(outputs, model(batch)[0], atol=0, rtol=0)
+    noise = torch.where(labelled[..., None] if task == 0 else labelled, labels, 0)
+    assert model.losses(dataclasses.replace(wanted, labels=noise)).action.item() == expected.item()
+    executed = dataclasses.replace(batch, labels=batch.actions, labelled=batch.mask)
+    assert model.losses(executed).total.item() == model.losses(batch).total.item()
+    silent = model.losses(dataclasses.replace(wanted, labelled=torch.zeros_like(labelled)))
+    silent.total.backward()
+    assert silent.action.item() == 0

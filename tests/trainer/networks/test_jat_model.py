@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -247,3 +248,21 @@ def test_few_discrete_observations_are_embedded_as_many_are(model: JatModel) -> 
         alone = model.embed_observations(DISCRETE, ids[1:2, :2], torch.zeros(1, 2))
     assert ids[1:2, :2].numel() < 97 < ids.numel()
     torch.testing.assert_close(alone, together[1:2, :2], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["continuous", "discrete"])
+def test_labels_are_the_targets_and_steps_without_a_label_do_not_count(model: JatModel, case: str) -> None:
+    batch = BATCHES[case]()
+    labelled = batch.mask.clone()
+    labelled[:, ::2] = False
+    labels = -batch.actions if case == "continuous" else (batch.actions + 1) % 7
+    wanted = dataclasses.replace(batch, labels=labels, labelled=labelled)
+    garbled = dataclasses.replace(wanted, labels=torch.where(wanted.labelled[..., None] if case == "continuous"
+                                                             else wanted.labelled, labels, 0))  # fmt: skip
+    losses, before = model.losses(wanted), model.losses(batch)
+    assert losses.action.item() == model.losses(garbled).action.item() != before.action.item()
+    assert losses.observation.item() == before.observation.item()
+    executed = dataclasses.replace(batch, labels=batch.actions, labelled=batch.mask)
+    assert model.losses(executed).total.item() == before.total.item()
+    silent = dataclasses.replace(wanted, labelled=torch.zeros_like(labelled))
+    assert model.losses(silent).action.item() == 0
