@@ -14,36 +14,34 @@ expert cannot finish. ``jat status`` shows the progress.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from collectors.config import RECIPES, CollectConfig, check_amounts, parse_resources
 from collectors.jobs import CollectJob, ProbeJob, add_to_quarantine, probe_seed, read_quarantine, timed_shard
 from collectors.pace import JobProgress, UnitCost
+from collectors.planning import MAX_ERRORS, choose_all, plan_jobs, plan_tasks
 from collectors.progress import Monitor
 from collectors.rates import load_rates
 from collectors.status import summarise
-from experts.choice import Mix, choose
-from experts.noise import check_noise, noise_of_task
+from experts.acting.noise import check_noise
 from pipeline.cli import parse, run
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
-from pipeline.errors import JobsFailedError, UserError
+from pipeline.errors import JobsFailedError
 from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.run_layout import RunLayout
 from pipeline.runtime.pool import Resources, Running, Supervision, run_jobs
 from pipeline.runtime.stage import reported
-from pipeline.seeds import SPLITS
-from pipeline.storage.plan import ShardJob, TaskPlan, extend_plan, interleaved, missing_jobs
+from pipeline.storage.plan import (
+    extend_plan,
+)
 from pipeline.storage.shards import finished_shards, index_shards
 from pipeline.text import format_count
-from pipeline.versions import format_versions, versions_of
 
 log = logging.getLogger(__name__)
-
-MAX_ERRORS = 5  # number of errors of one kind shown in a message
 
 
 def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
@@ -57,10 +55,10 @@ def collect(config: CollectConfig, tasks: Sequence[Task]) -> None:
     check_noise(config.noise, tasks)
     out = config.out.absolute()  # workers may have another current directory
     root = RunLayout(out).shards
-    mixes = _choose(config, out, tasks)
-    plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task))
+    mixes, labellers = choose_all(config, out, tasks)
+    plan = plan_tasks(config, tasks, mixes, lambda task: mixes[task.name].mean_steps(task), labellers)
     with _locked(root, tasks):
-        jobs = plan_jobs(config, tasks, mixes, plan, root)
+        jobs = plan_jobs(config, tasks, mixes, plan, root, labellers)
         extend_plan(root, plan)
         update_json(RunLayout(out).shards_config, config)
         num_episodes = sum(job.shard.num_seeds for job in jobs)
@@ -93,56 +91,6 @@ def _locked(root: Path, tasks: Sequence[Task]) -> Iterator[None]:
         yield
 
 
-def plan_tasks(
-    config: CollectConfig,
-    tasks: Sequence[Task],
-    mixes: Mapping[str, Mix],
-    mean_steps: Callable[[Task], float | None],
-) -> dict[str, TaskPlan]:
-    """The plan of each task, by task name.
-
-    Args:
-        config: the options.
-        tasks: the selected tasks.
-        mixes: the acting experts of each task.
-        mean_steps: mean number of steps per episode of a task, None if unknown; only called if the option gives steps.
-
-    Raises:
-        UserError: the number of episodes of a task cannot be determined.
-    """
-    plan = {}
-    for task in tasks:
-        mix, noise = mixes[task.name], noise_of_task(config.noise, task)
-        length = mean_steps(task) if config.counts_steps(task) else None
-        plan[task.name] = TaskPlan(
-            mix.kind,
-            mix.revision,
-            versions_of(task.packages),
-            config.shard_size(task),
-            {split: config.num_episodes(task, split, length) for split in SPLITS},
-            str(noise) if noise else None,
-        )
-    return plan
-
-
-def plan_jobs(
-    config: CollectConfig, tasks: Sequence[Task], mixes: Mapping[str, Mix], plan: Mapping[str, TaskPlan], root: Path
-) -> list[CollectJob]:
-    """The shards missing below ``root``, in the order in which to collect them.
-
-    The cost per task is that of ``finished_shards``; per shard it is only arithmetic.
-
-    Raises:
-        UserError: the existing shards have another origin.
-    """
-    missing = [_missing(task, plan[task.name], root) for task in tasks]
-    quarantines = {task.name: read_quarantine(root, task) for task in tasks}
-    return [
-        CollectJob(shard, mixes[shard.task.name], root, config.envs, quarantines[shard.task.name])
-        for shard in interleaved(missing)
-    ]
-
-
 def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) -> None:
     """Run the jobs. Shards that crash several workers are run once more without the seeds that cause it."""
     try:
@@ -156,7 +104,7 @@ def _collect_all(config: CollectConfig, root: Path, jobs: Sequence[CollectJob]) 
         )
         for job in lost:
             _quarantine_lethal_seeds(config, job)
-        again = [replace(job, quarantine=read_quarantine(root, job.shard.task)) for job in lost]
+        again = [dataclasses.replace(job, quarantine=read_quarantine(root, job.shard.task)) for job in lost]
         _run(config, root, again)
         if len(lost) < len(error.failures):
             raise
@@ -229,62 +177,6 @@ def _check_rejected(config: CollectConfig, root: Path, tasks: Sequence[Task]) ->
             f"more than {config.max_rejected:.0%} of the episodes of {format_count(len(worst), 'task')} are rejected "
             f"(--max-rejected); what was collected stays:\n  {shown}"
         )
-
-
-def _choose(config: CollectConfig, out: Path, tasks: Sequence[Task]) -> dict[str, Mix]:
-    """The acting experts of each task.
-
-    Raises:
-        UserError: some tasks have no such expert; the message names the first few.
-    """
-    mixes, errors = {}, []
-    for task in tasks:
-        try:
-            mixes[task.name] = choose(out, task, config.expert, config.allow_weak)
-        except UserError as error:
-            errors.append(str(error))
-    if len(errors) == 1:
-        raise UserError(errors[0])
-    if errors:
-        shown = "\n  ".join(errors[:MAX_ERRORS]) + ("\n  ..." if len(errors) > MAX_ERRORS else "")
-        raise UserError(f"{len(errors)} of {len(tasks)} tasks have no expert to collect with:\n  {shown}")
-    return mixes
-
-
-def _missing(task: Task, plan: TaskPlan, root: Path) -> list[ShardJob]:
-    """The missing jobs of a task.
-
-    Raises:
-        UserError: existing shards were collected by another expert, with other package versions or with other noise.
-    """
-    done = finished_shards(root, task.name)
-    now = (plan.expert, plan.expert_revision, plan.versions, plan.noise)
-    for shard in done:
-        before = (shard.expert, shard.expert_revision, shard.versions, shard.noise)
-        if before != now:
-            noise = f"--noise '{shard.noise}'" if shard.noise else "no --noise"
-            raise UserError(
-                f"{root / task.name} holds episodes of {_describe(*before)}; this run would add {_describe(*now)}. "
-                f"Use another --out, move that folder away, or name the expert that is there: "
-                f"--expert '{shard.expert_revision}'" + (f", with {noise}" if shard.noise != plan.noise else "")
-            )
-    return [
-        job
-        for split in SPLITS
-        for job in missing_jobs(
-            task,
-            split,
-            plan.episodes[split],
-            plan.expert,
-            [shard for shard in done if shard.split == split],
-            plan.shard_episodes,
-            plan.noise,
-        )
-    ]
-
-
-def _describe(expert: str, revision: str, versions: dict[str, str], noise: str | None) -> str:
-    return f"expert {expert!r} ({revision}) with {format_versions(versions)}" + (f" and noise {noise}" if noise else "")
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experts.choice import BEST, parse_choice
-from experts.noise import parse_noise
+from experts.acting.agents import is_agent
+from experts.acting.noise import parse_noise
+from experts.choice import BEST, POLICY, parse_choice
 from pipeline.cli import check_at_least_one
 from pipeline.envs.registry import DEMO_TASKS, all_tasks
 from pipeline.envs.task import Task
@@ -41,6 +42,12 @@ class CollectConfig:
     """The acting expert: `best`, `best-return` or `best-success` as measured, a kind, a revision, `released` for what
     JAT published, a comma list of which the first available one is used, or a mix such as `0.7*best+0.3*scripted`, in
     which one expert plays each seed."""
+    policy: str = ""
+    """Who acts instead of the expert: `agent`, which the run has trained, `agent:CHECKPOINT`, any expert, or a mix by
+    seed such as `0.5*agent+0.5*best`. Shards that others have played are kept: `--episodes` counts them, too."""
+    labels: str = ""
+    """Store at every step, beside what was executed, what this expert would have done, to learn from; in the syntax
+    of `--expert`. With `--noise` it is by default the acting expert, without its noise."""
     noise: str = ""
     """Action noise: `epsilon=0.05` replaces discrete actions by random ones with this probability, `gaussian=0.1`
     adds noise to continuous actions with this share of half their range as standard deviation; a comma list of both
@@ -70,6 +77,7 @@ class CollectConfig:
         if any(amount.unit == STEPS for amount in _parse_amounts("--shard-episodes", self.shard_episodes).values()):
             raise UserError(f"--shard-episodes {self.shard_episodes!r}: shards are cut by episodes, not by steps")
         parse_choice(self.expert)
+        self._check_policy()
         parse_noise(self.noise)
         parse_resources(self.resources)
         check_at_least_one(self, "workers", *(["envs"] if self.envs is not None else []))
@@ -80,6 +88,16 @@ class CollectConfig:
             raise UserError(f"--max-rejected is {self.max_rejected}; it must be between 0 and 1")
         if not 0 < self.test_share <= 1:
             raise UserError(f"--test-share is {self.test_share}; it must be above 0 and at most 1")
+
+    def _check_policy(self) -> None:
+        acting = parse_choice(self.policy, POLICY) if self.policy else ()
+        if acting and self.expert != BEST:
+            raise UserError(f"--policy {self.policy} acts, so --expert {self.expert} would not; give one of them")
+        if self.noise and any(is_agent(part.names[0]) for part in acting):
+            raise UserError(f"--noise {self.noise} disturbs experts; leave it out, an agent errs by itself")
+        for part in parse_choice(self.labels, "--labels") if self.labels else ():
+            if any(is_agent(name) for name in part.names):
+                raise UserError(f"--labels {self.labels}: an agent cannot label; name an expert such as best")
 
     def num_episodes(self, task: Task, split: str, mean_steps: float | None = None) -> int:
         """Number of episodes requested of a split.

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from experts.acting.labels import LabelledPolicy
+from experts.acting.noise import Noise, NoisyPolicy, noise_of_task
 from experts.choice import Mix
-from experts.noise import Noise, NoisyPolicy, noise_of_task
-from pipeline.envs.episode import Episode
+from pipeline.envs.episode import Episode, rejected_episode
 from pipeline.envs.policy import Policy
-from pipeline.envs.rollout import rejected_episode, rollout
+from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.files import update_json
@@ -27,13 +28,17 @@ from pipeline.storage.shards import Provenance, write_shard
 
 @dataclass(frozen=True)
 class CollectJob:
-    """One shard to write below ``root``. Seeds in ``quarantine`` are not played but rejected with the given reason."""
+    """One shard to write below ``root``. Seeds in ``quarantine`` are not played but rejected with the given reason.
+
+    If the shard has labels, the experts of ``labels`` give them; those of ``mix``, who act, if it is None.
+    """
 
     shard: ShardJob
     mix: Mix
     root: Path
     num_envs: int | None
     quarantine: Mapping[int, str] = field(default_factory=dict)
+    labels: Mix | None = None
 
     def __str__(self) -> str:
         return f"collecting {self.shard.task.name} {self.shard.stem}"
@@ -42,10 +47,20 @@ class CollectJob:
     def noise(self) -> Noise | None:
         return noise_of_task(self.shard.noise or "", self.shard.task)
 
+    @property
+    def labellers(self) -> Mix:
+        return self.mix if self.labels is None else self.labels
+
     def make_policy(self) -> Policy:
-        """The acting policy, noise included. Must be built in the process that uses it."""
-        policy = self.mix.make_policy(self.shard.task)
-        return NoisyPolicy(self.shard.task, policy, self.noise) if self.noise else policy
+        """The acting policy, noise and labels included. Must be built in the process that uses it."""
+        task = self.shard.task
+        policy = self.mix.make_policy(task, self.num_envs)
+        if self.noise:
+            policy = NoisyPolicy(task, policy, self.noise)
+        has_own_labels = self.noise is not None and self.labels is None and self.mix.labels_as_it_acts
+        if self.shard.labels is None or has_own_labels:
+            return policy
+        return LabelledPolicy(policy, self.labellers.make_labeller(task))
 
 
 def collect_shard(job: CollectJob) -> ShardManifest:
@@ -54,7 +69,8 @@ def collect_shard(job: CollectJob) -> ShardManifest:
 
     def actor(seed: int) -> Provenance:
         record = mix.actor(seed)
-        return Provenance(record.kind, record.revision, noise.of_episode(seed) if noise else None)
+        labeller = job.labellers.actor(seed).revision if job.shard.labels else None
+        return Provenance(record.kind, record.revision, noise.of_episode(seed) if noise else None, labeller)
 
     return write_shard(job.root, job.shard, mix.revision, _play(job), actor)
 

@@ -3,8 +3,9 @@
     jat dataset replay --task metaworld-reach --seed 17 --out runs/default
 
 The expert and noise recorded in the side table act in the same rollout that collected the episode. If that expert is
-not available, or with ``--actions``, the stored actions are played instead, which checks only the environment. Every
-column is compared bit by bit. Exit code 0: equal; 1: different.
+not available, or with ``--actions``, the stored actions are played instead, which checks only the environment. Labels
+are asked for again, of the expert that gave them. Every column is compared bit by bit. Exit code 0: equal; 1:
+different.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import gymnasium as gym
 import numpy as np
 
 from collectors.stored import StoredEpisode, find_episode, naming_missing_packages, one_task
-from experts.noise import NoisyPolicy, noise_of_task
+from experts.acting.labels import LabelledPolicy, make_labeller
+from experts.acting.noise import NoisyPolicy, noise_of_task
 from experts.registry import experts_of, make_policy
+from experts.store import StoredExpert
 from pipeline.cli import parse, run
 from pipeline.envs.episode import Episode
 from pipeline.envs.policy import GiveUp, Observations, Policy
@@ -28,7 +31,7 @@ from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError
 from pipeline.run_layout import RunLayout
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, label_column, observation_column
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
@@ -106,6 +109,8 @@ def replay_stored(stored: StoredEpisode, out: Path, actions: bool = False) -> st
             who, policy = "the stored actions", StoredActions(stored.steps.actions)
         else:
             who = stored.expert_revision + (f" and noise {stored.noise}" if stored.noise else "")
+        policy, labeller = _labelled(out, stored, policy)
+        who += f", labelled by {labeller}" if labeller else ""
         (replayed,) = rollout(task, policy, [stored.playable_seed], 1)
     difference = first_difference(stored, replayed)
     played = f"{task.name}, seed {stored.seed}, played again with {who}"
@@ -128,14 +133,29 @@ def warn_of_versions(stored: StoredEpisode) -> list[str]:
     return differing
 
 
+def _find(out: Path, task: Task, revision: str) -> StoredExpert | None:
+    return next((expert for expert in experts_of(out, task) if expert.record.revision == revision), None)
+
+
+def _labelled(out: Path, stored: StoredEpisode, policy: Policy) -> tuple[Policy, str | None]:
+    """The policy with the labels of the expert that gave the stored ones, and its revision; as it is without one."""
+    if stored.steps.labels is None:
+        return policy, None
+    labeller = _find(out, stored.task, stored.label_expert or "")
+    if labeller is None:
+        log.warning("the labels of %s are not compared: it is not in %s", stored.label_expert, out)
+        return policy, None
+    return LabelledPolicy(policy, make_labeller(stored.task, labeller)), stored.label_expert
+
+
 def _expert(out: Path, stored: StoredEpisode) -> Policy | None:
     """The policy that played the episode, noise included; None if its expert is not available."""
     task = stored.task
-    for expert in experts_of(out, task):
-        if expert.record.revision == stored.expert_revision:
-            policy = make_policy(task, expert)
-            noise = noise_of_task(stored.noise or "", task)
-            return NoisyPolicy(task, policy, noise) if noise else policy
+    expert = _find(out, task, stored.expert_revision)
+    if expert is not None:
+        policy = make_policy(task, expert)
+        noise = noise_of_task(stored.noise or "", task)
+        return NoisyPolicy(task, policy, noise) if noise else policy
     log.warning(
         "expert %s is neither in %s nor embedded, nor a rule as it is installed; the stored actions are played",
         stored.expert_revision,
@@ -175,6 +195,8 @@ def _columns(stored: StoredEpisode, replayed: Episode) -> Iterator[tuple[str, An
         yield TEXTS, np.array(steps.texts.to_pylist(), object), np.array(replayed.texts, object)
     yield observation_column(task), steps.observations, replayed.observations
     yield action_column(task), steps.actions, replayed.actions
+    if steps.labels is not None and replayed.labels is not None:
+        yield label_column(task), steps.labels, replayed.labels
     yield REWARDS, steps.rewards, replayed.rewards
 
 
@@ -183,7 +205,10 @@ def _first_step(stored: np.ndarray, replayed: np.ndarray, num_steps: int) -> tup
     for begin in range(0, num_steps, STEPS_AT_ONCE):
         a = stored[begin : min(begin + STEPS_AT_ONCE, num_steps)]
         b = replayed[begin : begin + len(a)].astype(a.dtype)
-        wrong = np.flatnonzero((a != b).reshape(len(a), -1).any(axis=1))
+        differ = a != b
+        if a.dtype.kind == "f":
+            differ &= ~(np.isnan(a) & np.isnan(b))  # steps without a label
+        wrong = np.flatnonzero(differ.reshape(len(a), -1).any(axis=1))
         if len(wrong):
             return begin + int(wrong[0]), _describe(a[wrong[0]], b[wrong[0]])
     return None

@@ -37,6 +37,7 @@ class StoredEpisode:
         noise: action noise in the syntax of ``--noise``, or None.
         total_reward, length, success, ended: as in the side table.
         versions: of the packages it was made with, by name.
+        label_expert: revision of the expert that labelled it, or None.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class StoredEpisode:
     success: bool | None
     ended: str
     versions: dict[str, str]
+    label_expert: str | None = None
 
     @property
     def playable_seed(self) -> int:
@@ -141,6 +143,7 @@ def load_episode(task: Task, data: Path, side: Mapping[str, Any]) -> StoredEpiso
         success=side["success"],
         ended=side["ended"],
         versions=_parse_versions(side["versions"] or ""),
+        label_expert=side.get("label_expert"),
     )
 
 

@@ -37,7 +37,7 @@ class Command:
 STAGES = (
     Command("experts", "experts.prepare", "find, train or load the expert of each task, and measure it"),
     Command("experts-queue", "experts.queue.run", "train many experts in the order of a file, resumed after any kill"),
-    Command("collect", "collectors.collect", "collect episodes of the experts into shards"),
+    Command("collect", "dags.collect", "collect episodes of the experts, or of the agent, into shards"),
     Command("corpora", "collectors.documents.collect", "collect documents (texts, images with captions) into shards"),
     Command("dataset", "collectors.dataset.build", "build the dataset from the shards; more in `dataset --help`"),
     Command("train", "trainer.train", "train one agent on the dataset"),

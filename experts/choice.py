@@ -1,4 +1,4 @@
-"""Resolve ``--expert`` to the mix of experts that acts in a task.
+"""Resolve ``--expert``, ``--policy`` and ``--labels`` to the mix of experts that acts, or labels, in a task.
 
 Syntax:
 
@@ -8,6 +8,7 @@ best-success                the highest success rate; no expert in tasks that do
 scripted                    a kind: the best expert of that kind
 sac-1a2b3c4d                a revision
 py:package.module:name      a function or class of one's own (experts/functions.py); this runs its code
+agent, agent:CHECKPOINT     of --policy: the agent that the run has trained, or another (experts/acting/agents.py)
 released                    the expert that JAT published, once `jat experts --expert released` has loaded it
 scripted,bot                for each task the first of these that exists
 0.7*best+0.3*scripted       a mix: each seed is played by one of them, drawn with these weights
@@ -24,6 +25,9 @@ import gymnasium as gym
 import numpy as np
 
 from experts import functions
+from experts.acting.agents import KIND as AGENT
+from experts.acting.agents import agent_named, is_agent, make_agent
+from experts.acting.labels import can_label, labels_as_it_acts, make_labeller
 from experts.importing.published import RELEASED, is_released
 from experts.ranking import (
     ExpertResult,
@@ -41,6 +45,7 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.measurement import load_measurement
 
+POLICY = "--policy"  # the option that may name agents
 BEST, BEST_RETURN, BEST_SUCCESS = "best", "best-return", "best-success"
 # Functions that select the measured expert for each of these names, or None.
 BESTS = {BEST: best_of, BEST_RETURN: best_by_return, BEST_SUCCESS: best_by_success}
@@ -54,16 +59,16 @@ class WeightedNames:
     names: tuple[str, ...]
 
 
-def parse_choice(text: str) -> tuple[WeightedNames, ...]:
-    """Parse the value of ``--expert``.
+def parse_choice(text: str, flag: str = "--expert") -> tuple[WeightedNames, ...]:
+    """Parse the value of ``--expert``, or of another option (``flag``) with its syntax.
 
     Raises:
         UserError: a name is empty, or a weight is not a number above 0.
     """
-    return tuple(_parse_part(part, text) for part in text.split("+"))
+    return tuple(_parse_part(part, text, flag) for part in text.split("+"))
 
 
-def _parse_part(part: str, text: str) -> WeightedNames:
+def _parse_part(part: str, text: str, flag: str) -> WeightedNames:
     weight, _, names = part.rpartition("*")
     found = tuple(name.strip() for name in names.split(","))
     try:
@@ -72,7 +77,7 @@ def _parse_part(part: str, text: str) -> WeightedNames:
         number = 0.0
     if not (0 < number < float("inf")) or not all(found):
         raise UserError(
-            f"--expert {text!r}: {part.strip()!r} is neither a name, names such as scripted,bot, nor a weight above 0 "
+            f"{flag} {text!r}: {part.strip()!r} is neither a name, names such as scripted,bot, nor a weight above 0 "
             f"and these, such as 0.3*scripted"
         )
     return WeightedNames(number, found)
@@ -133,13 +138,39 @@ class Mix:
             means.append(float(np.mean(found.lengths)))
         return float(np.average(means, weights=self.weights))
 
-    def make_policy(self, task: Task) -> Policy:
+    @property
+    def can_label(self) -> bool:
+        """Whether any of the experts can say what it would do."""
+        return any(can_label(expert.record) for expert in self.experts)
+
+    @property
+    def labels_as_it_acts(self) -> bool:
+        """Whether the experts' labels are the actions that they execute."""
+        return all(labels_as_it_acts(expert.record) for expert in self.experts)
+
+    def make_policy(self, task: Task, num_slots: int | None = None) -> Policy:
         """Build the policy that plays every seed with its expert; call this in the process that will use it.
+
+        Args:
+            task: the task.
+            num_slots: number of environments, which an agent must know; ``task.lockstep`` if None.
 
         Raises:
             UserError: weights cannot be read or do not fit the task.
         """
-        policies = [make_policy(task, expert) for expert in self.experts]
+        slots = task.lockstep if num_slots is None else num_slots
+        return self._routed(
+            [
+                make_agent(task, expert, slots) if expert.record.kind == AGENT else make_policy(task, expert)
+                for expert in self.experts
+            ]
+        )
+
+    def make_labeller(self, task: Task) -> Policy:
+        """Build the policy whose actions are the labels; else as ``make_policy``."""
+        return self._routed([make_labeller(task, expert) for expert in self.experts])
+
+    def _routed(self, policies: Sequence[Policy]) -> Policy:
         return policies[0] if len(policies) == 1 else MixedPolicy(self, policies)
 
 
@@ -177,35 +208,42 @@ class MixedPolicy:
         return [(self._policies[index], found) for index, found in rows.items()]
 
 
-def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False) -> Mix:
+def choose(out: Path, task: Task, text: str = BEST, allow_weak: bool = False, flag: str = "--expert") -> Mix:
     """Resolve ``text`` to experts of ``task``, and copy them to the store of ``out`` if they are not there yet.
 
     Every expert, including rules, must have a valid measurement and be clearly better than random, so that no data of
-    unknown quality is collected. Only the random policy, chosen by name, is exempt.
+    unknown quality is collected. Only the random policy and agents, chosen by name, are exempt.
 
     Args:
         out: root of the run; its experts take precedence over those embedded in this package.
         task: task they act in.
         text: value of ``--expert``; see the module docstring.
         allow_weak: accept experts that are not clearly better than random.
+        flag: the option that ``text`` is of; only ``--policy`` may name agents.
 
     Raises:
         UserError: ``text`` is malformed, or the expert does not exist, is not measured or is too weak.
     """
-    parts = parse_choice(text)
+    parts = parse_choice(text, flag)
     functions.allow_functions(text)
     there, measured = experts_of(out, task), rank_experts(out, task)
     total = sum(part.weight for part in parts)
     weights: dict[str, float] = {}
+    agents: list[StoredExpert] = []
     for part in parts:
-        revision = _choose_one(out, task, part.names, there, measured, allow_weak)
+        if flag == POLICY and is_agent(part.names[0]):
+            agents.append(agent_named(out, task, part.names[0]))
+            revision = agents[-1].record.revision
+        else:
+            revision = _choose_one(out, task, part.names, there, measured, allow_weak, flag)
         weights[revision] = weights.get(revision, 0.0) + part.weight / total
     random = random_among(measured)
     if random is not None:
         ensure_in_store(out, random.expert)  # the baseline of later stages
     # Sorted, and rounded to the digits of `Mix.revision`, so that parsing that text gives the same mix.
-    experts = [expert for expert in there if expert.record.revision in weights]
-    kept = tuple(ensure_in_store(out, expert) for expert in sorted(experts, key=lambda e: e.record.revision))
+    chosen = [ensure_in_store(out, expert) for expert in there if expert.record.revision in weights]
+    found = {expert.record.revision: expert for expert in (*chosen, *agents)}
+    kept = tuple(found[revision] for revision in sorted(found))
     return Mix(kept, tuple(float(f"{weights[expert.record.revision]:g}") for expert in kept))
 
 
@@ -216,6 +254,7 @@ def _choose_one(
     there: Sequence[StoredExpert],
     measured: Sequence[ExpertResult],
     allow_weak: bool,
+    flag: str,
 ) -> str:
     """Return the revision that the first usable one of ``names`` resolves to."""
     text = ",".join(names)
@@ -236,8 +275,8 @@ def _choose_one(
             raise UserError(f"{task.name}: expert {name} is not measured with the installed packages; run {prepare}")
     revisions = ", ".join(expert.record.revision for expert in there)
     raise UserError(
-        f"{task.name}: --expert {text} means no measured expert; there: {revisions}. Run {prepare}, "
-        f"or choose --expert random on purpose"
+        f"{task.name}: {flag} {text} means no measured expert; there: {revisions}. Run {prepare}"
+        + (", or choose --expert random on purpose" if flag == "--expert" else "")
     )
 
 

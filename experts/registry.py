@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -54,8 +55,13 @@ def experts_of(out: Path, task: Task) -> list[StoredExpert]:
     return networks + rules
 
 
-def make_policy(task: Task, expert: StoredExpert) -> Policy:
+def make_policy(task: Task, expert: StoredExpert, greedy: bool = False) -> Policy:
     """Build the policy of an expert; call this in the process that will use it.
+
+    Args:
+        task: task it acts in.
+        expert: the expert.
+        greedy: whether a network takes the mode of its distribution even if it is made to sample.
 
     Raises:
         UserError: weights cannot be read or do not fit the task.
@@ -69,4 +75,5 @@ def make_policy(task: Task, expert: StoredExpert) -> Policy:
         return policy
     from experts.network import NetworkPolicy
 
-    return NetworkPolicy(task, record.network, read_arrays(expert), f"expert {record.revision} ({expert.folder})")
+    spec = dataclasses.replace(record.network, sampled=False) if greedy else record.network
+    return NetworkPolicy(task, spec, read_arrays(expert), f"expert {record.revision} ({expert.folder})")

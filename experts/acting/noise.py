@@ -8,20 +8,22 @@ gaussian=0.1                    continuous tasks: Gaussian noise is added to eve
 0.5*epsilon=0.05                only in this share of the episodes, chosen by seed
 epsilon=0.05,0.5*gaussian=0.1   both, for tasks of both kinds
 
+What is executed is noisy; the label of a step is the expert's clean action (DART, arXiv 1703.09327).
+
 The noise of an episode is a function of its seed only. Its RNG stream differs from the policy's (``(seed, 1)``) and
 from the one that assigns seeds to the experts of a mix (``(seed, 2)``), so noise changes neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from pipeline.envs.policy import GiveUp, Observations, Policy
+from pipeline.envs.policy import GiveUp, LabelledActions, Observations, Policy
 from pipeline.envs.task import Action, Task
 from pipeline.errors import UserError
 
@@ -114,7 +116,7 @@ def check_noise(text: str, tasks: Sequence[Task]) -> None:
 
 
 class NoisyPolicy:
-    """Wraps another policy and adds each episode's noise to its actions.
+    """Wraps another policy and adds each episode's noise to its actions; the labels are its actions without.
 
     Networks and scripted policies react to the next observation. The BabyAI bot plans ahead; it reads the executed
     action from the environment and undoes it (0 of 280 episodes given up on seven levels with epsilon=0.05, 1 with
@@ -130,9 +132,10 @@ class NoisyPolicy:
             self._generators[slot] = self._noise._generator(seed)
         self._policy.reset(slots, seeds, envs)
 
-    def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
-        actions = self._policy.act(slots, observations)
-        return [self._disturb(self._generators[slot], a) for slot, a in zip(slots, actions, strict=True)]
+    def act(self, slots: Sequence[int], observations: Observations) -> LabelledActions:
+        clean = list(self._policy.act(slots, observations))
+        noisy = [self._disturb(self._generators[slot], action) for slot, action in zip(slots, clean, strict=True)]
+        return LabelledActions(noisy, clean)
 
     def _disturb(self, generator: np.random.Generator | None, action: Any) -> Any:
         if generator is None or isinstance(action, GiveUp):

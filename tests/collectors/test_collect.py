@@ -15,8 +15,8 @@ import pytest
 from collectors.collect import collect
 from collectors.config import RECIPES, CollectConfig, check_amounts
 from collectors.jobs import CollectJob, collect_shard
+from experts.acting.noise import parse_noise
 from experts.choice import Mix
-from experts.noise import parse_noise
 from experts.registry import experts_of
 from experts.scripted.babyai import BabyAIBotPolicy
 from experts.store import ensure_in_store

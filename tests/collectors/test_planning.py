@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from collectors.collect import plan_jobs, plan_tasks
 from collectors.config import RECIPES, CollectConfig
 from collectors.forecast import costs
 from collectors.jobs import CollectJob
+from collectors.planning import plan_jobs, plan_tasks
 from collectors.rates import Rates, load_rates
 from experts.choice import Mix
 from experts.registry import RANDOM, rule_record

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experts.noise import NAMES, Noise, NoisyPolicy, check_noise, noise_of_task, parse_noise
+from experts.acting.noise import NAMES, Noise, NoisyPolicy, check_noise, noise_of_task, parse_noise
 from experts.scripted.random_policy import RandomPolicy
 from pipeline.envs.policy import GiveUp, Observations
 from pipeline.envs.rollout import rollout

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from experts.noise import Noise, NoisyPolicy
+from experts.acting.noise import Noise, NoisyPolicy
 from experts.scripted.babyai import MAX_SUBGOALS, BabyAIBotPolicy, LoopingError
 from pipeline.envs import babyai
 from pipeline.envs.episode import Episode
