@@ -28,7 +28,7 @@ from pipeline.envs.task import DISCRETE, IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.seeds import policy_generator
 from trainer.checkpoint import Checkpoint
-from trainer.config import ActionSelection, BaseModelConfig, lookup_by_task_or_domain
+from trainer.config import BaseModelConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser
 from trainer.data.batches import prepare_observations, prepare_rewards, text_plane
 from trainer.data.tokenizer import encode
@@ -49,7 +49,6 @@ class Agent:
         tasks: task of each slot; the checkpoint must have been trained on them, and they must share a layout.
         temperature: discrete actions are sampled from ``softmax(logits / temperature)``; 0 takes the mode.
         context_steps: context length in time steps; that of training if None.
-        continuous: how continuous actions are chosen from the predicted distribution.
 
     Raises:
         UserError: the checkpoint was not trained on a task, or has too few positions for so many time steps.
@@ -61,7 +60,6 @@ class Agent:
         tasks: Sequence[Task],
         temperature: float = 1.0,
         context_steps: int | None = None,
-        continuous: ActionSelection = "mean",
     ) -> None:
         config = checkpoint.config
         for name in dict.fromkeys(task.name for task in tasks):
@@ -72,7 +70,6 @@ class Agent:
         if any(config.layouts[index] != layout for index in indices):
             raise ValueError(f"not of one layout: {', '.join(dict.fromkeys(task.name for task in tasks))}")
         self._task, self._temperature = task, temperature
-        self._choose: ActionSelection = "sample" if task.action.kind == "discrete" else continuous
         self._tokenizer, self._text_tokens = checkpoint.tokenizer, config.text_tokens
         self._normalisers = [checkpoint.normalisers.get(task.name) for task in tasks]
         model = checkpoint.model.eval()
@@ -122,7 +119,7 @@ class Agent:
             # An idle slot gets the input of the first row.
             rows, index = torch.tensor([row_of.get(slot, 0) for slot in block]), torch.tensor(block)
             said = memory.observe(index, values[rows], rewards[rows])
-            chosen = self._head.choose(said, self._choose, draws[rows], self._temperature)
+            chosen = self._head.choose(said, draws[rows], self._temperature)
             if self._task.action.kind == "continuous":
                 # Clamped as the rollout will execute it, because the history must contain the executed action.
                 chosen = chosen.float().clamp(self._task.action.low, self._task.action.high)

@@ -19,8 +19,6 @@ Value = TypeVar("Value")
 # Values by task or domain name; on the command line `NAME NUMBER NAME NUMBER`.
 Counts = Annotated[dict[str, int], by_name(int)]
 Weights = Annotated[dict[str, float], by_name(float)]
-# How a continuous action is chosen from the predicted distribution: its mean, its mode, or a sample.
-ActionSelection = Literal["mean", "likeliest", "sample"]
 
 
 @dataclass(frozen=True)
@@ -89,32 +87,12 @@ class BaseModelConfig:
     window_steps: int = 32
     """Attention window in time steps, including the current step, in training and in acting; deeper blocks see
     further."""
-    previous_action: bool = False
-    """Feed the network its own past actions. If the expert's next action is similar to its last, the network can learn
-    to repeat itself."""
-    previous_reward: bool = True
-    """Feed the network the reward of the last action."""
-    linear_maps: Literal["task", "layout"] = "task"
-    """Linear encoders and decoders of continuous observations and of actions: one per task, or one shared by all tasks
-    of the same sizes."""
-    task_embedding: bool = True
-    """Add a learned task embedding to the input of the trunk. With `linear_maps` `layout`, it is the only way to
-    identify the task where the observations do not reveal it."""
-    continuous_head: Literal["squared", "bins", "mixture"] = "squared"
-    """Head for continuous actions: `squared` predicts their mean by squared error, `bins` a categorical distribution
-    per dimension, `mixture` a mixture of Gaussians."""
-    num_bins: int = 41
-    """Bins per dimension of the `bins` head."""
-    num_components: int = 5
-    """Number of Gaussians of the `mixture` head."""
     observation_noise: float = 0.0
     """Standard deviation of noise added to continuous observations in training, in units of the observation's own
     standard deviation. The agent's errors lead it to states that no expert visited; noise makes the network smooth
     there."""
     observation_limit: float = 5.0
     """Normalised observations and rewards are clipped to plus and minus this value."""
-    dropout: float = 0.0
-    """Dropout probability of each block's output in training."""
     observation_loss_coef: float = 0.0
     """kappa: weight of the loss on predicting the next continuous observation; the action loss has weight 1 - kappa."""
     vocab_size: int = 512
@@ -126,16 +104,12 @@ class BaseModelConfig:
     """Embedding width of a cell in the `cells` encoder, of an integer in the `flat` encoder."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(
-            self, "hidden_size", "num_layers", "num_heads", "window_steps", "num_components", prefix="model."
-        )
+        check_at_least_one(self, "hidden_size", "num_layers", "num_heads", "window_steps", prefix="model.")
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(
                 f"--model.hidden-size {self.hidden_size} must be a multiple of twice --model.num-heads {self.num_heads}"
             )
-        if self.num_bins < 2:
-            raise UserError(f"--model.num-bins is {self.num_bins}; it must be at least 2")
-        for name in ("observation_noise", "dropout", "observation_loss_coef"):
+        for name in ("observation_noise", "observation_loss_coef"):
             value = getattr(self, name)
             if not 0 <= value < (1 if name != "observation_noise" else float("inf")):
                 raise UserError(f"--model.{name.replace('_', '-')} is {value}; it must be at least 0 and below 1")

@@ -29,7 +29,6 @@ from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.media.film import draw, pace
 from pipeline.seeds import FIRST_SEED
-from trainer.config import ActionSelection
 from trainer.pretrained.folders import BUILTIN, check_trained, checkpoint_folder
 
 if TYPE_CHECKING:
@@ -58,9 +57,6 @@ class PlayConfig:
     """Number of episodes, with consecutive seeds."""
     temperature: float = 1.0
     """Softmax temperature for sampling discrete actions; 0 takes the mode."""
-    continuous: ActionSelection = "mean"
-    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
-    `mixture` head."""
     to: Path | None = None
     """Write an mp4 file at this path instead of drawing in the terminal."""
     columns: int = 64
@@ -128,7 +124,7 @@ def play(config: PlayConfig, tasks: Sequence[Task] | None = None) -> list[Episod
     from trainer.pretrained.load import from_pretrained
 
     checkpoint = from_pretrained(folder)
-    agent = Agent(checkpoint, [task], config.temperature, None, config.continuous)
+    agent = Agent(checkpoint, [task], config.temperature)
     console = Console()
     with _screen(config, task, console) as (listener, show):
         policy = Spoken(agent, lambda *step: show(_line(*step)))

@@ -30,30 +30,14 @@ def make_variants(model: BaseModelConfig) -> list[Variant]:
     alternatives = [
         Variant("jat", {"model": _jat_network()}, "JAT's network, as recipe `jat-small`"),
         Variant("not-normalised", {"normalise": False}, "raw observations and rewards"),
-        Variant("maps-by-layout", {"model.linear_maps": "layout"}, "encoders and decoders shared by all tasks"),
-        Variant("maps-by-task", {"model.linear_maps": "task"}, "an encoder and decoder per task"),
-        Variant("no-task-embedding", {"model.task_embedding": False}, "the trunk is not told the task"),
-        Variant("previous-action", {"model.previous_action": True}, "the network sees its past actions"),
-        Variant("no-previous-action", {"model.previous_action": False}, "the network does not see its past actions"),
-        Variant("no-previous-reward", {"model.previous_reward": False}, "the network does not see rewards"),
-        Variant("previous-reward", {"model.previous_reward": True}, "the network sees the previous reward"),
         *(
             Variant(f"window-{steps}", {"model.window_steps": steps}, f"attention over {steps} time steps")
             for steps in (1, 4, 32, 128)
         ),
         *(
-            Variant(f"head-{name}", {"model.continuous_head": name}, about)
-            for name, about in (
-                ("squared", "squared error"),
-                ("bins", "cross-entropy over bins"),
-                ("mixture", "mixture of Gaussians"),
-            )
-        ),
-        *(
             Variant(f"noise-{std:g}", {"model.observation_noise": std}, f"observation noise {std:g}")
             for std in (0.0, 0.03, 0.1, 0.3)
         ),
-        Variant("dropout", {"model.dropout": 0.1}, "a tenth of each block's output dropped"),
         Variant("kappa-0.005", {"model.observation_loss_coef": 0.005}, "next observations predicted, as JAT"),
         Variant(
             "kappa-0.05", {"model.observation_loss_coef": 0.05}, "next observations predicted, JAT's weight tenfold"

@@ -26,7 +26,7 @@ from pipeline.run_layout import RunLayout
 from pipeline.tables import Column, Table, interval_cell, print_table
 from pipeline.text import format_count
 from trainer.config import RECIPES as TRAIN_RECIPES
-from trainer.config import ActionSelection, BaseModelConfig, Counts, ModelConfig
+from trainer.config import BaseModelConfig, Counts, ModelConfig
 from trainer.evaluation.evaluate import EvaluateConfig, jat_contexts, plan, play, write_scores
 from trainer.evaluation.results import OVERALL, CheckpointPoint, Curve, load_curve
 from trainer.evaluation.scoring import evaluation_of
@@ -52,9 +52,6 @@ class CurveConfig:
     """Number of episodes per task and checkpoint."""
     temperature: float = 1.0
     """Softmax temperature for sampling discrete actions; 0 takes the mode."""
-    continuous: ActionSelection = "mean"
-    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
-    `mixture` head."""
     contexts: Counts = field(default_factory=dict)
     """Context length in time steps, by task or domain name; the checkpoint's own for tasks not listed."""
     replace: bool = False
@@ -76,7 +73,6 @@ class CurveConfig:
             replace=self.replace,
             episodes=self.episodes,
             temperature=self.temperature,
-            continuous=self.continuous,
             contexts=self.contexts,
             workers=self.workers,
             video_episodes=0,

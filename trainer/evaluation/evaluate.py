@@ -32,7 +32,7 @@ from pipeline.seeds import seeds_of
 from pipeline.tables import print_table
 from pipeline.text import format_count
 from trainer.config import RECIPES as TRAIN_RECIPES
-from trainer.config import ActionSelection, Counts, lookup_by_task_or_domain
+from trainer.config import Counts, lookup_by_task_or_domain
 from trainer.evaluation.journal import TaskResults
 from trainer.evaluation.playing import EvaluateJob, in_groups, play_jobs, play_tasks
 from trainer.evaluation.references import load_references
@@ -78,9 +78,6 @@ class EvaluateConfig:
     """Number of episodes per task: the first N of a fixed list of seeds that are in no dataset."""
     temperature: float = 1.0
     """Softmax temperature for sampling discrete actions; 0 takes the mode. JAT samples at 1."""
-    continuous: ActionSelection = "mean"
-    """How continuous actions are chosen from the predicted distribution; only matters for networks with a `bins` or
-    `mixture` head."""
     contexts: Counts = field(default_factory=dict)
     """Context length in time steps, by task or domain name; the checkpoint's own for tasks not listed."""
     workers: int = 2
@@ -178,7 +175,6 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
         trained_timesteps=agent.trained_timesteps,
         temperature=config.temperature,
         contexts=config.contexts,
-        continuous=config.continuous,
     )
     _check_or_clear_results(config, settings, select_tasks("*", tasks, agent.tasks))
     jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
@@ -247,7 +243,6 @@ def _make_jobs(
             revision=settings.revision,
             num_episodes=config.episodes,
             temperature=config.temperature,
-            continuous=config.continuous,
             context_steps=wanted[group[0]][1],
             filmed=seeds_of("evaluate", min(config.video_episodes, config.episodes)),
             films=RunLayout(config.out).agent_films(name=config.name).absolute(),

@@ -22,7 +22,6 @@ from pipeline.media.film import Film, films_in, missing_failure
 from pipeline.runtime.pool import Supervision, run_jobs
 from pipeline.scoring.measurement import Measurement
 from pipeline.text import format_count
-from trainer.config import ActionSelection
 from trainer.evaluation.journal import TaskResults
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class EvaluateJob:
     revision: str
     num_episodes: int
     temperature: float
-    continuous: ActionSelection
     context_steps: int | None
     filmed: Sequence[int]
     films: Path
@@ -94,9 +92,7 @@ def _finish(job: EvaluateJob, results: TaskResults) -> Measurement:
     worst = missing_failure(results.played.values(), films) if films else None
     if worst is not None:
         # The worst episode is known only now; the same seed reproduces it.
-        agent = Agent(
-            _open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps, job.continuous
-        )
+        agent = Agent(_open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps)
         film = Film(task, [worst], directory)
         episodes = rollout(task, agent, [worst], 1, film.listen, keep_observations=False)
         list(film.of(episodes, job.revision, results.versions))
@@ -122,7 +118,7 @@ def _episodes(job: EvaluateJob, played: Mapping[str, TaskResults]) -> Iterator[t
     if parts:
         slots = [part.task for part in parts for _ in range(part.num_slots)]
         checkpoint = _open_checkpoint(job.checkpoint, job.revision)
-        agent = Agent(checkpoint, slots, job.temperature, job.context_steps, job.continuous)
+        agent = Agent(checkpoint, slots, job.temperature, job.context_steps)
         for task, episode in rollout_parts(parts, agent, keep_observations=False):
             films[task.name].write(episode, job.revision, played[task.name].versions)
             yield task, episode

@@ -39,7 +39,7 @@ class Settings:
         step, trained_timesteps: how long it was trained; 0 if not recorded.
         temperature: softmax temperature for sampling discrete actions; 0 takes the mode.
         contexts: context length in time steps, by task or domain, where it differs from the checkpoint's.
-        continuous: how continuous actions were chosen from the predicted distribution.
+        continuous: how continuous actions were chosen; other than by their mean only in results of earlier versions.
     """
 
     checkpoint: str

@@ -1,8 +1,8 @@
 """The base model, this project's own network; docs/ablations.md compares each of its options with the alternatives.
 
-A time step is one embedding, the sum of the observation, the last reward and optionally the last action; its hidden
-state predicts the action. Continuous values have linear maps per task or per layout (sizes), action heads have exactly
-the legal number of outputs, and attention covers a window of steps with rotary positions.
+A time step is one embedding, the sum of the observation, the last reward and the task; its hidden state predicts the
+action. Continuous values have linear maps of their own in every task, action heads have exactly the legal number of
+outputs, and attention covers a window of steps with rotary positions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.envs.task import CONTINUOUS, IMAGE
 from trainer.batch import Batch, Losses, StepBatch
 from trainer.config import BaseModelConfig
 from trainer.networks.encoders import CellEncoder, ImageEncoder, PerStep
-from trainer.networks.heads import ActionMixture, Bins, Categorical, Head, Scale, Squared
+from trainer.networks.heads import Categorical, Head, Scale, Squared
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model, RolloutCache
 from trainer.networks.trunk import Trunk
@@ -79,8 +79,8 @@ class BaseModel(Model):
         self.config, self.layouts = config, list(layouts)
         hidden = config.hidden_size
         self.trunk = Trunk(config, config.window_steps)
-        self.task_embedding = nn.Embedding(len(layouts), hidden) if config.task_embedding else None
-        self.reward_encoder = nn.Linear(1, hidden, bias=False) if config.previous_reward else None
+        self.task_embedding = nn.Embedding(len(layouts), hidden)
+        self.reward_encoder = nn.Linear(1, hidden, bias=False)
         self.encoders = nn.ModuleDict()
         self.text_encoders = nn.ModuleDict()
         self.action_encoders = nn.ModuleDict()
@@ -90,10 +90,9 @@ class BaseModel(Model):
         for index, layout in enumerate(layouts):
             of_observation = [i for i, o in enumerate(layouts) if o.observation_name == layout.observation_name]
             of_action = [i for i, o in enumerate(layouts) if o.action_name == layout.action_name]
-            if config.linear_maps == "task":
-                observation_maps[index], action_maps[index] = of_observation.index(index), of_action.index(index)
-            self._add_observations(layout, len(of_observation) if config.linear_maps == "task" else 1)
-            self._add_actions(layout, len(of_action) if config.linear_maps == "task" else 1)
+            observation_maps[index], action_maps[index] = of_observation.index(index), of_action.index(index)
+            self._add_observations(layout, len(of_observation))
+            self._add_actions(layout, len(of_action))
         # Index of the map that a task uses, among those of its layout.
         self.observation_maps: Tensor
         self.action_maps: Tensor
@@ -144,19 +143,13 @@ class BaseModel(Model):
         if name not in self.action_decoders:
             outputs = self.head(layout).num_outputs
             self.action_decoders[name] = TaskLinear(num_maps, config.hidden_size, outputs, scale=0.1)
-        is_input = config.previous_action or layout.observation_name in self.observation_decoders
-        if is_input and name not in self.action_encoders:
+        if layout.observation_name in self.observation_decoders and name not in self.action_encoders:
             self.action_encoders[name] = TaskLinear(num_maps, layout.action_size, config.hidden_size)
 
     def head(self, layout: TaskLayout) -> Head:
-        size, scale, config = layout.action_size, Scale(layout.low, layout.high), self.config
         if layout.action == "discrete":
-            return Categorical(size)
-        if config.continuous_head == "squared":
-            return Squared(size, scale)
-        if config.continuous_head == "bins":
-            return Bins(size, config.num_bins, scale)
-        return ActionMixture(size, config.num_components, scale)
+            return Categorical(layout.action_size)
+        return Squared(layout.action_size, Scale(layout.low, layout.high))
 
     def embed_observations(
         self, layout: TaskLayout, observations: Tensor, previous_rewards: Tensor, tasks: Tensor
@@ -174,11 +167,8 @@ class BaseModel(Model):
             embedded = encoder(observations)
         if tokens is not None:
             embedded = embedded + self.text_encoders[layout.observation_name](tokens)
-        if self.reward_encoder is not None:
-            embedded = embedded + self.reward_encoder(previous_rewards.clamp(-limit, limit)[..., None])
-        if self.task_embedding is not None:
-            embedded = embedded + self.task_embedding(tasks)[:, None]
-        return embedded
+        embedded = embedded + self.reward_encoder(previous_rewards.clamp(-limit, limit)[..., None])
+        return embedded + self.task_embedding(tasks)[:, None]
 
     def embed_actions(self, layout: TaskLayout, actions: Tensor, tasks: Tensor) -> Tensor:
         """``(B, T)`` int64 or ``(B, T, size)`` float -> ``(B, T, hidden)``."""
@@ -194,16 +184,12 @@ class BaseModel(Model):
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Return action outputs ``(B, T, outputs)``, and next observations ``(B, T, size)`` if they are predicted."""
-        config, tasks = self.config, batch.tasks
+        tasks = batch.tasks
         layout = self.layouts[int(tasks[0])]
         embedded = self.embed_observations(layout, batch.observations, batch.previous_rewards, tasks)
         actions = (
             self.embed_actions(layout, batch.actions, tasks) if layout.action_name in self.action_encoders else None
         )
-        if config.previous_action:
-            assert actions is not None
-            # The action before a window begins is unknown.
-            embedded = embedded + F.pad(actions[:, :-1], (0, 0, 1, 0))
         hidden = self.trunk(embedded)
         after_action = hidden if actions is None else hidden + actions
         predicted = None
@@ -242,23 +228,17 @@ class BaseMemory(RolloutCache):
         device = self._cache.device
         self._tasks = torch.tensor(tasks, device=device)
         self._positions = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
-        # Embedding of the last action, for models that add it to the embedding of the next observation.
-        self._done = torch.zeros(self.num_slots, model.config.hidden_size, device=device)
 
     def forget(self, slots: Sequence[int]) -> None:
         self._positions[list(slots)] = 0
-        self._done[list(slots)] = 0
         self._cache[:, :, list(slots)] = 0  # attention weight zero does not mask non-finite values
 
     def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
         model, tasks = self._model, self._tasks[slots]
         embedded = model.embed_observations(self._layout, observations[:, None], previous_rewards[:, None], tasks)
-        embedded = embedded + self._done[slots][:, None]
         hidden = model.trunk.extend(embedded, self._cache, slots, self._positions[slots])
         self._positions[slots] += 1
         return model.decode_actions(self._layout, hidden, tasks)[:, 0]
 
     def act(self, slots: Tensor, actions: Tensor) -> None:
-        if self._model.config.previous_action:
-            embedded = self._model.embed_actions(self._layout, actions[:, None], self._tasks[slots])
-            self._done[slots] = embedded[:, 0]
+        """Nothing: the network does not see its past actions."""

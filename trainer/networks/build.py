@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig | BaseModelConfig)
 MAX_LAYERS, MAX_SIZE = 1000, 10_000_000  # far more than any network here has
-# Options of the base model that lost their comparison (docs/ablations.md), each with the value that is built in now.
-BUILT_IN = {"embeddings_per_step": 1, "positions": "rotary", "norm": "rms", "feed_forward": "swiglu"}
+# Options of the base model that lost their comparison (docs/ablations.md), each with the value that is built in now, or
+# that had no effect beside these.
+BUILT_IN: dict[str, Any] = {
+    "embeddings_per_step": 1, "positions": "rotary", "norm": "rms", "feed_forward": "swiglu",
+    "previous_action": False, "previous_reward": True, "linear_maps": "task", "task_embedding": True,
+    "continuous_head": "squared", "num_bins": 41, "num_components": 5, "dropout": 0.0,
+}  # fmt: skip
 CONFIGS: dict[str, type[ModelConfig] | type[BaseModelConfig]] = {"jat": ModelConfig, "base": BaseModelConfig}
 
 
@@ -50,8 +55,8 @@ def read_model_config(raw: Any, origin: str = CONFIG) -> ModelConfig | BaseModel
         raw = {name: value for name, value in raw.items() if name not in BUILT_IN or value != BUILT_IN[name]}
         if gone := [f"{name} is {str(raw[name])[:60]!r}" for name in BUILT_IN if name in raw]:
             raise UserError(
-                f"{origin}: {', '.join(gone)}; networks of this kind are of an earlier version: open it with 0.1, or "
-                f"train one anew"
+                f"{origin}: {', '.join(gone)}; networks of this kind are of an earlier version: open it with the "
+                f"version that made it, or train one anew"
             )
     known = set(CONFIGS[architecture].__dataclass_fields__)
     if unknown := sorted(set(raw) - known):
@@ -73,7 +78,7 @@ def model_config_of(raw: Mapping[str, Any], kind: type[ConfigT], origin: str) ->
         raise UserError(f"{origin} does not describe a network ({error})") from error
     for name, value in vars(config).items():
         most = MAX_LAYERS if name == "num_layers" else MAX_SIZE
-        least = 0 if name in ("picture_size", "num_bins") else 1
+        least = 0 if name == "picture_size" else 1
         if type(value) is int and not least <= value <= most:
             raise UserError(f"{origin} does not describe a network: {name} is {value}, not from {least} to {most:,}")
         if isinstance(value, float) and not math.isfinite(value):

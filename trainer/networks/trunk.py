@@ -90,11 +90,10 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = nn.RMSNorm(config.hidden_size), Attention(config, window)
         self.feed_forward_norm, self.feed_forward = nn.RMSNorm(config.hidden_size), FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x))
 
     def extend(self, x: Tensor, cache: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
         x = x + self.attention.extend(self.attention_norm(x), cache, slots, positions)

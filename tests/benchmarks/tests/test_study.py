@@ -139,8 +139,7 @@ def test_every_ablation_changes_the_recipe_and_is_a_valid_training() -> None:
     assert all(config != recipe for config in applied[1:])
     compared = {name.removeprefix("model.") for v in variants for name in v.changes}
     choices = {f.name for f in dataclasses.fields(BaseModelConfig)} - {
-        "architecture", "num_heads", "num_bins", "num_components", "observation_limit", "vocab_size",
-        "discrete_encoder", "cell_size",
+        "architecture", "num_heads", "observation_limit", "vocab_size", "discrete_encoder", "cell_size",
     }  # fmt: skip
     assert choices <= compared
 

@@ -32,7 +32,7 @@ def settings_of(path: Path, config: Any) -> dict[str, Any]:
             training.TrainConfig(), task="mujoco-ant,babyai-*", contexts={"atari": 4, "mujoco": 9}, out=Path("a b")
         ),
         replace(
-            training.TrainConfig(), model=replace(training.TrainConfig().model, previous_action=True, hidden_size=64)
+            training.TrainConfig(), model=replace(training.TrainConfig().model, observation_noise=0.1, hidden_size=64)
         ),
     ],
 )
