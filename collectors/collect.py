@@ -33,7 +33,8 @@ from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError
 from pipeline.files import exclusive, remove_leftovers, update_json
 from pipeline.run_layout import RunLayout
-from pipeline.runtime.pool import Resources, Running, Supervision, run_jobs
+from pipeline.runtime.cluster import Resources
+from pipeline.runtime.pool import Running, Supervision, run_jobs
 from pipeline.runtime.stage import reported
 from pipeline.storage.plan import (
     extend_plan,

@@ -32,7 +32,8 @@ from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import digest_of, update_json, write_json
 from pipeline.records import read_record
 from pipeline.run_layout import MEASUREMENT, RunLayout
-from pipeline.runtime.pool import Resources, run_jobs
+from pipeline.runtime.cluster import Resources
+from pipeline.runtime.pool import run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import reported
 from pipeline.scoring.measurement import Measurement, load_measurement, summarise

@@ -22,6 +22,20 @@ class PlayConfig:
 
 class Other:
     field: int = 0
+
+
+class SavedConfig:
+    """What a file holds.
+
+    Attributes:
+        field: is no option.
+    """
+
+    field: int = 0
+
+
+class _Config:
+    field: int = 0
 '''
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What is drawn in the terminal is at most so many characters wide, and stays for so many seconds.
+COLUMNS, DELAY_S = 64, 0.1
 UPPER_HALF_BLOCK = "\u2580"  # two pixels per character: foreground above background colour
 
 
@@ -59,15 +61,11 @@ class PlayConfig:
     """Softmax temperature for sampling discrete actions; 0 takes the mode."""
     to: Path | None = None
     """Write an mp4 file at this path instead of drawing in the terminal."""
-    columns: int = 64
-    """Width of the drawing in the terminal, in characters."""
-    delay: float = 0.1
-    """Seconds to wait after each step drawn in the terminal."""
 
     def __post_init__(self) -> None:
-        check_at_least_one(self, "episodes", "columns")
-        if self.temperature < 0 or self.delay < 0 or self.seed < 0:
-            raise UserError("--temperature, --delay and --seed must be at least 0")
+        check_at_least_one(self, "episodes")
+        if self.temperature < 0 or self.seed < 0:
+            raise UserError("--temperature and --seed must be at least 0")
         if self.to is not None and self.to.suffix != ".mp4":
             raise UserError(f"--to {self.to} must end in .mp4")
 
@@ -166,11 +164,11 @@ def _screen(
             picture: list[Text] = []
 
             def take_picture(seed: int, env: gym.Env[Any, Any]) -> None:
-                picture[:] = [half_blocks(draw(task, env), config.columns)]
+                picture[:] = [half_blocks(draw(task, env), min(COLUMNS, console.width))]
 
             def show(line: str) -> None:
                 live.update(Group(*picture, line), refresh=True)
-                time.sleep(config.delay)
+                time.sleep(DELAY_S)
 
             yield take_picture, show
     else:

@@ -50,8 +50,8 @@ from pipeline.errors import JobFailure, UserError
 from pipeline.files import exclusive, is_local, list_folders
 from pipeline.run_layout import RunLayout
 from pipeline.runtime import heartbeat
-from pipeline.runtime.cluster import connect
-from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Resources, Supervision, run_jobs
+from pipeline.runtime.cluster import Resources, connect
+from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Supervision, run_jobs
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.stage import current_stage, reported
 from pipeline.scoring.measurement import load_measurement

@@ -15,7 +15,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ LONGEST_SOCKET = 107  # maximum length of a socket's path on Linux in bytes, see
 # Timeout for a run's last gauges to reach the cluster, which may first have to start a process for them.
 GAUGES_S = 30.0
 REPEAT_S = 1.0  # shorter than the time after which Ray drops a gauge
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resources that a job reserves while it runs: CPU cores, GPUs (or a fraction of one) if the cluster has any,
+    memory in bytes, and custom resources that the cluster's nodes declare, by name."""
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+    memory: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 def connect(workers: int) -> None:
@@ -261,3 +273,26 @@ def set_gauges(values: Sequence[tuple[str, str, dict[str, str], float]], is_wait
             ray.get(arrived, timeout=GAUGES_S)
     except ray.exceptions.RayError as error:
         log.warning("the metrics of this run did not reach the cluster: %s", first_line(error))
+
+
+def cut_to_largest_node(wanted: Resources) -> Resources:
+    """The resources of a job, as far as one node of the cluster has them, so that it can be scheduled at all.
+
+    Raises:
+        JobsFailedError: no node is alive.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not nodes:
+        raise JobsFailedError("no node of the Ray cluster is alive any more; run the same command again")
+
+    def most(name: str) -> float:
+        return max(node.get(name, 0) for node in nodes)
+
+    return Resources(
+        num_cpus=min(wanted.num_cpus, most("CPU")),
+        num_gpus=min(wanted.num_gpus, most("GPU")),
+        memory=int(min(wanted.memory, most("memory"))),
+        custom={name: min(amount, most(name)) for name, amount in wanted.custom.items() if most(name)},
+    )

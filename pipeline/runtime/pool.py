@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +23,7 @@ from pipeline.domain_files import add_to_search_path
 from pipeline.errors import JobFailure, JobsFailedError, UserError
 from pipeline.files import NO_SPACE
 from pipeline.runtime import heartbeat
-from pipeline.runtime.cluster import connect
+from pipeline.runtime.cluster import Resources, connect, cut_to_largest_node
 from pipeline.runtime.heartbeat import WorkerProgress
 
 log = logging.getLogger(__name__)
@@ -31,23 +31,13 @@ log = logging.getLogger(__name__)
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
 
+ONE_CPU = Resources()
 # A job that loses this many workers is assumed to crash them and fails.
 MAX_ATTEMPTS = 3
 # Interval at which supervised workers are polled for their progress.
 POLL_S = 2.0
 # A worker process that has started answers within this time, however busy it is.
 ANSWER_S = 10.0
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Resources that a job reserves while it runs: CPU cores, GPUs (or a fraction of one) if the cluster has any,
-    memory in bytes, and custom resources that the cluster's nodes declare, by name."""
-
-    num_cpus: float = 1
-    num_gpus: float = 0
-    memory: int = 0
-    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def run_jobs(
     function: Callable[[JobT], ResultT],
     jobs: Sequence[JobT],
     workers: int,
-    resources: Resources | Callable[[JobT], Resources] = Resources(),
+    resources: Resources | Callable[[JobT], Resources] = ONE_CPU,
     supervision: Supervision | None = None,
     control: Control | None = None,
 ) -> Iterator[tuple[JobT, ResultT]]:
@@ -274,9 +264,8 @@ class _Pool(Generic[JobT]):
         job, attempt = self._waiting.popleft()
         is_new = actor is None
         if actor is None:
-            needed = _cut_to_largest_node(
-                self._resources if isinstance(self._resources, Resources) else self._resources(job)
-            )
+            wanted = self._resources if isinstance(self._resources, Resources) else self._resources(job)
+            needed = cut_to_largest_node(wanted)
             actor = self._worker_class.options(
                 num_cpus=needed.num_cpus,
                 num_gpus=needed.num_gpus,
@@ -349,21 +338,3 @@ class _Pool(Generic[JobT]):
                 running.killed_for = f"no step was made for {supervision.stall_s:g} s"
                 ray.kill(running.actor)
         supervision.report(list(self._running.values()))
-
-
-def _cut_to_largest_node(wanted: Resources) -> Resources:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not nodes:
-        raise JobsFailedError("no node of the Ray cluster is alive any more; run the same command again")
-
-    def most(name: str) -> float:
-        return max(node.get(name, 0) for node in nodes)
-
-    return Resources(
-        num_cpus=min(wanted.num_cpus, most("CPU")),
-        num_gpus=min(wanted.num_gpus, most("GPU")),
-        memory=int(min(wanted.memory, most("memory"))),
-        custom={name: min(amount, most(name)) for name, amount in wanted.custom.items() if most(name)},
-    )

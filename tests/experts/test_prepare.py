@@ -21,7 +21,7 @@ from pipeline.envs.registry import select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import read_json, write_json
-from pipeline.runtime.pool import Resources
+from pipeline.runtime.cluster import Resources
 from pipeline.scoring.measurement import Measurement, load_measurement
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_PIXELS, CountingEnv, store_network, store_random, write_measurement
 

@@ -70,7 +70,9 @@ def test_in_a_terminal_the_picture_is_drawn(
 ) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
     monkeypatch.setattr("rich.console.Console", lambda: terminal)
-    play(PlayConfig("toy-grid", trained, seed=SEED + 4, delay=0, columns=10), DRAWN)
+    monkeypatch.setattr("trainer.play.DELAY_S", 0)
+    monkeypatch.setattr("trainer.play.COLUMNS", 10)
+    play(PlayConfig("toy-grid", trained, seed=SEED + 4), DRAWN)
     drawn = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert UPPER_HALF_BLOCK in drawn
     assert "38;2;200;200;200" in drawn  # step 5 of the picture

@@ -14,8 +14,9 @@ import pytest
 
 from pipeline.envs.rollout import rollout
 from pipeline.errors import JobFailure, JobsFailedError, UserError
+from pipeline.runtime.cluster import Resources
 from pipeline.runtime.heartbeat import STOP, WORKER_PROGRESS
-from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Resources, Running, Supervision, run_jobs
+from pipeline.runtime.pool import MAX_ATTEMPTS, Control, Running, Supervision, run_jobs
 from tests.fakes import FAKE_COUNT, FAKE_GRID, AssertingPolicy
 
 pytestmark = pytest.mark.usefixtures("one_worker")
