@@ -2,8 +2,9 @@
 
     jat dags --out runs/default
 
-It prints the address and the login, runs until interrupted, and then stops all its processes. A shared installation
-of Airflow only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
+It prints the address and the login, runs until interrupted, and then stops all its processes. ``airflow
+standalone`` is no replacement: it runs the scheduler with its log server, which listens on all network interfaces. A
+shared installation of Airflow only needs ``dags/`` as its DAG folder and ``dags/pools.json`` (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _check_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UserError(f"port {port} is taken on 127.0.0.1; choose another --port (PORT=)") from error
+            raise UserError(f"port {port} is taken on 127.0.0.1; choose another --port") from error
 
 
 def _airflow(words: tuple[str, ...], environ: dict[str, str]) -> None:
