@@ -37,10 +37,15 @@ settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that starts Ray is slow, and left out by `make check`; others that take long are marked where they are."""
+    """A test that starts Ray is slow, and left out by `make check`; others that take long are marked where they are.
+
+    Files with slow tests come first: with the longest file last, one of two processes would wait for the other.
+    """
     for item in items:
         if "ray_ends_with_the_tests" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(scope="session")
