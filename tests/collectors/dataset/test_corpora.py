@@ -16,8 +16,9 @@ import yaml
 from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.dataset.corpora import pattern_of_tasks
 from collectors.dataset.validate import ValidateConfig, validate
-from collectors.documents.collect import collect_stream, stream_jobs
+from collectors.documents.collect import stream_jobs
 from collectors.documents.config import CorporaConfig
+from collectors.documents.jobs import collect_stream
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.storage.corpora import select_corpora

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from collectors.documents.collect import StreamJob, collect_corpora, collect_stream, stream_jobs
+from collectors.documents.collect import collect_corpora, stream_jobs
 from collectors.documents.config import RECIPES, CorporaConfig
 from collectors.documents.images import stored_image
+from collectors.documents.jobs import StreamJob, collect_stream
 from collectors.status import corpora_table
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import location

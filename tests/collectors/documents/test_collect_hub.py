@@ -18,7 +18,8 @@ COLLECT = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-from collectors.documents.collect import collect_stream, stream_jobs
+from collectors.documents.collect import stream_jobs
+from collectors.documents.jobs import collect_stream
 from collectors.documents.config import CorporaConfig
 from pipeline.storage.corpora import select_corpora
 from pipeline.errors import UserError
