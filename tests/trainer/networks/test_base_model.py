@@ -217,15 +217,16 @@ def test_a_training_of_before_is_the_same_training_now() -> None:
 def test_labels_are_the_targets_the_executed_actions_the_inputs_and_steps_without_a_label_do_not_count(
     task: int,
 ) -> None:
-    model, batch = make_model(previous_action=True), make_batch(task)
+    model, batch = make_model(observation_loss_coef=0.1), make_batch(task)
     labelled = batch.mask.clone()
     labelled[:, ::2] = False
     labels = -batch.actions if task == 0 else (batch.actions + 1) % 4
     wanted = dataclasses.replace(batch, labels=labels, labelled=labelled)
-    head, outputs = model.head(LAYOUTS[task]), model(wanted)[0]
+    head, (outputs, predicted) = model.head(LAYOUTS[task]), model(wanted)
     expected = head.loss(outputs[labelled], labels[labelled]).mean()
     assert model.losses(wanted).action.item() == expected.item() != model.losses(batch).action.item()
-    torch.testing.assert_close(outputs, model(batch)[0], atol=0, rtol=0)
+    torch.testing.assert_close((outputs, predicted), model(batch), atol=0, rtol=0)
+    assert (predicted is not None) is (task == 0)  # what comes after the executed actions
     noise = torch.where(labelled[..., None] if task == 0 else labelled, labels, 0)
     assert model.losses(dataclasses.replace(wanted, labels=noise)).action.item() == expected.item()
     executed = dataclasses.replace(batch, labels=batch.actions, labelled=batch.mask)
