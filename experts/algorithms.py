@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from experts.ars import recipes as ars
 from experts.ppo_cpu import recipes as ppo_cpu
 from experts.sample_factory import recipes as sample_factory
 from experts.stable_baselines import recipes as stable_baselines
@@ -53,6 +54,7 @@ def _stable_baselines(name: str) -> Algorithm:
 
 
 ALGORITHMS = {name: _stable_baselines(name) for name in ("ppo", "trpo", "sac", "tqc", "crossq")} | {
+    "ars": Algorithm("experts.ars.train", ars.can_train, ("torch",)),
     "ppo-cpu": Algorithm("experts.ppo_cpu.train", ppo_cpu.can_train, ("torch",)),
     "sample-factory": Algorithm(
         "experts.sample_factory.train", sample_factory.can_train, ("sample_factory",), num_cpus=2, num_gpus=1
@@ -72,6 +74,8 @@ def default_algorithm(task: Task) -> str:
         UserError: no algorithm trains on such observations; the message names the experts that there are.
     """
     possible = algorithms_for(task)
+    if task.name in ars.TUNED:
+        return "ars"
     if "ppo" in possible:
         return stable_baselines.own_algorithm(task)
     if possible:

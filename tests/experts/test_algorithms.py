@@ -36,7 +36,7 @@ def test_babyai_is_not_trained() -> None:
 
 
 def test_an_unknown_algorithm_names_those_there_are() -> None:
-    with pytest.raises(UserError, match="unknown algorithm 'dqn'; allowed: ppo, trpo, sac, tqc, crossq"):
+    with pytest.raises(UserError, match="unknown algorithm 'dqn'; allowed: ppo, trpo, sac, tqc, crossq, ars"):
         check_can_train(task_named("atari-pong"), "dqn")
 
 

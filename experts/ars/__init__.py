@@ -1,0 +1,1 @@
+"""Augmented random search: experts that are one linear map, without gradients."""
