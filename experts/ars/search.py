@@ -139,8 +139,9 @@ class Search:
             KeyError, ValueError, TypeError: it is of something else.
         """
         self.weights = state["weights"].reshape(self.weights.shape)
-        moments: dict[str, Any] = json.loads(str(state["moments"]))
-        self._moments = Moments(**{name: tuple(v) if isinstance(v, list) else v for name, v in moments.items()})
+        moments = json.loads(str(state["moments"]))
+        count = moments.pop("count")
+        self._moments = Moments(count, **{name: tuple(values) for name, values in moments.items()})
         self.steps, self._next_check = map(int, state["steps"])
         self.returns = state["returns"].tolist()
         if not np.isnan(state["best_return"]):
