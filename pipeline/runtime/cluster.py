@@ -149,26 +149,36 @@ def _check_temporary_folder() -> str:
 
 @contextlib.contextmanager
 def _private_ray() -> Iterator[None]:
-    """Make ``ray.init`` in this block listen on 127.0.0.1 only, use a token, and run in another process group.
+    """Make ``ray.init`` in this block listen on 127.0.0.1 only, use a token, run in another process group, and start
+    only the processes that workers need.
 
     Ray has no options for this. It listens on the address it detects for the machine, which is 127.0.0.1 where Ray
     does not support clusters, as on macOS. Cluster support is switched off in the environment for Ray's processes and,
     as Ray may be imported already, in its module here. Ray's own token would be in the home folder, readable by all.
     A signal to the whole process group, as ``timeout`` and terminals send it, would end Ray before this process has
-    shut down.
+    shut down. The autoscaler, which has nothing to scale here, and the server of the dashboard, which Ray starts even
+    without one, take a third of the processor time of a start.
     """
-    from ray._private import ray_constants, services
+    from ray._private import node, ray_constants, services
 
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     settings = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | ({} if has_token else {"RAY_AUTH_TOKEN": _token})
     before = {name: os.environ.get(name) for name in settings}
-    popen, has_clusters = services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER
+    patches: list[tuple[Any, str, Any]] = [
+        (services, "ConsolePopen", partial(services.ConsolePopen, process_group=0)),
+        (ray_constants, "ENABLE_RAY_CLUSTER", False),
+        (node.Node, "start_monitor", lambda *arguments, **options: None),
+        (node.Node, "start_api_server", lambda *arguments, **options: None),
+    ]
+    originals = [getattr(owner, name) for owner, name, _ in patches]
     os.environ.update(settings)
-    services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER = partial(popen, process_group=0), False
+    for owner, name, value in patches:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        services.ConsolePopen, ray_constants.ENABLE_RAY_CLUSTER = popen, has_clusters
+        for (owner, name, _), original in zip(patches, originals, strict=True):
+            setattr(owner, name, original)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -48,6 +48,10 @@ def test_an_embedded_ray_listens_on_loopback_alone_and_leaves_no_token_in_the_en
     assert [part for part in parts if not any(part in words for words in found)] == []
     assert set().union(*found.values()) <= loopback, found
     assert "RAY_AUTH_TOKEN" not in os.environ and "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ
+    # Neither an autoscaler nor the server of a dashboard: a third of the processor time of a start.
+    needless = ("_private/monitor.py", "dashboard/dashboard.py")
+    started = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert [words for words in started if any(part in words for part in needless)] == []
 
 
 def test_an_embedded_ray_needs_no_home_and_other_tokens_become_the_owner_s_alone(tmp_path: Path) -> None:
