@@ -3,7 +3,7 @@
     jat on-disk --stage train --out s3://bucket/run -- --recipe jat-small
 
 The stage's command, with the options after ``--``, runs in a local folder: its inputs are downloaded first, and its
-outputs are uploaded every ``--send-every-s`` seconds and when it exits, even after an error. If it is killed, or its
+outputs are uploaded every minute and when it exits, even after an error. If it is killed, or its
 machine is lost, another machine resumes from the last upload. Experts and collect do not need this: their workers write
 to the store themselves.
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 # Decoded images and Ray's files: regenerated from the dataset, or useless on another machine.
 PASSING = ("train/cache", "train/ray")
+SEND_EVERY_S = 60.0  # interval of uploads of the stage's outputs
 TELL_EVERY_S = 20.0  # interval of publishing the stage's metrics on the cluster
 # Environment variables of this Ray job: they would make the stage's own Ray instance join the cluster.
 OF_THE_JOB = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -62,12 +63,6 @@ class OnDiskConfig:
     scratch: Path = field(default_factory=_scratch)
     """Local folder for the stage's inputs and outputs, with space for both; JAT_SCRATCH if that is set. The stage's
     files in it are deleted when the stage has succeeded."""
-    send_every_s: float = 60.0
-    """Seconds between two uploads of the stage's outputs."""
-
-    def __post_init__(self) -> None:
-        if self.send_every_s <= 0:
-            raise UserError(f"--send-every-s is {self.send_every_s:g}; it must be above 0")
 
 
 def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
@@ -89,7 +84,7 @@ def run_on_disk(config: OnDiskConfig, options: Sequence[str]) -> int:
         mirror = Mirror(config.out, root, PASSING)
         num_files = mirror.fetch((*stage.reads, *stage.makes))
         log.info("%s fetched from %s to %s", format_count(num_files, "file"), config.out, root)
-        code = _run(stage, config.out, root, options, mirror, config.send_every_s)
+        code = _run(stage, config.out, root, options, mirror)
         if code == 0:
             shutil.rmtree(root)
     return code
@@ -104,7 +99,7 @@ def _stage(name: str) -> Stage:
     return stages[name]
 
 
-def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mirror, every_s: float) -> int:
+def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mirror) -> int:
     environ = {name: value for name, value in os.environ.items() if name not in OF_THE_JOB}
     environ[STATUS_OUT] = str(out)
     words = [sys.executable, "-m", stage.module, "--out", str(root), *options]
@@ -113,10 +108,10 @@ def _run(stage: Stage, out: Path, root: Path, options: Sequence[str], mirror: Mi
     with stop_signals(), deferred_stop(process.terminate):
         try:
             sent = time.monotonic()
-            while (code := _wait(process, min(every_s, TELL_EVERY_S))) is None:
+            while (code := _wait(process, min(SEND_EVERY_S, TELL_EVERY_S))) is None:
                 if is_told:
                     _tell(out, stage, process.pid, is_last=False)
-                if time.monotonic() - sent >= every_s:
+                if time.monotonic() - sent >= SEND_EVERY_S:
                     _send_what_is_there(stage, mirror)
                     sent = time.monotonic()
         finally:

@@ -52,8 +52,6 @@ class ServeConfig:
     """Airflow's home folder with its database, logs and password. Delete it to delete the history of all runs."""
     port: int = 8080
     """Port of the web server, on 127.0.0.1."""
-    parallel: int = os.cpu_count() or 1
-    """Maximum number of units of work that run in parallel, over all stages; by default the number of CPUs."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.port <= 65535:
@@ -100,7 +98,7 @@ def environment(config: ServeConfig) -> dict[str, str]:
         "CORE__DAGS_FOLDER": str(HERE),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "CORE__PARALLELISM": str(config.parallel),
+        "CORE__PARALLELISM": str(os.cpu_count() or 1),
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{config.port}/execution/",

@@ -92,7 +92,11 @@ def test_a_stage_that_fails_ends_with_its_code_and_what_it_made_is_kept(store: A
     assert (store / "dataset" / "words").read_text() == "shard 2"
 
 
-def test_what_is_made_is_sent_while_the_stage_runs_and_a_signal_ends_both(store: Any, tmp_path: Path) -> None:
+def test_what_is_made_is_sent_while_the_stage_runs_and_a_signal_ends_both(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dags.on_disk.SEND_EVERY_S", 0.1)
+
     def stop() -> None:
         deadline = time.monotonic() + 30
         while not (store / "dataset" / "words").exists() and time.monotonic() < deadline:
@@ -102,7 +106,7 @@ def test_what_is_made_is_sent_while_the_stage_runs_and_a_signal_ends_both(store:
     stopper = threading.Thread(target=stop)
     stopper.start()
     started = time.monotonic()
-    code = run_on_disk(OnDiskConfig("dataset", store, tmp_path / "scratch", send_every_s=0.1), ["hang"])
+    code = run_on_disk(OnDiskConfig("dataset", store, tmp_path / "scratch"), ["hang"])
     stopper.join()
     assert code == 128 + signal.SIGTERM
     assert time.monotonic() - started < 60
