@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from collectors.dataset.surgery.pieces import Source, refuse_damage
 from pipeline.envs.task import Task
 from pipeline.seeds import SPLITS
 from pipeline.storage.parquet_limits import open_parquet
-from pipeline.storage.schema import EpisodeBlock, block_of
+from pipeline.storage.schema import EpisodeBlock, block_of, label_column
 from pipeline.storage.validate import scan_file
 
 
@@ -38,6 +39,17 @@ def count_episodes(source: Source, tasks: Sequence[Task]) -> int:
     """Number of episodes of some tasks of a dataset."""
     infos = [source.manifest.tasks[task.name] for task in tasks]
     return sum(split.num_episodes for info in infos for split in info.splits.values())
+
+
+def labelled_tasks(source: Source, tasks: Sequence[Task]) -> list[str]:
+    """Names of those of the tasks that have episodes with labels."""
+    infos = {task: source.manifest.tasks[task.name] for task in tasks}
+    files = {task: [e.name for split in info.splits.values() for e in split.data] for task, info in infos.items()}
+    return [
+        task.name
+        for task, names in files.items()
+        if any(label_column(task) in pq.read_schema(source.folder / name).names for name in names)
+    ]
 
 
 def read_batches(source: Source, tasks: Sequence[Task]) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from collectors.dataset.exporting.episodes import labelled_tasks
 from collectors.dataset.exporting.lerobot import INFO, VERSION, layout_of, write_lerobot
 from collectors.dataset.exporting.minari import check_minari, write_minari
 from collectors.dataset.layout import CARD
@@ -62,6 +63,9 @@ def export(config: ExportConfig, tasks: Sequence[Task] | None = None) -> None:
     """
     source = open_source(config.dataset, tasks)
     chosen = source.choose(config.task, tasks)
+    labelled = labelled_tasks(source, chosen)
+    if labelled:
+        log.warning("the labels of %s are left out: an export has what was executed", _shortened(labelled))
     options = Options(tag=VERSION if config.format == "lerobot" else None, public=config.public)
     is_hub = "://" in config.to or not isinstance(parse_target(config.to, "dataset", Options()), Path)
     if not is_hub:

@@ -7,6 +7,7 @@ minari:mujoco/hopper/expert-v0   a Minari dataset
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ from pipeline.publishing.hub import HUB, readable_errors
 from pipeline.seeds import SPLITS
 from pipeline.storage.episode_rules import Problem
 from pipeline.storage.manifest import DatasetManifest
+from pipeline.storage.schema import label_column
 from pipeline.text import format_count
+
+log = logging.getLogger(__name__)
 
 _REPOSITORY = re.compile(r"(?:hub:)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 # Splits that may serve as the test split, best first.
@@ -212,6 +216,8 @@ def _parquet_rows(
     if not train_files:
         raise UserError(f"{name} has no train split of {task.name}; it has {', '.join(files)}")
     check_columns(task, train_files[0], schema_of(train_files[0]))
+    if any(label_column(task) in schema_of(file).names for file in {train_files[0], train_files[-1]}):
+        log.warning("%s: the labels of %s are left out; `jat dataset merge` keeps them", name, task.name)
     if tests:
         wanted = {"train": limit, "test": None if limit is None else num_tests(limit, test_share)}
         return {
