@@ -74,7 +74,7 @@ def run_chain(config: ChainConfig) -> None:
     for number, stage in enumerate(stages, 1):
         stage_started = time.monotonic()
         log.info("stage %d of %d: %s", number, len(stages), stage.name)
-        code = _run_stage(command(stage, options(config)))
+        code = run_stage(command(stage, options(config)))
         if code:
             log.error("stage %s ended with exit code %d; run the same command again to go on", stage.name, code)
             sys.exit(code)
@@ -94,7 +94,7 @@ def durations_table(durations: Mapping[str, float]) -> Table:
     return table
 
 
-def _run_stage(words: Sequence[str]) -> int:
+def run_stage(words: Sequence[str]) -> int:
     """Run a command and return its exit code. Signals are forwarded to it, so that it can save its work."""
     process = subprocess.Popen(words)
     try:

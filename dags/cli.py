@@ -49,6 +49,7 @@ STAGES = (
 RUNS = (
     Command("demo", "dags.chain", "all stages on six tasks, in minutes", ("--recipe", "demo")),
     Command("chain", "dags.chain", "the stages one after another"),
+    Command("dagger", "dags.dagger", "rounds of relabelling: experts label what the agent does, and it learns from it"),
     Command("dags", "dags.serve", "Airflow with a DAG per stage, on this machine"),
     Command("on-disk", "dags.on_disk", "a stage that needs a disk, for an output root in an object store"),
 )

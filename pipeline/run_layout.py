@@ -13,6 +13,7 @@ from pathlib import Path
 EXPERTS, TRAINING, QUEUE = "experts", "training", "queue"
 SHARDS, IMPORTED, DATASET = "shards", "imported", "dataset"
 TRAIN, EVALUATION, REPORT = "train", "evaluation", "report"
+ROUNDS = "rounds"
 PUBLISH, STATUS, VIDEOS, FILMS, STATISTICS = "publish", "status", "videos", "films", "statistics"
 # Experts that come with the package, by task and revision, with their measurements; as in EXPERTS, but read-only.
 EMBEDDED = Path(__file__).parents[1] / EXPERTS / "embedded"
@@ -198,6 +199,20 @@ class RunLayout:
 
     def report(self, name: str = "") -> Path:
         return self.out / REPORT / name
+
+    # Rounds of relabelling
+
+    @property
+    def rounds(self) -> Path:
+        return self.out / ROUNDS
+
+    def round(self, number: int) -> Path:
+        """Root of a round's training."""
+        return self.rounds / str(number)
+
+    def round_record(self, number: int) -> Path:
+        """Written last: it says that the round is finished."""
+        return self.round(number) / "round.json"
 
     # Records
 

@@ -16,6 +16,7 @@ from pipeline.envs.registry import all_tasks, domain_named
 from pipeline.run_layout import MEASUREMENT, RunLayout
 from pipeline.runtime.hardware import Hardware, this_machine
 from pipeline.scoring.measurement import Measurement, read_measurement
+from pipeline.scoring.rounds import Round, load_rounds
 from pipeline.scoring.scores import jat_scale
 from pipeline.seeds import FIRST_SEED
 from pipeline.storage.manifest import DatasetManifest, FileEntry, TaskManifest
@@ -100,6 +101,7 @@ class Facts:
         num_known: number of known tasks by domain, of which the evaluation may have only some.
         not_evaluated: tasks of the dataset that have not been evaluated.
         missing: the episodes that were planned and that the dataset lacks, in words; empty if there are none.
+        rounds: the finished rounds of `jat dagger`; empty if the run is none of it.
     """
 
     evaluation: Evaluation
@@ -116,6 +118,7 @@ class Facts:
     num_known: dict[str, int]
     not_evaluated: list[str]
     missing: str
+    rounds: list[Round]
 
     @cached_property
     def weakest(self) -> list[ReportRow]:
@@ -192,6 +195,7 @@ def gather(out: Path, name: str = "") -> Facts:
         num_known=Counter(task.domain for task in all_tasks()),
         not_evaluated=[name for name in tasks if name not in evaluated],
         missing=describe_missing(dataset.missing, tasks) if dataset else "",
+        rounds=load_rounds(out),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pipeline.pages.figures import INK, LINE, SOFT, add_legend, colour_of, new_axes, new_figure, to_svg
 from pipeline.pages.page import title
+from pipeline.scoring.rounds import Round
 from trainer.evaluation.results import Curve, Evaluation
 
 if TYPE_CHECKING:
@@ -133,6 +134,24 @@ def learning_curve(curve: Curve, key: str, label: str) -> str:
     axes.set_ylabel("mean normalised score")
     add_legend(axes)
     return to_svg(figure, f"mean score by domain against {label}")
+
+
+def rounds(found: Sequence[Round], key: Literal["number", "queries"], label: str) -> str:
+    """Plot each task's score, and their mean, over the rounds of a relabelling or the expert queries they took."""
+    figure, axes = new_axes(3.6, 2.9)
+    x = [getattr(each, key) for each in found]
+    for name in found[0].scores:
+        scores = [each.scores.get(name) for each in found]
+        axes.plot(x, [np.nan if score is None else score for score in scores], color=SOFT, linewidth=1.0)
+    means = [np.nan if each.mean is None else each.mean for each in found]
+    axes.plot(x, means, "o-", color=INK, linewidth=1.6, markersize=3)
+    if key == "number":
+        axes.set_xticks(x)
+        axes.set_xlabel(label)
+    else:
+        _count_axis(axes, label)
+    axes.set_ylabel("normalised score")
+    return to_svg(figure, f"score of each task and their mean against {label}")
 
 
 def _series(log: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -138,6 +138,12 @@ def _plots(facts: Facts) -> dict[str, Any]:
         "against_jat": plots.against_jat(facts.evaluation),
         "training": plots.training(facts.log) if facts.log else None,
         "validation": plots.validation(facts.log) if facts.log else None,
+        "rounds": [
+            plots.rounds(facts.rounds, "number", "round"),
+            plots.rounds(facts.rounds, "queries", "expert queries"),
+        ]
+        if len(facts.rounds) > 1
+        else [],
         "curves": [plots.learning_curve(curve, key, label) for key, label in CURVES.items()]
         if curve is not None and has_curve
         else [],
