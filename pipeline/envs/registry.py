@@ -55,14 +55,9 @@ def domain_of(task: Task) -> Domain:
     return domain_named(task.domain)
 
 
-def all_tasks(reference_envs: bool = False) -> tuple[Task, ...]:
-    """Return all tasks, ordered by domain and then by name.
-
-    Args:
-        reference_envs: whether they use the libraries' own classes only; see ``Task.as_reference``.
-    """
-    tasks = (task for domain in domains() for task in domain.tasks)
-    return tuple(task.as_reference() if reference_envs else task for task in tasks)
+def all_tasks() -> tuple[Task, ...]:
+    """Return all tasks, ordered by domain and then by name."""
+    return tuple(task for domain in domains() for task in domain.tasks)
 
 
 def select_tasks(pattern: str, tasks: Sequence[Task] | None = None, among: Iterable[str] = ()) -> tuple[Task, ...]:

@@ -26,6 +26,7 @@ from pipeline.seeds import SPLITS
 from pipeline.storage.manifest import DatasetManifest
 from trainer.data.arrays import load_arrays
 from trainer.data.batches import cut_windows, pad_windows
+from trainer.data.endings import load_endings
 
 CACHE = ".arrays"  # folder beside the dataset with its episodes as memory-mapped arrays
 
@@ -41,6 +42,9 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
       bool, whether it could say; the executed actions in episodes without labels
     - ``rewards``: ``(L,)`` float32; ``rewards[t]`` is what ``actions[t]`` earned
     - ``mask``: ``(L,)`` bool, false for the padding at the end, which repeats the last step
+    - with ``next_observations``: ``next_observations`` as ``observations``, what each action led to, the final
+      observation of the episode included; and ``terminations``: ``(L,)`` bool, true where the action ended the episode,
+      so nothing follows. At a step limit it is false, and the value of the final observation counts
     - ``episode``: row of the episode in its split, as in ``load_dataset(dataset, task)[split]``
     - ``first``: step of the episode at which the window begins
     - ``texts``, in tasks with missions: ``(L,)`` int64 indices into ``windows.texts``
@@ -52,9 +56,11 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         length: steps of a window; episodes are cut at its multiples.
         episodes: rows of the episodes to use, such as the successful ones; None: all.
         cache: folder for the episodes as memory-mapped arrays, written once; ``.arrays`` beside the dataset if None.
+        next_observations: whether items have what temporal-difference learning wants.
 
     Raises:
-        UserError: there is no such dataset, task, split or episode, or nothing to cut windows from.
+        UserError: there is no such dataset, task, split or episode, or nothing to cut windows from; or an episode has
+            no final observation and ``next_observations`` is true.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         length: int = 64,
         episodes: Collection[int] | None = None,
         cache: str | Path | None = None,
+        next_observations: bool = False,
     ) -> None:
         folder = Path(dataset)
         self.task = _one_task(task)
@@ -76,9 +83,8 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         path = folder / DatasetManifest.FILE_NAME
         if not path.exists():
             raise UserError(f"{folder} is no dataset: it has no {path.name}; name a folder made by `jat dataset`")
-        self._arrays = load_arrays(
-            folder, DatasetManifest.load(path), self.task, split, Path(cache) if cache else folder.parent / CACHE
-        )
+        manifest = DatasetManifest.load(path)
+        self._arrays = load_arrays(folder, manifest, self.task, split, Path(cache) if cache else folder.parent / CACHE)
         starts, lengths, _ = cut_windows(self._arrays.starts, length)
         rows = np.searchsorted(self._arrays.starts, starts, side="right") - 1
         if episodes is not None:
@@ -93,6 +99,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         if not len(starts):
             raise UserError(f"no episode of {self.task.name}, {split}, is left to cut windows from")
         self._starts, self._lengths, self._rows = starts, lengths, rows
+        self._endings = load_endings(folder, manifest, self.task, split, np.unique(rows)) if next_observations else None
 
     @property
     def texts(self) -> list[str]:
@@ -107,13 +114,8 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             raise IndexError(f"window {index} of {len(self)}")
         arrays = self._arrays
         (steps,), (mask,) = pad_windows(self._starts[[index]], self._lengths[[index]], self.length)
-        observations = arrays.observations_at(steps)
-        if self.task.observation == IMAGE:
-            observations = np.ascontiguousarray(np.moveaxis(observations, -1, -3))
-        elif self.task.observation != CONTINUOUS:
-            observations = observations.astype(np.int64)
         item = {
-            "observations": torch.from_numpy(observations),
+            "observations": self._tensor(arrays.observations_at(steps)),
             "actions": torch.from_numpy(np.take(arrays.actions, steps, axis=0)),
             "rewards": torch.from_numpy(np.take(arrays.rewards, steps)),
             "mask": torch.from_numpy(mask),
@@ -125,7 +127,21 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             item["labelled"] = torch.from_numpy(np.take(arrays.labelled, steps) & mask)
         if arrays.text_ids is not None:
             item["texts"] = torch.from_numpy(np.take(arrays.text_ids, steps).astype(np.int64))
+        if self._endings is not None:
+            row = int(self._rows[index])
+            is_last = steps == arrays.starts[row + 1] - 1
+            following = arrays.observations_at(steps + ~is_last)
+            following[is_last] = self._endings.final_observations[row]
+            item["next_observations"] = self._tensor(following)
+            item["terminations"] = torch.from_numpy(is_last & self._endings.terminated[row])
         return item
+
+    def _tensor(self, observations: np.ndarray) -> torch.Tensor:
+        if self.task.observation == IMAGE:
+            observations = np.ascontiguousarray(np.moveaxis(observations, -1, -3))
+        elif self.task.observation != CONTINUOUS:
+            observations = observations.astype(np.int64)
+        return torch.from_numpy(observations)
 
 
 def _is_row(value: object, num_episodes: int) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cli import check_at_least_one, parse, run
-from pipeline.envs.registry import DEMO_TASKS, all_tasks, domains, select_tasks
+from pipeline.envs.registry import DEMO_TASKS, domains, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError, UserError
 from pipeline.files import write_json
@@ -161,6 +161,8 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
 
     agent = agent_config(checkpoint)
     chosen = choose_trained(config.task, agent.tasks, tasks)
+    if config.reference_envs:
+        chosen = [task.as_reference() for task in chosen]
     load_references(config.out, chosen, config.task)
     for task in chosen:
         check_context(
@@ -291,7 +293,7 @@ def _in_words(versions: dict[str, str]) -> str:
 def main() -> None:
     config = parse(EvaluateConfig, RECIPES, prints_tables=True)
     with reported("evaluate", config.out, config.task, needs_disk=True):
-        evaluate(config, all_tasks(reference_envs=True) if config.reference_envs else None)
+        evaluate(config)
     print_table(scores_table(load_evaluation(config.out, config.name)))
 
 

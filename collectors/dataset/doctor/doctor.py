@@ -16,7 +16,7 @@ from pathlib import Path
 from collectors.dataset.doctor.checks import Finding, check_quality
 from collectors.dataset.doctor.facts import gather_facts
 from collectors.dataset.doctor.section import check_section, quality_section, replace_section
-from collectors.dataset.surgery.pieces import open_source
+from collectors.dataset.surgery.source import open_source
 from experts.ranking import rank_experts
 from pipeline.cli import parse, run
 from pipeline.envs.task import Task

@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from collectors.dataset.surgery.source import Source, refuse_damage
 from pipeline.envs.task import Task
-from pipeline.errors import UserError, first_line
 from pipeline.scoring.measurement import Measurement
 from pipeline.seeds import SPLITS
-from pipeline.storage.episode_rules import Problem, scan_episodes
+from pipeline.storage.episode_rules import scan_episodes
 from pipeline.storage.manifest import DatasetManifest
-from pipeline.storage.parquet_limits import read_small
 from pipeline.storage.schema import action_column
 from pipeline.storage.statistics import SplitStatistics
 from pipeline.storage.validate import flagged_rows
@@ -81,22 +80,17 @@ def gather_facts(
         UserError: a file is damaged.
     """
     sides, splits, digests, counter = [], {}, list[bytes](), _ClippedActions(task)
+    source = Source(dataset, manifest, (task,))
     for split in SPLITS:
         info = manifest.tasks[task.name].splits.get(split)
         if info is None:
             continue
         splits[split] = info.num_episodes
-        for data, episodes in zip(info.data, info.episodes, strict=True):
-            try:
-                side = read_small(dataset / episodes.name)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(
-                    f"{dataset / episodes.name} cannot be read ({first_line(error)}); run `jat dataset validate`"
-                ) from error
+        for piece in source.pieces(task, split):
             if reads_data:
-                flagged = flagged_rows(side)
-                scan_episodes(task, dataset / data.name, _refuse, flagged, counter.take, digests)
-            sides.append(_accepted(side))
+                path = dataset / piece.data.name
+                scan_episodes(task, path, refuse_damage, flagged_rows(piece.side), counter.take, digests)
+            sides.append(_accepted(piece.side))
     table = pa.concat_tables(sides)
     success = pc.cast(table["success"], pa.float64()).to_numpy()  # null becomes NaN
     return TaskFacts(
@@ -113,10 +107,6 @@ def gather_facts(
         clipped=counter.shares if reads_data else None,
         measurements=measurements,
     )
-
-
-def _refuse(problem: Problem) -> None:
-    raise UserError(f"{problem}; run `jat dataset validate` for all that is wrong with the dataset")
 
 
 def _accepted(side: pa.Table) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from collectors.dataset.surgery.pieces import Source, refuse_damage
+from collectors.dataset.surgery.source import Source, refuse_damage
 from pipeline.envs.task import Task
 from pipeline.seeds import SPLITS
 from pipeline.storage.parquet_limits import open_parquet

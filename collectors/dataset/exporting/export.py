@@ -16,8 +16,8 @@ from collectors.dataset.exporting.episodes import labelled_tasks
 from collectors.dataset.exporting.lerobot import INFO, VERSION, layout_of, write_lerobot
 from collectors.dataset.exporting.minari import check_minari, write_minari
 from collectors.dataset.layout import CARD
-from collectors.dataset.surgery.pieces import Source, open_source
 from collectors.dataset.surgery.places import NewPlace, check_empty, new_folder
+from collectors.dataset.surgery.source import Source, open_source
 from collectors.stored import naming_missing_packages
 from collectors.video import steps_per_s
 from pipeline.cli import parse, run

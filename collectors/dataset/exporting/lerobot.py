@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collectors.dataset.exporting.episodes import Batch, count_episodes, read_batches
-from collectors.dataset.surgery.pieces import Source
+from collectors.dataset.surgery.source import Source
 from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.files import write_json
 from pipeline.runtime.progress import Progress

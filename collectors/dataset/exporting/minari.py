@@ -17,7 +17,7 @@ import numpy as np
 from collectors.dataset.exporting.episodes import Batch, count_episodes, read_batches
 from collectors.dataset.importing.minari import DIRECTION, ENVIRONMENT, MISSION, VIEW
 from collectors.dataset.layout import CARD
-from collectors.dataset.surgery.pieces import Source
+from collectors.dataset.surgery.source import Source
 from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.errors import UserError, how_to_install
 from pipeline.runtime.progress import Progress

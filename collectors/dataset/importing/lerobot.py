@@ -58,12 +58,21 @@ class StoredPlace:
 
 @dataclass(frozen=True)
 class LeRobotEpisodes:
-    """The episodes of a task by split; without splits all are ``train``."""
+    """The episodes of a task by split; without splits all are ``train``.
+
+    Attributes:
+        episodes: where they are, by split.
+        has_splits: whether the dataset says of what split an episode is.
+        environment: the id that it was collected in, if the dataset says so.
+        tasks: names of all tasks of the dataset.
+        columns: by JAT's columns of the task, those of the dataset.
+    """
 
     episodes: Mapping[str, tuple[StoredPlace, ...]]
     has_splits: bool
     environment: str | None
     tasks: tuple[str, ...]
+    columns: Mapping[str, str]
 
 
 def folder_digest(folder: Path) -> str:
@@ -98,7 +107,8 @@ def open_lerobot(root: str, task: Task) -> LeRobotEpisodes:
         environment = environment or row.get(PREFIX + "environment")
         found["test" if split == "test" else "train"].append(_place(root, row))
     episodes = {split: tuple(places) for split, places in found.items()}
-    return LeRobotEpisodes(episodes, has_splits, environment, names)
+    columns = {jat: name for jat, name in _columns(info["features"], task).items() if name}
+    return LeRobotEpisodes(episodes, has_splits, environment, names, columns)
 
 
 def _read_info(root: str) -> dict[str, Any]:
@@ -194,6 +204,7 @@ class LeRobotRows:
 
     root: str
     episodes: tuple[StoredPlace, ...]
+    columns: Mapping[str, str]
 
     @property
     def num_rows(self) -> int:
@@ -206,12 +217,11 @@ class LeRobotRows:
             UserError: a file cannot be read, or does not have the steps that ``meta/episodes`` says.
         """
         wanted = self.episodes[first : first + count]
-        columns = {jat: name for jat, name in _columns(_read_info(self.root)["features"], task).items() if name}
         texts = _read_tasks(self.root) if task.has_text else None
         number = first
         for file in dict.fromkeys(place.file for place in wanted):
             of_file = [place for place in wanted if place.file == file]
-            for place, steps in zip(of_file, _steps_of(self.root, file, of_file, columns, texts), strict=True):
+            for place, steps in zip(of_file, _steps_of(self.root, file, of_file, self.columns, texts), strict=True):
                 WORKER_PROGRESS.beats += 1
                 yield _restored(task, place, episode_of_row(task, number, steps))
                 number += 1

@@ -134,7 +134,9 @@ def _lerobot_source(name: str, root: Path | str, revision: str, task: Task, test
     if not found.has_splits:
         num_train = _num_train(name, len(train), test_share)
         train, test = train[:num_train], train[num_train:]
-    rows = {split: LeRobotRows(str(root), episodes) for split, episodes in (("train", train), ("test", test))}
+    rows = {
+        split: LeRobotRows(str(root), chosen, found.columns) for split, chosen in (("train", train), ("test", test))
+    }
     return EpisodeSource(name, revision, found.environment, rows)
 
 

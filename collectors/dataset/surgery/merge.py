@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from collectors.dataset.surgery.pieces import Piece, Source, open_source, refuse_damage, write_dataset
+from collectors.dataset.surgery.pieces import write_dataset
 from collectors.dataset.surgery.places import NewPlace, new_folder, recover
+from collectors.dataset.surgery.source import Piece, Source, open_source, refuse_damage
 from pipeline.cli import parse
 from pipeline.envs.task import CONTINUOUS, Task
 from pipeline.errors import UserError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,115 +13,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collectors.dataset.build import describe_dataset, file_entry
-from collectors.dataset.corpora import pattern_of_tasks
-from pipeline.envs.registry import select_tasks
+from collectors.dataset.surgery.source import Piece, Source, refuse_damage
 from pipeline.envs.task import IMAGE, Task
-from pipeline.errors import UserError
 from pipeline.files import digest_of, link_or_copy, write_json
 from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS
-from pipeline.storage.episode_rules import Problem, scan_episodes
+from pipeline.storage.episode_rules import scan_episodes
 from pipeline.storage.manifest import CorpusManifest, DatasetManifest, FileEntry, SplitManifest, TaskManifest
 from pipeline.storage.outcomes import Outcomes, Rewards, count_outcomes, merge_outcomes, scan_outcomes
 from pipeline.storage.parquet import COMPRESSION, ROW_GROUP_BYTES, parquet_options
 from pipeline.storage.parquet_limits import open_parquet
 from pipeline.storage.shards import IMPORTED, Origin
 from pipeline.storage.statistics import SplitStatistics, StepStatistics, TaskStatistics, merge_all, split_statistics
-from pipeline.storage.validate import flagged_rows, read_side, scan_file, scan_rows
+from pipeline.storage.validate import flagged_rows, scan_file, scan_rows
 
 MAX_EDIT = 1000  # characters of the description of an edit
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A data file of a dataset with its side table, and the rows of the side table to keep.
-
-    Attributes:
-        folder: of the dataset.
-        data, episodes: the entries of its manifest.
-        side: the side table.
-        keep: ``(rows,)`` bool.
-    """
-
-    folder: Path
-    data: FileEntry
-    episodes: FileEntry
-    side: pa.Table
-    keep: np.ndarray
-
-    @property
-    def is_whole(self) -> bool:
-        return bool(self.keep.all()) and "task" in self.side.column_names
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset to take pieces of.
-
-    Attributes:
-        folder: of the dataset.
-        manifest: of the dataset.
-        tasks: the tasks of the manifest, in its order.
-    """
-
-    folder: Path
-    manifest: DatasetManifest
-    tasks: tuple[Task, ...]
-
-    def matching(self, pattern: str, tasks: Sequence[Task] | None = None) -> list[Task]:
-        """The tasks of the dataset that a pattern matches, maybe none; ``tasks`` is the table, all known ones if
-        None."""
-        of_tasks = pattern_of_tasks(pattern, tasks)
-        names = {task.name for task in select_tasks(of_tasks, tasks, self.manifest.tasks)} if of_tasks else set()
-        return [task for task in self.tasks if task.name in names]
-
-    def choose(self, pattern: str, tasks: Sequence[Task] | None = None) -> list[Task]:
-        """As ``matching``.
-
-        Raises:
-            UserError: no task matches.
-        """
-        chosen = self.matching(pattern, tasks)
-        if not chosen:
-            there = ", ".join(self.manifest.tasks) or "no tasks"
-            raise UserError(f"{self.folder} has no episodes of {pattern}; it has {there}")
-        return chosen
-
-    def pieces(self, task: Task, split: str) -> Iterator[Piece]:
-        """The files of a split, all rows kept.
-
-        Raises:
-            UserError: a side table is damaged.
-        """
-        info = self.manifest.tasks[task.name].splits.get(split)
-        if info is None:
-            return
-        for data, episodes in zip(info.data, info.episodes, strict=True):
-            path = self.folder / episodes.name
-            side = read_side(path, refuse_damage) if scan_file(self.folder, episodes, refuse_damage) else None
-            if side is not None:
-                yield Piece(self.folder, data, episodes, side, np.ones(len(side), bool))
-
-
-def refuse_damage(problem: Problem) -> None:
-    """Raise the ``UserError`` of a problem in a dataset."""
-    raise UserError(f"{problem}; the dataset is damaged: `jat dataset validate` lists everything that is wrong with it")
-
-
-def open_source(folder: Path, tasks: Sequence[Task] | None = None) -> Source:
-    """Open a dataset.
-
-    Raises:
-        UserError: there is none, or it has tasks that are not in the table.
-    """
-    path = folder / DatasetManifest.FILE_NAME
-    if not path.is_file():
-        raise UserError(f"{folder} is no dataset: it has no {path.name}; name a folder made by `jat dataset`")
-    manifest = DatasetManifest.load(path)
-    table = {task.name: task for task in select_tasks("*", tasks, manifest.tasks)}
-    for name in sorted(set(manifest.tasks) - set(table)):
-        raise UserError(f"{folder} has episodes of {name}, which is no task of this version")
-    return Source(folder, manifest, tuple(table[name] for name in manifest.tasks))
 
 
 Pieces = Mapping[Task, Mapping[str, Sequence[Piece]]]

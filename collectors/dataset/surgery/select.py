@@ -18,9 +18,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from collectors.dataset.surgery.pieces import Piece, Source, num_kept, open_source, write_dataset
+from collectors.dataset.surgery.pieces import num_kept, write_dataset
 from collectors.dataset.surgery.places import NewPlace, new_folder, recover
 from collectors.dataset.surgery.selection import Conditions, explain_nothing, matching_rows
+from collectors.dataset.surgery.source import Piece, Source, open_source
 from pipeline.cli import parse
 from pipeline.envs.task import Task
 from pipeline.errors import UserError

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -13,6 +16,7 @@ from collectors.dataset.build import DatasetConfig, build_dataset
 from collectors.jobs import CollectJob, collect_shard
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
+from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import ShardJob
 from tests.fakes import (
     FAKE_COUNT,
@@ -95,3 +99,44 @@ def test_what_is_not_there_is_told_in_one_line(dataset: Path) -> None:
         with pytest.raises(UserError, match=expected) as caught:
             Windows(*arguments)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", TABLE, ids=lambda task: task.name)
+def test_next_observations_end_with_the_final_one_and_terminations_are_no_step_limits(
+    task: Task, dataset: Path
+) -> None:
+    windows = Windows(dataset, task, length=LENGTH, next_observations=True)
+    ends = 0
+    for item in (windows[index] for index in range(len(windows))):
+        seed, first = int(item["episode"]), int(item["first"])
+        for place in range(LENGTH):
+            t = min(first + place, num_steps(seed) - 1)
+            expected = observation_at(task, seed, t + 1)
+            if task.observation == IMAGE:
+                expected = np.moveaxis(expected, -1, 0)
+            found = item["next_observations"][place].numpy()
+            assert found.dtype == expected.dtype == item["observations"].numpy().dtype
+            np.testing.assert_array_equal(found, expected)
+            is_end = t == num_steps(seed) - 1 and seed % 5 not in (2, 4)  # others are truncated
+            assert bool(item["terminations"][place]) == is_end
+            ends += is_end
+    assert ends
+
+
+def test_an_episode_without_a_final_observation_is_named(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "dataset")
+    manifest = DatasetManifest.load(tmp_path / "dataset" / DatasetManifest.FILE_NAME)
+    (side,) = (tmp_path / "dataset").glob(f"{manifest.tasks['fake-count'].splits['train'].episodes[0].name}")
+    table = pq.read_table(side)
+    finals = table["final_observation"].to_pylist()
+    finals[7] = None
+    kept = table.set_column(
+        table.column_names.index("final_observation"),
+        "final_observation",
+        pa.array([finals], pa.list_(table.schema.field("final_observation").type)).flatten(),
+    )
+    side.unlink()
+    pq.write_table(kept, side)
+    with pytest.raises(UserError, match=r"^1 episode of fake-count, train, such as row 7, without a final .*episodes="):
+        Windows(tmp_path / "dataset", FAKE_COUNT, next_observations=True)
+    assert len(Windows(tmp_path / "dataset", FAKE_COUNT, episodes=[1, 9], next_observations=True)) == 2

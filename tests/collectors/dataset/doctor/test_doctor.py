@@ -153,5 +153,5 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         examine(DoctorConfig(dataset, card=True), TABLE)
     path = next((dataset / "data" / "fake-two").iterdir())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"cannot be read .* run `jat dataset validate` for all that is wrong"):
+    with pytest.raises(UserError, match=r"the dataset is damaged: `jat dataset validate` lists everything that"):
         examine(DoctorConfig(dataset), TABLE)
