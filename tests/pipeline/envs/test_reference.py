@@ -17,7 +17,6 @@ from experts.scripted.random_policy import RandomPolicy
 from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
-from trainer.evaluation import evaluate
 
 CASES: tuple[tuple[str, Callable[[Task], Any], str], ...] = (
     ("atari-freeway", RandomPolicy, "ale_py"),
@@ -61,20 +60,19 @@ def test_a_reference_uses_the_librarys_own_bot() -> None:
     env.close()
 
 
-@pytest.mark.parametrize(("module", "function"), [(collect, "collect"), (evaluate, "evaluate")])
 @pytest.mark.parametrize("options", [[], ["--reference-envs"]])
-def test_the_switch_reaches_all_tasks_of_a_command(
-    module: Any, function: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_switch_reaches_all_tasks_of_a_collection(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Task] = []
 
-    def note(config: Any, tasks: tuple[Task, ...] | None) -> None:
-        seen.extend(all_tasks() if tasks is None else tasks)
-        raise KeyboardInterrupt  # nothing is collected or evaluated
+    def note(config: Any, tasks: tuple[Task, ...]) -> None:
+        seen.extend(tasks)
+        raise KeyboardInterrupt  # nothing is collected
 
-    monkeypatch.setattr(module, function, note)
+    monkeypatch.setattr(collect, "collect", note)
     monkeypatch.setattr(sys, "argv", ["x", "--task", "*", "--out", str(tmp_path), *options])
     with pytest.raises(KeyboardInterrupt):
-        module.main()
+        collect.main()
     assert [task.name for task in seen] == [task.name for task in all_tasks()]
     assert {task.is_reference for task in seen} == {bool(options)}

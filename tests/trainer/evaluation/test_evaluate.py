@@ -16,7 +16,7 @@ from pipeline.scoring.measurement import Measurement
 from pipeline.seeds import FIRST_SEED, seeds_of
 from tests.fakes import FAKE_COUNT, FAKE_GRID, FAKE_TASKS, CountingEnv
 from tests.trainer.conftest import write_references
-from trainer.evaluation.evaluate import EvaluateConfig
+from trainer.evaluation.evaluate import EvaluateConfig, plan
 from trainer.evaluation.evaluate import evaluate as evaluate_with_workers
 from trainer.evaluation.playing import lockstep_of
 from trainer.evaluation.results import TaskScore, find_evaluation, load_evaluation, load_measurement_of, load_scores
@@ -68,6 +68,13 @@ def test_scores_are_the_returns_on_the_scale_of_random_and_expert(config: Evalua
         assert score.score.mean == pytest.approx(np.mean(score.scores))
         assert score.agent.mean == pytest.approx(np.mean(measured.returns))
     assert load_scores(config.out) == scores
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_libraries_own_environments_are_played_if_wanted(config: EvaluateConfig, wanted: bool) -> None:
+    jobs = plan(replace(config, reference_envs=wanted), FAKE_TASKS).jobs
+    assert sorted(task.name for job in jobs for task in job.tasks) == ["fake-count", "toy-grid"]
+    assert {task.is_reference for job in jobs for task in job.tasks} == {wanted}
 
 
 def test_what_is_evaluated_stays_and_only_the_missing_task_is_played(config: EvaluateConfig) -> None:
