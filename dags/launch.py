@@ -10,6 +10,7 @@ The scheduler's environment configures where commands run:
     JAT_RAY_WAIT_MINUTES  minutes to wait for a cluster that is lost while a command runs, 10 if not given; the command
                      is then submitted again and resumes
 
+The names of the user's own code, ``JAT_DOMAINS`` and ``JAT_FUNCTIONS``, reach a job as well; its files must be there.
 A local command that needs Ray uses the cluster of ``RAY_ADDRESS``, or starts its own.
 """
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from dags.stages import ALL_STAGES, Stage, command
+from pipeline.domain_files import variables_for_others
 from pipeline.secrets import redacted
 
 BAD_INPUT = 2  # exit code of a command for invalid input, which is not retried
@@ -78,8 +80,10 @@ class Launcher:
         if self._address:
             stage_words = command(stage, options, environ.get("JAT_RAY_PYTHON", "python"))
             reserve = _reserve(stage, environ.get("JAT_RAY_RESERVE", "{}"))
+            named = variables_for_others(environ)
+            own_code = ["--runtime-env-json", json.dumps({"env_vars": named})] if named else []
             self.words = self._ray(
-                "submit", "--log-color", "false", "--submission-id", self._job, *reserve, "--", *stage_words
+                "submit", "--log-color", "false", "--submission-id", self._job, *reserve, *own_code, "--", *stage_words
             )
         else:
             self.words = command(stage, options, self._python)

@@ -22,13 +22,13 @@ import gymnasium as gym
 import numpy as np
 
 from experts.store import ExpertRecord
+from pipeline.domain_files import FUNCTIONS
 from pipeline.envs.policy import Observations, Policy
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, reason_of
 
 PREFIX = "py:"
 KIND = "py"
-VARIABLE = "JAT_FUNCTIONS"
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -44,12 +44,12 @@ def allow_functions(text: str) -> None:
             _load(path)
             paths.append(path)
     if paths:
-        os.environ[VARIABLE] = ",".join(paths)
+        os.environ[FUNCTIONS] = ",".join(paths)
 
 
 def allowed_functions() -> list[str]:
     """Return the allowed functions, each ``module:name``."""
-    return [path.strip() for path in os.environ.get(VARIABLE, "").split(",") if path.strip()]
+    return [path.strip() for path in os.environ.get(FUNCTIONS, "").split(",") if path.strip()]
 
 
 def function_record(path: str, task: Task) -> ExpertRecord:

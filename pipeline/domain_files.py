@@ -1,4 +1,4 @@
-"""Files with domains of the user's own: how their names reach every process of a run.
+"""Code of the user's own: how the names of files with domains, and of functions, reach every process of a run.
 
 ``--domain FILE`` and the environment variable ``JAT_DOMAINS`` (``os.pathsep`` between several files) name them. The
 variable is inherited by every process that this one starts. ``pipeline/envs/plugins.py`` imports the files, each by its
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import UserError
 
 VARIABLE = "JAT_DOMAINS"
+FUNCTIONS = "JAT_FUNCTIONS"  # of functions that may be called as experts, see experts/functions.py
 
 
 def domain_files() -> list[str]:
@@ -45,3 +46,8 @@ def add_to_search_path() -> None:
         folder = str(Path(file).parent)
         if folder not in sys.path:
             sys.path.append(folder)
+
+
+def variables_for_others(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment variables that name the user's code, for processes that do not inherit those of this one."""
+    return {name: environ[name] for name in (VARIABLE, FUNCTIONS) if environ.get(name)}

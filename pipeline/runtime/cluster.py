@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.domain_files import VARIABLE
+from pipeline.domain_files import variables_for_others
 from pipeline.errors import JobsFailedError, UserError, first_line
 from pipeline.runtime.stage import current_stage
 from pipeline.stopping import handle_stop_signals
@@ -101,9 +101,15 @@ def _join(address: str) -> None:
 
 
 def _runtime_env() -> dict[str, Any] | None:
-    """Environment variables for the workers of a cluster, which do not inherit those of this process."""
-    files = os.environ.get(VARIABLE)
-    return {"env_vars": {VARIABLE: files}} if files else None
+    """Environment variables for the workers of a cluster, which do not inherit those of this process.
+
+    They find modules of the user's in this process's working directory, if this one looked for some there and the
+    nodes share the folder.
+    """
+    variables = variables_for_others()
+    if (here := str(Path.cwd())) in sys.path:
+        variables["PYTHONPATH"] = f"${{PYTHONPATH}}{os.pathsep}{here}"
+    return {"env_vars": variables} if variables else None
 
 
 def _start_embedded(workers: int) -> None:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.storage.shards import finished_shards
+from tests.dags.test_outside import PACKAGE, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +89,34 @@ def test_a_cluster_gives_the_same_shards_as_the_embedded_ray(address: str, tmp_p
     here = finished_shards(tmp_path / "embedded" / "shards", "babyai-go-to-obj")
     assert len(there) == 3
     assert there == here
+
+
+def test_a_cluster_s_workers_find_the_user_s_own_domains_and_functions(address: str, tmp_path: Path) -> None:
+    own = PACKAGE.replace('packages=("attic",)', 'packages=("numpy",)').replace(
+        '"attic:Largest", "attic"', '"attic:Largest", None'
+    )
+    (tmp_path / "domains").mkdir()
+    (tmp_path / "domains" / "attic.py").write_text(own)
+    (tmp_path / "tell.py").write_text("from attic import tell\n")  # found in the working directory
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, **TOKEN, "RAY_ADDRESS": address, "PYTHONPATH": path}
+    own_files = ["--domain", "domains/attic.py"]
+    for module, task, expert, options in (
+        ("collectors.collect", "shelf-largest", "random", own_files),
+        ("experts.prepare", "paint-same", "py:tell:tell", own_files),
+        ("collectors.collect", "paint-same", "py:tell:tell", own_files),
+        ("collectors.collect", "gym:CartPole-v1", "random", []),
+    ):
+        words = [*options, "--task", task, "--expert", expert, "--episodes", "4", "--workers", "1"]
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--out", "run", *words], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for name in ("shelf-largest", "paint-same", "gym-CartPole-v1"):
+        assert sum(shard.num_episodes for shard in finished_shards(tmp_path / "run" / "shards", name)) >= 4
+    rewards = pq.read_table(next((tmp_path / "run/shards/paint-same").glob("*train*.parquet")))["rewards"].to_pylist()
+    assert set(rewards[0]) == {1.0}  # the function tells colours
 
 
 def test_no_cluster_at_the_address_is_one_readable_line(tmp_path: Path) -> None:

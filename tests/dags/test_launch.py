@@ -108,6 +108,14 @@ def test_with_a_ray_dashboard_the_command_is_submitted_as_a_job() -> None:
     ]  # fmt: skip
 
 
+def test_a_job_is_told_which_code_of_the_user_s_own_to_use() -> None:
+    environ = {"JAT_RAY_JOBS": "http://head:8265", "JAT_DOMAINS": "/nfs/attic.py", "JAT_FUNCTIONS": "attic:tell"}
+    words = Launcher(COLLECT, {"out": "/o"}, environ).words
+    said = words[words.index("--runtime-env-json") + 1]
+    assert words.index("--runtime-env-json") < words.index("--")
+    assert json.loads(said) == {"env_vars": {"JAT_DOMAINS": "/nfs/attic.py", "JAT_FUNCTIONS": "attic:tell"}}
+
+
 def test_a_job_reserves_what_its_stage_is_to_have() -> None:
     environ = {
         "JAT_RAY_JOBS": "http://head:8265",

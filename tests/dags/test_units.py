@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from dags import serve
 from dags.stages import ALL_STAGES, CORPORA, PUBLISH, QUEUE, STAGES, Stage, command
 from dags.units import UNIT_SECONDS, grouped, unit_name, units_of
-from pipeline.envs.registry import select_tasks
+from pipeline.envs.registry import domains, select_tasks
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from tests.pipeline.envs.test_plugins import DOMAIN
 
 BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -27,6 +29,23 @@ def test_every_chosen_task_is_in_one_unit(stage: Stage) -> None:
     names = [name for unit in units for name in unit]
     assert sorted(names) == sorted(task.name for task in select_tasks("*"))
     assert (len(units) > 1) == stage.by_task
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_tasks_from_outside_are_planned_by_name_domain_and_id(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "attic_of_units.py").write_text(DOMAIN)
+    monkeypatch.setenv("JAT_DOMAINS", str(tmp_path / "attic_of_units.py"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "attic_of_units", raising=False)
+    domains.cache_clear()
+    try:
+        units = units_of(stage, {"task": "toys,gym:CartPole-v1,gym-Pendulum-v1"})
+    finally:
+        domains.cache_clear()
+    names = [name for unit in units for name in unit]
+    assert sorted(names) == ["gym-CartPole-v1", "gym-Pendulum-v1", "toys-ball", "toys-kite"]
 
 
 def test_a_unit_is_as_long_as_the_work_on_its_tasks() -> None:

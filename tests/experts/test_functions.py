@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from experts.choice import choose, named
-from experts.functions import VARIABLE, allow_functions, function_record, make_function_policy
+from experts.functions import allow_functions, function_record, make_function_policy
 from experts.prepare import ExpertsConfig
 from experts.registry import experts_of, make_policy
 from experts.store import StoredExpert, ensure_in_store
+from pipeline.domain_files import FUNCTIONS
 from pipeline.envs.policy import Observations
 from pipeline.envs.registry import select_tasks
 from pipeline.envs.rollout import rollout
@@ -23,7 +24,7 @@ OWN = "tests.experts.own_functions"
 
 @pytest.fixture(autouse=True)
 def _none_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv(FUNCTIONS, "")
 
 
 def cartpole() -> Task:
@@ -54,7 +55,7 @@ def test_a_stored_record_runs_no_code_unless_the_function_is_named(tmp_path: Pat
     expert = ensure_in_store(tmp_path, StoredExpert(function_record(f"{OWN}:lean", task), tmp_path / "nowhere"))
     assert "py" not in {found.record.kind for found in experts_of(tmp_path, task)}
     allow_functions(f"0.5*{text}+0.5*random")
-    assert os.environ[VARIABLE] == f"{OWN}:lean"
+    assert os.environ[FUNCTIONS] == f"{OWN}:lean"
     (found,) = named(text, experts_of(tmp_path, task))
     assert found.record == expert.record and found.folder == expert.folder
     assert make_policy(task, found).act([0], Observations(np.ones((1, 4)), None, np.zeros(1))) == [1]
