@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from collectors.browser import plots
 from collectors.browser.catalogue import Catalogue, NotFoundError
-from collectors.browser.evaluation import evaluated_tasks, measurement_of, played_episodes
+from collectors.browser.evaluation import evaluations_of, measurement_of, played_episodes
 from collectors.browser.films import Films, key_of
 from collectors.browser.guard import LoopbackGuard
 from collectors.browser.query import SORTS, Query, parse_dimensions, parse_index, parse_query
@@ -34,19 +34,19 @@ MAX_TEXTS = 20  # mission texts shown of an episode
 MAX_PLAYED = 2000  # episodes of an evaluation shown of a task
 
 
-def make_app(place: Path, port: int, films: Path, tasks: Sequence[Task] | None = None) -> LoopbackGuard:
+def make_app(place: Path, port: int, temporary: Path, tasks: Sequence[Task] | None = None) -> LoopbackGuard:
     """The application.
 
     Args:
-        place: a dataset, or a run with one.
+        place: a dataset, or a run with one; on this disk, on the Hub, or in a store.
         port: of the server, which requests must name.
-        films: empty folder for films.
+        temporary: empty folder for films, and for files of a dataset that is elsewhere.
         tasks: the table of tasks; all known ones if None.
 
     Raises:
         UserError: there is no dataset, or it is damaged.
     """
-    pages = Pages(Catalogue(place, tasks), Films(films))
+    pages = Pages(Catalogue(place, tasks, temporary / "downloads"), Films(temporary))
     episode = "/tasks/{task}/{split}/{number}"
     routes = [
         Route("/", pages.tasks),
@@ -143,37 +143,43 @@ class Pages:
         is_equal, text = self._films.replay(self._stored(*self._names(request)), self._catalogue.out)
         return JSONResponse({"equal": is_equal, "text": text})
 
-    def evaluation(self, _: Request) -> Response:
-        names = self._evaluated()
-        if not names:
+    def evaluation(self, request: Request) -> Response:
+        evaluations = self._evaluations()
+        if not evaluations:
             raise NotFoundError(f"nothing is evaluated in {self._catalogue.out}; `jat evaluate` does it")
+        of = self._name_of(request, evaluations)
         rows = []
-        for name in names:
-            counted = [result for result in measurement_of(self._catalogue.out, name).episodes if not result.rejected]
+        for name in evaluations[of]:
+            played = measurement_of(self._catalogue.out, name, of)
+            counted = [result for result in played.episodes if not result.rejected]
             successes = [result.success for result in counted if result.success is not None]
             rows.append({
                 "task": name, "episodes": len(counted),
                 "return": sum(result.total_reward for result in counted) / len(counted) if counted else None,
                 "success": sum(successes) / len(successes) if successes else None,
             })  # fmt: skip
-        return self._page("evaluation.html.j2", rows=rows)
+        return self._page("evaluation.html.j2", rows=rows, of=of, others=list(evaluations), suffix=_suffix(of))
 
     def played(self, request: Request) -> Response:
-        task, episodes, policy = self._played(request)
+        task, of, episodes, policy = self._played(request)
         shown = episodes[:MAX_PLAYED]
-        return self._page("played.html.j2", task=task, episodes=shown, total=len(episodes), policy=policy)
+        return self._page(
+            "played.html.j2", task=task, episodes=shown, total=len(episodes), policy=policy, of=of, suffix=_suffix(of)
+        )
 
     def played_episode(self, request: Request) -> Response:
-        task, episodes, _ = self._played(request)
+        task, of, episodes, _ = self._played(request)
         seed = parse_index("seed", request.path_params["seed"])
         for at, episode in enumerate(episodes):
             if episode.result.seed == seed:
                 beside = [episodes[i].result.seed if 0 <= i < len(episodes) else None for i in (at - 1, at + 1)]
-                return self._page("played_episode.html.j2", task=task, episode=episode, beside=beside)
+                return self._page(
+                    "played_episode.html.j2", task=task, episode=episode, beside=beside, suffix=_suffix(of)
+                )
         raise NotFoundError(f"seed {seed} of {task} was not played in the evaluation")
 
     def played_film(self, request: Request) -> Response:
-        _, episodes, _ = self._played(request)
+        _, _, episodes, _ = self._played(request)
         seed, who = parse_index("seed", request.path_params["seed"]), request.path_params["who"]
         for episode in episodes:
             if episode.result.seed == seed and who in episode.films:
@@ -189,7 +195,7 @@ class Pages:
         return self._page("error.html.j2", status, text=text)
 
     def _page(self, template: str, status: int = 200, **values: Any) -> Response:
-        common = {"dataset": str(self._catalogue.dataset), "has_evaluation": bool(self._evaluated())}
+        common = {"dataset": self._catalogue.title, "has_evaluation": bool(self._evaluations())}
         return HTMLResponse(render_page(TEMPLATES / template, **common, **values), status)
 
     def _names(self, request: Request) -> tuple[str, str, int]:
@@ -218,26 +224,46 @@ class Pages:
             for found_one in found
         ], at
 
-    def _evaluated(self) -> list[str]:
+    def _evaluations(self) -> dict[str, list[str]]:
         catalogue = self._catalogue
-        return evaluated_tasks(catalogue.out, catalogue.names) if catalogue.is_of_run else []
+        return evaluations_of(catalogue.out, catalogue.names) if catalogue.is_of_run else {}
 
-    def _played(self, request: Request) -> tuple[str, Any, str]:
-        task = request.path_params["task"]
-        if task not in self._evaluated():
+    def _name_of(self, request: Request, evaluations: Mapping[str, Any]) -> str:
+        """The evaluation that is asked for: the first one by default."""
+        of = request.query_params.get("name", next(iter(evaluations), ""))
+        if of not in evaluations:
+            raise NotFoundError(
+                f"there is no evaluation {of[:80]!r}; there are {', '.join(map(_title, evaluations)) or 'none'}"
+            )
+        return of
+
+    def _played(self, request: Request) -> tuple[str, str, Any, str]:
+        """Task, evaluation, episodes, and the agent that played them."""
+        task, evaluations = request.path_params["task"], self._evaluations()
+        of = self._name_of(request, evaluations)
+        if task not in evaluations[of]:
             raise NotFoundError(f"the evaluation has no task {task[:80]!r}")
         catalogue = self._catalogue
         collected = catalogue.manifest.tasks.get(task)  # a task that is not in the dataset can be evaluated
-        found = played_episodes(catalogue.out, task, collected.expert_revision if collected else "")
-        return task, found, measurement_of(catalogue.out, task).revision
+        found = played_episodes(catalogue.out, task, collected.expert_revision if collected else "", of)
+        return task, of, found, measurement_of(catalogue.out, task, of).revision
 
     def _command(self, task: str, seed: int | None) -> str:
-        if seed is None:
-            return ""
         catalogue = self._catalogue
+        if seed is None or catalogue.elsewhere:
+            return ""
         words = ["jat", "dataset", "replay", "--task", task, "--seed", str(seed), "--out", str(catalogue.out)]
         words += [] if catalogue.is_of_run else ["--dataset", str(catalogue.dataset)]
         return shlex.join(words)
+
+
+def _suffix(of: str) -> str:
+    """What the addresses of an evaluation's pages end with."""
+    return f"?name={quote(of)}" if of else ""
+
+
+def _title(of: str) -> str:
+    return of or "the run's own"
 
 
 def _is_missing(error: Exception) -> bool:

@@ -27,7 +27,7 @@ class BrowseConfig:
     """Look at the episodes of a dataset, and of an evaluation, in a web browser on this machine."""
 
     place: tyro.conf.Positional[Path] = Path("runs/default")
-    """A run (OUT), or a dataset."""
+    """A run (OUT) or a dataset: a folder, or a URL such as s3://bucket/run; or hub:owner/name, a dataset of the Hub."""
     port: int = 8765
     """Port on 127.0.0.1; 0 takes a free one."""
 
@@ -46,9 +46,9 @@ def browse(config: BrowseConfig) -> None:
 
     from collectors.browser.app import make_app
 
-    with tempfile.TemporaryDirectory(prefix="jat-browse-") as films, listening(config.port) as listener:
+    with tempfile.TemporaryDirectory(prefix="jat-browse-") as folder, listening(config.port) as listener:
         port = listener.getsockname()[1]
-        app = make_app(config.place, port, Path(films))
+        app = make_app(config.place, port, Path(folder))
         log.info("%s is at http://127.0.0.1:%d/ until Ctrl-C", config.place, port)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
         with contextlib.suppress(KeyboardInterrupt):

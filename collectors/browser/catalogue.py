@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from collectors.browser.elsewhere import find_elsewhere
 from collectors.browser.query import Query
 from collectors.dataset.surgery.selection import matching_rows
 from collectors.stored import StoredEpisode, load_episode
 from pipeline.envs.registry import all_tasks, select_tasks
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, first_line
-from pipeline.files import is_local
 from pipeline.foreign import leads_out
 from pipeline.run_layout import RunLayout
 from pipeline.seeds import SPLITS
-from pipeline.storage.manifest import DatasetManifest, SplitManifest
+from pipeline.storage.manifest import DatasetManifest, FileEntry, SplitManifest
 from pipeline.storage.parquet_limits import check_steps, open_parquet, read_small
 from pipeline.storage.schema import REWARDS
 
@@ -134,18 +134,21 @@ class TaskIndex:
 
 
 class Catalogue:
-    """A dataset on this disk; read again when its manifest is replaced.
+    """A dataset; read again when its manifest is replaced.
 
     Args:
         place: the dataset, or a run with one.
         tasks: the table of tasks; all known ones if None.
+        downloads: empty folder for files of a dataset that is elsewhere.
 
     Raises:
         UserError: there is no dataset, or it is damaged.
     """
 
-    def __init__(self, place: Path, tasks: Sequence[Task] | None = None) -> None:
-        self.dataset = find_dataset(place)
+    def __init__(self, place: Path, tasks: Sequence[Task] | None = None, downloads: Path | None = None) -> None:
+        self.elsewhere = None if downloads is None else find_elsewhere(place, downloads)
+        self.dataset = self.elsewhere.folder if self.elsewhere else find_dataset(place)
+        self.title = str(self.elsewhere.place if self.elsewhere else self.dataset)
         self.out = self.dataset.parent
         self._tasks = tasks
         self._lock = threading.Lock()
@@ -204,7 +207,7 @@ class Catalogue:
         splits = self._splits(name)
         with self._lock:
             if key not in self._indexes:
-                pieces = [_read_split(self.dataset, split, info) for split, info in splits.items()]
+                pieces = [self._read_split(split, info) for split, info in splits.items()]
                 self._indexes[key] = TaskIndex(pa.concat_tables(pieces).combine_chunks())
             self._indexes.move_to_end(key)
             while len(self._indexes) > MAX_INDEXES:
@@ -223,7 +226,7 @@ class Catalogue:
             raise NotFoundError(f"{name} has no episodes of the split {split[:40]!r}")
         first = 0
         for data, side in zip(info.data, info.episodes, strict=True):
-            path = _inside(self.dataset, side.name)
+            path = self._local(side)
             with _naming(path):
                 num_rows = pq.read_metadata(path).num_rows
                 if number < first + num_rows:
@@ -231,7 +234,7 @@ class Catalogue:
                     table = read_small(path, [column for column in DETAILS if column in present])
                     row = _cast(table.slice(number - first, 1)).to_pylist()[0]
                     empty = dict.fromkeys(DETAILS)
-                    return _inside(self.dataset, data.name), empty | row
+                    return self._local(data), empty | row
             first += num_rows
         raise NotFoundError(f"{split} of {name} has {first:,} rows, so there is no row {number:,}")
 
@@ -252,6 +255,19 @@ class Catalogue:
                 raise ValueError("actions of another shape than the task's")
         return stored
 
+    def _local(self, entry: FileEntry) -> Path:
+        return self.elsewhere.fetch(entry) if self.elsewhere else _inside(self.dataset, entry.name)
+
+    def _read_split(self, split: str, info: SplitManifest) -> pa.Table:
+        pieces = []
+        for entry in info.episodes:
+            path = self._local(entry)
+            with _naming(path):
+                pieces.append(_cast(read_small(path, list(COLUMNS))))
+        table = pa.concat_tables(pieces) if pieces else pa.schema(COLUMNS.items()).empty_table()
+        table = table.append_column("split", pa.array([split] * len(table), pa.string()))
+        return table.append_column("number", pa.array(np.arange(len(table)), pa.int64()))
+
     def _splits(self, name: str) -> dict[str, SplitManifest]:
         manifest = self.manifest
         if name not in manifest.tasks:
@@ -265,13 +281,11 @@ def find_dataset(place: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    if not is_local(place):
-        raise UserError(f"{place} is in an object store; copy the dataset to this disk and name its folder")
     for folder in (place, RunLayout(place).dataset):
         if (folder / DatasetManifest.FILE_NAME).exists():
             return folder.absolute()
     if not place.is_dir():
-        raise UserError(f"{place} is no folder; name a dataset, or a run with one")
+        raise UserError(f"{place} is no folder; name a dataset, or a run with one; one of the Hub is hub:owner/name")
     raise UserError(
         f"{place} is no dataset and has none: neither {DatasetManifest.FILE_NAME} nor dataset/ is in it; "
         f"`jat dataset --out {place}` builds one"
@@ -296,17 +310,6 @@ def _inside(dataset: Path, name: str) -> Path:
     if leads_out(path, dataset):
         raise UserError(f"{path} is a link that leads out of its folder, which is not followed")
     return path
-
-
-def _read_split(dataset: Path, split: str, info: SplitManifest) -> pa.Table:
-    pieces = []
-    for entry in info.episodes:
-        path = _inside(dataset, entry.name)
-        with _naming(path):
-            pieces.append(_cast(read_small(path, list(COLUMNS))))
-    table = pa.concat_tables(pieces) if pieces else pa.schema(COLUMNS.items()).empty_table()
-    table = table.append_column("split", pa.array([split] * len(table), pa.string()))
-    return table.append_column("number", pa.array(np.arange(len(table)), pa.int64()))
 
 
 def _cast(table: pa.Table) -> pa.Table:

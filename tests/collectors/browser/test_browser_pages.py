@@ -24,6 +24,7 @@ from collectors.browser.catalogue import PAGE_ROWS, Catalogue, TaskIndex
 from collectors.browser.query import Query, parse_query
 from collectors.dataset.surgery.selection import Conditions
 from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
 from tests.collectors.browser.conftest import EVIL, NAME, PORT, TASKS
 from tests.fakes import DRAWN, num_steps, reward_at
 
@@ -131,6 +132,30 @@ def test_an_evaluation_shows_failures_first_and_the_films_of_both(client: TestCl
         assert client.get(f"{page}/{who}.mp4").content[4:8] == b"ftyp"
     assert client.get(f"{page}/nobody.mp4").status_code == 404
     assert "no film" in client.get(f"/evaluation/{NAME}/2000000000").text
+
+
+def test_evaluations_are_chosen_by_name(client: TestClient, browsed: Path, tmp_path: Path) -> None:
+    assert "Evaluations:" not in client.get("/evaluation").text  # there is only one
+    shutil.copytree(browsed, tmp_path / "run")
+    shutil.copytree(browsed / "evaluation", tmp_path / "run" / "evaluation" / "step 8")
+    file = tmp_path / "run" / "evaluation" / "step 8" / f"{NAME}.json"
+    played = read_json(file)
+    write_json(file, played | {"seeds": [1, 2, 3], "returns": [7.0, 1.0, 0.0]})
+    (tmp_path / "films").mkdir()
+    app = make_app(tmp_path / "run", PORT, tmp_path / "films", TASKS)
+    with TestClient(app, base_url=SITE) as client:
+        text = client.get("/evaluation").text
+        assert 'href="/evaluation?name=step%208"' in text and "the run&#39;s own" in text
+        assert f'href="/evaluation/{NAME}?name=step%208"' in client.get("/evaluation?name=step%208").text
+        text = client.get(f"/evaluation/{NAME}?name=step%208").text
+        assert re.findall(rf"/evaluation/{NAME}/(\d+)\?name=step%208", text) == ["3", "2", "1"]
+        text = client.get(f"/evaluation/{NAME}/2?name=step%208").text
+        assert f'/evaluation/{NAME}/3?name=step%208" rel="prev"' in text
+        assert client.get(f"/evaluation/{NAME}/2").status_code == 404  # not of the run's own
+        answer = client.get("/evaluation?name=other")
+        assert answer.status_code == 404 and "there are the run&#39;s own, step 8" in answer.text
+        assert client.get("/evaluation?name=films").status_code == 404
+        assert client.get("/evaluation?name=..").status_code == 404
 
 
 @pytest.mark.parametrize(
