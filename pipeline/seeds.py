@@ -10,6 +10,7 @@ FIRST_SEED = {
     "test": 1_000_000_000,
     "measure": 1_500_000_000,
     "evaluate": 1_800_000_000,
+    "sampling": 2_000_000_000,
 }
 SPLITS = ("train", "test")
 
@@ -23,7 +24,8 @@ def seed_range(purpose: str) -> range:
 def seeds_of(purpose: str, num_episodes: int) -> list[int]:
     """Return the first ``num_episodes`` seeds of a purpose.
 
-    The purposes are ``train``, ``test``, ``measure`` (experts) and ``evaluate`` (the agent).
+    The purposes are ``train``, ``test``, ``measure`` (experts), ``evaluate`` (the agent) and ``sampling``
+    (the agent during its training, to choose what to train on).
     """
     first = FIRST_SEED[purpose]
     return list(range(first, first + num_episodes))

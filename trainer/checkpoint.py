@@ -11,8 +11,8 @@
         optimizer.pt             optimiser state, loaded as data only (no code is executed)
         training.json            identity of the run, its progress, and its validation loss
 
-The order of the data, the learning rate and all random numbers are functions of the seed and the step, so resuming
-needs no other state.
+The order of the data, the learning rate and all random numbers are functions of the seed and the step, and of what
+adaptive sampling last measured, so resuming needs no other state.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from pipeline.names import check_name
 from pipeline.records import RecordError, read_record, record_of
 from pipeline.run_layout import CHECKPOINTS, CONFIG, IDENTITY, RESUME
 from trainer.config import BaseModelConfig, ModelConfig
+from trainer.data.adaptive import SamplingState
 from trainer.data.arrays import Normaliser
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
 from trainer.networks.build import build_model, read_model_config
@@ -99,6 +100,7 @@ class CheckpointProgress:
         timesteps, padded_timesteps: processed so far, without and with padding.
         seconds, waited_seconds: training time so far, and the part of it spent waiting for data.
         validation_loss: at this step; None if it was not measured.
+        sampling: what adaptive sampling knows; None without it, and before its first update.
     """
 
     identity: dict[str, Any]
@@ -108,6 +110,7 @@ class CheckpointProgress:
     seconds: float = 0.0
     waited_seconds: float = 0.0
     validation_loss: float | None = None
+    sampling: SamplingState | None = None
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,14 @@ class TrainConfig:
     whose squared errors are about a hundredth of a cross-entropy, and 1 for all others."""
     sampling_weights: Weights = field(default_factory=dict)
     """Sampling weight of a task or corpus, by its name or domain; 1 if not listed."""
+    sampling: Literal["uniform", "adaptive", "adaptive-loss"] = "uniform"
+    """How tasks are drawn: `uniform`, by sampling weight alone; `adaptive`, three quarters of the draws by what each
+    task still lacks and how fast it improves, by the scores of a few episodes that are played during the training;
+    `adaptive-loss`, the same by the validation loss, which needs no simulator."""
+    sampling_every: int = 500
+    """Optimiser steps between two measurements for adaptive sampling. Their time counts in --seconds."""
+    sampling_episodes: int = 5
+    """Episodes of each task in a measurement of `--sampling adaptive`."""
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -219,7 +227,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_at_least_one(
             self, "steps", "batch_steps", "micro_batches", "context_steps", "text_tokens", "threads", "workers",
-            "loader_threads", "checkpoint_every", "keep_checkpoints",
+            "loader_threads", "checkpoint_every", "keep_checkpoints", "sampling_every", "sampling_episodes",
         )  # fmt: skip
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise UserError(f"--seconds is {self.seconds:g}; it must be a number above 0")

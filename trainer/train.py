@@ -35,7 +35,9 @@ from pipeline.stopping import raise_stop
 from pipeline.storage.manifest import DatasetManifest
 from pipeline.storage.plan import describe_missing
 from trainer.config import RECIPES, TrainConfig
+from trainer.data.adaptive import check_sampling
 from trainer.data.corpora import choose_corpora
+from trainer.evaluation.references import load_references
 from trainer.evaluation.results import weights_of
 from trainer.networks.build import check_model_fits
 from trainer.pretrained.folders import locate
@@ -50,6 +52,9 @@ FREE_TO_CHANGE = (
     "out", "dataset", "threads", "keep_checkpoints", "checkpoint_every", "checkpoint_minutes", "workers",
     "loader_threads", "track", "validation_steps", "compile", "shard", "start",
 )  # fmt: skip
+# Settings that older runs do not have, with the values that these ran with. At these values they are no part of the
+# identity.
+ADDED = {"sampling": "uniform"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     check_trackers(config.trackers)
     config = deal_out(config)
     chosen = choose_tasks(config, tasks)
-    choose_corpora(config)
+    check_sampling(config, chosen, len(choose_corpora(config)))
+    if config.sampling == "adaptive":
+        load_references(config.out, chosen, config.task)
     _tell_missing(config, chosen, tasks)
     identity = make_identity(config, chosen)
     if config.start is not None:
@@ -88,7 +95,7 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
     if (directory / IDENTITY).exists():
         fix = f"move {directory} away to train anew"
         before = read_values(directory / IDENTITY, dict[str, Any], "the identity of a training", fix)
-        check_identity(directory, before, identity)
+        check_identity(directory, {**ADDED, **before}, {**ADDED, **identity})
     if RunLayout(config.out).train_manifest.exists():
         log.info("already trained: %s", RunLayout(config.out).train_manifest)
         return
@@ -130,11 +137,16 @@ def _run(job: AgentTrainJob) -> int:
 
 def train_worker(job: AgentTrainJob) -> int:
     """Run the whole training as one of the workers; return the number of parameters."""
+    from trainer.evaluation.short import ShortEvaluation
     from trainer.pretrained.load import from_pretrained
     from trainer.training.run import TrainingRun
 
-    start = from_pretrained(job.config.start) if job.config.start is not None else None
-    training = TrainingRun(job.config, job.tasks, job.directory, job.identity, start)
+    config = job.config
+    start = from_pretrained(config.start) if config.start is not None else None
+    player = None
+    if config.sampling == "adaptive":
+        player = ShortEvaluation(job.tasks, load_references(config.out, job.tasks), config.sampling_episodes)
+    training = TrainingRun(config, job.tasks, job.directory, job.identity, start, player)
     training.fit()
     return training.num_parameters
 
@@ -259,7 +271,12 @@ def choose_tasks(config: TrainConfig, tasks: Sequence[Task] | None = None) -> tu
 
 def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
     """Return everything that determines the result of a run, as JSON values."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE_TO_CHANGE}
+    free = {*FREE_TO_CHANGE, *(name for name, value in ADDED.items() if getattr(config, name) == value)}
+    if config.sampling == "uniform":
+        free |= {"sampling_every", "sampling_episodes"}
+    if config.sampling == "adaptive-loss":
+        free = free - {"validation_steps"} | {"sampling_episodes"}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     identity = {**settings, "task": [task.name for task in tasks], "dataset_digest": _manifest(config).digest}
     as_json: dict[str, Any] = json.loads(json.dumps(identity))
     return as_json

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.files import exclusive, explain_store_error, read_json, write_json
 from pipeline.run_layout import RunLayout
 from pipeline.stopping import stop_signals
 from tests.fakes import FAKE_TASKS
+from tests.trainer.conftest import write_references
 from trainer.checkpoint import latest_checkpoint, load_checkpoint
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.sources import open_sources
@@ -50,14 +52,26 @@ def train_and_die_at(config: TrainConfig, step: int, monkeypatch: pytest.MonkeyP
 
 def curve(out: Path) -> list[dict[str, Any]]:
     return [
-        {k: v for k, v in row.items() if k not in ("seconds", "waited_seconds")}
+        {k: v for k, v in row.items() if k not in ("seconds", "waited_seconds", "sampling_seconds")}
         for row in read_log(out / "train" / "log.jsonl")
     ]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sampling": "adaptive", "sampling_every": 3, "sampling_episodes": 2},
+        # The last update before the checkpoint at step 4 is that at 2, the one before the kill at 6.
+        {"sampling": "adaptive-loss", "sampling_every": 2},
+    ],
+    ids=["uniform", "adaptive", "adaptive-loss"],
+)
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(
-    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, run_dir: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
+    make_config = partial(make_config, **changes)
+    write_references(run_dir)
     train(make_config(), FAKE_TASKS)
     undisturbed = curve(run_dir)
     final = latest_checkpoint(run_dir / "train" / "checkpoints")

@@ -70,29 +70,50 @@ class Mixture:
         weights: sampling weight of each task.
         seed: of the draws.
         num_draws: the length of the sequence; None for a sequence without end, which begins the same.
+        first: number of the first draw; those before it were another mixture's.
+        drawn: how many of those were of each task; none if None.
     """
 
-    def __init__(self, weights: Sequence[float], seed: int, num_draws: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: Sequence[float],
+        seed: int,
+        num_draws: int | None = None,
+        first: int = 0,
+        drawn: Sequence[int] | None = None,
+    ) -> None:
         self.num_draws = num_draws
         self._probabilities = np.array(weights, np.float64) / np.sum(weights)
-        self._seed = seed
-        self._draw(FIRST_DRAWS if num_draws is None else num_draws)
+        self._seed = (seed, 0, first) if first else (seed, 0)
+        self._first = first
+        self._drawn = [0] * len(weights) if drawn is None else list(drawn)
+        self._draw(FIRST_DRAWS if num_draws is None else max(0, num_draws - first))
 
     def __getitem__(self, draw: int) -> tuple[int, int]:
         """Return task and batch index of the ``draw``-th batch."""
+        draw -= self._first
+        self._extend(draw)
+        return int(self._tasks[draw]), int(self._indices[draw])
+
+    def drawn_before(self, draw: int) -> list[int]:
+        """Return how many of the draws before ``draw`` are of each task."""
+        self._extend(draw - self._first - 1)
+        own = np.bincount(self._tasks[: draw - self._first], minlength=len(self._drawn))
+        return [int(count) for count in own + self._drawn]
+
+    def _extend(self, draw: int) -> None:
         while self.num_draws is None and draw >= len(self._tasks):
             self._draw(2 * len(self._tasks))
-        return int(self._tasks[draw]), int(self._indices[draw])
 
     def _draw(self, count: int) -> None:
         """Make the first ``count`` draws. With the same seed, fewer draws are the beginning of more."""
         num_tasks = len(self._probabilities)
-        self._tasks = np.random.default_rng((self._seed, 0)).choice(num_tasks, count, p=self._probabilities)
+        self._tasks = np.random.default_rng(self._seed).choice(num_tasks, count, p=self._probabilities)
         # Number of earlier draws of the drawn task, which is the index of its next batch.
         self._indices = np.zeros(count, np.int64)
         for task in range(num_tasks):
             drawn = self._tasks == task
-            self._indices[drawn] = np.arange(drawn.sum())
+            self._indices[drawn] = self._drawn[task] + np.arange(drawn.sum())
 
 
 class Loader:

@@ -59,9 +59,17 @@ class TrainingData:
     normalisers: dict[str, Normaliser]
     corpora: list[str]
 
-    def mixture(self, config: TrainConfig) -> Mixture:
+    def mixture(
+        self,
+        config: TrainConfig,
+        shares: Sequence[float] | None = None,
+        first: int = 0,
+        drawn: Sequence[int] | None = None,
+    ) -> Mixture:
+        """The draws of a run: by sampling weight, or by ``shares`` from draw ``first`` on; see ``Mixture``."""
         num_draws = config.steps * config.micro_batches if config.seconds is None else None
-        return Mixture([source.sampling_weight for source in self.sources], config.seed, num_draws)
+        weights = [source.sampling_weight for source in self.sources] if shares is None else shares
+        return Mixture(weights, config.seed, num_draws, first, drawn)
 
 
 def open_sources(

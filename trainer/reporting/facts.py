@@ -135,6 +135,11 @@ class Facts:
         """Tasks for which some of the agent's episodes were rejected."""
         return [row for row in self.rows if row.score.rejected]
 
+    @property
+    def sampling_seconds(self) -> float:
+        """Seconds that adaptive sampling spent on measuring; 0 without it."""
+        return max((float(row.get("sampling_seconds", 0.0)) for row in self.log), default=0.0)
+
     def num_weak(self, domain: str) -> int:
         """Number of tasks of a domain, or of all tasks, with a score below ``WEAK``."""
         return sum(row.is_weak for row in self.rows if domain in (row.score.domain, OVERALL))

@@ -19,6 +19,7 @@ STATISTICS = {"mean": "mean", "median": "median", "iqm": "IQM", "optimality_gap"
 LOWEST, HIGHEST = -0.25, 1.75  # of scores in the comparison with JAT; values outside are drawn at the edge
 SMOOTHED = 50  # smoothing window of the training curve: a fiftieth of the run, at least ten steps
 FEW_TASKS = 5
+MOST_DRAWN = 2  # tasks named in the plot of the sampling
 
 
 def aggregates(evaluation: Evaluation) -> str:
@@ -113,6 +114,36 @@ def validation(log: Sequence[dict[str, Any]]) -> str | None:
     axes.set_ylabel("loss, as it is weighted")
     add_legend(axes)
     return to_svg(figure, "training and validation loss")
+
+
+def sampling(log: Sequence[dict[str, Any]]) -> str | None:
+    """Plot each source's share of the draws against time steps processed; None if the sampling was uniform.
+
+    The first point is the first update; until then the draws were uniform.
+    """
+    rows = [row for row in log if any(key.startswith("share/") for key in row)]
+    if not rows:
+        return None
+    figure, axes = new_axes(3.6, 2.9)
+    names = sorted(key.removeprefix("share/") for key in rows[-1] if key.startswith("share/"))
+    domains = list(dict.fromkeys(name.partition("-")[0] for name in names))
+    shares = {name: _series(rows, f"share/{name}") for name in names}
+    end = log[-1]["timesteps"]
+    for name, (timesteps, values) in shares.items():
+        domain = name.partition("-")[0]
+        is_first = name == next(other for other in names if other.partition("-")[0] == domain)
+        at, drawn = np.append(timesteps, end), 100 * np.append(values, values[-1:])
+        axes.step(
+            at, drawn, where="post", color=colour_of(domain, domains), linewidth=1.1, alpha=0.8,
+            label=title(domain) if is_first else None,
+        )  # fmt: skip
+    most = sorted(names, key=lambda name: -shares[name][1][-1])[:MOST_DRAWN]
+    axes.set_title("most drawn at the end: " + ", ".join(most), fontsize=7, color=SOFT, wrap=True)
+    _count_axis(axes, "time steps trained on")
+    axes.set_ylabel("share of the draws, %")
+    axes.set_ylim(bottom=0)
+    add_legend(axes)
+    return to_svg(figure, "share of the draws of each task during training")
 
 
 def learning_curve(curve: Curve, key: str, label: str) -> str:

@@ -144,6 +144,7 @@ def _plots(facts: Facts) -> dict[str, Any]:
         ]
         if len(facts.rounds) > 1
         else [],
+        "sampling": plots.sampling(facts.log),
         "curves": [plots.learning_curve(curve, key, label) for key, label in CURVES.items()]
         if curve is not None and has_curve
         else [],

@@ -15,7 +15,7 @@ from pipeline.records import RecordError, read_record, value_of
 from pipeline.runtime.hardware import Hardware
 from trainer.networks.build import BUILT_IN
 
-LONGEST_ROW = 16_384  # bytes; a row has a loss per domain and a few more numbers
+LONGEST_ROW = 32_768  # bytes; a row has a few numbers per domain, and with adaptive sampling two per task
 
 
 @dataclass(frozen=True)

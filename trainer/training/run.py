@@ -11,11 +11,11 @@ import logging
 import math
 import os
 import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ from trainer.checkpoint import (
     save_state,
 )
 from trainer.config import TrainConfig
-from trainer.data.loader import Loader, MicroBatch, to_device
+from trainer.data.loader import Loader, to_device
 from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
@@ -48,22 +48,15 @@ from trainer.training.logs import check_identity, cut_log, stop_path
 from trainer.training.memory import bytes_held, describe_bytes, explaining_out_of_memory
 from trainer.training.optimizer import adamw, choose_dtype
 from trainer.training.reporter import StepReporter, totals_of
+from trainer.training.sampling import AdaptiveSampling, Player
 from trainer.training.sharding import Shards, idle_batches
 from trainer.training.start import take_over
-from trainer.training.validation import validation_loss
+from trainer.training.totals import StepTotals
+from trainer.training.validation import losses_by_source, validation_loss
 
 log = logging.getLogger(__name__)
 
-
-@dataclass
-class _StepTotals:
-    """Totals of one worker over an optimiser step; losses stay on the device until its end."""
-
-    micro_batches: list[MicroBatch] = field(default_factory=list)
-    losses: list[torch.Tensor] = field(default_factory=list)
-    action_losses: list[torch.Tensor] = field(default_factory=list)
-    num_steps: int = 0
-    padded_steps: int = 0
+MeasuredT = TypeVar("MeasuredT")
 
 
 class TrainingRun:
@@ -75,6 +68,7 @@ class TrainingRun:
         directory: folder of its checkpoints and log.
         identity: what determines the result of the run.
         start: the checkpoint whose weights the run starts from; None for an untrained network.
+        player: plays the tasks for ``--sampling adaptive``.
 
     Raises:
         UserError: the last checkpoint is of another run.
@@ -87,6 +81,7 @@ class TrainingRun:
         directory: Path,
         identity: dict[str, Any],
         start: Checkpoint | None = None,
+        player: Player | None = None,
     ) -> None:
         self.config, self.tasks, self.directory, self.budget = config, tasks, directory, TrainingBudget.of(config)
         self.group = current_group()
@@ -117,9 +112,17 @@ class TrainingRun:
         self._saved_at = time.monotonic()
         self._is_saving = self._is_stopping = False
         self._shared = self._network if config.shard else self.group.share_gradients(self._network)
-        self._loader = Loader(
+        self._player, self._waited_s = player, 0.0
+        self._sampling = None
+        if config.sampling != "uniform":
+            self._sampling = AdaptiveSampling(config, self.data, self.group, self.progress.sampling)
+        self._loader = self._open_loader()
+
+    def _open_loader(self) -> Loader:
+        config = self.config
+        return Loader(
             [source.batches for source in self.data.sources],
-            self.data.mixture(config),
+            self._sampling.mixture if self._sampling else self.data.mixture(config),
             config.micro_batches,
             self.progress.step,
             self.group.rank,
@@ -134,7 +137,7 @@ class TrainingRun:
     @property
     def waited_s(self) -> float:
         """Seconds that this part of the run has waited for data."""
-        return self._loader.waited_s
+        return self._waited_s + self._loader.waited_s
 
     @property
     def checkpoints(self) -> Path:
@@ -178,10 +181,12 @@ class TrainingRun:
             waited, first_step = self.progress.waited_seconds, self.progress.step
             stack.enter_context(deferred_stop())
             self._agree_on_saving()
+            self._adapt_sampling()
             while not self._is_finished() and not self._is_stopping:
                 row = self.one_step()
                 if is_main_process and self.progress.step == first_step + 1:
                     log.info("each worker holds %s", describe_bytes(bytes_held(self.model, self.optimizer)))
+                row |= self._adapt_sampling()
                 # All workers must agree on the time: the learning rate and the end may follow it.
                 (seconds,) = self.group.max([time.monotonic() - started])
                 self.progress = replace(self.progress, seconds=seconds, waited_seconds=waited + self.waited_s)
@@ -232,9 +237,9 @@ class TrainingRun:
         self.progress = replace(self.progress, step=step + 1)
         return row | {"learning_rate": rate, "gradient_norm": norm}
 
-    def _accumulate(self) -> _StepTotals:
+    def _accumulate(self) -> StepTotals:
         """Run forward and backward of this worker's micro-batches; gradients are shared in the last pass."""
-        totals = _StepTotals()
+        totals = StepTotals()
         num_own = self.config.micro_batches // self.group.world_size
         for number in range(num_own):
             micro_batch = self._loader.next()
@@ -271,48 +276,57 @@ class TrainingRun:
             total, action = network(to_device(batch, device))
         return total, action
 
-    def _sum_up(self, totals: _StepTotals) -> dict[str, float]:
+    def _sum_up(self, totals: StepTotals) -> dict[str, float]:
         """Average the losses over the micro-batches of all workers, and update the counters."""
-        domains = sorted({source.domain for source in self.data.sources})
-        sums: dict[str, float] = defaultdict(float)
-        values = torch.stack([*totals.losses, *totals.action_losses]).tolist()
-        for micro_batch, action_loss in zip(totals.micro_batches, values[len(totals.losses) :], strict=True):
-            domain = self.data.sources[micro_batch.source].domain
-            sums[domain] += action_loss
-            sums[f"{domain} count"] += 1
-        own = [sum(values[: len(totals.losses)]), totals.num_steps, totals.padded_steps]
-        own += [sums[name] for domain in domains for name in (domain, f"{domain} count")]
-        loss, num_steps, padded_steps, *rest = self.group.sum(own)
+        sums = totals.sum_up(self.group, self.data.sources)
         self.progress = replace(
             self.progress,
-            timesteps=self.progress.timesteps + int(num_steps),
-            padded_timesteps=self.progress.padded_timesteps + int(padded_steps),
+            timesteps=self.progress.timesteps + sums.num_steps,
+            padded_timesteps=self.progress.padded_timesteps + sums.padded_steps,
         )
-        pairs = zip(domains, rest[::2], rest[1::2], strict=True)
-        by_domain = {f"action_loss/{domain}": total / count for domain, total, count in pairs if count}
-        return {"loss": loss / self.config.micro_batches} | by_domain
+        return {"loss": sums.loss / self.config.micro_batches} | sums.by_domain
 
-    def _refuse(self, totals: _StepTotals) -> None:
-        own = [
-            self.data.sources[m.source].batches.describe(m.index)
-            for m, loss in zip(totals.micro_batches, totals.losses, strict=True)
-            if not math.isfinite(loss.item())
-        ]
-        found = [text for texts in self.group.gather(own) for text in texts]
-        what = f"the loss of {'; '.join(found)}" if found else "the gradient, of finite losses,"
+    def _refuse(self, totals: StepTotals) -> None:
+        found = totals.not_finite(self.group, self.data.sources)
+        what = f"the loss of {found}" if found else "the gradient, of finite losses,"
         last = latest_checkpoint(self.checkpoints)
         raise UserError(
             f"{what} is not finite at step {self.progress.step}; {last.name if last else 'no checkpoint'} is kept. "
             f"Lower --learning-rate ({self.config.learning_rate:g}), or look at these rows of the dataset"
         )
 
+    def _adapt_sampling(self) -> dict[str, float]:
+        """Measure what each task needs, if it is time to, and draw by it from here on; return columns of the log."""
+        state, step, sampling = self.progress.sampling, self.progress.step, self._sampling
+        if sampling is None or self._is_finished() or not sampling.is_due(state, step):
+            return {}
+        state = sampling.update(state, step, partial(self._held_out, losses_by_source), self._play)
+        self.progress = replace(self.progress, sampling=state)
+        self._loader.close()
+        self._waited_s += self._loader.waited_s
+        self._loader = self._open_loader()
+        return sampling.columns(state)
+
+    def _play(self, number: int, own: Sequence[int]) -> Mapping[int, float]:
+        """Play tasks with the weights as they are now. A network that is spread over the workers is whole in the main
+        process only, which plays for all."""
+        assert self._player is not None, "nobody plays for --sampling adaptive"
+        weights = self._shards.weights() if self._shards else self.model.state_dict()
+        if self._shards:
+            own = range(len(self.tasks)) if self.group.is_main_process else []
+        return self._player(self._agent(), weights, number, own)
+
     def validate(self) -> float | None:
         """Return the training objective on a small fixed part of the test split; None if the run has no validation."""
+        return self._held_out(validation_loss)
+
+    def _held_out(self, measure: Callable[..., MeasuredT]) -> MeasuredT:
+        """Call a function of ``trainer/training/validation.py`` with the network as it is now."""
         self.model.eval()
         # Not through the gradient-sharing wrapper, which every worker would have to call equally often.
-        loss = validation_loss(self.data, self.group, lambda b: self._losses(b, self._network)[0], self._shards)
+        found = measure(self.data, self.group, lambda batch: self._losses(batch, self._network)[0], self._shards)
         self.model.train()
-        return loss
+        return found
 
     def _save(self, is_kept: bool) -> None:
         """Write a checkpoint on rank 0: a regular one that is kept, or one to resume from."""
@@ -321,6 +335,11 @@ class TrainingRun:
         optimizer_state = self._shards.optimizer_state(self.optimizer) if self._shards else self.optimizer.state_dict()
         if not self.group.is_main_process:
             return
+        keep = self.config.keep_checkpoints
+        save_state(self.directory, self._agent(), optimizer_state, self.progress, weights, keep, is_kept)
+
+    def _agent(self) -> Checkpoint:
+        """What there is to act with; of a network that is spread over the workers, without its weights."""
         config = AgentConfig(
             model=self.config.model,
             context_steps=self.config.context_steps,
@@ -334,10 +353,7 @@ class TrainingRun:
             corpora=self.data.corpora,
             text_boundaries=self.config.text_boundaries,
         )
-        checkpoint = Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
-        save_state(
-            self.directory, checkpoint, optimizer_state, self.progress, weights, self.config.keep_checkpoints, is_kept
-        )
+        return Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

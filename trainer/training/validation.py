@@ -1,4 +1,4 @@
-"""The validation loss on a small fixed part of the test split, measured at every checkpoint."""
+"""The losses on a small fixed part of the test split, measured at every checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from trainer.training.group import Group
 from trainer.training.sharding import Shards, idle_batches
 
 
-@torch.no_grad()
 def validation_loss(
     data: TrainingData, group: Group, loss_of: Callable[[Any], torch.Tensor], shards: Shards | None
 ) -> float | None:
@@ -24,27 +23,40 @@ def validation_loss(
         loss_of: computes the total loss of a batch, in evaluation mode.
         shards: set if the network is sharded over the workers.
     """
-    measured = [
-        (source, source.validation, share)
-        for source, share in zip(data.sources, sampling_shares(data.sources), strict=True)
-        if source.validation is not None
-    ]
+    total = weight = 0.0
+    found = losses_by_source(data, group, loss_of, shards)
+    for source, share, loss in zip(data.sources, sampling_shares(data.sources), found, strict=True):
+        if loss is not None:
+            total += share * source.loss_weight * loss
+            weight += share
+    return total / weight if weight else None
+
+
+@torch.no_grad()
+def losses_by_source(
+    data: TrainingData, group: Group, loss_of: Callable[[Any], torch.Tensor], shards: Shards | None
+) -> list[float | None]:
+    """Return the mean loss of each source, without its weight; None for a source without validation. See
+    ``validation_loss``."""
+    measured = [(i, source.validation) for i, source in enumerate(data.sources) if source.validation is not None]
+    found: list[float | None] = [None] * len(data.sources)
     if not measured:
-        return None
+        return found
     own = measured[group.rank :: group.world_size]
     idle: list[Any] = []
     if shards:
-        parts = [part for _, micro_batch, _ in own for part in micro_batch.parts]
+        parts = [part for _, micro_batch in own for part in micro_batch.parts]
         idle = idle_batches(group, parts, other=measured[0][1].parts[0])
-    total = weight = 0.0
-    for source, micro_batch, share in own:
+    means = [0.0] * len(data.sources)
+    for index, micro_batch in own:
         losses = [loss_of(part.batch).item() for part in micro_batch.parts]
-        mean = sum(loss * part.num_steps for loss, part in zip(losses, micro_batch.parts, strict=True))
-        total += share * source.loss_weight * mean / micro_batch.num_steps
-        weight += share
+        total = sum(loss * part.num_steps for loss, part in zip(losses, micro_batch.parts, strict=True))
+        means[index] = total / micro_batch.num_steps
     for batch in idle:
         loss_of(batch)
     if shards:
         shards.let_go()
-    total, weight = group.sum([total, weight])
-    return total / weight
+    means = group.sum(means)
+    for index, _ in measured:
+        found[index] = means[index]
+    return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -125,6 +126,19 @@ def test_a_run_without_training_dataset_films_and_curve_has_a_report(out: Path) 
     assert "The checkpoint was not trained in this run." in page
     assert "There is no dataset in this run." in page
     assert "<video" not in page
+
+
+def test_the_report_shows_how_the_shares_of_the_draws_moved(made: Path, out: Path) -> None:
+    assert "Adaptive sampling" not in page_of(made)
+    log = out / "train" / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for number, row in enumerate(rows[99::100], 1):
+        row |= {"share/mujoco-ant": 0.2 * number, "share/atari-pong": 1 - 0.2 * number, "need/mujoco-ant": 0.5}
+        row["sampling_seconds"] = 30.0 * number
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(report(AgentReportConfig(out=out)).parents[1])
+    assert "Measuring took 2.0 minutes of the training." in page
+    assert "most drawn at the end: mujoco-ant, atari-pong" in page
 
 
 def test_the_report_of_another_checkpoint_says_nothing_of_the_training_in_this_run(out: Path) -> None:
