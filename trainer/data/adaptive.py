@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.seeds import seed_range
-from trainer.config import BaseModelConfig, TrainConfig
+from trainer.config import TrainConfig
 
 UNIFORM = 0.25  # of the draws, by sampling weight alone
 FLOOR = 0.1  # progress that every task is given
@@ -26,7 +26,7 @@ def check_sampling(config: TrainConfig, tasks: Sequence[Task], num_corpora: int)
     """Refuse adaptive sampling that has nothing to choose from or nothing to go by.
 
     Raises:
-        UserError: one task only, no held-out losses or none that say what is left, or too few seeds for the episodes.
+        UserError: one task only, no held-out losses, or too few seeds for the episodes.
     """
     if config.sampling == "uniform":
         return
@@ -35,12 +35,6 @@ def check_sampling(config: TrainConfig, tasks: Sequence[Task], num_corpora: int)
         raise UserError(f"--sampling {config.sampling} chooses between tasks, and there is one{also}: {tasks[0].name}")
     if config.sampling == "adaptive-loss" and not config.validation_steps:
         raise UserError("--sampling adaptive-loss goes by the validation loss; --validation-steps is 0, raise it")
-    is_mixture = isinstance(config.model, BaseModelConfig) and config.model.continuous_head == "mixture"
-    if config.sampling == "adaptive-loss" and is_mixture and any(task.action.kind == "continuous" for task in tasks):
-        raise UserError(
-            "--sampling adaptive-loss needs losses that fall towards 0, which those of --model.continuous-head mixture "
-            "do not; take another head, or --sampling adaptive"
-        )
     num_seeds = len(seed_range("sampling"))
     num_updates = 1 if config.seconds is not None else max(1, config.steps // config.sampling_every)
     if config.sampling == "adaptive" and num_updates * config.sampling_episodes > num_seeds:
