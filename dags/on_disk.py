@@ -57,7 +57,7 @@ class OnDiskConfig:
     """Run a stage on this machine's local disk, for an output root in an object store."""
 
     stage: str
-    """dataset, publish, experts-queue, train, evaluate, film or report."""
+    """dataset, publish, experts-queue, dagger, train, evaluate, film or report."""
     out: Path
     """Root of all outputs of a run, a URL such as s3://bucket/run."""
     scratch: Path = field(default_factory=_scratch)

@@ -14,6 +14,7 @@ from pipeline.run_layout import (
     IMPORTED,
     MANIFEST,
     REPORT,
+    ROUNDS,
     SHARDS,
     STATISTICS,
     TRAIN,
@@ -84,12 +85,17 @@ QUEUE = Stage(
     "experts-queue", "experts.queue.run", ("queue", "workers"), None,
     reads=(EXPERTS,), makes=(QUEUE_FOLDER, EXPERTS),
 )  # fmt: skip
+# Rounds of relabelling, which run stages themselves:
+DAGGER = Stage(
+    "dagger", "dags.dagger", ("task", "workers", "episodes"), None,
+    reads=(EXPERTS,), makes=(EXPERTS, SHARDS, DATASET, ROUNDS, EVALUATION, REPORT),
+)  # fmt: skip
 # Publishing, which no other stage waits for. It needs a destination:
 PUBLISH = Stage(
     "publish", "collectors.dataset.publish", ("to",), "dataset", reads=(DATASET,), makes=(PUBLISH_FOLDER,)
 )  # fmt: skip
 
-ALL_STAGES = (*STAGES, CORPORA, QUEUE, PUBLISH)
+ALL_STAGES = (*STAGES, CORPORA, QUEUE, DAGGER, PUBLISH)
 
 
 def command(stage: Stage, options: Mapping[str, str], python: str = sys.executable) -> list[str]:
