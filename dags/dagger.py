@@ -49,7 +49,7 @@ class DaggerConfig:
     """Training episodes per task and round."""
     steps: int = 2000
     """Optimiser steps per round."""
-    recipe: str = "base"
+    train_recipe: str = "base"
     """Recipe of `jat train`."""
     enough: float = 0.95
     """Tasks with at least this mean score get no more episodes; 1 is the expert."""
@@ -60,8 +60,8 @@ class DaggerConfig:
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "rounds", "episodes", "steps", "evaluate", "workers")
-        if self.recipe not in RECIPES:
-            raise UserError(f"--recipe {self.recipe!r} is unknown; allowed: {', '.join(RECIPES)}")
+        if self.train_recipe not in RECIPES:
+            raise UserError(f"--train-recipe {self.train_recipe!r} is unknown; allowed: {', '.join(RECIPES)}")
         if not self.enough > 0:
             raise UserError(f"--enough is {self.enough:g}; it must be above 0")
         if not is_local(self.out):
@@ -72,7 +72,7 @@ class DaggerConfig:
     @property
     def fixed(self) -> dict[str, str]:
         """The settings that must stay the same from round to round."""
-        names = ("task", "episodes", "steps", "recipe", "evaluate")
+        names = ("task", "episodes", "steps", "train_recipe", "evaluate")
         return {name: str(getattr(self, name)) for name in names}
 
 
@@ -108,7 +108,8 @@ def _check_same(config: DaggerConfig) -> None:
     differ = [name for name, value in config.fixed.items() if before.get(name) != value]
     if differ:
         name = differ[0]
-        raise UserError(f"{path.parent} has rounds with --{name} {before.get(name)}, not {config.fixed[name]}; {fix}")
+        flag = f"--{name.replace('_', '-')}"
+        raise UserError(f"{path.parent} has rounds with {flag} {before.get(name)}, not {config.fixed[name]}; {fix}")
 
 
 def _play_round(config: DaggerConfig, rounds: Sequence[Round], wanted: Sequence[str]) -> Round:
@@ -135,7 +136,7 @@ def _play_round(config: DaggerConfig, rounds: Sequence[Round], wanted: Sequence[
         _run("experts.prepare", "--task", config.task, *workers, *out)
         _run("dags.collect", "--task", config.task, "--episodes", str(config.episodes), *workers, *out)
     _run("collectors.dataset.build", "--task", config.task, *out)
-    recipe = [] if config.recipe == "base" else ["--recipe", config.recipe]
+    recipe = [] if config.train_recipe == "base" else ["--recipe", config.train_recipe]
     # A round may be short: the default of 200 steps must not be most of it.
     steps = ["--steps", str(config.steps), "--warmup-steps", str(max(1, min(200, config.steps // WARMUP)))]
     _run("trainer.train", "--task", config.task, *steps, *recipe, *training)
