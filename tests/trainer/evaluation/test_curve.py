@@ -42,6 +42,7 @@ def test_every_checkpoint_is_a_point_with_its_own_scores_and_cost(config: CurveC
     assert not (config.out / "evaluation" / "scores.json").exists()
 
 
+@pytest.mark.slow
 def test_what_is_played_stays_and_a_checkpoint_that_is_gone_stays_in_the_curve(config: CurveConfig) -> None:
     before = evaluate_checkpoints(config, FAKE_TASKS, is_worker=True)
     results = config.out / "evaluation" / STEPS[1] / "toy-grid.json"
@@ -71,6 +72,7 @@ def test_without_checkpoints_the_error_says_what_to_run(tmp_path: Path) -> None:
         CurveConfig(episodes=0)
 
 
+@pytest.mark.slow
 def test_results_of_another_training_are_not_taken_for_this_one(config: CurveConfig) -> None:
     evaluate_checkpoints(config, FAKE_TASKS, is_worker=True)
     first, second = (config.out / "train" / "checkpoints" / name for name in STEPS[:2])

@@ -138,6 +138,7 @@ def test_results_of_other_settings_are_neither_mixed_nor_lost(config: EvaluateCo
     assert load_evaluation(config.out).settings.revision.endswith("at temperature 0")
 
 
+@pytest.mark.slow
 def test_results_of_another_checkpoint_are_named_before_anything_is_played(config: EvaluateConfig) -> None:
     evaluate(config, FAKE_TASKS)
     first = min((config.out / "train" / "checkpoints").iterdir())
@@ -191,6 +192,7 @@ def test_a_task_whose_expert_is_not_better_than_random_is_not_scorable(config: E
     assert load_scores(config.out) == scores
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_a_checkpoint_is_found_under_whatever_name(config: EvaluateConfig, tmp_path: Path) -> None:
     last = checkpoint_folder(config.out, None)
     first = min((config.out / "train" / "checkpoints").iterdir())

@@ -116,6 +116,7 @@ def make_repository(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_evaluate_plays_a_repository_like_the_released_one_in_a_grid_world_and_with_an_arm(
     tmp_path: Path,

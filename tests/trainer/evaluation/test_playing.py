@@ -151,7 +151,7 @@ def job_of(config: EvaluateConfig, tasks: Sequence[Task]) -> EvaluateJob:
     assert config.checkpoint is not None
     return EvaluateJob(
         tasks=tuple(tasks), checkpoint=config.checkpoint, revision="now", num_episodes=config.episodes, temperature=1.0,
-        continuous="mean", context_steps=None, filmed=(), films=config.out / "films",
+        context_steps=None, filmed=(), films=config.out / "films",
         directory=config.out / "evaluation", num_threads=1,
     )  # fmt: skip
 

@@ -277,6 +277,7 @@ def test_videos_keep_to_the_limit_or_are_left_out(out: Path, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "none").iterdir()] == ["atari-pong.json"]
 
 
+@pytest.mark.slow
 def test_the_page_keeps_to_its_limit(out: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 240, 240, 3), np.uint8)
     for task in ("atari-pong", "metaworld-reach"):
