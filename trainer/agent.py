@@ -13,7 +13,7 @@ numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,6 +31,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.config import BaseModelConfig, lookup_by_task_or_domain
 from trainer.data.arrays import Normaliser
 from trainer.data.batches import prepare_observations, prepare_rewards, text_plane
+from trainer.data.returns import asked_returns
 from trainer.data.tokenizer import encode
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model, RolloutCache
@@ -49,9 +50,12 @@ class Agent:
         tasks: task of each slot; the checkpoint must have been trained on them, and they must share a layout.
         temperature: discrete actions are sampled from ``softmax(logits / temperature)``; 0 takes the mode.
         context_steps: context length in time steps; that of training if None.
+        returns: what to ask for, by task or domain, of an agent that was trained with returns to go; by default what
+            nine of ten training episodes stay below.
 
     Raises:
-        UserError: the checkpoint was not trained on a task, or has too few positions for so many time steps.
+        UserError: the checkpoint was not trained on a task, has too few positions for so many time steps, or knows no
+            episode with such a return.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Agent:
         tasks: Sequence[Task],
         temperature: float = 1.0,
         context_steps: int | None = None,
+        returns: Mapping[str, float] | None = None,
     ) -> None:
         config = checkpoint.config
         for name in dict.fromkeys(task.name for task in tasks):
@@ -70,6 +75,11 @@ class Agent:
         if any(config.layouts[index] != layout for index in indices):
             raise ValueError(f"not of one layout: {', '.join(dict.fromkeys(task.name for task in tasks))}")
         self._task, self._temperature = task, temperature
+        asked = asked_returns(config.returns, returns or {}, tasks)
+        self._scales = [config.returns.get(task.name) for task in tasks]
+        self._asked = [asked.get(task.name, 0.0) for task in tasks]
+        self._to_earn: dict[int, float] = {}  # by slot: what is asked for and not earned yet, and the steps left
+        self._steps_left: dict[int, int] = {}
         self._tokenizer, self._text_tokens = checkpoint.tokenizer, config.text_tokens
         self._normalisers = [checkpoint.normalisers.get(task.name) for task in tasks]
         model = checkpoint.model.eval()
@@ -94,6 +104,7 @@ class Agent:
         self._memory.forget(slots)
         for slot, seed in zip(slots, seeds, strict=True):
             self._generators[slot] = policy_generator(seed)
+            self._to_earn[slot], self._steps_left[slot] = self._asked[slot], self._task.max_steps
 
     @torch.inference_mode()
     def act(self, slots: Sequence[int], observations: Observations) -> np.ndarray:
@@ -104,11 +115,31 @@ class Agent:
         values = prepare_observations(self._task, observations.values, tokens, normaliser)
         rewards = prepare_rewards(observations.rewards, normaliser)
         draws = np.stack([self._generators[slot].random(self._head.num_draws) for slot in slots])
-        _, actions = self._step(self._memory, slots, *map(torch.from_numpy, (values, rewards, draws)))
+        to_go = self._returns_to_go(slots, observations.rewards)
+        inputs = (torch.from_numpy(values), torch.from_numpy(rewards), torch.from_numpy(draws))
+        _, actions = self._step(self._memory, slots, *inputs, to_go)
         return actions.numpy()
 
+    def _returns_to_go(self, slots: Sequence[int], rewards: np.ndarray) -> Tensor | None:
+        """Return what is left to earn, as in training ``(n,)``; None for a network that is not asked."""
+        found = []
+        for slot, reward in zip(slots, rewards, strict=True):
+            if (scale := self._scales[slot]) is None:
+                return None
+            self._to_earn[slot] -= float(reward)
+            to_go = self._to_earn[slot] / max(1, self._steps_left[slot])
+            self._steps_left[slot] -= 1
+            found.append(scale.standardise(np.array(to_go)))
+        return torch.from_numpy(np.array(found, np.float32))
+
     def _step(
-        self, memory: RolloutCache, slots: Sequence[int], values: Tensor, rewards: Tensor, draws: Tensor
+        self,
+        memory: RolloutCache,
+        slots: Sequence[int],
+        values: Tensor,
+        rewards: Tensor,
+        draws: Tensor,
+        to_go: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute each slot's network outputs and actions; both are appended to the cache."""
         row_of = {slot: row for row, slot in enumerate(slots)}
@@ -118,7 +149,7 @@ class Agent:
         for block in self._blocks(memory, slots):
             # An idle slot gets the input of the first row.
             rows, index = torch.tensor([row_of.get(slot, 0) for slot in block]), torch.tensor(block)
-            said = memory.observe(index, values[rows], rewards[rows])
+            said = memory.observe(index, values[rows], rewards[rows], None if to_go is None else to_go[rows])
             chosen = self._head.choose(said, draws[rows], self._temperature)
             if self._task.action.kind == "continuous":
                 # Clamped as the rollout will execute it, because the history must contain the executed action.

@@ -21,6 +21,7 @@ class StepBatch:
         mask: ``(B, T)`` bool, False on padding.
         labels: shape and dtype of ``actions``; what the network shall learn to do, if that is not what was executed.
         labelled: ``(B, T)`` bool, False on padding and where there is nothing to learn; given with ``labels``.
+        to_go: ``(B, T)`` float; standardised return to go (``trainer/data/returns.py``), for objectives that use it.
         tasks: ``(B,)`` int64; the windows' tasks as indices in the network's list. They have the same sizes.
     """
 
@@ -32,6 +33,7 @@ class StepBatch:
     tasks: Tensor
     labels: Tensor | None = None
     labelled: Tensor | None = None
+    to_go: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:

@@ -47,6 +47,7 @@ from pipeline.run_layout import CHECKPOINTS, CONFIG, IDENTITY, RESUME
 from trainer.config import BaseModelConfig, ModelConfig
 from trainer.data.adaptive import SamplingState
 from trainer.data.arrays import Normaliser
+from trainer.data.returns import ReturnScale
 from trainer.data.tokenizer import load_tokenizer, save_tokenizer
 from trainer.networks.build import build_model, read_model_config
 from trainer.networks.layout import TaskLayout
@@ -76,6 +77,7 @@ class AgentConfig:
         corpora: names of the corpora it was trained on.
         text_boundaries: whether the end-of-text token surrounded their texts.
         trained_timesteps: real (not padded) time steps processed.
+        returns: by task, the returns that the agent can be asked for; empty if its network does not see any.
     """
 
     model: ModelConfig | BaseModelConfig
@@ -89,6 +91,7 @@ class AgentConfig:
     contexts: dict[str, int] = field(default_factory=dict)
     corpora: list[str] = field(default_factory=list)
     text_boundaries: bool = False
+    returns: dict[str, ReturnScale] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def load_agent_config(path: Path) -> AgentConfig:
     if not isinstance(raw, dict):
         raise UserError(f"{file} is not that of a checkpoint: it holds a {type(raw).__name__}; get it again")
     known = {field.name for field in dataclasses.fields(AgentConfig)}
-    optional = {"contexts", "corpora", "text_boundaries"}
+    optional = {"contexts", "corpora", "text_boundaries", "returns"}
     if unlike := sorted(set(raw) - known | known - optional - set(raw)):
         raise UserError(
             f"{path} is of another version: its config.json and this version differ in {', '.join(unlike)[:200]}"
@@ -241,7 +244,7 @@ def load_agent_config(path: Path) -> AgentConfig:
 
 
 def _check_names(config: AgentConfig) -> None:
-    for name in (*config.tasks, *config.corpora, *config.contexts):
+    for name in (*config.tasks, *config.corpora, *config.contexts, *config.returns):
         check_name("task", name)
     sizes = [config.context_steps, config.text_tokens, *config.contexts.values()]
     for layout in config.layouts:

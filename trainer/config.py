@@ -78,6 +78,9 @@ class BaseModelConfig:
 
     architecture: Literal["base"] = "base"
     """Network architecture. Each architecture has its own options; the recipe selects it."""
+    returns: Annotated[Literal["unused", "input", "value"], tyro.conf.Suppress] = "unused"
+    """What the network has for returns: nothing, an input for the return to go, or a head that predicts it. `jat train`
+    sets it by --objective."""
     hidden_size: int = 128
     """Width of the residual stream."""
     num_layers: int = 4
@@ -171,6 +174,12 @@ class TrainConfig:
     whose squared errors are about a hundredth of a cross-entropy, and 1 for all others."""
     sampling_weights: Weights = field(default_factory=dict)
     """Sampling weight of a task or corpus, by its name or domain; 1 if not listed."""
+    objective: Literal["clone", "filtered", "return-conditioned", "advantage"] = "clone"
+    """What is learned of the episodes: `clone`, every action; `filtered`, the actions of a task's best episodes by
+    return; `return-conditioned`, every action given the return that followed, so that the agent can be asked for a high
+    one; `advantage`, every action, weighted by how much more it earned than usual there. For data of mixed quality."""
+    best_share: float = 0.3
+    """Share of a task's episodes that `--objective filtered` keeps."""
     sampling: Literal["uniform", "adaptive", "adaptive-loss"] = "uniform"
     """How tasks are drawn: `uniform`, by sampling weight alone; `adaptive`, three quarters of the draws by what each
     task still lacks and how fast it improves, by the scores of a few episodes that are played during the training;
@@ -231,6 +240,8 @@ class TrainConfig:
         )  # fmt: skip
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise UserError(f"--seconds is {self.seconds:g}; it must be a number above 0")
+        if not 0 < self.best_share <= 1:
+            raise UserError(f"--best-share is {self.best_share:g}; it must be above 0 and at most 1")
         if not self.checkpoint_minutes > 0:
             raise UserError(f"--checkpoint-minutes is {self.checkpoint_minutes:g}; it must be above 0")
         if self.shard and self.workers == 1:

@@ -37,6 +37,7 @@ from pipeline.storage.plan import describe_missing
 from trainer.config import RECIPES, TrainConfig
 from trainer.data.adaptive import check_sampling
 from trainer.data.corpora import choose_corpora
+from trainer.data.returns import with_parts
 from trainer.evaluation.references import load_references
 from trainer.evaluation.results import weights_of
 from trainer.networks.build import check_model_fits
@@ -54,7 +55,7 @@ FREE_TO_CHANGE = (
 )  # fmt: skip
 # Settings that older runs do not have, with the values that these ran with. At these values they are no part of the
 # identity.
-ADDED = {"sampling": "uniform"}
+ADDED = {"sampling": "uniform", "objective": "clone"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def train(config: TrainConfig, tasks: Sequence[Task] | None = None, is_worker: b
         JobsFailedError: workers failed repeatedly before the next checkpoint.
     """
     check_trackers(config.trackers)
-    config = deal_out(config)
+    config = with_parts(deal_out(config))
     chosen = choose_tasks(config, tasks)
     check_sampling(config, chosen, len(choose_corpora(config)))
     if config.sampling == "adaptive":
@@ -276,9 +277,12 @@ def make_identity(config: TrainConfig, tasks: Sequence[Task]) -> dict[str, Any]:
         free |= {"sampling_every", "sampling_episodes"}
     if config.sampling == "adaptive-loss":
         free = free - {"validation_steps"} | {"sampling_episodes"}
+    if config.objective != "filtered":
+        free = {*free, "best_share"}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     identity = {**settings, "task": [task.name for task in tasks], "dataset_digest": _manifest(config).digest}
     as_json: dict[str, Any] = json.loads(json.dumps(identity))
+    as_json["model"].pop("returns", None)  # follows from the objective
     return as_json
 
 

@@ -4,20 +4,24 @@ intervals.
 Every training is one job in its own folder, ``OUT/<study>/<variant>/seed-<n>``, and is complete once its
 ``evaluation/scores.json`` exists. A repeated study runs only what is missing and resumes interrupted trainings. Compute
 is measured in processor seconds: each variant is timed first and gets as many optimiser steps as fit. The timings are
-cached in ``OUT/<study>/speeds.json``, so later runs use the same numbers of steps.
+cached in ``OUT/<study>/speeds.json``, so later runs use the same numbers of steps. A study whose trainings do more than
+optimiser steps lets them run for their time instead, by a clock that counts processor seconds (``by_clock``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -114,6 +118,7 @@ class StudyJob:
     config: TrainConfig
     tasks: tuple[Task, ...]
     episodes: int
+    by_clock: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,11 @@ class Result:
 
 
 def run_study(
-    name: str, variants: Sequence[Variant], config: StudyConfig, tasks: Sequence[Task] | None = None
+    name: str,
+    variants: Sequence[Variant],
+    config: StudyConfig,
+    tasks: Sequence[Task] | None = None,
+    by_clock: bool = False,
 ) -> list[Result]:
     """Train and evaluate what is missing; return the results of all completed variants, in order, also written to
     ``results.json``.
@@ -155,6 +164,7 @@ def run_study(
         variants: what to compare; differences are relative to the first.
         config: settings of the study.
         tasks: the task table to choose from; all 157 tasks if None.
+        by_clock: give each training ``config.seconds`` of processor time, not the steps that fit into them.
 
     Raises:
         UserError: an unknown variant, or an error of training or evaluation.
@@ -172,19 +182,25 @@ def run_study(
     configs = {variant.name: variant.apply(base) for variant in variants}
     by_name = {variant: choose_tasks(configs[variant], tasks) for variant in configs}
     _check_same_study(folder / "study.json", config)
-    seconds = _measure_speeds(folder / "speeds.json", {v.name: configs[v.name] for v in chosen}, by_name)
+    seconds: dict[str, float] = {}
+    if not by_clock:
+        seconds = _measure_speeds(folder / "speeds.json", {v.name: configs[v.name] for v in chosen}, by_name)
     jobs = []
     for seed in range(config.seeds):
         for variant in chosen:
             out = folder / variant.name / f"seed-{seed}"
-            steps = max(1, round(config.seconds / seconds[variant.name]))
-            training = dataclasses.replace(
-                configs[variant.name], out=out, seed=seed, steps=steps, checkpoint_every=max(1, math.ceil(steps / 4)),
-                warmup_steps=min(configs[variant.name].warmup_steps, math.ceil(steps / 10)),
-            )  # fmt: skip
+            training = dataclasses.replace(configs[variant.name], out=out, seed=seed)
+            if by_clock:
+                training = dataclasses.replace(training, seconds=float(config.seconds))
+            else:
+                steps = max(1, round(config.seconds / seconds[variant.name]))
+                training = dataclasses.replace(
+                    training, steps=steps, checkpoint_every=max(1, math.ceil(steps / 4)),
+                    warmup_steps=min(training.warmup_steps, math.ceil(steps / 10)),
+                )  # fmt: skip
             if not _is_done(out):
                 _link_references(config, out)
-                jobs.append(StudyJob(variant.name, seed, training, by_name[variant.name], config.episodes))
+                jobs.append(StudyJob(variant.name, seed, training, by_name[variant.name], config.episodes, by_clock))
     log.info("%s of about %d s, %d at once", format_count(len(jobs), "training"), config.seconds, config.workers)
     progress = Progress("trainings", len(jobs), interval_s=0)
     for job, score in run_jobs(run_training, jobs, config.workers):
@@ -199,12 +215,22 @@ def run_training(job: StudyJob) -> float:
     from trainer.evaluation.evaluate import EvaluateConfig, evaluate
     from trainer.train import train
 
-    train(job.config, job.tasks, is_worker=True)
+    with _processor_clock() if job.by_clock else contextlib.nullcontext():
+        train(job.config, job.tasks, is_worker=True)
     settings = EvaluateConfig(
         task=job.config.task, out=job.config.out, episodes=job.episodes, workers=os.cpu_count() or 1, video_episodes=0
     )
     scores = evaluate(settings, job.tasks, is_worker=True)
     return float(np.mean([np.mean(score.scores) for score in scores if score.scores is not None]))
+
+
+@contextlib.contextmanager
+def _processor_clock() -> Iterator[None]:
+    """Let trainings in this process count processor seconds in place of time."""
+    from trainer.training import run
+
+    with mock.patch.object(run, "time", SimpleNamespace(monotonic=time.process_time)):
+        yield
 
 
 def write_between(path: Path, marker: str, text: str) -> None:
@@ -307,7 +333,8 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
 
     results: list[Result] = []
     first: tuple[float, np.ndarray] | None = None
-    speeds = read_json(folder / "speeds.json")
+    path = folder / "speeds.json"
+    speeds: dict[str, float] = read_json(path) if path.exists() else {}
     for variant in variants:
         outs = [folder / variant.name / f"seed-{seed}" for seed in range(num_seeds)]
         if not all(_is_done(out) for out in outs):
@@ -332,7 +359,8 @@ def _collect(folder: Path, variants: Sequence[Variant], num_seeds: int) -> list[
                 validation_loss=float(np.mean(losses)) if losses else math.nan,
                 timesteps=manifests[0].trained_timesteps,
                 steps=manifests[0].steps,
-                rate=manifests[0].trained_timesteps / manifests[0].steps / speeds[variant.name],
+                rate=manifests[0].trained_timesteps
+                / (manifests[0].steps * speeds[variant.name] if variant.name in speeds else manifests[0].train_seconds),
                 num_parameters=manifests[0].num_parameters,
             )
         )

@@ -69,6 +69,8 @@ class TaskBatches:
         batch_steps: time steps per batch, including padding.
         seed: determines the order.
         task_index: index of the task in the network's list.
+        episodes: rows of the episodes to take windows of; all if None.
+        to_go: ``(S,)`` standardised return to go of each step. What earned it was executed, so labels are not learned.
     """
 
     def __init__(
@@ -80,9 +82,16 @@ class TaskBatches:
         batch_steps: int,
         seed: Sequence[int],
         task_index: int = 0,
+        episodes: np.ndarray | None = None,
+        to_go: np.ndarray | None = None,
     ) -> None:
         self._arrays, self._tokens, self._normaliser = arrays, tokens, normaliser
         self._starts, self._lengths, self._begins = cut_windows(arrays.starts, context_steps)
+        if episodes is not None:
+            rows = np.searchsorted(arrays.starts, self._starts, side="right") - 1
+            kept = np.isin(rows, episodes)
+            self._starts, self._lengths, self._begins = (x[kept] for x in (self._starts, self._lengths, self._begins))
+        self._to_go = to_go
         self._task_index = task_index
         self._plan = BatchPlan(self._lengths, batch_steps, seed)
         self.num_batches = self._plan.num_batches
@@ -103,7 +112,8 @@ class TaskBatches:
         rewards[self._begins[windows], 0] = 0.0
         observations = arrays.observations_at(steps)
         texts = None if arrays.text_ids is None else self._tokens[np.take(arrays.text_ids, steps)]  # type: ignore[index]
-        labels, labelled = (None if x is None else np.take(x, steps, axis=0) for x in (arrays.labels, arrays.labelled))
+        learned = (None, None) if self._to_go is not None else (arrays.labels, arrays.labelled)
+        labels, labelled = (None if x is None else np.take(x, steps, axis=0) for x in learned)
         return StepBatch(
             kind=arrays.task.observation,
             observations=torch.from_numpy(prepare_observations(arrays.task, observations, texts, self._normaliser)),
@@ -113,6 +123,7 @@ class TaskBatches:
             tasks=torch.full((len(windows),), self._task_index),
             labels=None if labels is None else torch.from_numpy(labels),
             labelled=None if labelled is None else torch.from_numpy(labelled & mask),
+            to_go=None if self._to_go is None else torch.from_numpy(np.take(self._to_go, steps)),
         )
 
 

@@ -21,6 +21,7 @@ from trainer.data.arrays import Normaliser, TaskArrays, load_arrays, load_normal
 from trainer.data.batches import TaskBatches
 from trainer.data.corpora import choose_corpora, load_corpus, sample_texts
 from trainer.data.loader import Batches, MicroBatch, Mixture, as_parts
+from trainer.data.returns import ReturnScale, best_episodes, returns_to_go, scale_of
 from trainer.data.text_data import TextBatches
 from trainer.data.tokenizer import choose_tokenizer, encode
 
@@ -49,7 +50,8 @@ class TrainingSource:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The sources of a run, with the tokenizer and the normalisers by task that acting with its checkpoints needs.
+    """The sources of a run, with the tokenizer and, by task, the normalisers and return scales that acting with its
+    checkpoints needs.
 
     Tasks come first, in their order, then the chosen corpora.
     """
@@ -58,6 +60,7 @@ class TrainingData:
     tokenizer: Tokenizer
     normalisers: dict[str, Normaliser]
     corpora: list[str]
+    returns: dict[str, ReturnScale]
 
     def mixture(
         self,
@@ -105,10 +108,19 @@ def open_sources(
     )
     _warn_of_cut_texts(tokenizer, texts, config.text_tokens)
 
+    uses_returns = config.objective in ("return-conditioned", "advantage")
+    scales = [scale_of(task, a.rewards, a.starts) for task, a in zip(tasks, arrays, strict=True) if uses_returns]
+
     def batches(index: int, a: TaskArrays, batch_steps: int, seed: int) -> TaskBatches:
         tokens = encode(tokenizer, a.texts, config.text_tokens) if a.task.has_text else None
         context_steps = lookup_by_task_or_domain(config.contexts, a.task.name, a.task.domain, config.context_steps)
-        return TaskBatches(a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index)
+        episodes = best_episodes(a.rewards, a.starts, config.best_share) if config.objective == "filtered" else None
+        to_go = (
+            scales[index].standardise(returns_to_go(a.rewards, a.starts, a.task.max_steps)) if uses_returns else None
+        )
+        return TaskBatches(
+            a, tokens, normalisers[index], context_steps, batch_steps, (seed, index), index, episodes, to_go
+        )
 
     def validation(index: int, task: Task) -> MicroBatch | None:
         if config.validation_steps == 0:
@@ -140,7 +152,8 @@ def open_sources(
         for index, corpus in enumerate(corpora, len(sources))
     ]
     found = {task.name: n for task, n in zip(tasks, normalisers, strict=True) if n is not None}
-    return TrainingData(sources, tokenizer, found, [corpus.name for corpus in corpora])
+    returns = {task.name: scale for task, scale in zip(tasks, scales, strict=uses_returns)}
+    return TrainingData(sources, tokenizer, found, [corpus.name for corpus in corpora], returns)
 
 
 def _warn_of_cut_texts(tokenizer: Tokenizer, texts: Sequence[str], text_tokens: int) -> None:

@@ -32,7 +32,7 @@ from pipeline.seeds import seeds_of
 from pipeline.tables import print_table
 from pipeline.text import format_count
 from trainer.config import RECIPES as TRAIN_RECIPES
-from trainer.config import Counts, lookup_by_task_or_domain
+from trainer.config import Counts, Weights, lookup_by_task_or_domain
 from trainer.evaluation.journal import TaskResults
 from trainer.evaluation.playing import EvaluateJob, in_groups, play_jobs, play_tasks
 from trainer.evaluation.references import load_references
@@ -80,6 +80,9 @@ class EvaluateConfig:
     """Softmax temperature for sampling discrete actions; 0 takes the mode. JAT samples at 1."""
     contexts: Counts = field(default_factory=dict)
     """Context length in time steps, by task or domain name; the checkpoint's own for tasks not listed."""
+    returns: Weights = field(default_factory=dict)
+    """Return to ask for, by task or domain name, of an agent that was trained with `--objective return-conditioned`; by
+    default what nine of ten training episodes stay below."""
     workers: int = 2
     """Number of worker processes; each plays several tasks of the same layout at a time."""
     video_episodes: int = 3
@@ -156,6 +159,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
     select_tasks(config.task, tasks, claimed_tasks(checkpoint))
     check_trained(config.task, checkpoint, tasks)
     # Imported here because they take seconds to import: errors above come first.
+    from trainer.data.returns import asked_returns
     from trainer.networks.build import check_context
     from trainer.pretrained.load import agent_config
 
@@ -170,6 +174,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
             lookup_by_task_or_domain(config.contexts, task.name, task.domain, agent.context_steps),
             task.name,
         )
+    asked_returns(agent.returns, config.returns, chosen)
     settings = Settings(
         checkpoint=str(config.checkpoint or checkpoint),
         weights=weights_of(checkpoint),
@@ -177,6 +182,7 @@ def plan(config: EvaluateConfig, tasks: Sequence[Task] | None = None) -> Evaluat
         trained_timesteps=agent.trained_timesteps,
         temperature=config.temperature,
         contexts=config.contexts,
+        returns=config.returns,
     )
     _check_or_clear_results(config, settings, select_tasks("*", tasks, agent.tasks))
     jobs = _make_jobs(config, chosen, checkpoint, agent, settings)
@@ -250,6 +256,7 @@ def _make_jobs(
             films=RunLayout(config.out).agent_films(name=config.name).absolute(),
             directory=directory.absolute(),
             num_threads=max(1, (os.cpu_count() or 1) // config.workers),
+            returns=config.returns,
         )
         for group in in_groups(sizes, config.workers)
     ]

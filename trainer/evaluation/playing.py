@@ -45,6 +45,7 @@ class EvaluateJob:
         filmed: seeds of every task to record as videos.
         films: folder of the videos, with a subfolder per task.
         directory: folder of the results.
+        returns: what to ask for, by task or domain.
         alone_from: for a task that crashed its workers: play one seed at a time, starting with this one.
         quarantine: seeds of such a task that crash every worker, with the cause; they count as rejected.
     """
@@ -61,6 +62,7 @@ class EvaluateJob:
     num_threads: int
     alone_from: int | None = None
     quarantine: dict[int, str] = field(default_factory=dict)
+    returns: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"playing {', '.join(task.name for task in self.tasks)}"
@@ -92,7 +94,9 @@ def _finish(job: EvaluateJob, results: TaskResults) -> Measurement:
     worst = missing_failure(results.played.values(), films) if films else None
     if worst is not None:
         # The worst episode is known only now; the same seed reproduces it.
-        agent = Agent(_open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps)
+        agent = Agent(
+            _open_checkpoint(job.checkpoint, job.revision), [task], job.temperature, job.context_steps, job.returns
+        )
         film = Film(task, [worst], directory)
         episodes = rollout(task, agent, [worst], 1, film.listen, keep_observations=False)
         list(film.of(episodes, job.revision, results.versions))
@@ -118,7 +122,7 @@ def _episodes(job: EvaluateJob, played: Mapping[str, TaskResults]) -> Iterator[t
     if parts:
         slots = [part.task for part in parts for _ in range(part.num_slots)]
         checkpoint = _open_checkpoint(job.checkpoint, job.revision)
-        agent = Agent(checkpoint, slots, job.temperature, job.context_steps)
+        agent = Agent(checkpoint, slots, job.temperature, job.context_steps, job.returns)
         for task, episode in rollout_parts(parts, agent, keep_observations=False):
             films[task.name].write(episode, job.revision, played[task.name].versions)
             yield task, episode

@@ -39,6 +39,7 @@ class Settings:
         step, trained_timesteps: how long it was trained; 0 if not recorded.
         temperature: softmax temperature for sampling discrete actions; 0 takes the mode.
         contexts: context length in time steps, by task or domain, where it differs from the checkpoint's.
+        returns: what was asked for, by task or domain, of an agent that can be asked; its default where not listed.
         continuous: how continuous actions were chosen; other than by their mean only in results of earlier versions.
     """
 
@@ -49,9 +50,10 @@ class Settings:
     temperature: float
     contexts: dict[str, int]
     continuous: str = "mean"
+    returns: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_texts((self.weights, self.continuous), self.contexts)
+        check_texts((self.weights, self.continuous), self.contexts, self.returns)
 
     @property
     def revision(self) -> str:
@@ -67,6 +69,8 @@ class Settings:
         if self.contexts:
             looks_back = ", ".join(f"{name} {steps}" for name, steps in sorted(self.contexts.items()))
             text += f", looking back {looks_back}"
+        if self.returns:
+            text += ", asked for " + ", ".join(f"{name} {value:g}" for name, value in sorted(self.returns.items()))
         return text
 
 

@@ -23,6 +23,18 @@ from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model, RolloutCache
 from trainer.networks.trunk import Trunk
 
+# Of the loss of the predicted returns, whose network is apart: it only must not fill the gradient norm that is clipped.
+VALUE_LOSS_COEF = 0.1
+MAX_WEIGHT = 20.0  # of a step, before the weights are divided by their mean
+
+
+def advantage_weights(advantages: Tensor) -> Tensor:
+    """Return the weights of steps ``(n,)`` with mean 1: the exponentials of their advantages, in units of the batch's
+    standard deviation, clipped (arXiv 1910.00177)."""
+    scaled = advantages / advantages.std(correction=0).clamp(min=1e-6)
+    weights = scaled.exp().clamp(max=MAX_WEIGHT)
+    return weights / weights.mean()
+
 
 class TaskLinear(nn.Module):
     """A batch of linear maps, one of which is selected per window.
@@ -81,6 +93,11 @@ class BaseModel(Model):
         self.trunk = Trunk(config, config.window_steps)
         self.task_embedding = nn.Embedding(len(layouts), hidden)
         self.reward_encoder = nn.Linear(1, hidden, bias=False)
+        self.return_encoder = nn.Linear(1, hidden, bias=False) if config.returns == "input" else None
+        self.value_trunk = self.value_decoder = None
+        if config.returns == "value":
+            layers = [layer for _ in range(2) for layer in (nn.Linear(hidden, hidden), nn.SiLU())]
+            self.value_trunk, self.value_decoder = nn.Sequential(*layers), TaskLinear(len(layouts), hidden, 1)
         self.encoders = nn.ModuleDict()
         self.text_encoders = nn.ModuleDict()
         self.action_encoders = nn.ModuleDict()
@@ -107,7 +124,7 @@ class BaseModel(Model):
         found = {}
         for name in names:
             part, _, rest = name.partition(".")
-            if part == "task_embedding":
+            if part in ("task_embedding", "value_decoder"):
                 found[name] = {index: index for index in range(len(self.layouts))}
             elif isinstance(self.get_submodule(name.rpartition(".")[0]), TaskLinear):
                 is_action = part.startswith("action")
@@ -152,7 +169,12 @@ class BaseModel(Model):
         return Squared(layout.action_size, Scale(layout.low, layout.high))
 
     def embed_observations(
-        self, layout: TaskLayout, observations: Tensor, previous_rewards: Tensor, tasks: Tensor
+        self,
+        layout: TaskLayout,
+        observations: Tensor,
+        previous_rewards: Tensor,
+        tasks: Tensor,
+        to_go: Tensor | None = None,
     ) -> Tensor:
         """Observations ``(B, T, ...)`` of tasks ``(B,)`` with one observation layout -> ``(B, T, hidden)``."""
         limit = self.config.observation_limit
@@ -168,6 +190,8 @@ class BaseModel(Model):
         if tokens is not None:
             embedded = embedded + self.text_encoders[layout.observation_name](tokens)
         embedded = embedded + self.reward_encoder(previous_rewards.clamp(-limit, limit)[..., None])
+        if self.return_encoder is not None and to_go is not None:
+            embedded = embedded + self.return_encoder(to_go.clamp(-limit, limit)[..., None])
         return embedded + self.task_embedding(tasks)[:, None]
 
     def embed_actions(self, layout: TaskLayout, actions: Tensor, tasks: Tensor) -> Tensor:
@@ -184,9 +208,15 @@ class BaseModel(Model):
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Return action outputs ``(B, T, outputs)``, and next observations ``(B, T, size)`` if they are predicted."""
+        return self._predict(batch, self._embed(batch))
+
+    def _embed(self, batch: StepBatch) -> Tensor:
+        layout = self.layouts[int(batch.tasks[0])]
+        return self.embed_observations(layout, batch.observations, batch.previous_rewards, batch.tasks, batch.to_go)
+
+    def _predict(self, batch: StepBatch, embedded: Tensor) -> tuple[Tensor, Tensor | None]:
         tasks = batch.tasks
         layout = self.layouts[int(tasks[0])]
-        embedded = self.embed_observations(layout, batch.observations, batch.previous_rewards, tasks)
         actions = (
             self.embed_actions(layout, batch.actions, tasks) if layout.action_name in self.action_encoders else None
         )
@@ -201,10 +231,19 @@ class BaseModel(Model):
     def losses(self, batch: Batch) -> Losses:
         if not isinstance(batch, StepBatch):
             raise TypeError("the base model has no part for texts")
-        outputs, predicted = self(batch)
+        embedded = self._embed(batch)
+        outputs, predicted = self._predict(batch, embedded)
         mask, kappa = batch.mask, self.config.observation_loss_coef
         head = self.head(self.layouts[int(batch.tasks[0])])
         of_steps = head.loss(outputs[batch.learned], batch.targets)
+        value_loss = torch.zeros((), device=mask.device)
+        if self.value_trunk is not None and self.value_decoder is not None:
+            assert batch.to_go is not None, "without returns there is no advantage"
+            # Of the current observation alone: what came before would tell who acts, and so explain the return.
+            values = self.value_decoder(self.value_trunk(embedded.detach()), batch.tasks)[..., 0].float()
+            errors = (batch.to_go - values)[mask]
+            value_loss = errors.square().mean()
+            of_steps = of_steps * advantage_weights(errors.detach())
         action_loss = of_steps.mean() if len(of_steps) else of_steps.sum()  # a batch may have no label
         observation_loss = torch.zeros((), device=mask.device)
         if predicted is not None:
@@ -213,7 +252,8 @@ class BaseModel(Model):
             target = seen[:, 1:].clamp(-limit, limit)
             errors = F.mse_loss(predicted[:, :-1].float(), target.float(), reduction="none").mean(dim=2)
             observation_loss = (errors * real).sum() / real.sum().clamp(min=1)
-        return Losses(kappa * observation_loss + (1 - kappa) * action_loss, observation_loss, action_loss)
+        total = kappa * observation_loss + (1 - kappa) * action_loss + VALUE_LOSS_COEF * value_loss
+        return Losses(total, observation_loss, action_loss)
 
     def new_memory(self, tasks: Sequence[int], layout: TaskLayout, context_steps: int) -> BaseMemory:
         return BaseMemory(self, tasks, layout)
@@ -233,9 +273,17 @@ class BaseMemory(RolloutCache):
         self._positions[list(slots)] = 0
         self._cache[:, :, list(slots)] = 0  # attention weight zero does not mask non-finite values
 
-    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+    def observe(
+        self, slots: Tensor, observations: Tensor, previous_rewards: Tensor, to_go: Tensor | None = None
+    ) -> Tensor:
         model, tasks = self._model, self._tasks[slots]
-        embedded = model.embed_observations(self._layout, observations[:, None], previous_rewards[:, None], tasks)
+        embedded = model.embed_observations(
+            self._layout,
+            observations[:, None],
+            previous_rewards[:, None],
+            tasks,
+            None if to_go is None else to_go[:, None],
+        )
         hidden = model.trunk.extend(embedded, self._cache, slots, self._positions[slots])
         self._positions[slots] += 1
         return model.decode_actions(self._layout, hidden, tasks)[:, 0]

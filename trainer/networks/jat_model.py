@@ -260,7 +260,9 @@ class JatMemory(RolloutCache):
         is_full = position + 2 > self._max_positions
         return (self._kept, self._kept) if is_full else (position, int(self._cached[slot]))
 
-    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+    def observe(
+        self, slots: Tensor, observations: Tensor, previous_rewards: Tensor, to_go: Tensor | None = None
+    ) -> Tensor:
         self._make_room(slots)
         embedded = self._model.embed_observations(
             self._layout.observation, observations[:, None], previous_rewards[:, None]

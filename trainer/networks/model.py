@@ -36,13 +36,17 @@ class RolloutCache(ABC):
         """Reset ``slots`` for new episodes."""
 
     @abstractmethod
-    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+    def observe(
+        self, slots: Tensor, observations: Tensor, previous_rewards: Tensor, to_go: Tensor | None = None
+    ) -> Tensor:
         """Return the network's outputs for the next action: ``(n, outputs)``, for the layout's ``Head``.
 
         Args:
             slots: ``(n,)`` int64.
             observations: ``(n, ...)``, as in ``StepBatch`` without the time dimension.
             previous_rewards: ``(n,)``.
+            to_go: ``(n,)``, the return asked for, as in ``StepBatch``; None for the mean. Seen by networks that are
+                trained with it only.
         """
 
     @abstractmethod

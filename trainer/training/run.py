@@ -352,6 +352,7 @@ class TrainingRun:
             contexts=self.config.contexts,
             corpora=self.data.corpora,
             text_boundaries=self.config.text_boundaries,
+            returns=self.data.returns if self.config.objective == "return-conditioned" else {},
         )
         return Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
 

@@ -24,7 +24,7 @@ from trainer.networks.model import Model
 log = logging.getLogger(__name__)
 
 # Options of a network that no parameter depends on.
-_FREE = ("observation_noise", "action_loss_coef")
+_FREE = ("returns", "observation_noise", "action_loss_coef")
 _MOST_NAMED = 5
 
 

@@ -40,7 +40,9 @@ class PlainMemory(RolloutCache):
     def forget(self, slots: Sequence[int]) -> None:
         self._observations, self._rewards, self._actions = [], [], []
 
-    def observe(self, slots: Tensor, observations: Tensor, previous_rewards: Tensor) -> Tensor:
+    def observe(
+        self, slots: Tensor, observations: Tensor, previous_rewards: Tensor, to_go: Tensor | None = None
+    ) -> Tensor:
         self._observations = [*self._observations, observations][-self._context_steps :]
         self._rewards = [*self._rewards, previous_rewards][-self._context_steps :]
         steps = len(self._observations)
