@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
+from experts.store import stored_experts
 from pipeline.files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,15 @@ DOMAINS = [
 '''
 
 
+# Somebody else's training, with the library alone.
+TEACH = """
+import attic
+from stable_baselines3 import PPO
+
+PPO("MlpPolicy", attic.Shelf(), n_steps=64, batch_size=32, device="cpu", seed=1).learn(256).save("taught")
+"""
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """The environment variables of a shell in which a package with two domains is installed."""
@@ -144,9 +154,13 @@ def test_the_readme_s_screen_leads_from_nothing_to_a_report(tmp_path: Path, envi
     assert "Gymnasium" in (tmp_path / "runs/pole/report/index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.timeout(900)  # seven times a Ray, which takes long to start on a busy machine
 def test_a_package_s_two_domains_go_through_all_stages(tmp_path: Path, environment: dict[str, str]) -> None:
     script = r"""
 jat tasks --task 'shelf,paint'
+python teach.py
+jat experts --task shelf --expert ./taught.zip --episodes 4 --workers 1 --out run
+jat experts --task shelf --expert ppo --retrain --steps 2048 --episodes 4 --workers 1 --out run
 jat experts --task shelf --expert largest --episodes 10 --workers 1 --out run
 jat experts --task paint --expert py:attic:tell --episodes 10 --workers 1 --out run
 export JAT_FUNCTIONS=attic:tell
@@ -159,7 +173,14 @@ jat evaluate --out run --episodes 4 --video-episodes 1 --workers 1
 jat film --out run --workers 1
 jat report --out run
 """
+    (tmp_path / "teach.py").write_text(TEACH)
     said = shell(script.replace("jat ", "python -m dags.cli "), tmp_path, environment)
+    experts = stored_experts(tmp_path / "run", "shelf-largest")
+    origins = " ".join(expert.record.origin for expert in experts)
+    assert "Loaded from ./taught.zip" in origins and "trained with ppo in the task's own environment" in origins
+    assert {"ppo", "largest"} <= {
+        path.name.split("-")[0] for path in (tmp_path / "run/experts/shelf-largest").iterdir()
+    }
     assert "2 tasks" in said and "mean of shelf" in said and "mean of paint" in said
     assert "shelf-largest cannot be drawn" in said and "its films are left out" in said
     dataset = str(tmp_path / "run/dataset")
