@@ -31,7 +31,8 @@ from pipeline.envs.rollout import rollout
 from pipeline.envs.task import Task
 from pipeline.errors import JobsFailedError
 from pipeline.run_layout import RunLayout
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, label_column, observation_column
+from pipeline.storage.observations import observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, label_column
 from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from pipeline.envs.task import Task
 
 # Names of domains and tasks are folders, config names of datasets, and CSS variables of pages.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PART_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")  # of a part of an observation, which is a column
 MAX_NAME = 100  # characters
 # Names that no domain may have: pages call other colours so, and tables all domains together.
 RESERVED = (

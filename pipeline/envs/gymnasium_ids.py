@@ -4,6 +4,8 @@ The second form imports ``my_package`` first, which must register the id. Spaces
 read from the environment (``pipeline/envs/spaces.py`` converts them). The name of such a task is a safe name of folders
 and of configurations of datasets from which the id follows: ``gym-CartPole-v1``, with ``+`` for ``:`` and ``++`` for
 ``/``. Both forms select the task.
+
+``gym:ID@columns`` (``gym-ID+++columns``) is the same task, but files have a column for each part of a Dict.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from typing import Any
 
 import gymnasium as gym
 
-from pipeline.envs.domain import MAX_NAME, Domain
+from pipeline.envs.domain import MAX_NAME, PART_NAME, Domain
 from pipeline.envs.spaces import TaskView, action_layout, observation_layout
 from pipeline.envs.task import Task
 from pipeline.errors import UserError, reason_of
 
 PREFIX = "gym:"
+COLUMNS, COLUMNS_IN_NAME = "@columns", "+++columns"
 DOMAIN = Domain(
     name="gym",
     title="Gymnasium",
@@ -36,7 +39,9 @@ DOMAIN = Domain(
 
 def task_name(env_id: str) -> str:
     """Name of the task of an id."""
-    return f"{DOMAIN.name}-{env_id.replace('/', '++').replace(':', '+')}"
+    base = env_id.removesuffix(COLUMNS)
+    name = f"{DOMAIN.name}-{base.replace('/', '++').replace(':', '+')}"
+    return name if base == env_id else name + COLUMNS_IN_NAME
 
 
 def env_id_of(name: str) -> str | None:
@@ -46,7 +51,9 @@ def env_id_of(name: str) -> str | None:
     if name.startswith(PREFIX):
         return name.removeprefix(PREFIX)
     if name.startswith(f"{DOMAIN.name}-"):
-        return name.removeprefix(f"{DOMAIN.name}-").replace("++", "/").replace("+", ":")
+        base = name.removesuffix(COLUMNS_IN_NAME)
+        found = base.removeprefix(f"{DOMAIN.name}-").replace("++", "/").replace("+", ":")
+        return found if base == name else found + COLUMNS
     return None
 
 
@@ -62,10 +69,16 @@ def gym_task(env_id: str) -> Task:
     name = task_name(env_id)
     if env_id_of(name) != env_id or len(name) > MAX_NAME:
         raise UserError(f"{origin} is too long for a name, or has a + in it; register the environment by another id")
-    spec = _spec(env_id)
-    env = _make(env_id, None)
+    base = env_id.removesuffix(COLUMNS)
+    spec = _spec(base)
+    env = _make(base, None)
     try:
         layout, action = observation_layout(env.observation_space, origin), action_layout(env.action_space, origin)
+        parts = layout.parts if base != env_id else ()
+        if base != env_id and not parts:
+            raise UserError(f"{origin} has no Dict of several vectors or integers, so no columns; name {PREFIX}{base}")
+        if bad := [part.name for part in parts if not PART_NAME.fullmatch(part.name)]:
+            raise UserError(f"{origin} has a part {bad[0]!r}, whose name is not of letters, digits, _ and -")
         limit = spec.max_episode_steps or getattr(env.unwrapped, "max_steps", None)
         if type(limit) is not int or limit < 1:
             raise UserError(
@@ -78,11 +91,12 @@ def gym_task(env_id: str) -> Task:
     return Task(
         name=name,
         domain=DOMAIN.name,
-        env_id=env_id,
-        jat_env_id=env_id,
+        env_id=base,
+        jat_env_id=base,
         observation=layout.kind,
         observation_shape=layout.shape,
         observation_values=layout.values,
+        parts=parts,
         has_text=layout.text is not None,
         action=action,
         max_steps=limit,
@@ -106,8 +120,9 @@ def _make(env_id: str, render_mode: str | None) -> gym.Env[Any, Any]:
     if render_mode:  # frames need no window and no sound; without a display pygame would look for them
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    mode = {"render_mode": render_mode} if render_mode else {}  # which not all environments take
     try:
-        return gym.make(env_id.rpartition(":")[2], render_mode=render_mode, disable_env_checker=True)
+        return gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **mode)
     except Exception as error:
         raise UserError(f"{PREFIX}{env_id} cannot be made: {reason_of(error)}") from error
 

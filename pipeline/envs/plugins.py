@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.domain_files import add_to_search_path, domain_files
-from pipeline.envs.domain import MAX_NAME, RESERVED, SAFE_NAME, Domain
+from pipeline.envs.domain import MAX_NAME, PART_NAME, RESERVED, SAFE_NAME, Domain
 from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, IMAGE_SHAPE, Task
 from pipeline.errors import UserError, reason_of
 
@@ -126,6 +126,14 @@ def _problem_of(task: Task, domain: Domain) -> str | None:
         return f"has observations of shape {task.observation_shape}, expected a vector"
     if min(*task.observation_shape, task.action.size, task.max_steps, task.lockstep) < 1:
         return "has a size, max_steps or lockstep below 1"
+    if task.parts:
+        if task.observation != CONTINUOUS or sum(part.size for part in task.parts) != task.observation_shape[0]:
+            return f"has parts of {[part.size for part in task.parts]} numbers, expected those of its vector"
+        names = [part.name for part in task.parts]
+        if len(set(names)) < len(names) or not all(PART_NAME.fullmatch(name) for name in names):
+            return f"has parts called {names}, expected different names of letters, digits, _ and -"
+        if any(part.values and sum(part.values) != part.size for part in task.parts):
+            return "has a part of integers whose size is not that of its one-hot"
     if task.action.kind == "continuous" and not -float("inf") < task.action.low < task.action.high < float("inf"):
         return f"has actions from {task.action.low} to {task.action.high}, expected finite bounds"
     return None

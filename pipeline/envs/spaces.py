@@ -24,7 +24,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, IMAGE_SHAPE, TEXT, Action
+from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, IMAGE_SHAPE, TEXT, Action, Part
 from pipeline.errors import UserError
 
 MIN_PICTURE = 16  # pixels; smaller arrays of bytes are boards, not pictures
@@ -44,6 +44,7 @@ class ObservationLayout:
         values: numbers of values of each integer; empty for other kinds.
         main: keys of the Dict's parts that the main observation is made of; empty if the space is no Dict.
         text: key of the Dict's text, or None.
+        parts: the vector's parts by key of the Dict, if it is made of several.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class ObservationLayout:
     values: tuple[int, ...] = ()
     main: tuple[str, ...] = ()
     text: str | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def observation_layout(space: spaces.Space[Any], origin: str) -> ObservationLayout:
@@ -91,13 +93,20 @@ def _dict_layout(space: spaces.Dict, origin: str) -> ObservationLayout:
         if only.main or only.text:
             raise UserError(f"{origin} has a Dict in a Dict; flatten it with a wrapper")
         return ObservationLayout(only.kind, only.shape, only.values, main, text)
+    flat = spaces.Dict({key: space[key] for key in main})  # which sorts its keys
     try:
-        size = spaces.flatdim(spaces.Dict({key: space[key] for key in main}))
+        size = spaces.flatdim(flat)
     except (NotImplementedError, ValueError) as error:
         raise UserError(
             f"{origin} has a part that cannot be laid flat ({error}): {space}; Box, Discrete and MultiDiscrete work"
         ) from error
-    return ObservationLayout(CONTINUOUS, (_size(size, origin),), (), main, text)
+    parts = tuple(Part(key, spaces.flatdim(space[key]), _one_hot_values(space[key])) for key in flat)
+    return ObservationLayout(CONTINUOUS, (_size(size, origin),), (), main, text, parts)
+
+
+def _one_hot_values(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """Numbers of values of the integers that gymnasium flattens to one-hot."""
+    return _values(space) or () if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else ()
 
 
 def _size(size: int, origin: str) -> int:

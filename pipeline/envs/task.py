@@ -32,6 +32,45 @@ class Action:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A named part of a vector of observations, which has a column of its own in files: ``observations.<name>``.
+
+    Attributes:
+        name: of letters, digits, ``_`` and ``-``.
+        size: numbers of the vector that are of this part.
+        values: numbers of values of each of its integers, which the vector has as one-hot; empty for real numbers.
+    """
+
+    name: str
+    size: int
+    values: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers of a step in the column."""
+        return len(self.values) or self.size
+
+    def decode(self, vectors: np.ndarray) -> np.ndarray:
+        """Numbers ``(S, size)`` of the vector -> ``(S, width)`` of the column: float32, or int64 from 0."""
+        import numpy as np
+
+        if not self.values:
+            return vectors
+        ends = np.cumsum(self.values)
+        pieces = np.split(vectors, ends[:-1], axis=1)
+        return np.stack([piece.argmax(axis=1) for piece in pieces], axis=1).astype(np.int64)
+
+    def encode(self, column: np.ndarray) -> np.ndarray:
+        """The inverse of ``decode``."""
+        import numpy as np
+
+        if not self.values:
+            return column
+        pieces = [np.eye(count, dtype=np.float32)[column[:, i]] for i, count in enumerate(self.values)]
+        return np.concatenate(pieces, axis=1)
+
+
+@dataclass(frozen=True)
 class Task:
     """One row of a domain's table.
 
@@ -54,6 +93,7 @@ class Task:
         drawable_factory: builds an environment with the same episodes that ``pipeline/envs/render.py`` can render, if
             ``factory``'s environment cannot be rendered; else None.
         observation_values: number of values of each integer of a discrete observation, if they are known.
+        parts: named parts of a continuous observation, in the vector's order, if files are to have a column for each.
         hidden_goal: reads the goal of an episode from its environment, ``(n,)``, if the last n entries of the
             observation hide it. Experts may see it there; the agent never does.
         is_reference: whether environments and policies are made of the libraries' own classes only, without the faster
@@ -75,6 +115,7 @@ class Task:
     lockstep: int = 16
     drawable_factory: Callable[[Task], gym.Env[Any, Any]] | None = None
     observation_values: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
     hidden_goal: Callable[[gym.Env[Any, Any]], np.ndarray] | None = None
     is_reference: bool = False
 

@@ -20,8 +20,9 @@ from pipeline.envs.frames import decode_stacks
 from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import first_line
 from pipeline.images import BadImageError
+from pipeline.storage.observations import observation_column, parts_by_column
 from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, label_column, observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, label_column
 
 BATCH_BYTES = 32 * 2**20  # bytes of numbers or pixels in memory at a time; at least one episode
 IMAGES_AT_A_TIME = 256
@@ -64,6 +65,7 @@ EMPTY = "empty episode"
 SIZE = "vector of another size"
 NOT_FINITE = "value not finite"
 OUTSIDE = "action outside its range"
+INTEGERS = "integer of an observation outside its range"
 IMAGE_BROKEN = "image broken or of another shape"
 PNG_STACKS = "stacked frames as PNG, every frame stored up to four times"
 
@@ -273,6 +275,8 @@ def _vector_size(task: Task, name: str) -> int | None:
     """Vector size of a step of a column, or None if a step is a scalar."""
     if name == observation_column(task):
         return task.observation_shape[0]
+    if name in (parts := parts_by_column(task)):
+        return parts[name].width
     if name in (action_column(task), label_column(task)) and task.action.kind != "discrete":
         return task.action.size
     return None
@@ -281,7 +285,8 @@ def _vector_size(task: Task, name: str) -> int | None:
 def _value_problems(
     task: Task, name: str, numbers: np.ndarray, place: np.ndarray, may_leave: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, str]]:
-    what = name.removesuffix("s").split("_")[-1]  # reward, action or observation
+    part = parts_by_column(task).get(name)
+    what = name if part else name.removesuffix("s").split("_")[-1]  # reward, action or observation
     if name == label_column(task):
         action = task.action
         if action.kind == "discrete":
@@ -301,6 +306,10 @@ def _value_problems(
             outside &= ~(may_leave[place] & np.isfinite(numbers))
         if outside.any():
             yield OUTSIDE, place[outside], f"{what} outside [{low}, {high}]"
+    elif part is not None and part.values:
+        outside = ~((numbers >= 0) & (numbers < np.tile(part.values, len(numbers) // part.width)))
+        if outside.any():
+            yield INTEGERS, place[outside], f"an integer of {what} is not below {part.values}"
     elif numbers.dtype.kind == "f":
         wild = ~np.isfinite(numbers)
         if wild.any():

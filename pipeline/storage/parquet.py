@@ -56,7 +56,9 @@ def parquet_options(task: Task) -> dict[str, Any]:
         # without. A grid world's step takes 10 bytes with and 18 without.
         "use_dictionary": kind == DISCRETE,
         # Splits floats into their four bytes, so that signs and exponents are adjacent: 1 to 10 % fewer bytes.
-        "use_byte_stream_split": kind == CONTINUOUS and task.action.kind == "continuous",
+        "use_byte_stream_split": kind == CONTINUOUS
+        and task.action.kind == "continuous"
+        and not any(part.values for part in task.parts),
         # Min/max statistics of nested columns are never used for predicate push-down, and for images they would store
         # whole images: 52 bytes per step instead of 44.
         "write_statistics": False,

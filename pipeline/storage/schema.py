@@ -17,10 +17,16 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from pipeline.envs.episode import Episode
-from pipeline.envs.frames import decode_stacks, encode_stacks
-from pipeline.envs.task import CONTINUOUS, DISCRETE, IMAGE, Task
+from pipeline.envs.task import Task
 from pipeline.errors import UserError
 from pipeline.storage.corpora import Corpus, Document
+from pipeline.storage.observations import (
+    observation_arrays,
+    observation_features,
+    observation_values,
+    step_array,
+    step_matrix,
+)
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -34,10 +40,6 @@ LABEL_PREFIX = "expert_"  # of the column with the labels; the rest is the name 
 LABEL_COLUMNS = ("label_expert", "num_labelled")
 EPISODES_SUFFIX = "-episodes"  # config name of a task's side table = task name + this suffix
 ALL_EPISODES = "episodes"  # config name of the side tables of all tasks together
-
-
-def observation_column(task: Task) -> str:
-    return task.observation + "s"
 
 
 def action_column(task: Task) -> str:
@@ -59,17 +61,12 @@ def features(task: Task, labels: bool = False) -> Features:
         task: the task.
         labels: whether the episodes are labelled.
     """
-    from datasets import Features, Image, List, Value
+    from datasets import Features, List, Value
 
     columns: dict[str, Any] = {}
     if task.has_text:
         columns[TEXTS] = List(Value("string"))
-    step: Any = {
-        CONTINUOUS: lambda: List(Value("float32"), length=task.observation_shape[0]),
-        DISCRETE: lambda: List(Value("int64"), length=task.observation_shape[0]),
-        IMAGE: Image,
-    }[task.observation]()
-    columns[observation_column(task)] = List(step)
+    columns |= observation_features(task)
     discrete = task.action.kind == "discrete"
     columns[action_column(task)] = List(Value("int64") if discrete else List(Value("float32"), length=task.action.size))
     columns[REWARDS] = List(Value("float32"))
@@ -123,33 +120,18 @@ def data_table(task: Task, episodes: Sequence[Episode], labels: bool = False) ->
     actions = np.concatenate([e.actions for e in episodes]) if episodes else np.empty(action_shape)
     rewards = np.concatenate([e.rewards for e in episodes]) if episodes else np.empty(0)
     steps: dict[str, pa.Array] = {
-        action_column(task): _numbers(actions, schema.field(action_column(task)).type.value_type),
-        REWARDS: _numbers(rewards, pa.float32()),
+        action_column(task): step_array(actions, schema.field(action_column(task)).type.value_type),
+        REWARDS: step_array(rewards, pa.float32()),
     }
     if labels:
         given = [e.labels for e in episodes if e.labels is not None]
         kind = schema.field(label_column(task)).type.value_type
-        steps[label_column(task)] = _numbers(np.concatenate(given) if given else np.empty(action_shape), kind)
-    column = observation_column(task)
-    if task.observation == IMAGE:
-        files = [file for e in episodes for file in encode_stacks(e.observations)]
-        data, path = pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())
-        steps[column] = pa.StructArray.from_arrays([data, path], fields=list(schema.field(column).type.value_type))
-    else:
-        shape = (0, *task.observation_shape)
-        observations = np.concatenate([e.observations for e in episodes]) if episodes else np.empty(shape)
-        steps[column] = _numbers(observations, schema.field(column).type.value_type)
+        steps[label_column(task)] = step_array(np.concatenate(given) if given else np.empty(action_shape), kind)
+    steps |= observation_arrays(task, episodes, schema)
     if task.has_text:
         steps[TEXTS] = pa.array([text for e in episodes for text in e.texts or ()], pa.string())
     arrays = [pa.ListArray.from_arrays(offsets, steps[field.name], type=field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _numbers(values: np.ndarray, arrow_type: pa.DataType) -> pa.Array:
-    """Convert ``(T,)`` or ``(T, size)`` numbers to an Arrow array of T elements."""
-    leaf = arrow_type.value_type if pa.types.is_fixed_size_list(arrow_type) else arrow_type
-    flat = pa.array(np.ascontiguousarray(values, leaf.to_pandas_dtype()).ravel(), leaf)
-    return flat if leaf is arrow_type else pa.FixedSizeListArray.from_arrays(flat, type=arrow_type)
 
 
 @dataclass(frozen=True)
@@ -238,30 +220,14 @@ def block_of(task: Task, table: pa.Table) -> EpisodeBlock:
         rewards = pa.array([], rewards.type)
         columns = {name: pa.array([], column.type) for name, column in columns.items()}
     lengths = rewards.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    observations = columns[observation_column(task)].flatten()
-    if task.observation == IMAGE:
-        values = decode_stacks(observations.field("bytes").to_pylist(), task.observation_shape)
-    else:
-        values = _matrix(observations)
     return EpisodeBlock(
         lengths=lengths,
-        observations=values.reshape(-1, *task.observation_shape),
+        observations=observation_values(task, columns),
         texts=columns[TEXTS].flatten() if task.has_text else None,
-        actions=_matrix(columns[action_column(task)].flatten()),
+        actions=step_matrix(columns[action_column(task)].flatten()),
         rewards=rewards.flatten().to_numpy(),
-        labels=_matrix(columns[label_column(task)].flatten()) if label_column(task) in columns else None,
+        labels=step_matrix(columns[label_column(task)].flatten()) if label_column(task) in columns else None,
     )
-
-
-def _matrix(steps: pa.Array) -> np.ndarray:
-    """View Arrow steps as ``(S,)`` or ``(S, size)`` without copying.
-
-    Lists of variable length, as in JAT's own files, are supported if all have the same length.
-    """
-    if pa.types.is_primitive(steps.type):
-        return steps.to_numpy()
-    flat = steps.flatten().to_numpy()
-    return flat.reshape(len(steps), -1) if len(steps) else flat.reshape(0, 0)
 
 
 # Corpora: one row is one document. ``Corpus.has_images`` decides whether there is an image column.

@@ -8,6 +8,7 @@ deviations do not either, up to rounding. Shards are merged in a fixed order, so
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -24,12 +25,16 @@ from pipeline.envs.task import IMAGE, Task
 from pipeline.errors import UserError
 from pipeline.records import read_record, record_of
 from pipeline.run_layout import STATISTICS
-from pipeline.storage.schema import REWARDS, action_column, label_column, observation_column
+from pipeline.storage.observations import observation_column, parts_by_column
+from pipeline.storage.schema import REWARDS, action_column, label_column
 from pipeline.storage.shards import MAX_REASON
 
 MAX_BINS = 64
 FINEST_RETURN = 2.0**-10
 CHUNK_VALUES = 2**19  # numbers converted to float64 at a time: they fit in the CPU cache
+
+
+DIMENSIONS = ("mean", "std", "low", "high")  # fields of `Moments` with a number per dimension
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,15 @@ class Moments:
         variance = float(np.average((present - mean) ** 2, weights=counts[present]))
         low, high = float(present[0]), float(present[-1])
         return Moments(int(counts.sum()), (mean,), (math.sqrt(variance),), (low,), (high,))
+
+    @staticmethod
+    def beside(parts: Sequence[Moments]) -> Moments:
+        """Moments of vectors that have these parts, one after the other; of none where a part has none."""
+        counts = {part.count for part in parts}
+        if len(counts) != 1 or counts == {0}:
+            return Moments()
+        chained = (itertools.chain.from_iterable(getattr(part, name) for part in parts) for name in DIMENSIONS)
+        return Moments(counts.pop(), *map(tuple, chained))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of the union of both (Chan, Golub and LeVeque 1983: pairwise update of means and squares)."""
@@ -227,7 +241,8 @@ class StepStatistics:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self.rewards, self.observations, self.actions = Moments(), Moments(), Moments()
+        self.rewards, self._observations, self.actions = Moments(), Moments(), Moments()
+        self._parts = {name: Moments() for name in parts_by_column(task)}
         self.action_counts = np.zeros(task.action.size, np.int64)
         self.num_labelled, self.num_unlabelled = 0, 0
 
@@ -238,7 +253,10 @@ class StepStatistics:
             self.rewards = self.rewards.merge(Moments.of(values))
         elif column == observation_column(task):
             seen = Moments.of_bytes(values[..., -1]) if task.observation == IMAGE else Moments.of(values)
-            self.observations = self.observations.merge(seen)
+            self._observations = self._observations.merge(seen)
+        elif column in self._parts:
+            seen = Moments.of(parts_by_column(task)[column].encode(values))
+            self._parts[column] = self._parts[column].merge(seen)
         elif column == action_column(task) and task.action.kind == "discrete":
             self.action_counts += np.bincount(values, minlength=task.action.size)
         elif column == action_column(task):
@@ -247,6 +265,11 @@ class StepStatistics:
             count = int(is_labelled(values).sum())
             self.num_labelled += count
             self.num_unlabelled += len(values) - count
+
+    @property
+    def observations(self) -> Moments:
+        """Moments of the whole observation."""
+        return Moments.beside(list(self._parts.values())) if self._parts else self._observations
 
 
 def split_statistics(task: Task, side: pa.Table, steps: StepStatistics, num_bytes: int) -> SplitStatistics:

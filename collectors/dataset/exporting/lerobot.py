@@ -21,7 +21,8 @@ from pipeline.envs.task import CONTINUOUS, IMAGE, Task
 from pipeline.files import write_json
 from pipeline.runtime.progress import Progress
 from pipeline.seeds import SPLITS
-from pipeline.storage.schema import action_column, observation_column
+from pipeline.storage.observations import observation_column, step_array
+from pipeline.storage.schema import action_column
 
 VERSION = "v3.0"
 INFO = "meta/info.json"
@@ -167,7 +168,7 @@ def _frames(batch: Batch, fps: int, first_episode: int, first_frame: int, texts:
     else:
         task_index = np.array([texts.setdefault(text, len(texts)) for text in batch.steps.texts.to_pylist()])
     columns = {
-        FRAMES if task.observation == IMAGE else STATE: batch.table[observation_column(task)],
+        FRAMES if task.observation == IMAGE else STATE: _observations(batch),
         ACTION: batch.table[action_column(task)],
     }
     flat = {name: column.combine_chunks().flatten() for name, column in columns.items()}
@@ -186,6 +187,16 @@ def _frames(batch: Batch, fps: int, first_episode: int, first_frame: int, texts:
         "task_index": pa.array(task_index.astype(np.int64)),
     }
     return pa.Table.from_arrays([arrays[field.name].cast(field.type) for field in schema], schema=schema)
+
+
+def _observations(batch: Batch) -> pa.ChunkedArray:
+    """The observations as one column; parts that have columns of their own as one vector."""
+    if not batch.task.parts:
+        return batch.table[observation_column(batch.task)]
+    vectors = batch.steps.observations
+    steps = step_array(vectors, pa.list_(pa.float32(), vectors.shape[1]))
+    offsets = pa.array(np.cumsum([0, *batch.steps.lengths]), pa.int32())
+    return pa.chunked_array([pa.ListArray.from_arrays(offsets, steps)])
 
 
 Statistics = dict[str, dict[str, np.ndarray]]  # by feature and kind: arrays with one row per episode

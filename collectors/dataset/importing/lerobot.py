@@ -25,8 +25,9 @@ from pipeline.errors import UserError, first_line
 from pipeline.files import digest_of
 from pipeline.foreign import MIB, check_file
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
+from pipeline.storage.observations import observation_column
 from pipeline.storage.parquet_limits import MAX_STEPS, check_limits
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column
 
 INFO = "meta/info.json"  # present in every LeRobot dataset
 TASKS = "meta/tasks.parquet"

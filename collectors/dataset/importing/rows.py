@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from pipeline.envs.episode import Episode, rejected_episode
 from pipeline.envs.frames import read_stacks
-from pipeline.envs.task import CONTINUOUS, IMAGE, Task
+from pipeline.envs.task import CONTINUOUS, IMAGE, Part, Task
 from pipeline.errors import UserError, first_line
 from pipeline.images import BadImageError
 from pipeline.runtime.heartbeat import WORKER_PROGRESS
+from pipeline.storage.observations import join_parts, observation_column, parts_by_column
 from pipeline.storage.parquet_limits import check_step_texts, check_steps, open_parquet
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features
 
 BATCH_BYTES = 16 * 2**20  # of rows in memory at a time, by the footer's sizes; at least one row
 BUFFER_BYTES = 2**20  # read-ahead per column
@@ -275,7 +276,11 @@ def _steps_of_row(task: Task, row: dict[str, pa.Array | None]) -> RawSteps:
         if steps is None or steps.null_count:
             raise UnfitError(f"{name} is null" if steps is None else f"a step of {name} is null")
     column = observation_column(task)
-    if task.observation == IMAGE:
+    if task.parts and column not in row:  # a LeRobot dataset has the whole vector in one column
+        observations = join_parts(
+            task, {name: _part(name, part, row[name]) for name, part in parts_by_column(task).items()}
+        )
+    elif task.observation == IMAGE:
         observations = _images(task, row[column])
     else:
         dtype = np.float32 if task.observation == CONTINUOUS else np.int64
@@ -287,6 +292,13 @@ def _steps_of_row(task: Task, row: dict[str, pa.Array | None]) -> RawSteps:
         actions = _matrix(column, row[column], task.action.size, np.float32)
     texts = tuple(row[TEXTS].to_pylist()) if task.has_text else None  # type: ignore[union-attr]
     return RawSteps(observations, texts, actions, _vector(row[REWARDS], np.float32))
+
+
+def _part(name: str, part: Part, steps: Any) -> np.ndarray:
+    values = _matrix(name, steps, part.width, np.int64 if part.values else np.float32)
+    if part.values and not ((values >= 0) & (values < np.array(part.values))).all():
+        raise UnfitError(f"an integer of {name} is not below {part.values}")
+    return values
 
 
 def _vector(steps: Any, dtype: Any) -> np.ndarray:

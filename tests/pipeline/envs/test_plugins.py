@@ -38,6 +38,9 @@ DOMAIN = Domain("toys", "Toys of the attic", (task("toys-ball"), task("toys-kite
 """
 
 
+WITH_PARTS = DOMAIN.replace("Action, Task", "Action, Part, Task")
+
+
 @pytest.fixture(autouse=True)
 def _fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget the domains and modules of a test."""
@@ -117,6 +120,12 @@ def test_an_installed_package_announces_its_domains(tmp_path: Path, monkeypatch:
         (DOMAIN.replace("toys-ball", "toys-kite"), r"two tasks are called 'toys-kite'"),
         (DOMAIN.replace('domain="toys"', 'domain="toy"'), r"says that its domain is 'toy'"),
         (DOMAIN.replace("#123456", "red;}"), r"the colours of toys are \('red;}', '#abcdef'\)"),
+        (WITH_PARTS.replace("max_steps=9", "max_steps=9, parts=(Part('a', 1), Part('b', 1))"),
+         r"has parts of \[1, 1\] numbers, expected those of its vector"),
+        (WITH_PARTS.replace("max_steps=9", "max_steps=9, parts=(Part('a', 1), Part('a/b', 2))"),
+         r"has parts called \['a', 'a/b'\], expected different names"),
+        (WITH_PARTS.replace("max_steps=9", "max_steps=9, parts=(Part('a', 3, (4,)),)"),
+         r"has a part of integers whose size is not that of its one-hot"),
         (DOMAIN.replace("max_steps=9", "max_steps=0"), r"has a size, max_steps or lockstep below 1"),
         (DOMAIN + "\nDOMAIN = Domain('to ys', 'Toys', DOMAIN.tasks)", r"the domain's name is 'to ys'"),
         (DOMAIN + "\nDOMAIN = Domain('ink', 'Ink', DOMAIN.tasks)", r"name is 'ink', which is taken"),
