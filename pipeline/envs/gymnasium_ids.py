@@ -120,7 +120,7 @@ def _make(env_id: str, render_mode: str | None) -> gym.Env[Any, Any]:
     if render_mode:  # frames need no window and no sound; without a display pygame would look for them
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    mode = {"render_mode": render_mode} if render_mode else {}  # which not all environments take
+    mode: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # which not all environments take
     try:
         return gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **mode)
     except Exception as error:

@@ -19,7 +19,8 @@ from experts.registry import make_policy
 from experts.store import StoredExpert, write_expert
 from pipeline.envs.policy import Observations
 from pipeline.envs.task import IMAGE, TEXT, Task
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, features, observation_column
+from pipeline.storage.observations import observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column, features
 
 # Called with a new episode's seed and environment; returns a function from one observation to one action.
 Begin = Callable[[int, gym.Env[Any, Any]], Callable[[dict[str, Any]], Any]]

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.envs.task import DISCRETE, Task
-from pipeline.storage.schema import REWARDS, TEXTS, action_column, observation_column
+from pipeline.storage.observations import observation_column
+from pipeline.storage.schema import REWARDS, TEXTS, action_column
 from trainer.batch import StepBatch
 from trainer.config import ModelConfig
 from trainer.data.tokenizer import encode
