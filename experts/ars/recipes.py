@@ -43,13 +43,11 @@ class ARSRecipe:
     check_episodes: int = 10
 
 
-# The settings are those of the paper's table 9; the budgets are ours.
+# The settings are those of the paper's table 9. Its settings for the hopper are not here: one of three searches ended
+# at a gait, the others standing (627 after 4 million steps).
 TUNED = {
     "mujoco-swimmer": ARSRecipe(
-        Budget(6_000_000, HOUR_S), step_size=0.02, noise=0.01, directions=1, top=1, normalise=False
-    ),
-    "mujoco-hopper": ARSRecipe(
-        Budget(12_000_000, HOUR_S), step_size=0.01, noise=0.025, directions=8, top=4, survival_bonus=1.0
+        Budget(4_000_000, HOUR_S), step_size=0.02, noise=0.01, directions=1, top=1, normalise=False
     ),
 }
 DEFAULT = ARSRecipe(Budget(5_000_000, HOUR_S))

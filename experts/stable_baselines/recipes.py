@@ -113,7 +113,7 @@ MUJOCO = {
         teacher="sac",
         exploration=(0.25, 0.05),
     ),
-    "mujoco-hopper": _ppo(Budget(2_000_000, HOUR, target=3350)),
+    "mujoco-hopper": _ppo(Budget(6_000_000, HOUR, target=3650)),
     "mujoco-humanoid": _sac(Budget(20_000_000, 4 * HOUR, target=6800)),
     "mujoco-pendulum": _ppo(Budget(1_000_000, HOUR, target=999)),
     "mujoco-pusher": _sac(
@@ -130,7 +130,7 @@ MUJOCO = {
     "mujoco-reacher": _ppo(Budget(1_500_000, HOUR, target=-4.2), gamma=0.97),
     "mujoco-standup": _sac(Budget(20_000_000, 4 * HOUR, target=300_000), reward_scale=0.02),
     "mujoco-swimmer": _ppo(Budget(3_000_000, HOUR, target=150), gamma=0.9995, gae_lambda=0.98),
-    "mujoco-walker": _ppo(Budget(4_000_000, HOUR, target=5200)),
+    "mujoco-walker": _ppo(Budget(10_000_000, HOUR, target=5600)),
 }
 
 # Recipes of the experts that are teachers of those above, by task and algorithm.
