@@ -17,13 +17,9 @@ adaptive sampling last measured, so resuming needs no other state.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
-import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -52,7 +48,7 @@ from trainer.data.tokenizer import load_tokenizer, save_tokenizer
 from trainer.networks.build import build_model, read_model_config
 from trainer.networks.layout import TaskLayout
 from trainer.networks.model import Model
-from trainer.networks.weights import read_weights
+from trainer.networks.weights import os_errors, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -184,33 +180,17 @@ def write_agent(directory: Path, checkpoint: Checkpoint, weights: dict[str, torc
         checkpoint: what to write.
         weights: the full state of the network, if the network itself holds only a part of it.
     """
-    with _os_errors(directory):
+    with os_errors(directory):
         save_file(checkpoint.model.state_dict() if weights is None else weights, directory / "model.safetensors")
     arrays = {}
     for task, normaliser in checkpoint.normalisers.items():
         arrays[f"{task}/observation_mean"] = normaliser.observation_mean
         arrays[f"{task}/observation_std"] = normaliser.observation_std
         arrays[f"{task}/reward_std"] = torch.tensor([normaliser.reward_std], dtype=torch.float64).numpy()
-    with _os_errors(directory):
+    with os_errors(directory):
         save_arrays_file(arrays, directory / "normalisers.safetensors")
     save_tokenizer(checkpoint.tokenizer, directory / "tokenizer.json")
     write_json(directory / CONFIG, dataclasses.asdict(checkpoint.config))
-
-
-@contextlib.contextmanager
-def _os_errors(directory: Path) -> Iterator[None]:
-    """Raise the system's OSError when safetensors cannot write; safetensors wraps it in an error text of its own.
-
-    Raises:
-        OSError: for example for a full disk.
-    """
-    try:
-        yield
-    except SafetensorError as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(directory)) from error
 
 
 def load_agent_config(path: Path) -> AgentConfig:

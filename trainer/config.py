@@ -79,8 +79,7 @@ class BaseModelConfig:
     architecture: Literal["base"] = "base"
     """Network architecture. Each architecture has its own options; the recipe selects it."""
     returns: Annotated[Literal["unused", "input", "value"], tyro.conf.Suppress] = "unused"
-    """What the network has for returns: nothing, an input for the return to go, or a head that predicts it. `jat train`
-    sets it by --objective."""
+    """Nothing, an input for the return to go, or a head that predicts it; --objective says which."""
     hidden_size: int = 128
     """Width of the residual stream."""
     num_layers: int = 4
@@ -175,15 +174,14 @@ class TrainConfig:
     sampling_weights: Weights = field(default_factory=dict)
     """Sampling weight of a task or corpus, by its name or domain; 1 if not listed."""
     objective: Literal["clone", "filtered", "return-conditioned", "advantage"] = "clone"
-    """What is learned of the episodes: `clone`, every action; `filtered`, the actions of a task's best episodes by
-    return; `return-conditioned`, every action given the return that followed, so that the agent can be asked for a high
-    one; `advantage`, every action, weighted by how much more it earned than usual there. For data of mixed quality."""
+    """What is learned: `clone`, every action; for data of mixed quality `filtered`, a task's best episodes by return;
+    `return-conditioned`, every action given the return that followed, which the agent is then asked for; `advantage`,
+    every action, weighted by how much more it earned than usual."""
     best_share: float = 0.3
     """Share of a task's episodes that `--objective filtered` keeps."""
     sampling: Literal["uniform", "adaptive", "adaptive-loss"] = "uniform"
-    """How tasks are drawn: `uniform`, by sampling weight alone; `adaptive`, three quarters of the draws by what each
-    task still lacks and how fast it improves, by the scores of a few episodes that are played during the training;
-    `adaptive-loss`, the same by the validation loss, which needs no simulator."""
+    """How tasks are drawn: `uniform`, by sampling weight; `adaptive`, also by what each lacks and how fast it improves,
+    in a few episodes played during the training; `adaptive-loss`, by its validation loss, without simulators."""
     sampling_every: int = 500
     """Optimiser steps between two measurements for adaptive sampling. Their time counts in --seconds."""
     sampling_episodes: int = 5
@@ -270,10 +268,9 @@ def lookup_by_task_or_domain(values: Mapping[str, Value], name: str, domain: str
 
 
 def jat() -> TrainConfig:
-    """The released JAT: sizes, loss and weights of arXiv 2402.09844. For a GPU.
+    """The released JAT, for a GPU: sizes, loss and weights of arXiv 2402.09844, 250,000 steps of 320 sequences each.
 
-    Its 250,000 steps processed about 320 sequences each. docs/jat.md lists which peculiarities of the released code are
-    kept.
+    docs/jat.md lists which peculiarities of the released code are kept.
     """
     return TrainConfig(
         steps=250_000,
@@ -295,7 +292,7 @@ def jat() -> TrainConfig:
 
 
 def s() -> TrainConfig:
-    """Recipe ``base`` at half its width, 64."""
+    """Recipe ``base``, which is also called ``m``, at half its width, 64."""
     return TrainConfig(model=BaseModelConfig(hidden_size=64))
 
 
@@ -307,8 +304,7 @@ def l() -> TrainConfig:  # noqa: E743
 def jat_small() -> TrainConfig:
     """The JAT architecture at a small size, as a comparison for ``base``: 11 M parameters, 8 M of them for images.
 
-    For two CPU cores and tasks without images. One component is replaced: JAT's flat encoder of grid worlds needs far
-    more compute than a CPU provides to learn which object the mission names (docs/training.md).
+    For two CPU cores and tasks without images, with another encoder of grid worlds (docs/training.md).
     """
     from pipeline.envs.babyai import NUM_INTEGERS
 
@@ -351,5 +347,4 @@ def demo() -> TrainConfig:
     )
 
 
-# The sizes of our own network are s, m, which is base, and l.
 RECIPES = {"base": TrainConfig, "s": s, "m": TrainConfig, "l": l, "jat": jat, "jat-small": jat_small, "demo": demo}

@@ -1,8 +1,14 @@
-"""Reads the parameters of a network from a file; all mismatches are reported before any parameter is read."""
+"""Reads the parameters of a network from a file; all mismatches are reported before any parameter is read.
+
+And why a file of parameters could not be written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -62,3 +68,19 @@ def _compare(found: dict[str, list[int]], expected: dict[str, list[int]], origin
             f"{origin}: {FILE_NAME} does not fit the network that its config.json describes: "
             f"{'; '.join(problems[:_MOST_NAMED])}{more}"
         )
+
+
+@contextlib.contextmanager
+def os_errors(directory: Path) -> Iterator[None]:
+    """Raise the system's OSError when safetensors cannot write; safetensors wraps it in an error text of its own.
+
+    Raises:
+        OSError: for example for a full disk.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(directory)) from error

@@ -26,7 +26,6 @@ from pipeline.errors import UserError
 from pipeline.run_layout import CHECKPOINTS, TRAIN_LOG
 from pipeline.stopping import deferred_stop, stop_requested
 from trainer.checkpoint import (
-    AgentConfig,
     Checkpoint,
     CheckpointProgress,
     latest_checkpoint,
@@ -41,6 +40,7 @@ from trainer.data.sources import open_sources
 from trainer.networks.build import build_model
 from trainer.networks.layout import layout_of
 from trainer.networks.weights import read_weights
+from trainer.training.agents import agent_of
 from trainer.training.budget import TrainingBudget
 from trainer.training.compiling import check_compiler, compile_blocks
 from trainer.training.group import LossModule, current_group
@@ -339,22 +339,7 @@ class TrainingRun:
         save_state(self.directory, self._agent(), optimizer_state, self.progress, weights, keep, is_kept)
 
     def _agent(self) -> Checkpoint:
-        """What there is to act with; of a network that is spread over the workers, without its weights."""
-        config = AgentConfig(
-            model=self.config.model,
-            context_steps=self.config.context_steps,
-            text_tokens=self.config.text_tokens,
-            tasks=[task.name for task in self.tasks],
-            layouts=self.layouts,
-            dataset_digest=self.progress.identity["dataset_digest"],
-            step=self.progress.step,
-            trained_timesteps=self.progress.timesteps,
-            contexts=self.config.contexts,
-            corpora=self.data.corpora,
-            text_boundaries=self.config.text_boundaries,
-            returns=self.data.returns if self.config.objective == "return-conditioned" else {},
-        )
-        return Checkpoint(self.model, self.data.tokenizer, self.data.normalisers, config)
+        return agent_of(self.model, self.config, self.tasks, self.layouts, self.data, self.progress)
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
