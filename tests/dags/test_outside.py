@@ -142,6 +142,7 @@ def shell(script: str, folder: Path, environment: dict[str, str]) -> str:
     return result.stdout + result.stderr
 
 
+@pytest.mark.timeout(900)
 def test_the_readme_s_screen_leads_from_nothing_to_a_report(tmp_path: Path, environment: dict[str, str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own task")[1]
     match = re.search(r"```\n(.*?)```", text, re.DOTALL)
