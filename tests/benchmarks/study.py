@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # Optimiser steps per timing, and timings per variant; the fastest is used, since it was disturbed least.
 TIMED_STEPS, TIMINGS = 3, 5
+WARMUP_SHARE = 10  # seconds of a training by the clock for each step of its warm-up, at least; a step takes about one
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ def run_study(
             out = folder / variant.name / f"seed-{seed}"
             training = dataclasses.replace(configs[variant.name], out=out, seed=seed)
             if by_clock:
-                training = dataclasses.replace(training, seconds=float(config.seconds))
+                # The number of steps is not known before, and a warm-up must not outlast the training.
+                warmup = min(training.warmup_steps, max(1, config.seconds // WARMUP_SHARE))
+                training = dataclasses.replace(training, seconds=float(config.seconds), warmup_steps=warmup)
             else:
                 steps = max(1, round(config.seconds / seconds[variant.name]))
                 training = dataclasses.replace(
