@@ -133,7 +133,7 @@ def test_a_job_reserves_what_its_stage_is_to_have() -> None:
         ("8 GPUs", "give JSON such as"),
         ('{"train": 8}', "give JSON such as"),
         ('{"train": {"num-cpus": "many"}}', "give JSON such as"),
-        ('{"trian": {"num-cpus": 1}}', "has trian; allowed: collect, corpora, dataset"),
+        ('{"trian": {"num-cpus": 1}}', "has trian; allowed: collect, corpora, dagger, dataset"),
         ('{"train": {"gpus": 1}}', "has gpus; allowed: memory, num-cpus, num-gpus"),
     ],
 )

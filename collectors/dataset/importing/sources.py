@@ -218,8 +218,17 @@ def _parquet_rows(
     if not train_files:
         raise UserError(f"{name} has no train split of {task.name}; it has {', '.join(files)}")
     check_columns(task, train_files[0], schema_of(train_files[0]))
-    if any(label_column(task) in schema_of(file).names for file in {train_files[0], train_files[-1]}):
+    rows = _rows_of_splits(name, task, train_files, tests, limit, test_share)
+    # Only of files that are read anyway: asking for others would download more of a repository.
+    read = rows["train"].files
+    if any(label_column(task) in schema_of(file).names for file in {read[0], read[-1]}):
         log.warning("%s: the labels of %s are left out; `jat dataset merge` keeps them", name, task.name)
+    return {**rows}
+
+
+def _rows_of_splits(
+    name: str, task: Task, train_files: list[str], tests: list[str], limit: int | None, test_share: float
+) -> dict[str, ParquetRows]:
     if tests:
         wanted = {"train": limit, "test": None if limit is None else num_tests(limit, test_share)}
         return {

@@ -617,7 +617,7 @@ def test_an_image_of_a_new_shard_is_decoded_once(tmp_path: Path, monkeypatch: py
         decoded.append(len(files))
         return decode_stacks(files, shape)
 
-    for user in ("episode_rules", "schema"):
+    for user in ("episode_rules", "observations"):
         monkeypatch.setattr(f"pipeline.storage.{user}.decode_stacks", counting)
     found = visit(FAKE_PIXELS, Shard(tmp_path / "shards" / FAKE_PIXELS.name, shard))
     assert found.observations.count == shard.num_steps * np.prod(FAKE_PIXELS.observation_shape[:-1])

@@ -43,10 +43,10 @@ def test_compiled_blocks_give_the_same_curve_and_are_compiled_once(make_config: 
     for name in ("loss", "gradient_norm", "validation_loss"):
         expected = [row[name] for row in eager if name in row]
         assert [row[name] for row in compiled if name in row] == pytest.approx(expected, rel=1e-4), name
-    # Two blocks and windows of several lengths, in batches of several sizes: once for all of them, once for windows
-    # of one step and once for those of two or three, which torch treats apart; the other graph is that of the
+    # Two blocks and windows of several lengths, in batches of several sizes: once for all of them, once for windows of
+    # one step, and once more for those of two or three if a longer one came first; the other graph is that of the
     # compiler's test.
-    assert counters["stats"]["unique_graphs"] == 4
+    assert counters["stats"]["unique_graphs"] in (3, 4)
 
 
 def test_compiling_without_a_compiler_is_refused_before_work(
