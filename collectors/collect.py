@@ -36,9 +36,7 @@ from pipeline.run_layout import RunLayout
 from pipeline.runtime.cluster import Resources
 from pipeline.runtime.pool import Running, Supervision, run_jobs
 from pipeline.runtime.stage import reported
-from pipeline.storage.plan import (
-    extend_plan,
-)
+from pipeline.storage.plan import extend_plan
 from pipeline.storage.shards import finished_shards, index_shards
 from pipeline.text import format_count
 

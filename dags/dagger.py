@@ -44,7 +44,7 @@ class DaggerConfig:
     out: Path = Path("runs/default")
     """Root of all outputs of a run."""
     rounds: int = 3
-    """Rounds after the first, in which the experts act."""
+    """Rounds of relabelling, after round 0, in which the experts act."""
     episodes: int = 25
     """Training episodes per task and round."""
     steps: int = 2000

@@ -6,13 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.training import Budget, TrainJob
+from experts.training_record import check_same_settings
 from pipeline.envs.task import CONTINUOUS, Task
-from pipeline.errors import UserError
-from pipeline.records import read_values
 
 HOUR_S = 3600.0
-# File with the settings of a training, in its folder.
-SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,6 @@ class ARSRecipe:
         directions: perturbations per update; each is added and subtracted, so an update takes twice as many episodes.
         top: the update uses the directions with the best returns, so many of them.
         normalise: whether observations are normalised by their running mean and variance.
-        survival_bonus: reward per step for not having fallen, which the search leaves out of its returns, so that it
-            does not learn to stand still.
         check_steps: environment steps between two checks of the unperturbed policy.
         check_episodes: episodes per check. The best policy by these checks is the expert.
     """
@@ -38,7 +33,6 @@ class ARSRecipe:
     directions: int = 16
     top: int = 8
     normalise: bool = True
-    survival_bonus: float = 0.0
     check_steps: int = 100_000
     check_episodes: int = 10
 
@@ -73,13 +67,4 @@ def check(job: TrainJob, recipe: ARSRecipe | None = None) -> None:
     Raises:
         UserError: names the settings that differ and the fix.
     """
-    path = job.folder / SETTINGS
-    if not path.exists():
-        return
-    found = read_values(path, dict[str, Any], "the settings of a training", f"remove {job.folder} to start anew")
-    wanted = settings_of(job, recipe or recipe_of(job.task))
-    if found != wanted:
-        differing = ", ".join(name for name in wanted if found.get(name) != wanted[name])
-        raise UserError(
-            f"{job.folder} was begun with another {differing}, so it cannot be resumed; remove it to start anew"
-        )
+    check_same_settings(job, settings_of(job, recipe or recipe_of(job.task)))

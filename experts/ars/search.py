@@ -29,21 +29,17 @@ class LinearPolicies:
 
     Args:
         maps: weights ``(actions, observations)`` and offset ``(actions,)`` by seed.
-        keeps_observations: whether the observations are kept in ``seen``.
     """
 
-    def __init__(self, maps: Mapping[int, tuple[np.ndarray, np.ndarray]], keeps_observations: bool) -> None:
-        self._maps, self._keeps = maps, keeps_observations
+    def __init__(self, maps: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        self._maps = maps
         self._slots: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self.seen: list[np.ndarray] = []
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int], envs: Sequence[gym.Env[Any, Any]]) -> None:
         self._slots.update((slot, self._maps[seed]) for slot, seed in zip(slots, seeds, strict=True))
 
     def act(self, slots: Sequence[int], observations: Observations) -> Iterable[Any]:
         values = observations.values.astype(np.float64)
-        if self._keeps:
-            self.seen.append(values)
         weights, offsets = zip(*(self._slots[slot] for slot in slots), strict=True)
         return (np.stack(weights) @ values[:, :, None])[:, :, 0] + np.stack(offsets)
 
@@ -88,8 +84,7 @@ class Search:
         directions = self._generator.standard_normal((recipe.directions, *self.weights.shape))
         changes = recipe.noise * np.concatenate([directions, -directions])
         episodes = self._play([self.policy(self.weights + change) for change in changes], recipe.normalise)
-        earned = np.array([episode.total_reward - recipe.survival_bonus * len(episode) for episode in episodes])
-        added, subtracted = earned.reshape(2, -1)
+        added, subtracted = np.array([episode.total_reward for episode in episodes]).reshape(2, -1)
         top = np.argsort(-np.maximum(added, subtracted))[: recipe.top]
         deviation = np.concatenate([added[top], subtracted[top]]).std()
         if deviation > 0:
@@ -111,11 +106,10 @@ class Search:
         seeds = seed_range("train")
         first = int(self._generator.integers(len(seeds) - len(policies)))
         maps = dict(zip(seeds[first : first + len(policies)], policies, strict=True))
-        player = LinearPolicies(maps, adds_to_moments)
-        episodes = list(rollout(self._task, player, list(maps), keep_observations=False))
+        episodes = list(rollout(self._task, LinearPolicies(maps), list(maps), keep_observations=adds_to_moments))
         self.steps += sum(map(len, episodes))
         if adds_to_moments:
-            self._moments = self._moments.merge(Moments.of(np.concatenate(player.seen)))
+            self._moments = self._moments.merge(Moments.of(np.concatenate([e.observations for e in episodes])))
         return episodes
 
     def state(self) -> dict[str, np.ndarray]:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from experts.ars.recipes import SETTINGS, ARSRecipe, check, recipe_of, settings_of
+from experts.ars.recipes import ARSRecipe, check, recipe_of, settings_of
 from experts.ars.search import Search
 from experts.spec import NetworkSpec
-from experts.store import StoredExpert, write_expert
-from experts.training import CHECKPOINT_SECONDS, CURVE, TrainingMonitor, TrainJob, read_curve, read_progress
+from experts.store import StoredExpert
+from experts.training import CHECKPOINT_SECONDS, TrainingMonitor, TrainJob
+from experts.training_record import SETTINGS, store_trained
 from pipeline.errors import UserError
 from pipeline.files import replacing, write_json
 from pipeline.foreign import MIB, check_file
-from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
 
@@ -116,23 +116,12 @@ def _store(job: TrainJob, recipe: ARSRecipe, search: Search) -> StoredExpert:
         "head.bias": torch.from_numpy(offset),
         "log_std": torch.full((action.size,), float(np.log(recipe.noise))),
     }
-    progress = read_progress(job.folder)
-    return write_expert(
-        job.out,
-        job.task.name,
+    return store_trained(
+        job,
         KIND,
-        spec,
-        arrays,
-        origin=f"trained by augmented random search, {search.steps:,} steps",
-        training={
-            "recipe": recipe,
-            "budget": progress.budget,
-            "seed": job.seed,
-            "steps": search.steps,
-            "seconds": round(progress.seconds, 1),
-            "core_seconds": round(progress.core_seconds, 1),
-            "best_return": search.best_return,
-        },
-        versions=versions_of(("numpy", *job.task.packages)),
-        curve=[point for point in read_curve(job.folder / CURVE) if point.steps <= search.steps],
+        (spec, arrays),
+        f"trained by augmented random search, {search.steps:,} steps",
+        search.steps,
+        {"recipe": recipe, "best_return": search.best_return},
+        ("numpy",),
     )

@@ -6,14 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from experts.training import Budget, TrainJob
+from experts.training_record import check_same_settings
 from pipeline.envs.registry import domain_of
 from pipeline.envs.task import IMAGE, Task
-from pipeline.errors import UserError
-from pipeline.records import read_values
 
 HOUR_S = 3600.0
-# File with the settings of a training, in its folder.
-SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,4 @@ def check(job: TrainJob, recipe: PPORecipe = ATARI) -> None:
     Raises:
         UserError: names the settings that differ and the fix.
     """
-    path = job.folder / SETTINGS
-    if not path.exists():
-        return
-    fix = f"remove {job.folder} to start anew"
-    found = read_values(path, dict[str, Any], "the settings of a training", fix)
-    wanted = settings_of(job, recipe)
-    if found != wanted:
-        differing = ", ".join(name for name in wanted if found.get(name) != wanted[name])
-        raise UserError(
-            f"{job.folder} was begun with another {differing}, so it cannot be resumed; remove it to start anew"
-        )
+    check_same_settings(job, settings_of(job, recipe))

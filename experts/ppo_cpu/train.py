@@ -20,20 +20,17 @@ from torch import Tensor
 from experts.bfloat16 import is_fast
 from experts.ppo_cpu.games import TrainingGames
 from experts.ppo_cpu.learner import Learner
-from experts.ppo_cpu.recipes import ATARI, BUDGET, SETTINGS, PPORecipe, check, settings_of
-from experts.store import StoredExpert, write_expert
+from experts.ppo_cpu.recipes import ATARI, BUDGET, PPORecipe, check, settings_of
+from experts.store import StoredExpert
 from experts.training import (
     CHECKPOINT_SECONDS,
-    CURVE,
     MIN_EPISODES,
     TrainingMonitor,
     TrainJob,
-    read_curve,
-    read_progress,
 )
+from experts.training_record import SETTINGS, store_trained
 from pipeline.errors import UserError
 from pipeline.files import replacing, write_json
-from pipeline.versions import versions_of
 
 log = logging.getLogger(__name__)
 
@@ -197,24 +194,12 @@ def _store(job: TrainJob, recipe: PPORecipe, training: Training) -> StoredExpert
     """Store the best policy, or the current one if no full window of games has ended."""
     if training.best is not None:
         training.learner.network.load_state_dict(training.best)
-    spec, arrays = training.learner.network.export(job.task)
-    progress = read_progress(job.folder)
-    return write_expert(
-        job.out,
-        job.task.name,
+    return store_trained(
+        job,
         KIND,
-        spec,
-        arrays,
-        origin=f"trained with PPO on one core, {training.steps:,} decisions",
-        training={
-            "recipe": recipe,
-            "budget": progress.budget,
-            "seed": job.seed,
-            "steps": training.steps,
-            "seconds": round(progress.seconds, 1),
-            "core_seconds": round(progress.core_seconds, 1),
-            "best_return": training.best_return,
-        },
-        versions=versions_of((*PACKAGES, *job.task.packages)),
-        curve=[point for point in read_curve(job.folder / CURVE) if point.steps <= training.steps],
+        training.learner.network.export(job.task),
+        f"trained with PPO on one core, {training.steps:,} decisions",
+        training.steps,
+        {"recipe": recipe, "best_return": training.best_return},
+        PACKAGES,
     )

@@ -101,7 +101,7 @@ class Facts:
         num_known: number of known tasks by domain, of which the evaluation may have only some.
         not_evaluated: tasks of the dataset that have not been evaluated.
         missing: the episodes that were planned and that the dataset lacks, in words; empty if there are none.
-        rounds: the finished rounds of `jat dagger`; empty if the run is none of it.
+        rounds: the finished rounds of `jat dagger`; empty if this is no run of it.
     """
 
     evaluation: Evaluation
