@@ -34,7 +34,7 @@ from pipeline.text import format_count
 from trainer.config import RECIPES as TRAIN_RECIPES
 from trainer.config import Counts, Weights, lookup_by_task_or_domain
 from trainer.evaluation.journal import TaskResults
-from trainer.evaluation.playing import EvaluateJob, in_groups, play_jobs, play_tasks
+from trainer.evaluation.playing import EvaluateJob, in_groups, key_of, play_jobs, play_tasks
 from trainer.evaluation.references import load_references
 from trainer.evaluation.results import (
     Settings,
@@ -239,11 +239,8 @@ def _make_jobs(
         results = TaskResults(directory, task, settings.revision)
         if not results.is_whole(config.episodes):
             looks_back = lookup_by_task_or_domain(config.contexts, task.name, task.domain, None)
-            own = lookup_by_task_or_domain(agent.contexts, task.name, task.domain, agent.context_steps)
-            layout = agent.layouts[agent.tasks.index(task.name)]
             wanted.append((task, looks_back))
-            alike = (task.observation_shape, task.has_text, layout, looks_back, own)
-            sizes.append((alike, len(results.missing(config.episodes))))
+            sizes.append(((key_of(agent, task), looks_back), len(results.missing(config.episodes))))
     return [
         EvaluateJob(
             tasks=tuple(wanted[index][0] for index in group),

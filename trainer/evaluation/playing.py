@@ -22,10 +22,11 @@ from pipeline.media.film import Film, films_in, missing_failure
 from pipeline.runtime.pool import Supervision, run_jobs
 from pipeline.scoring.measurement import Measurement
 from pipeline.text import format_count
+from trainer.config import lookup_by_task_or_domain
 from trainer.evaluation.journal import TaskResults
 
 if TYPE_CHECKING:
-    from trainer.checkpoint import Checkpoint
+    from trainer.checkpoint import AgentConfig, Checkpoint
 
 # Number of vectorised environments: enough to fill a batch, few enough for their simulators (20 MB each in Meta-World)
 # to fit in memory.
@@ -143,6 +144,12 @@ def lockstep_of(num_episodes: int) -> int:
     """Return how many episodes of a task to play at once, such that the last round has about as many as the others."""
     rounds = -(-num_episodes // MAX_ENVS)
     return -(-num_episodes // rounds)
+
+
+def key_of(agent: AgentConfig, task: Task) -> Hashable:
+    """Return a key that tasks share if an agent can play them together, in one batch."""
+    context_steps = lookup_by_task_or_domain(agent.contexts, task.name, task.domain, agent.context_steps)
+    return task.observation_shape, task.has_text, agent.layouts[agent.tasks.index(task.name)], context_steps
 
 
 def in_groups(sizes: Sequence[tuple[Hashable, int]], workers: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ the seeds that results are measured on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +19,7 @@ from pipeline.scoring.measurement import Measurement
 from pipeline.scoring.scores import is_scorable, normalise
 from pipeline.seeds import seed_range
 from trainer.checkpoint import Checkpoint
-from trainer.config import lookup_by_task_or_domain
-from trainer.evaluation.playing import in_groups, lockstep_of
+from trainer.evaluation.playing import in_groups, key_of, lockstep_of
 
 if TYPE_CHECKING:
     from trainer.networks.model import Model
@@ -64,7 +63,7 @@ class ShortEvaluation:
         copy = Checkpoint(self._model, agent.tokenizer, agent.normalisers, agent.config)
         returns: dict[int, list[float]] = {index: [] for index in own}
         place = {self._tasks[index]: index for index in own}
-        for group in in_groups([(self._kind(copy, index), self._episodes) for index in own], workers=1):
+        for group in in_groups([(key_of(agent.config, self._tasks[i]), self._episodes) for i in own], workers=1):
             parts = [RolloutPart(self._tasks[own[i]], self._seeds(number), lockstep_of(self._episodes)) for i in group]
             slots = [part.task for part in parts for _ in range(part.num_slots)]
             for task, episode in rollout_parts(parts, Agent(copy, slots), keep_observations=False):
@@ -77,9 +76,3 @@ class ShortEvaluation:
         seeds = seed_range("sampling")
         first = number * self._episodes
         return [seeds[k % len(seeds)] for k in range(first, first + self._episodes)]
-
-    def _kind(self, agent: Checkpoint, index: int) -> Hashable:
-        """A key that tasks played together share, as in ``trainer.evaluation.evaluate``."""
-        task, config = self._tasks[index], agent.config
-        context = lookup_by_task_or_domain(config.contexts, task.name, task.domain, config.context_steps)
-        return task.observation_shape, task.has_text, config.layouts[index], context
