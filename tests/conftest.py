@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipeline.tables import choose_format
+
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Ray workers and subprocesses must find `tests.fakes` as this process does.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -46,6 +48,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)
+
+
+@pytest.fixture(autouse=True)
+def text_afterwards() -> Iterator[None]:
+    """A command with ``--format`` sets the format for its process; the next test in this one prints text again."""
+    yield
+    choose_format("text")
 
 
 @pytest.fixture(scope="session")

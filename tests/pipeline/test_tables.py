@@ -20,12 +20,6 @@ from pipeline.tables import Column, Table, choose_format, print_note, print_tabl
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def text_afterwards() -> object:
-    yield
-    choose_format("text")
-
-
 def table() -> Table:
     columns = (Column("mean return [95 %]", ".2f", "mean_return"), Column("success", ".2f", missing="-"))
     found = Table("task", *columns, "episodes", Column("MB", ",.1f"), title="Experts", caption="2 tasks")
